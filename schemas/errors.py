@@ -1,0 +1,28 @@
+"""Errors of the contracts, and the base of every error that hubflow raises on purpose."""
+
+from collections.abc import Iterable
+
+MAX_LISTED = 10
+
+
+class HubflowError(Exception):
+    """Base class: the message names what was expected, what was found and what to do."""
+
+
+class SettingsError(HubflowError):
+    """One or more settings are wrong; the message lists every fault."""
+
+
+class ContractError(HubflowError):
+    """Data that crosses a stage boundary breaks its contract; the message names file, row and remedy."""
+
+
+class LabelMapError(HubflowError):
+    """Two label maps that must be the same differ, or a label is not in the map."""
+
+
+def bounded(items: Iterable[object], limit: int = MAX_LISTED) -> str:
+    """Render `items` as a comma-separated list of at most `limit` entries, saying how many were left out."""
+    listed = [str(item) for item in items]
+    text = ", ".join(listed[:limit])
+    return text if len(listed) <= limit else f"{text}, … ({len(listed) - limit} more)"
