@@ -1,0 +1,1 @@
+"""The flows: what is deployed. Compositions of stages, nothing else."""

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from hubflow.schemas.errors import LabelMapError, bounded
 
+IGNORED_LABEL = -100
+"""Label of a token that carries no loss: padding, special tokens, continuation pieces."""
+
 
 class LabelMap(BaseModel):
     """Ordered class labels; a label's index is its class id.

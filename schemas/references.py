@@ -62,7 +62,7 @@ class CheckpointRef(Reference):
 
     task: TaskRef
     best_metric: str
-    best_value: float
+    best_value: float | None = Field(description="None without a dev split: the last weights are kept")
     best_epoch: int
     steps: int
 

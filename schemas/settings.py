@@ -121,6 +121,33 @@ class FineTuneSettings(Settings):
         return self
 
 
+class PredictSettings(Settings):
+    """All that one batch prediction needs: the parameter of the flow `predict`."""
+
+    export: str = Field(min_length=1, description="Exported folder")
+    data: str = Field(min_length=1, description="File of rows, or folder of images; labels are not needed")
+    format: DataFormat | None = Field(None, description="By the file's ending when not given")
+    output: str | None = Field(None, description="Predictions file (.parquet, .csv or .jsonl); beside the data when not given")
+    encoding: str = Field("utf-8", description="Character encoding of text files")
+    header: bool = Field(True, description="CSV and TSV: whether the first line names the columns")
+    quoting: bool | None = Field(None, description='CSV and TSV: whether "…" quotes a field; by default in CSV, not in TSV')
+    text_column: Column = "text"
+    text_pair_column: Column | None = None
+    label_column: Column = Field("label", description="When the data has it, metrics are computed; never needed")
+    tokens_column: Column = "tokens"
+    batch_size: int = Field(64, ge=1)
+
+
+class PredictResult(BaseModel):
+    """What the flow `predict` returns."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    output: str = Field(description="Absolute path of the predictions file: one row for each input row, in order")
+    rows: int
+    metrics: dict[str, float] = Field(description="Against the data's labels; empty when it has none")
+    seconds: float
+
+
 AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
 
@@ -139,22 +166,33 @@ def parse_settings(model: type[AnySettings], values: object, source: str = "sett
         raise SettingsError(f"{source}: {error.error_count()} setting(s) are wrong\n{faults}") from None
 
 
-def load_settings(model: type[AnySettings], path: str | Path) -> AnySettings:
-    """Read settings from a YAML or JSON file; relative paths in it stay relative to the working directory.
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """Values of a YAML or JSON settings file, not yet validated; relative paths in it are relative to the working directory.
 
     Raises:
-        SettingsError: when the file is missing, is not YAML or JSON, or holds a fault.
+        SettingsError: when the file is missing, is not YAML or JSON, or is not a mapping.
     """
     path = Path(path)
+    kind = "JSON" if path.suffix == ".json" else "YAML"
     try:
         text = path.read_text(encoding="utf-8-sig")
+        values = json.loads(text) if kind == "JSON" else yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: settings cannot be read ({error}); expected a YAML or JSON file") from error
-    try:
-        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (yaml.YAMLError, json.JSONDecodeError) as error:
-        raise SettingsError(f"{path}: not valid {'JSON' if path.suffix == '.json' else 'YAML'}: {error}") from error
-    return parse_settings(model, values, str(path))
+        raise SettingsError(f"{path}: not valid {kind}: {error}") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: expected a mapping of settings, found {type(values).__name__}")
+    return values
+
+
+def load_settings(model: type[AnySettings], path: str | Path) -> AnySettings:
+    """Settings of a YAML or JSON file.
+
+    Raises:
+        SettingsError: when the file cannot be read, or naming every fault in it.
+    """
+    return parse_settings(model, read_settings(path), str(path))
 
 
 def with_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:

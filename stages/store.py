@@ -2,25 +2,17 @@
 
 import hashlib
 import json
-import os
-import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hubflow.schemas.errors import HubflowError, bounded
+from hubflow.schemas.folders import MANIFEST, StoreError, atomic_folder, file_sha256, jsonable, seal, verify_folder
 from hubflow.schemas.references import Reference
 
-MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
-
-
-class StoreError(HubflowError):
-    """The store cannot be written, or what it holds is missing, altered or outside its root."""
-
+__all__ = ["Artifact", "Draft", "Store", "StoreError", "content_key", "file_sha256"]
 
 @dataclass(frozen=True)
 class Artifact:
@@ -98,7 +90,7 @@ class Store:
             yield draft
             seal(folder, kind, draft.facts)
 
-    def reference_facts(self, kind: str, key: str) -> Artifact:
+    def made(self, kind: str, key: str) -> Artifact:
         """The artefact just created at `<kind>/<key>`."""
         path = f"{kind}/{key}"
         return _verified(self.root / kind / key, path)
@@ -106,110 +98,10 @@ class Store:
 
 def content_key(*parts: object) -> str:
     """Short hash of JSON-serialisable parts: the name of what is made from them."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=_jsonable)
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=jsonable)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:20]
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that takes its place when the block ends without an error.
-
-    Raises:
-        StoreError: when the disk is full or the folder cannot be written; what was at `target` is unharmed.
-    """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise StoreError(f"{target.parent} cannot be written ({error})") from error
-    try:
-        try:
-            yield folder
-            _sync_tree(folder)
-            folder.chmod(0o755)
-            _replace(folder, target)
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) or (error.filename and not str(error.filename).startswith(str(folder))):
-                raise
-            raise StoreError(f"{target} could not be written ({error}); what was there before is unharmed") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def seal(folder: Path, kind: str, facts: Mapping[str, Any]) -> None:
-    """Write the folder's manifest: the hash and size of every file in it, and `facts`."""
-    files = {
-        file.relative_to(folder).as_posix(): {"sha256": file_sha256(file), "bytes": file.stat().st_size}
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != MANIFEST
-    }
-    manifest = {"kind": kind, "format_version": FORMAT_VERSION, "facts": dict(facts), "files": files}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False, default=_jsonable) + "\n", encoding="utf-8")
-
-
-def verify_folder(folder: Path) -> dict[str, Any]:
-    """Check every file of a sealed folder against its manifest, and return the manifest.
-
-    Raises:
-        StoreError: naming what is missing or altered.
-    """
-    path = folder / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        files: dict[str, dict[str, Any]] = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: no readable manifest ({error}); the folder is incomplete or not one of hubflow's") from error
-    bad = [name for name, known in files.items() if not _intact(folder, name, known)]
-    if bad:
-        raise StoreError(f"{folder}: {len(bad)} file(s) missing or altered since they were written: {bounded(bad)}; make it again")
-    return manifest
-
-
-def _intact(folder: Path, name: str, known: dict[str, Any]) -> bool:
-    file = folder / name
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or not file.is_file():
-        return False
-    return file.stat().st_size == known["bytes"] and file_sha256(file) == known["sha256"]
 
 
 def _verified(folder: Path, path: str, reused: bool = False) -> Artifact:
     manifest = verify_folder(folder)
     return Artifact(folder, path, file_sha256(folder / MANIFEST), manifest["facts"], reused)
-
-
-def _replace(folder: Path, target: Path) -> None:
-    if not target.exists():
-        os.rename(folder, target)
-    else:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.old.", dir=target.parent) as old:
-            os.rename(target, Path(old) / "old")
-            os.rename(folder, target)
-    _sync(target.parent)
-
-
-def _sync_tree(folder: Path) -> None:
-    for file in folder.rglob("*"):
-        _sync(file)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _jsonable(value: object) -> object:
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    if isinstance(value, Path):
-        return value.as_posix()
-    raise TypeError(f"{type(value).__name__} is not JSON-serialisable")

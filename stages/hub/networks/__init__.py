@@ -1,0 +1,1 @@
+"""The networks that modules are made of, built into static programs."""

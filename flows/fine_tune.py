@@ -1,0 +1,61 @@
+"""Flow fine-tune: data and module to judged weights and an exported program, one stage after the other."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from prefect import flow
+
+from hubflow.schemas.references import FineTuneResult
+from hubflow.schemas.settings import FineTuneSettings
+from hubflow.stages.build_head import build_head_task
+from hubflow.stages.encode_dataset import encode_dataset_task
+from hubflow.stages.evaluate import evaluate_task
+from hubflow.stages.export_inference_program import export_inference_program_task
+from hubflow.stages.fine_tune import fine_tune_task
+from hubflow.stages.load_dataset import load_dataset_task
+from hubflow.stages.load_module import load_module_task
+from hubflow.stages.report import write_report_task
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@flow(name="fine-tune", persist_result=False)
+def fine_tune(settings: FineTuneSettings) -> FineTuneResult:
+    """Fine-tune a pretrained module on labelled data, judge it on every split, and export its inference program."""
+    clock = Stopwatch()
+    store, reuse = str(Path(settings.store).expanduser().resolve()), settings.reuse
+    dataset = clock(load_dataset_task, settings.data, settings.task, store, reuse)
+    module = clock(load_module_task, settings.module, store, reuse)
+    encoded = clock(encode_dataset_task, dataset, module, settings.module, store, reuse)
+    task = clock(build_head_task, settings.task, module, dataset, settings.module, settings.head, store, reuse)
+    checkpoint = clock(fine_tune_task, task, encoded, settings.train, store, settings.seed, settings.device, reuse)
+    evaluation = clock(evaluate_task, checkpoint, encoded, settings.evaluate, store, settings.device, reuse)
+    export = clock(export_inference_program_task, checkpoint, encoded, evaluation, store, reuse)
+    report = clock(write_report_task, settings, evaluation, encoded, export, clock.seconds, store)
+    return FineTuneResult(
+        name=settings.name,
+        store=store,
+        export=str(Path(store) / export.path),
+        report=report,
+        metrics=evaluation.metrics,
+        seconds=clock.seconds,
+        evaluation=evaluation,
+        exported=export,
+    )
+
+
+class Stopwatch:
+    """Calls stages and remembers how many seconds each took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, stage: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        started = time.perf_counter()
+        try:
+            return stage(*args, **kwargs)
+        finally:
+            self.seconds[getattr(stage, "name", "stage")] = round(time.perf_counter() - started, 3)

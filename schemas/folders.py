@@ -1,0 +1,121 @@
+"""Sealed folders: written atomically, the manifest last, every file verified on reading. Must not import Paddle or Prefect."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from hubflow.schemas.errors import HubflowError, bounded
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+
+
+class StoreError(HubflowError):
+    """The store cannot be written, or what it holds is missing, altered or outside its root."""
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target` that takes its place when the block ends without an error.
+
+    Raises:
+        StoreError: when the disk is full or the folder cannot be written; what was at `target` is unharmed.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise StoreError(f"{target.parent} cannot be written ({error})") from error
+    try:
+        try:
+            yield folder
+            _sync_tree(folder)
+            folder.chmod(0o755)
+            _replace(folder, target)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) or (error.filename and not str(error.filename).startswith(str(folder))):
+                raise
+            raise StoreError(f"{target} could not be written ({error}); what was there before is unharmed") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def seal(folder: Path, kind: str, facts: Mapping[str, Any]) -> None:
+    """Write the folder's manifest: the hash and size of every file in it, and `facts`."""
+    files = {
+        file.relative_to(folder).as_posix(): {"sha256": file_sha256(file), "bytes": file.stat().st_size}
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != MANIFEST
+    }
+    manifest = {"kind": kind, "format_version": FORMAT_VERSION, "facts": dict(facts), "files": files}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False, default=jsonable) + "\n", encoding="utf-8")
+
+
+def verify_folder(folder: Path) -> dict[str, Any]:
+    """Check every file of a sealed folder against its manifest, and return the manifest.
+
+    Raises:
+        StoreError: naming what is missing or altered.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        files: dict[str, dict[str, Any]] = manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path}: no readable manifest ({error}); the folder is incomplete or not one of hubflow's") from error
+    bad = [name for name, known in files.items() if not _intact(folder, name, known)]
+    if bad:
+        raise StoreError(f"{folder}: {len(bad)} file(s) missing or altered since they were written: {bounded(bad)}; make it again")
+    return manifest
+
+
+def _intact(folder: Path, name: str, known: dict[str, Any]) -> bool:
+    file = folder / name
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or not file.is_file():
+        return False
+    return file.stat().st_size == known["bytes"] and file_sha256(file) == known["sha256"]
+
+
+def _replace(folder: Path, target: Path) -> None:
+    if not target.exists():
+        os.rename(folder, target)
+    else:
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.old.", dir=target.parent) as old:
+            os.rename(target, Path(old) / "old")
+            os.rename(folder, target)
+    _sync(target.parent)
+
+
+def _sync_tree(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        _sync(file)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def jsonable(value: object) -> object:
+    """What `json.dumps` takes as its `default`: pydantic models and paths."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, Path):
+        return value.as_posix()
+    raise TypeError(f"{type(value).__name__} is not JSON-serialisable")

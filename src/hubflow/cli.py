@@ -1,0 +1,161 @@
+"""The command line: reads settings, runs flows, prints what a person or a program needs. Must not import Paddle or Prefect early."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hubflow.schemas.errors import HubflowError
+from hubflow.schemas.settings import FineTuneSettings, PredictSettings, parse_settings, read_settings, with_overrides
+
+app = typer.Typer(
+    help="Fine-tune pretrained Paddle modules as Prefect flows.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+)
+out = Console(highlight=False)
+FAULT = 2
+
+Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable line at the end, and nothing else to stdout.")]
+Override = Annotated[list[str] | None, typer.Option("--set", help="Override a setting, for example train.epochs=2.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log.")]
+Config = Annotated[Path, typer.Argument(help="Settings file, YAML or JSON.")]
+
+
+@app.command("fine-tune")
+def fine_tune(config: Config, overrides: Override = None, as_json: Json = False, verbose: Verbose = False) -> None:
+    """Run the fine-tune flow with the settings of CONFIG."""
+    settings = parse_settings(FineTuneSettings, with_overrides(read_settings(config), overrides or []), str(config))
+    _prepare(verbose)
+    from hubflow.flows.fine_tune import fine_tune as flow  # noqa: PLC0415
+
+    result = flow(settings)
+    if as_json:
+        _print_json(result.model_dump(mode="json"))
+        return
+    out.print(_metrics_table(result.metrics))
+    out.print(f"report    {result.report}\nexport    {result.export}\nstore     {result.store}", soft_wrap=True)
+
+
+@app.command()
+def check(config: Config, overrides: Override = None, as_json: Json = False) -> None:
+    """Check settings, data and module without training; every fault at once."""
+    values = with_overrides(read_settings(config), overrides or [])
+    from hubflow.stages.check import check as run_check  # noqa: PLC0415
+
+    report = run_check(values, str(config))
+    if as_json:
+        rows = report.dataset.rows if report.dataset else None
+        _print_json({"sound": report.is_sound, "faults": report.faults, "rows": rows})
+    elif report.is_sound and report.dataset and report.module:
+        rows = ", ".join(f"{count} {split}" for split, count in report.dataset.rows.items())
+        out.print(f"{config}: sound. {rows} rows, {report.dataset.num_classes} labels, module {report.module.name}", soft_wrap=True)
+    else:
+        for fault in report.faults:
+            typer.echo(f"✗ {fault}", err=True)
+    if not report.is_sound:
+        raise typer.Exit(FAULT)
+
+
+@app.command()
+def modules(as_json: Json = False) -> None:
+    """List the short names of pretrained modules."""
+    from hubflow.stages.hub.registry import REGISTRY  # noqa: PLC0415
+
+    if as_json:
+        _print_json({"modules": [{"name": one.name, "kind": one.kind, "source": one.source} for one in REGISTRY.values()]})
+        return
+    table = Table("name", "kind", "source", "what it is", box=None)
+    for one in REGISTRY.values():
+        table.add_row(one.name, one.kind, one.source, one.description)
+    out.print(table)
+
+
+@app.command()
+def predict(
+    export: Annotated[str, typer.Argument(help="Exported folder.")],
+    data: Annotated[str, typer.Argument(help="File of rows, or folder of images.")],
+    output: Annotated[str | None, typer.Option(help="Predictions file: .parquet, .csv or .jsonl.")] = None,
+    overrides: Override = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Label DATA with an exported folder; --set names columns, for example --set header=false --set text_column=0."""
+    given = with_overrides({"export": export, "data": data, "output": output}, overrides or [])
+    settings = parse_settings(PredictSettings, given, "hubflow predict")
+    _prepare(verbose)
+    from hubflow.stages.predict import predict as run  # noqa: PLC0415
+
+    result = run(settings)
+    if as_json:
+        _print_json(result.model_dump(mode="json"))
+        return
+    for name, value in result.metrics.items():
+        out.print(f"{name:16} {value:.4f}")
+    out.print(f"{result.rows} rows in {result.seconds:.1f} s: {result.output}", soft_wrap=True)
+
+
+@app.command()
+def schema(which: Annotated[str, typer.Argument(help="fine-tune or predict.")] = "fine-tune") -> None:
+    """Print the JSON schema of the settings, for editors."""
+    models: dict[str, Any] = {"fine-tune": FineTuneSettings, "predict": PredictSettings}
+    if which not in models:
+        raise typer.BadParameter(f"expected one of {', '.join(models)}")
+    typer.echo(json.dumps(models[which].model_json_schema(), indent=1))
+
+
+@app.command()
+def demo(
+    store: Annotated[str, typer.Option(help="Where everything is kept.")] = "hubflow-store",
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Fine-tune a small module on scikit-learn's handwritten digits, beside the same network trained from scratch."""
+    _prepare(verbose)
+    from hubflow.flows.demo import demo as run  # noqa: PLC0415
+
+    result = run(store)
+    if as_json:
+        _print_json(result)
+        return
+    table = Table("", *[f"test {name}" for name in ("accuracy", "loss")], title=result["title"], box=None, title_justify="left")
+    for name, metrics in result["metrics"].items():
+        table.add_row(name, f"{metrics['accuracy']:.4f}", f"{metrics['loss']:.4f}")
+    out.print(table)
+    out.print(f"report    {result['report']}\nexport    {result['export']}", soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point of `hubflow`: an error of hubflow's own is printed as its message, with exit code 2."""
+    try:
+        app()
+    except HubflowError as error:
+        typer.echo(f"hubflow: {error}", err=True)
+        sys.exit(FAULT)
+
+
+def _prepare(verbose: bool) -> None:
+    """Settle what Prefect reads when it is imported, without overruling the user; show progress."""
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    from hubflow.stages.console import say, show_progress  # noqa: PLC0415
+
+    show_progress(True)
+    if not os.environ.get("PREFECT_API_URL"):
+        say("[dim]no Prefect server is configured: starting a temporary one …[/dim]")
+
+
+def _metrics_table(metrics: dict[str, dict[str, float]]) -> Table:
+    names = list(dict.fromkeys(name for values in metrics.values() for name in values))
+    table = Table("split", *names, box=None)
+    for split, values in metrics.items():
+        table.add_row(split, *[f"{values[name]:.4f}" if name in values else "" for name in names])
+    return table
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False))

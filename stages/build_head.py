@@ -1,0 +1,89 @@
+"""Stage build_head: put a Task head on a module, as a specification from which every later stage rebuilds the programs."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.references import DatasetRef, ModuleRef, TaskRef
+from hubflow.schemas.settings import HeadSettings, ModuleSpec, TaskType
+from hubflow.stages.store import Store, content_key
+from hubflow.stages.tasks import stage_task
+
+if TYPE_CHECKING:
+    from hubflow.stages.hub.session import Session, TaskSpec
+
+NEEDED_KIND = {"image_classification": "image", "text_classification": "text", "sequence_labelling": "text"}
+
+
+def build_head(
+    task: TaskType, module: ModuleRef, dataset: DatasetRef, spec: ModuleSpec, settings: HeadSettings, store: str, reuse: bool = True
+) -> TaskRef:
+    """Put a Task head on a module: checked against the data's labels, built once, and kept as its specification.
+
+    Raises:
+        SettingsError: when `num_classes` disagrees with the labels, or the module's kind does not fit the task.
+        TaskError: when the head does not fit the task.
+    """
+    from hubflow.stages.hub.session import Session  # noqa: PLC0415
+
+    if module.module_kind != NEEDED_KIND[task]:
+        raise SettingsError(f"module {module.name!r} is of kind {module.module_kind}; {task} needs {NEEDED_KIND[task]}")
+    if settings.num_classes not in (None, dataset.num_classes):
+        raise SettingsError(
+            f"head.num_classes is {settings.num_classes}, but the data has {dataset.num_classes} labels "
+            "(see its label_map.json); leave num_classes out, or correct the data or label_list"
+        )
+    home = Store(store)
+    facts = {
+        "task": task,
+        "num_classes": dataset.num_classes,
+        "label_map_sha256": dataset.label_map_sha256,
+        "hidden_units": settings.hidden_units,
+        "trainable": spec.trainable,
+        "max_seq_len": spec.max_seq_len if module.module_kind == "text" else None,
+        "module": module.model_dump(),
+    }
+    key = content_key("build_head", facts)
+    artifact = home.find("tasks", key) if reuse else None
+    if artifact is None:
+        names = sorted(Session(task_spec(facts), home.open(module).folder, "cpu").names)
+        with home.create("tasks", key) as draft:
+            (draft.folder / "parameters.json").write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
+            draft.facts |= facts
+        artifact = home.made("tasks", key)
+    return TaskRef(
+        path=artifact.path,
+        sha256=artifact.sha256,
+        task=task,
+        module=module,
+        num_classes=dataset.num_classes,
+        label_map_sha256=dataset.label_map_sha256,
+    )
+
+
+def task_spec(facts: dict[str, Any]) -> "TaskSpec":
+    """The specification in the facts that `build_head` kept."""
+    from hubflow.stages.hub.session import TaskSpec  # noqa: PLC0415
+
+    return TaskSpec(
+        task=facts["task"],
+        num_classes=facts["num_classes"],
+        hidden_units=tuple(facts["hidden_units"]),
+        trainable=facts["trainable"],
+        pretrained=facts["module"]["pretrained"],
+        max_seq_len=facts["max_seq_len"],
+    )
+
+
+def open_session(task: TaskRef, store: Store, device: str) -> "Session":
+    """Rebuild a task's programs, without weights, from its reference."""
+    from hubflow.stages.hub.session import Session  # noqa: PLC0415
+
+    return Session(task_spec(store.open(task).facts), store.open(task.module).folder, device)
+
+
+def _describe(task: TaskRef) -> str:
+    return f"{task.task}: {task.num_classes} classes on {task.module.name}"
+
+
+build_head_task = stage_task(build_head, _describe)

@@ -1,0 +1,52 @@
+"""What a person at a terminal sees: a line a stage and a progress bar; silent unless the command line switched it on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False)
+_shown: list[bool] = [False]
+
+
+def show_progress(shown: bool) -> None:
+    """Switch lines and bars on or off for this process."""
+    _shown[0] = shown
+
+
+def say(line: str) -> None:
+    """Print one line (rich markup) when switched on."""
+    if _shown[0]:
+        console.print(line)
+
+
+@contextmanager
+def progress_bar(title: str, total: int) -> Iterator["Bar"]:
+    """A bar over `total` units; shows nothing when switched off."""
+    columns = (
+        TextColumn("  {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, disable=not _shown[0]) as progress:
+        yield Bar(progress, progress.add_task(title, total=total, note=""))
+
+
+class Bar:
+    """A bar that moves forward."""
+
+    def __init__(self, progress: Progress, task: Any) -> None:
+        self._progress, self._task = progress, task
+
+    def advance(self, units: int = 1, note: str | None = None) -> None:
+        """Move on by `units`, showing `note` beside the bar."""
+        self._progress.update(self._task, advance=units, **({} if note is None else {"note": note}))
+
+    def start(self, units: int, total: int) -> None:
+        """Set how much there is to do and how much of it is done."""
+        self._progress.update(self._task, completed=units, total=total)

@@ -1,0 +1,74 @@
+"""Stage encode_dataset: turn accepted rows into model inputs, memory-mapped and found again by content."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.references import DatasetRef, EncodedRef, ModuleRef
+from hubflow.schemas.settings import ModuleSpec
+from hubflow.stages.console import progress_bar
+from hubflow.stages.hub.encoding import ENCODERS, EncodeContext
+from hubflow.stages.store import Artifact, Store, content_key
+from hubflow.stages.tasks import stage_task
+
+FORMAT_VERSION = 1
+
+
+def encode_dataset(dataset: DatasetRef, module: ModuleRef, spec: ModuleSpec, store: str, reuse: bool = True) -> EncodedRef:
+    """Turn accepted rows into model inputs: token ids by the module's own tokenizer, or pixels at the module's size.
+
+    Raises:
+        SettingsError: when the rows' kind does not fit the module's.
+        ImageError: naming an image that does not decode; TokenizerError when the module has no usable tokenizer.
+    """
+    is_image = dataset.rows_kind == "image"
+    if is_image != (module.module_kind == "image"):
+        raise SettingsError(f"rows of kind {dataset.rows_kind} cannot be encoded for the {module.module_kind} module {module.name!r}")
+    size = spec.image_size or module.image_size if is_image else None
+    facts = {
+        "dataset": dataset.model_dump(),
+        "module": module.model_dump(),
+        "max_seq_len": None if is_image else spec.max_seq_len,
+        "image_size": size,
+    }
+    home = Store(store)
+    key = content_key("encode_dataset", FORMAT_VERSION, facts)
+    artifact = home.find("encoded", key) if reuse else None
+    if artifact is None:
+        source, tokenizer_folder = home.open(dataset).folder, home.open(module).folder
+        label_map = LabelMap.load(source / "label_map.json")
+        context = EncodeContext(dataset.rows_kind, label_map, tokenizer_folder, spec.max_seq_len, size or 0)
+        with home.create("encoded", key) as draft:
+            for split, rows in dataset.rows.items():
+                _encode_split(source / f"{split}.parquet", draft.folder / f"{split}.arrow", rows, context)
+            label_map.save(draft.folder / "label_map.json")
+            draft.facts |= {**facts, **context.facts()}
+        artifact = home.made("encoded", key)
+    return _reference(artifact, dataset, module)
+
+
+def _encode_split(source: Path, target: Path, rows: int, context: EncodeContext) -> None:
+    with progress_bar(f"encoding {source.stem}", rows) as bar:
+        ENCODERS[context.rows_kind](pq.ParquetFile(source), target, context, bar.advance)
+
+
+def _reference(artifact: Artifact, dataset: DatasetRef, module: ModuleRef) -> EncodedRef:
+    return EncodedRef(
+        path=artifact.path,
+        sha256=artifact.sha256,
+        dataset=dataset,
+        module=module,
+        max_seq_len=artifact.facts["max_seq_len"],
+        image_size=artifact.facts["image_size"],
+    )
+
+
+def _describe(encoded: EncodedRef) -> str:
+    size = f"at most {encoded.max_seq_len} tokens" if encoded.max_seq_len else f"{encoded.image_size} pixels"
+    rows = ", ".join(f"{count} {split}" for split, count in encoded.dataset.rows.items())
+    return f"{rows} rows, {size}"
+
+
+encode_dataset_task = stage_task(encode_dataset, _describe)

@@ -1,0 +1,56 @@
+"""Stage export_inference_program: write the best weights as a folder that stands alone."""
+
+from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, ExportRef
+from hubflow.stages.build_head import open_session
+from hubflow.stages.store import Store, content_key
+from hubflow.stages.tasks import stage_task
+
+FORMAT_VERSION = 1
+
+
+def export_inference_program(
+    checkpoint: CheckpointRef, encoded: EncodedRef, evaluation: EvaluationRef, store: str, reuse: bool = True
+) -> ExportRef:
+    """Write the best weights as a folder that stands alone: program, labels, preprocessing, signature, metrics, checksums.
+
+    Raises:
+        LabelMapError: when checkpoint and rows were made from different label maps.
+    """
+    from hubflow.stages.hub.export import versions, write_export  # noqa: PLC0415
+
+    home = Store(store)
+    source = home.open(encoded)
+    label_map = LabelMap.load(source.folder / "label_map.json")
+    label_map.require_same(checkpoint.task.label_map_sha256, "the encoded rows", "the checkpoint")
+    task = checkpoint.task
+    facts = {
+        "task": task.task,
+        "num_classes": task.num_classes,
+        "label_map_sha256": task.label_map_sha256,
+        "metrics": evaluation.metrics,
+        "module": task.module.model_dump(),
+        "dataset": encoded.dataset.model_dump(),
+        "checkpoint": checkpoint.sha256,
+        "training": {name: home.open(checkpoint).facts[name] for name in ("settings", "seed", "best_metric", "best_value", "best_epoch")},
+        "versions": versions(),
+    }
+    key = content_key("export", FORMAT_VERSION, facts)
+    artifact = home.find("exports", key) if reuse else None
+    if artifact is None:
+        session = open_session(task, home, "cpu")
+        session.load(home.open(checkpoint).folder)
+        sizes = {name: source.facts[name] for name in ("max_seq_len", "image_size") if source.facts[name] is not None}
+        with home.create("exports", key) as draft:
+            write_export(session, draft.folder, label_map, sizes)
+            draft.facts |= facts
+        artifact = home.made("exports", key)
+    names = ("task", "num_classes", "label_map_sha256", "metrics")
+    return ExportRef(path=artifact.path, sha256=artifact.sha256, **{name: artifact.facts[name] for name in names})
+
+
+def _describe(export: ExportRef) -> str:
+    return f"{export.path}: {export.task}, {export.num_classes} classes; use it with `hubflow predict <store>/{export.path} DATA`"
+
+
+export_inference_program_task = stage_task(export_inference_program, _describe)

@@ -1,0 +1,197 @@
+"""Encoded rows: memory-mapped Arrow files of model inputs, and the padded batches made from them. Must not import Paddle."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from hubflow.schemas.labels import IGNORED_LABEL
+
+ROWS_PER_CHUNK = 4096
+Feed = dict[str, NDArray[Any]]
+IntArray = NDArray[np.int64]
+
+
+class EncodedSplit(Protocol):
+    """Rows of one split, ready to be batched."""
+
+    @property
+    def lengths(self) -> IntArray:
+        """Cost of each row `[rows]`: tokens, or 1 for an image."""
+
+    @property
+    def rows(self) -> IntArray:
+        """Row number of each row in its source file `[rows]`."""
+
+    def feed(self, indices: IntArray, generator: np.random.Generator | None = None) -> Feed:
+        """Inputs and labels of the rows `indices`, padded to the longest; `generator` augments (training only)."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+
+
+class ListColumn:
+    """A list column of an Arrow table whose chunks all have ROWS_PER_CHUNK rows but the last: rows without a copy."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._values = [chunk.values.to_numpy() for chunk in column.chunks]
+        self._offsets = [chunk.offsets.to_numpy() for chunk in column.chunks]
+
+    def __getitem__(self, index: int) -> NDArray[Any]:
+        chunk, row = divmod(index, ROWS_PER_CHUNK)
+        offsets = self._offsets[chunk]
+        return self._values[chunk][offsets[row] : offsets[row + 1]]  # type: ignore[no-any-return]
+
+    def lengths(self) -> IntArray:
+        """Length of each row's list."""
+        return np.concatenate([np.diff(offsets) for offsets in self._offsets] or [np.zeros(0)]).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class TextSplit:
+    """Token ids by row; `label` `[rows]` for classification, word labels and each word's first piece for sequences."""
+
+    rows: IntArray
+    lengths: IntArray
+    pad_id: int
+    input_ids: ListColumn
+    segment_ids: ListColumn
+    label: IntArray | None
+    word_labels: ListColumn | None
+    first_piece: ListColumn | None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def feed(self, indices: IntArray, generator: np.random.Generator | None = None) -> Feed:
+        """Padded ids, mask and labels of the rows `indices`."""
+        ids = [self.input_ids[index] for index in indices]
+        feed = pad_text(ids, [self.segment_ids[index] for index in indices], self.pad_id)
+        if self.label is not None:
+            feed["label"] = self.label[indices]
+        elif self.word_labels is not None:
+            feed["label"] = self._token_labels(indices, feed["input_ids"].shape)
+            feed["seq_len"] = self.lengths[indices]
+        return feed
+
+    def _token_labels(self, indices: IntArray, shape: tuple[int, ...]) -> IntArray:
+        assert self.word_labels is not None
+        assert self.first_piece is not None
+        labels = np.full(shape, IGNORED_LABEL, np.int64)
+        for place, index in enumerate(indices):
+            pieces, words = self.first_piece[index], self.word_labels[index]
+            kept = pieces >= 0
+            labels[place, pieces[kept]] = words[kept]
+        return labels
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """Pixels `[3, size, size]` uint8 by row, normalised batch by batch."""
+
+    rows: IntArray
+    label: IntArray | None
+    chunks: Sequence[NDArray[np.uint8]]
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+    random_flip: bool = False
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def lengths(self) -> IntArray:
+        """1 for every image: all cost the same."""
+        return np.ones(len(self.rows), np.int64)
+
+    def feed(self, indices: IntArray, generator: np.random.Generator | None = None) -> Feed:
+        """Normalised images `[batch, 3, size, size]` float32 and labels."""
+        pixels = np.stack([self.chunks[index // ROWS_PER_CHUNK][index % ROWS_PER_CHUNK] for index in indices])
+        if generator is not None and self.random_flip:
+            mirrored = generator.random(len(indices)) < 0.5  # noqa: PLR2004
+            pixels[mirrored] = pixels[mirrored][..., ::-1]
+        feed: Feed = {"image": normalised(pixels, self.mean, self.std)}
+        if self.label is not None:
+            feed["label"] = self.label[indices]
+        return feed
+
+
+def pad_text(ids: Sequence[NDArray[Any]], segments: Sequence[NDArray[Any]], pad_id: int) -> Feed:
+    """Inputs of a text module for rows of token ids, padded to the longest."""
+    lengths = np.array([len(row) for row in ids])
+    shape = (len(ids), int(lengths.max()))
+    input_ids = np.full(shape, pad_id, np.int64)
+    segment_ids = np.zeros(shape, np.int64)
+    for place, length in enumerate(lengths):
+        input_ids[place, :length] = ids[place]
+        segment_ids[place, :length] = segments[place]
+    positions = np.tile(np.arange(shape[1]), (shape[0], 1))
+    mask = (positions < lengths[:, None]).astype(np.float32)
+    return {"input_ids": input_ids, "position_ids": positions, "segment_ids": segment_ids, "input_mask": mask}
+
+
+def normalised(pixels: NDArray[np.uint8], mean: NDArray[np.float32], std: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Pixels `[batch, 3, height, width]` 0..255 as float32, shifted by mean and scaled by std (both of values in 0..1)."""
+    image = pixels.astype(np.float32)
+    image *= (1 / (255 * std))[:, None, None]
+    image -= (mean / std)[:, None, None]
+    return image
+
+
+def open_text(path: Path, pad_id: int) -> TextSplit:
+    """Map the Arrow file of a text split into memory."""
+    table = _open(path)
+    names = table.column_names
+    input_ids = ListColumn(table["input_ids"])
+    return TextSplit(
+        rows=table["row"].to_numpy(),
+        lengths=input_ids.lengths(),
+        pad_id=pad_id,
+        input_ids=input_ids,
+        segment_ids=ListColumn(table["segment_ids"]),
+        label=table["label"].to_numpy() if "label" in names else None,
+        word_labels=ListColumn(table["word_labels"]) if "word_labels" in names else None,
+        first_piece=ListColumn(table["first_piece"]) if "first_piece" in names else None,
+    )
+
+
+def open_images(path: Path, mean: Sequence[float], std: Sequence[float], random_flip: bool = False) -> ImageSplit:
+    """Map the Arrow file of an image split into memory."""
+    table = _open(path)
+    column = table["pixels"]
+    side = round((column.type.list_size / 3) ** 0.5)
+    chunks = [chunk.values.to_numpy().reshape(len(chunk), 3, side, side) for chunk in column.chunks]
+    label = table["label"].to_numpy() if "label" in table.column_names else None
+    return ImageSplit(
+        table["row"].to_numpy(), label, chunks, np.asarray(mean, np.float32), np.asarray(std, np.float32), random_flip
+    )
+
+
+def epoch_batches(lengths: IntArray, batch_size: int, seed: int, epoch: int, window: int = 50) -> list[IntArray]:
+    """Row indices of every batch of one epoch: each row once, shuffled; rows of like length share a batch.
+
+    Rows are shuffled, then sorted by length inside windows of `window` batches, and the batches shuffled again. A pure
+    function of its arguments, so that any position of an epoch can be found again.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(len(lengths))
+    span = window * batch_size
+    windows = [order[start : start + span] for start in range(0, len(order), span)]
+    grouped = [part[np.argsort(lengths[part], kind="stable")] for part in windows]
+    batches = [part[start : start + batch_size] for part in grouped for start in range(0, len(part), batch_size)]
+    return [batches[position] for position in generator.permutation(len(batches))]
+
+
+def sorted_batches(lengths: IntArray, batch_size: int) -> Iterator[IntArray]:
+    """Row indices of batches for evaluation: every row once, longest first."""
+    order = np.argsort(-lengths, kind="stable")
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+def _open(path: Path) -> pa.Table:
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()

@@ -1,0 +1,60 @@
+"""Export: the inference program and all that is needed to use it, as a folder that stands alone."""
+
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hubflow.schemas.labels import LabelMap
+from hubflow.stages.hub.module import ImageConfig
+from hubflow.stages.hub.runtime import BUILD_LOCK, paddle
+from hubflow.stages.hub.session import Session
+from hubflow.stages.hub.task import data_variables
+from hubflow.stages.hub.tokenizer import load_tokenizer, pad_token_id
+
+PROGRAM = "program"
+SIGNATURE = "signature.json"
+LABELS = "label_map.json"
+TOKENIZER = "tokenizer.json"
+
+
+def write_export(session: Session, folder: Path, label_map: LabelMap, preprocessing: dict[str, Any]) -> None:
+    """Write the inference program with the session's weights, its signature, the label map and the tokenizer to `folder`.
+
+    Args:
+        session: with the weights to export in its scope.
+        folder: an existing, empty folder.
+        label_map: the task's labels.
+        preprocessing: `max_seq_len` for text, `image_size` for images.
+    """
+    program = session.task.inference_program()
+    inputs = data_variables(program)
+    outputs = [op.operand_source(0) for op in program.global_block().ops if op.name() == "pd_op.fetch"]
+    signature: dict[str, Any] = {
+        "task": session.spec.task,
+        "inputs": {value.name: _described(value) for value in inputs},
+        "outputs": {"probs": _described(session.task.variable("probs"))},
+    }
+    with BUILD_LOCK, paddle.static.scope_guard(session.scope):
+        paddle.static.save_inference_model(
+            str(folder / PROGRAM), inputs, outputs, paddle.static.Executor(session.place), program=program, skip_prune_program=True
+        )
+    if isinstance(session.config, ImageConfig):
+        signature["image"] = {**preprocessing, "mean": session.config.mean, "std": session.config.std}
+    else:
+        tokenizer = load_tokenizer(session.module_folder)
+        tokenizer.save(str(folder / TOKENIZER))
+        signature["text"] = {**preprocessing, "pad_token_id": pad_token_id(tokenizer)}
+    label_map.save(folder / LABELS)
+    (folder / SIGNATURE).write_text(json.dumps(signature, indent=1) + "\n", encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    packages = ("hubflow", "paddlepaddle", "numpy", "tokenizers", "pillow", "safetensors")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def _described(value: Any) -> dict[str, Any]:
+    return {"shape": [int(size) for size in value.shape], "dtype": str(value.dtype).rpartition(".")[2].lower()}

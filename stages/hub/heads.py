@@ -1,0 +1,149 @@
+"""Heads: functions that put the layers of a task on a module's output and return the Task."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hubflow.schemas.labels import IGNORED_LABEL
+from hubflow.schemas.settings import TaskType
+from hubflow.stages.hub.errors import TaskError
+from hubflow.stages.hub.runtime import BUILD_LOCK, paddle
+from hubflow.stages.hub.task import Task, program_of
+
+F = paddle.nn.functional
+TEXT_DROPOUT = 0.1
+
+
+def create_img_cls_task(
+    feature: Any, num_classes: int, hidden_units: Sequence[int] | None = None, labels: Any = None
+) -> Task:
+    """Image classification: hidden fully connected layers with ReLU, then the output layer.
+
+    Args:
+        feature: `[batch, features]` float32, a module's `feature_map`.
+        num_classes: neurons of the output layer.
+        hidden_units: neurons of each hidden layer; none by default.
+        labels: `[batch]` or `[batch, 1]` int64; an input `label` `[batch]` is made when not given.
+
+    Returns:
+        Task with the variables loss, accuracy, label, logits `[batch, num_classes]`, probs and num_examples.
+
+    Raises:
+        TaskError: for fewer than two classes, or a feature of the wrong rank.
+    """
+    return _classification("image_classification", feature, num_classes, hidden_units, labels)
+
+
+def create_text_cls_task(feature: Any, num_classes: int, hidden_units: Sequence[int] | None = None) -> Task:
+    """Text classification: dropout 0.1, hidden fully connected layers with ReLU, then the output layer.
+
+    Args:
+        feature: `[batch, hidden]` float32, a module's `pooled_output`.
+        num_classes: neurons of the output layer.
+        hidden_units: neurons of each hidden layer; none by default.
+
+    Returns:
+        Task with the variables loss, accuracy, label `[batch]` int64, logits `[batch, num_classes]`, probs and num_examples.
+
+    Raises:
+        TaskError: for fewer than two classes, or a feature of the wrong rank.
+    """
+    return _classification("text_classification", feature, num_classes, hidden_units, None, dropout=TEXT_DROPOUT)
+
+
+def create_seq_label_task(feature: Any, seq_len: Any, num_classes: int) -> Task:
+    """Sequence labelling: one fully connected layer over every token.
+
+    Loss and accuracy are over real tokens only: positions from `seq_len` on and tokens labelled -100 (padding, special tokens,
+    continuation pieces) count for neither.
+
+    Args:
+        feature: `[batch, seq, hidden]` float32, a module's `sequence_output`.
+        seq_len: `[batch]` or `[batch, 1]` int64, the number of tokens of each row, padding left out.
+        num_classes: neurons of the output layer.
+
+    Returns:
+        Task with the variables loss, accuracy, label `[batch, seq]` int64, logits `[batch, seq, num_classes]`, probs and
+        num_examples (the number of tokens that count).
+
+    Raises:
+        TaskError: for fewer than two classes, or a feature of the wrong rank.
+    """
+    _check(feature, 3, num_classes)
+
+    def graph() -> dict[str, Any]:
+        label = paddle.static.data("label", [-1, -1], "int64")
+        logits = _dense(feature, num_classes, "output")
+        positions = paddle.arange(paddle.shape(feature)[1]).astype("int64").unsqueeze(0)
+        is_real = (positions < seq_len.reshape([-1, 1])).astype("int64")
+        counted = is_real * label + (1 - is_real) * IGNORED_LABEL
+        return _measures(label, logits, counted.reshape([-1]))
+
+    return _build("sequence_labelling", feature, graph)
+
+
+def _classification(
+    task_type: TaskType,
+    feature: Any,
+    num_classes: int,
+    hidden_units: Sequence[int] | None,
+    labels: Any,
+    dropout: float = 0.0,
+) -> Task:
+    _check(feature, 2, num_classes)
+
+    def graph() -> dict[str, Any]:
+        label = paddle.static.data("label", [-1], "int64") if labels is None else labels
+        x = F.dropout(feature, dropout) if dropout else feature
+        for number, units in enumerate(hidden_units or ()):
+            x = F.relu(_dense(x, units, f"hidden.{number}"))
+        return _measures(label, _dense(x, num_classes, "output"), label.reshape([-1]))
+
+    return _build(task_type, feature, graph)
+
+
+def _build(task_type: TaskType, feature: Any, graph: Callable[[], dict[str, Any]]) -> Task:
+    paddle.enable_static()
+    main, startup = program_of(feature), paddle.static.Program()
+    with BUILD_LOCK, paddle.static.program_guard(main, startup):
+        variables = graph()
+    return Task(task_type, variables, main, startup)
+
+
+def _measures(label: Any, logits: Any, counted: Any) -> dict[str, Any]:
+    """Loss and accuracy as means over the labels in `counted` that are not ignored."""
+    flat = logits.reshape([-1, logits.shape[-1]])
+    is_counted = (counted != IGNORED_LABEL).astype("float32")
+    num_examples = is_counted.sum()
+    at_least_one = paddle.clip(num_examples, min=1.0)
+    losses = F.cross_entropy(flat, counted, ignore_index=IGNORED_LABEL, reduction="none").reshape([-1])
+    is_right = (flat.argmax(-1) == counted).astype("float32")
+    return {
+        "loss": losses.sum() / at_least_one,
+        "accuracy": is_right.sum() / at_least_one,
+        "label": label,
+        "logits": logits,
+        "probs": F.softmax(logits),
+        "num_examples": num_examples,
+    }
+
+
+def _dense(x: Any, units: int, name: str) -> Any:
+    """A fully connected layer over the last dimension: weights TruncatedNormal(std=0.02), bias 0."""
+    size = int(x.shape[-1])
+    weight = _parameter(f"head.{name}.weight", [size, units], paddle.nn.initializer.TruncatedNormal(std=0.02))
+    bias = _parameter(f"head.{name}.bias", [units], paddle.nn.initializer.Constant(0.0))
+    product = paddle.matmul(x.reshape([-1, size]), weight)
+    y = product + bias.unsqueeze(0).expand_as(product)
+    return y if len(x.shape) == 2 else y.reshape([paddle.shape(x)[0], paddle.shape(x)[1], units])  # noqa: PLR2004
+
+
+def _parameter(name: str, shape: list[int], initializer: Any) -> Any:
+    return paddle.create_parameter(shape, "float32", name=name, attr=paddle.ParamAttr(name=name, initializer=initializer))
+
+
+def _check(feature: Any, rank: int, num_classes: int) -> None:
+    if num_classes < 2:  # noqa: PLR2004
+        raise TaskError(f"num_classes is {num_classes}; a head needs at least 2")
+    if len(feature.shape) != rank:
+        meant = "feature_map or pooled_output" if rank == 2 else "sequence_output"  # noqa: PLR2004
+        raise TaskError(f"feature has shape {list(feature.shape)}; expected {rank} dimensions, a module's {meant}")

@@ -1,0 +1,188 @@
+"""Module: a pretrained network by name, and its context: input and output variables of a static program."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hubflow.schemas.errors import bounded
+from hubflow.stages.hub.download import resolve_module
+from hubflow.stages.hub.errors import ModuleError
+from hubflow.stages.hub.networks import image, image_names, text
+from hubflow.stages.hub.networks.text_names import FAMILIES, canonical_tensors
+from hubflow.stages.hub.runtime import BUILD_LOCK, paddle, set_variable
+from hubflow.stages.hub.weights import match_weights, read_weights, weight_names
+
+Context = tuple[dict[str, Any], dict[str, Any], Any]
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """An image backbone and the pixels it expects: sides, and mean and standard deviation by channel of values in 0..1."""
+
+    architecture: str
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class ModuleGraph:
+    """A module built into a program: its variables, and the name of each parameter's variable by our name."""
+
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
+    program: Any
+    startup: Any
+    parameters: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+
+
+class Module:
+    """A pretrained module.
+
+    Args:
+        name: a folder, a short name (`hubflow modules` lists them) or `hf://org/name@revision`.
+        revision: of a hub module: branch, tag or commit.
+        pretrained: False builds the same network with fresh weights and needs no weight files.
+
+    Raises:
+        ModuleError: for an unknown name or architecture; DownloadError when files cannot be fetched or fail their checksum.
+
+    Example:
+        >>> inputs, outputs, program = Module(name="digits").context()
+        >>> list(outputs["feature_map"].shape)
+        [-1, 64]
+    """
+
+    def __init__(self, name: str, revision: str | None = None, pretrained: bool = True) -> None:
+        self.name, self.pretrained = name, pretrained
+        self.folder = resolve_module(name, revision, pretrained)
+        self.config = read_config(self.folder, pretrained)
+
+    @property
+    def kind(self) -> str:
+        """`text` or `image`."""
+        return "image" if isinstance(self.config, ImageConfig) else "text"
+
+    def context(self, trainable: bool = True, max_seq_len: int = 128) -> Context:
+        """Build the module into a new program and put its weights into the current scope.
+
+        Dynamic mode is left (`paddle.enable_static()`): contexts are static programs.
+
+        Args:
+            trainable: False freezes every parameter: no gradient, no optimizer state, batch-norm statistics as they are.
+            max_seq_len: longest sequence in tokens that will be fed; text modules only.
+
+        Returns:
+            `(inputs, outputs, program)`. Text inputs `input_ids`, `position_ids`, `segment_ids` int64 and `input_mask` float32,
+            all `[batch, seq]`; outputs `pooled_output` `[batch, hidden]` and `sequence_output` `[batch, seq, hidden]`. Image
+            input `image` `[batch, 3, height, width]` float32; output `feature_map` `[batch, features]`.
+
+        Raises:
+            ModuleError: when `max_seq_len` is not in 1..max_positions.
+            WeightsError: listing missing, unexpected and wrongly shaped tensors.
+        """
+        graph = build_graph(self.config, trainable, max_seq_len)
+        if self.pretrained:
+            load_weights(self.config, self.folder, graph)
+        else:
+            paddle.static.Executor(paddle.CPUPlace()).run(graph.startup)
+        return graph.inputs, graph.outputs, graph.program
+
+
+def read_config(folder: Path, pretrained: bool = True) -> text.TextConfig | ImageConfig:
+    """The module's configuration, from its `config.json`.
+
+    Raises:
+        ModuleError: naming the file, when it is missing, unreadable, or of an unknown architecture.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModuleError(f"{path}: no readable config.json ({error}); a module folder needs one beside its weights") from error
+    try:
+        if "architecture" in config:
+            return _image_config(config)
+        has_pooler = not pretrained or any("pooler." in name for name in weight_names(folder))
+        return text.TextConfig.from_hugging_face(config, has_pooler)
+    except ModuleError as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
+def build_graph(config: text.TextConfig | ImageConfig, trainable: bool = True, max_seq_len: int | None = None) -> ModuleGraph:
+    """Build the network into a new program; the startup program holds fresh weights and is run only for those.
+
+    Raises:
+        ModuleError: when `max_seq_len` is not in 1..max_positions.
+    """
+    paddle.enable_static()
+    with BUILD_LOCK:
+        main, startup = paddle.static.Program(), paddle.static.Program()
+        with paddle.static.program_guard(main, startup):
+            if isinstance(config, ImageConfig):
+                return _image_graph(config, trainable, main, startup)
+            check_max_seq_len(config, max_seq_len)
+            return _text_graph(config, trainable, main, startup)
+
+
+def load_weights(
+    config: text.TextConfig | ImageConfig, folder: Path, graph: ModuleGraph, scope: Any = None, place: Any = None
+) -> None:
+    """Read the module's weights and put them into `scope` (the current one when not given).
+
+    Raises:
+        WeightsError: listing missing, unexpected and wrongly shaped tensors.
+    """
+    tensors = read_weights(folder)
+    if isinstance(config, ImageConfig):
+        canonical = image_names.canonical_tensors(config.architecture, tensors)
+    else:
+        canonical = canonical_tensors(FAMILIES[config.model_type], config.num_layers, tensors)
+    for name, array in match_weights(graph.shapes, canonical, str(folder)).items():
+        set_variable(scope or paddle.static.global_scope(), graph.parameters[name], array, place or paddle.CPUPlace())
+
+
+def check_max_seq_len(config: text.TextConfig, max_seq_len: int | None) -> None:
+    """Refuse a sequence length that the position table does not allow.
+
+    Raises:
+        ModuleError: when it is not in 1..max_positions.
+    """
+    if max_seq_len is not None and not 1 <= max_seq_len <= config.max_positions:
+        raise ModuleError(f"max_seq_len is {max_seq_len}; this module allows 1 to {config.max_positions} tokens")
+
+
+def _text_inputs() -> dict[str, Any]:
+    ids = {name: paddle.static.data(name, [-1, -1], "int64") for name in ("input_ids", "position_ids", "segment_ids")}
+    return {**ids, "input_mask": paddle.static.data("input_mask", [-1, -1], "float32")}
+
+
+def _text_graph(config: text.TextConfig, trainable: bool, main: Any, startup: Any) -> ModuleGraph:
+    inputs = _text_inputs()
+    parameters = text.Parameters(trainable, config.initializer_range)
+    pooled, sequence = text.encode(config, text.TextInputs(**inputs), parameters)
+    outputs = {"pooled_output": pooled, "sequence_output": sequence}
+    return ModuleGraph(inputs, outputs, main, startup, {name: name for name in parameters.shapes}, parameters.shapes)
+
+
+def _image_graph(config: ImageConfig, trainable: bool, main: Any, startup: Any) -> ModuleGraph:
+    pixels = paddle.static.data("image", [-1, 3, -1, -1], "float32")
+    network = image.build(config.architecture, pixels, trainable)
+    outputs = {"feature_map": network.feature_map}
+    return ModuleGraph({"image": pixels}, outputs, main, startup, network.parameters, image.architecture_tensors(config.architecture))
+
+
+def _image_config(config: Mapping[str, Any]) -> ImageConfig:
+    given = str(config["architecture"])
+    architecture = image_names.TIMM_NAMES.get(given, given)
+    if architecture not in image.ARCHITECTURES:
+        raise ModuleError(f"architecture {given!r} is not known; known: {bounded(sorted(image.ARCHITECTURES), 40)}")
+    known = image.ARCHITECTURES[architecture]
+    cfg = {**config, **config.get("pretrained_cfg", {})}
+    size = cfg.get("input_size", (3, known.image_size, known.image_size))
+    return ImageConfig(
+        architecture, int(size[-1]), tuple(cfg.get("mean", known.mean)), tuple(cfg.get("std", known.std))
+    )

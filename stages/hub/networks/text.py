@@ -1,0 +1,193 @@
+"""One transformer encoder for every text architecture, written as functions that build into the current static program."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hubflow.schemas.errors import bounded
+from hubflow.stages.hub.errors import ModuleError
+from hubflow.stages.hub.networks.text_names import FAMILIES, Family
+from hubflow.stages.hub.runtime import paddle
+
+F = paddle.nn.functional
+ACTIVATIONS: dict[str, Any] = {
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate=True),
+    "relu": F.relu,
+    "silu": F.silu,
+    "swish": F.silu,
+}
+MASKED_SCORE = -1e4
+"""Added to the attention scores of padding: exp of it is 0 in float32, and it is finite in every precision."""
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Sizes of a text encoder, whatever its family."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    activation: str
+    position_rows: int
+    position_offset: int
+    segments: int
+    tasks: int
+    embedding_size: int
+    layer_norm_eps: float
+    hidden_dropout: float
+    attention_dropout: float
+    initializer_range: float
+    has_pooler: bool
+
+    @property
+    def family(self) -> Family:
+        """The family's tables."""
+        return FAMILIES[self.model_type]
+
+    @property
+    def max_positions(self) -> int:
+        """Longest sequence, in tokens, that the position table allows."""
+        return self.position_rows - self.position_offset
+
+    @classmethod
+    def from_hugging_face(cls, config: Mapping[str, Any], has_pooler: bool = True) -> "TextConfig":
+        """Read a Hugging Face `config.json`.
+
+        Raises:
+            ModuleError: for an unknown architecture, missing keys or an unknown activation.
+        """
+        model_type = str(config.get("model_type"))
+        if model_type not in FAMILIES:
+            raise ModuleError(f"model_type {model_type!r} is not known; known text architectures: {', '.join(sorted(FAMILIES))}")
+        family = FAMILIES[model_type]
+        defaults = {"layer_norm_eps": 1e-12, "initializer_range": 0.02, "type_vocab_size": 2}
+        values = {ours: config.get(theirs, defaults.get(theirs)) for ours, theirs in family.keys.items()}
+        values["segments"] = values["segments"] if family.has_segments else 0
+        missing = [family.keys[ours] for ours, value in values.items() if value is None]
+        if missing:
+            raise ModuleError(f"config.json of model_type {model_type!r} lacks {bounded(missing)}")
+        if values["activation"] not in ACTIVATIONS:
+            raise ModuleError(f"activation {values['activation']!r} is not known; known: {', '.join(sorted(ACTIVATIONS))}")
+        unlike = config.get("position_embedding_type", "absolute")
+        if unlike != "absolute":
+            raise ModuleError(f"position_embedding_type {unlike!r} is not known; known: absolute")
+        return cls(
+            model_type=model_type,
+            position_offset=int(config.get("pad_token_id", 1)) + 1 if family.positions_after_padding else 0,
+            tasks=int(config.get("task_type_vocab_size", 3)) if config.get("use_task_id") else 0,
+            embedding_size=int(config.get("embedding_size", values["hidden_size"])),
+            has_pooler=has_pooler and family.has_pooler,
+            **values,
+        )
+
+
+@dataclass(frozen=True)
+class TextInputs:
+    """Input variables of a text module, all `[batch, seq]`."""
+
+    input_ids: Any
+    position_ids: Any
+    segment_ids: Any
+    input_mask: Any
+
+
+class Parameters:
+    """Makes the parameters of one module in the current program; their names are a pure function of the configuration."""
+
+    def __init__(self, trainable: bool, initializer_range: float) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._trainable = trainable
+        self._normal = paddle.nn.initializer.TruncatedNormal(std=initializer_range)
+
+    def matrix(self, name: str, shape: tuple[int, ...]) -> Any:
+        """A weight matrix, truncated normal when fresh."""
+        return self._make(name, shape, self._normal)
+
+    def vector(self, name: str, size: int, value: float = 0.0) -> Any:
+        """A bias or a norm's scale, constant when fresh."""
+        return self._make(name, (size,), paddle.nn.initializer.Constant(value))
+
+    def linear(self, name: str, x: Any, sizes: tuple[int, int]) -> Any:
+        """`x` `[rows, in]` times the weights plus the bias: `[rows, out]`.
+
+        The bias is expanded before it is added: the gradient of a broadcast addition is the slowest operator on CPU.
+        """
+        product = paddle.matmul(x, self.matrix(f"{name}.weight", sizes))
+        return product + self.vector(f"{name}.bias", sizes[1]).unsqueeze(0).expand_as(product)
+
+    def norm(self, name: str, x: Any, size: int, epsilon: float) -> Any:
+        """Layer normalisation over the last dimension."""
+        scale, shift = self.vector(f"{name}.weight", size, 1.0), self.vector(f"{name}.bias", size)
+        return F.layer_norm(x, [size], weight=scale, bias=shift, epsilon=epsilon)
+
+    def _make(self, name: str, shape: tuple[int, ...], initializer: Any) -> Any:
+        self.shapes[name] = shape
+        attribute = paddle.ParamAttr(name=name, initializer=initializer, trainable=self._trainable)
+        return paddle.create_parameter(list(shape), "float32", name=name, attr=attribute)
+
+
+def encode(config: TextConfig, inputs: TextInputs, parameters: Parameters) -> tuple[Any, Any]:
+    """Build the encoder: `(pooled_output [batch, hidden], sequence_output [batch, seq, hidden])`.
+
+    Tokens are kept in two dimensions, `[batch * seq, hidden]`, around every linear layer (on CPU 3-D operands cost twice).
+    Without a pooler the pooled output is the first token's vector.
+    """
+    shape = paddle.shape(inputs.input_ids)
+    batch, length = shape[0], shape[1]
+    x = _embed(config, inputs, parameters)
+    mask = ((1.0 - inputs.input_mask) * MASKED_SCORE).unsqueeze(1).unsqueeze(1)
+    for layer in range(config.num_layers):
+        name = f"encoder.{layer}"
+        attended = _attention(config, f"{name}.attention", x, (batch, length), mask, parameters)
+        x = parameters.norm(f"{name}.attention.norm", x + attended, config.hidden_size, config.layer_norm_eps)
+        inner = parameters.linear(f"{name}.ffn.inner", x, (config.hidden_size, config.intermediate_size))
+        outer = parameters.linear(
+            f"{name}.ffn.outer", ACTIVATIONS[config.activation](inner), (config.intermediate_size, config.hidden_size)
+        )
+        x = x + F.dropout(outer, config.hidden_dropout)
+        x = parameters.norm(f"{name}.ffn.norm", x, config.hidden_size, config.layer_norm_eps)
+    sequence_output = x.reshape([batch, length, config.hidden_size])
+    first = sequence_output[:, 0]
+    if not config.has_pooler:
+        return first, sequence_output
+    return F.tanh(parameters.linear("pooler", first, (config.hidden_size, config.hidden_size))), sequence_output
+
+
+def _embed(config: TextConfig, inputs: TextInputs, parameters: Parameters) -> Any:
+    size = config.embedding_size
+    x = F.embedding(inputs.input_ids, parameters.matrix("embeddings.word.weight", (config.vocab_size, size)))
+    positions = inputs.position_ids + config.position_offset
+    x = x + F.embedding(positions, parameters.matrix("embeddings.position.weight", (config.position_rows, size)))
+    if config.segments:
+        x = x + F.embedding(inputs.segment_ids, parameters.matrix("embeddings.segment.weight", (config.segments, size)))
+    if config.tasks:
+        first_task = paddle.zeros_like(inputs.input_ids)
+        x = x + F.embedding(first_task, parameters.matrix("embeddings.task.weight", (config.tasks, size)))
+    x = parameters.norm("embeddings.norm", x.reshape([-1, size]), size, config.layer_norm_eps)
+    x = F.dropout(x, config.hidden_dropout)
+    if size == config.hidden_size:
+        return x
+    return parameters.linear("embeddings.projection", x, (size, config.hidden_size))
+
+
+def _attention(
+    config: TextConfig, name: str, x: Any, batch_and_length: tuple[Any, Any], mask: Any, parameters: Parameters
+) -> Any:
+    batch, length = batch_and_length
+    hidden, heads = config.hidden_size, config.num_heads
+
+    def by_head(part: str) -> Any:
+        projected = parameters.linear(f"{name}.{part}", x, (hidden, hidden))
+        return projected.reshape([batch, length, heads, hidden // heads]).transpose([0, 2, 1, 3])
+
+    query, key, value = by_head("query"), by_head("key"), by_head("value")
+    scores = paddle.matmul(paddle.scale(query, 1.0 / math.sqrt(hidden // heads)), key, transpose_y=True) + mask
+    weights = F.dropout(F.softmax(scores), config.attention_dropout)
+    joined = paddle.matmul(weights, value).transpose([0, 2, 1, 3]).reshape([-1, hidden])
+    return F.dropout(parameters.linear(f"{name}.output", joined, (hidden, hidden)), config.hidden_dropout)

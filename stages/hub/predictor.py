@@ -1,0 +1,159 @@
+"""Predictor: an exported folder, loaded and used with nothing else."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tokenizers import Tokenizer
+
+from hubflow.schemas.errors import HubflowError
+from hubflow.schemas.folders import verify_folder
+from hubflow.schemas.labels import LabelMap
+from hubflow.stages.hub.cores import usable_cores
+from hubflow.stages.hub.encoded import Feed, normalised, pad_text, sorted_batches
+from hubflow.stages.hub.evaluation import outside_id, word_predictions
+from hubflow.stages.hub.export import LABELS, PROGRAM, SIGNATURE, TOKENIZER
+from hubflow.stages.hub.images import load_pixels, square_pixels
+from hubflow.stages.hub.runtime import paddle
+from hubflow.stages.hub.tokenizer import encode_texts, encode_words
+
+
+class PredictError(HubflowError):
+    """What was given cannot be predicted on; the message names the row."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one row.
+
+    Attributes:
+        label: the most probable label; a tuple of one label a word for sequences.
+        probability: its probability; a tuple for sequences.
+        probabilities: of every label, in the label map's order `[classes]`; `[words, classes]` for sequences (a word that
+            was cut off by `max_seq_len` has the label O, or the first, and NaN probabilities).
+    """
+
+    label: Any
+    probability: Any
+    probabilities: NDArray[np.float32]
+
+
+class Predictor:
+    """An exported model.
+
+    Example:
+        predictor = Predictor.load("hubflow-store/exports/…")
+        predictor.predict(["a fine film", "a dull one"])
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], threads: int | None = None) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.signature: dict[str, Any] = json.loads((folder / SIGNATURE).read_text(encoding="utf-8"))
+        self.task: str = self.signature["task"]
+        self.label_map = LabelMap.load(folder / LABELS)
+        self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER)) if "text" in self.signature else None
+        self._engine = _engine(folder, threads or usable_cores())
+
+    @classmethod
+    def load(cls, path: str | Path, threads: int | None = None) -> Self:
+        """Load an exported folder, every file verified against its manifest.
+
+        Raises:
+            StoreError: when the folder is incomplete or a file was altered.
+        """
+        folder = Path(path)
+        return cls(folder, verify_folder(folder), threads)
+
+    def predict(self, inputs: Sequence[Any], batch_size: int = 64) -> list[Prediction]:
+        """Predict on rows, in order.
+
+        Args:
+            inputs: texts; pairs `(text, text_pair)`; lists of words for sequence labelling; image paths, bytes or PIL images.
+            batch_size: rows a run; rows of like length share one.
+
+        Raises:
+            PredictError: naming the row whose type does not fit the task; ImageError for an image that does not decode.
+        """
+        if not len(inputs):
+            return []
+        if "image" in self.signature:
+            return self._predict_images(inputs, batch_size)
+        if self.task == "sequence_labelling":
+            return self._predict_words(inputs, batch_size)
+        return self._predict_texts(inputs, batch_size)
+
+    def run(self, feed: Feed) -> NDArray[np.float32]:
+        """Probabilities for one batch of encoded inputs, as the signature describes them."""
+        for name in self._engine.get_input_names():
+            handle = self._engine.get_input_handle(name)
+            handle.copy_from_cpu(feed[name])
+        self._engine.run()
+        output: NDArray[np.float32] = self._engine.get_output_handle(self._engine.get_output_names()[0]).copy_to_cpu()
+        return output
+
+    def _predict_texts(self, inputs: Sequence[Any], batch_size: int) -> list[Prediction]:
+        for row, value in enumerate(inputs):
+            if not (isinstance(value, str) or (isinstance(value, tuple) and [*map(type, value)] == [str, str])):
+                raise PredictError(f"input {row}: expected a text, or a pair of texts, found {type(value).__name__}")
+        texts = [value if isinstance(value, str) else value[0] for value in inputs]
+        pairs = None if isinstance(inputs[0], str) else [value[1] for value in inputs]
+        ids, segments = encode_texts(self._tokenizer, texts, pairs, self.signature["text"]["max_seq_len"])
+        return [self._one(probabilities) for probabilities in self._run_text(ids, segments, batch_size)]
+
+    def _predict_words(self, inputs: Sequence[Any], batch_size: int) -> list[Prediction]:
+        for row, value in enumerate(inputs):
+            if isinstance(value, str) or not all(isinstance(word, str) for word in value):
+                raise PredictError(f"input {row}: expected a list of words, found {type(value).__name__}")
+        words = [list(value) for value in inputs]
+        ids, first_pieces = encode_words(self._tokenizer, words, self.signature["text"]["max_seq_len"])
+        segments = [np.zeros_like(row) for row in ids]
+        scores = self._run_text(ids, segments, batch_size)
+        return [self._sequence(pieces, probs) for pieces, probs in zip(first_pieces, scores, strict=True)]
+
+    def _predict_images(self, inputs: Sequence[Any], batch_size: int) -> list[Prediction]:
+        spec = self.signature["image"]
+        mean, std = np.asarray(spec["mean"], np.float32), np.asarray(spec["std"], np.float32)
+        predictions: list[Prediction] = []
+        for start in range(0, len(inputs), batch_size):
+            pixels = [_pixels(value, spec["image_size"]) for value in inputs[start : start + batch_size]]
+            predictions += [self._one(row) for row in self.run({"image": normalised(np.stack(pixels), mean, std)})]
+        return predictions
+
+    def _run_text(
+        self, ids: Sequence[NDArray[Any]], segments: Sequence[NDArray[Any]], batch_size: int
+    ) -> list[NDArray[np.float32]]:
+        results: list[Any] = [None] * len(ids)
+        lengths = np.array([len(row) for row in ids])
+        for batch in sorted_batches(lengths, batch_size):
+            feed = pad_text([ids[row] for row in batch], [segments[row] for row in batch], self.signature["text"]["pad_token_id"])
+            for row, probabilities in zip(batch, self.run(feed), strict=True):
+                results[row] = probabilities
+        return results
+
+    def _one(self, probabilities: NDArray[np.float32]) -> Prediction:
+        best = int(probabilities.argmax())
+        return Prediction(self.label_map.labels[best], float(probabilities[best]), probabilities)
+
+    def _sequence(self, pieces: NDArray[Any], probabilities: NDArray[np.float32]) -> Prediction:
+        best = word_predictions(pieces, probabilities, outside_id(self.label_map))
+        by_word = np.where(pieces[:, None] >= 0, probabilities[np.maximum(pieces, 0)], np.float32("nan"))
+        labels = tuple(self.label_map.labels[label] for label in best)
+        return Prediction(labels, tuple(by_word[np.arange(len(best)), best].tolist()), by_word)
+
+
+def _pixels(value: Any, size: int) -> NDArray[np.uint8]:
+    return square_pixels(value, size) if isinstance(value, Image.Image) else load_pixels(value, size)
+
+
+def _engine(folder: Path, threads: int) -> Any:
+    config = paddle.inference.Config(str(folder / f"{PROGRAM}.json"), str(folder / f"{PROGRAM}.pdiparams"))
+    config.enable_new_ir(True)
+    config.disable_glog_info()
+    config.enable_memory_optim()
+    config.set_cpu_math_library_num_threads(threads)
+    return paddle.inference.create_predictor(config)

@@ -1,0 +1,71 @@
+"""The one place that imports Paddle: sets what must be set before, undoes what its import changes, names the device."""
+
+import logging
+import os
+import re
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hubflow.stages.hub.errors import DeviceError
+
+BUILD_LOCK = threading.RLock()
+"""Static programs are not thread-safe to build: whoever builds one holds this."""
+
+
+def _is_amd_with_avx2() -> bool:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return "AuthenticAMD" in text and re.search(r"^flags\s*:.*\bavx2\b", text, re.MULTILINE) is not None
+
+
+def _import_paddle() -> Any:
+    """Import Paddle, keeping the root logger as it was (Paddle sets it to INFO and adds a handler)."""
+    os.environ.setdefault("GLOG_minloglevel", "2")
+    if _is_amd_with_avx2():
+        # The MKL in Paddle's wheel runs SSE code on AMD unless told so: matrix products 2.5 times slower (benchmarks/RESULTS.md).
+        os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import paddle  # noqa: PLC0415
+    root.setLevel(level)
+    for handler in [handler for handler in root.handlers if handler not in handlers]:
+        root.removeHandler(handler)
+    return paddle
+
+
+paddle = _import_paddle()
+
+
+def place_of(device: str) -> Any:
+    """Paddle's place for `auto`, `cpu`, `gpu` or `gpu:N`.
+
+    Raises:
+        DeviceError: when a GPU is asked for that is not there, saying what was found.
+    """
+    has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+    if device == "cpu" or (device == "auto" and not has_gpu):
+        return paddle.CPUPlace()
+    count = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+    index = int(device.partition(":")[2] or 0)
+    if index >= count:
+        build = "with CUDA" if paddle.is_compiled_with_cuda() else "for CPU only"
+        raise DeviceError(f"device {device!r}: found {count} GPU(s), and Paddle {paddle.__version__} built {build}; use device: cpu")
+    return paddle.CUDAPlace(index)
+
+
+def set_variable(scope: Any, name: str, array: Any, place: Any) -> None:
+    """Put `array` into the scope's variable `name`, making it when it is not there."""
+    scope.var(name).get_tensor().set(array, place)
+
+
+def get_variable(scope: Any, name: str) -> Any:
+    """A numpy copy of the scope's variable `name`."""
+    return np.array(scope.find_var(name).get_tensor())

@@ -1,0 +1,80 @@
+"""Stage load_module: fetch a pretrained module by name and keep its files in the store."""
+
+import json
+import shutil
+from pathlib import Path
+
+from hubflow.schemas.references import ModuleRef
+from hubflow.schemas.settings import ModuleSpec
+from hubflow.stages.hub.errors import DownloadError, ModuleError
+from hubflow.stages.store import Artifact, Store, content_key, file_sha256
+from hubflow.stages.tasks import stage_task
+
+KEPT = ("*.json", "*.txt", "*.safetensors", "*.bin", "*.pdparams", "*.model")
+
+
+def load_module(spec: ModuleSpec, store: str, reuse: bool = True) -> ModuleRef:
+    """Fetch a pretrained module by name and keep its files in the store.
+
+    Raises:
+        ModuleError: for an unknown name or architecture, `max_seq_len` out of range, or a folder without weights.
+        DownloadError: when the files cannot be fetched or fail their checksum.
+    """
+    from hubflow.stages.hub.download import resolve_module  # noqa: PLC0415
+    from hubflow.stages.hub.module import ImageConfig, check_max_seq_len, read_config  # noqa: PLC0415
+
+    folder = resolve_module(spec.name, spec.revision, spec.pretrained)
+    config = read_config(folder, spec.pretrained)
+    files = _files(folder, spec.pretrained)
+    if spec.pretrained and not any(_is_weights(file) for file in files):
+        raise ModuleError(f"{folder}: no weights (model.safetensors, *.bin or *.pdparams); use pretrained: false for fresh ones")
+    if not isinstance(config, ImageConfig):
+        check_max_seq_len(config, spec.max_seq_len)
+    key = content_key("load_module", spec.name, {file.name: file_sha256(file) for file in files})
+    home = Store(store)
+    artifact = home.find("modules", key) if reuse else None
+    if artifact is None:
+        is_image = isinstance(config, ImageConfig)
+        with home.create("modules", key) as draft:
+            for file in files:
+                shutil.copyfile(file, draft.folder / file.name)
+            draft.facts |= {
+                "name": spec.name,
+                "module_kind": "image" if is_image else "text",
+                "architecture": config.architecture if isinstance(config, ImageConfig) else config.model_type,
+                "pretrained": spec.pretrained,
+                "max_positions": None if isinstance(config, ImageConfig) else config.max_positions,
+                "image_size": config.image_size if isinstance(config, ImageConfig) else None,
+            }
+        artifact = home.made("modules", key)
+    return _reference(artifact)
+
+
+def _reference(artifact: Artifact) -> ModuleRef:
+    return ModuleRef(path=artifact.path, sha256=artifact.sha256, **artifact.facts)
+
+
+def _files(folder: Path, pretrained: bool) -> list[Path]:
+    files = {file for pattern in KEPT for file in folder.glob(pattern) if file.is_file()}
+    files -= {folder / "checksums.json", folder / "manifest.json"}
+    kept = [file for file in sorted(files) if pretrained or not _is_weights(file)]
+    if any(file.suffix == ".safetensors" for file in kept):
+        kept = [file for file in kept if file.suffix not in (".bin", ".pdparams")]
+    return kept
+
+
+def _is_weights(file: Path) -> bool:
+    return file.suffix in (".safetensors", ".bin", ".pdparams")
+
+
+def _describe(module: ModuleRef) -> str:
+    size = f"up to {module.max_positions} tokens" if module.max_positions else f"{module.image_size} pixels"
+    weights = "pretrained" if module.pretrained else "fresh weights"
+    return f"{module.name}: {module.architecture} ({module.module_kind}), {weights}, {size}\n\n```json\n{_json(module)}\n```"
+
+
+def _json(module: ModuleRef) -> str:
+    return json.dumps(module.model_dump(), indent=1)
+
+
+load_module_task = stage_task(load_module, _describe, retry_on=(DownloadError,))

@@ -1,0 +1,153 @@
+"""Stage predict: label the rows of a file, or the images of a folder, with an exported folder and nothing else."""
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pandas as pd
+
+from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.folders import StoreError
+from hubflow.schemas.rows import ROW_MODELS, validate_rows
+from hubflow.schemas.settings import FORMATS, DataFormat, DatasetSpec, PredictResult, PredictSettings, TaskType
+from hubflow.stages.console import progress_bar
+from hubflow.stages.reading import read_rows, rows_kind
+from hubflow.stages.tasks import stage_task
+
+if TYPE_CHECKING:
+    from hubflow.stages.hub.predictor import Prediction, Predictor
+
+ENDINGS: dict[str, DataFormat] = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".parquet": "parquet", ".conll": "conll"}
+INPUT_COLUMNS = ("text", "text_pair", "tokens", "image")
+
+
+def predict(settings: PredictSettings) -> PredictResult:
+    """Label the rows of a file, or the images of a folder, with an exported folder and nothing else.
+
+    The output has one row for each input row, in order: `row`, the input's columns, `predicted` and `probability`, and for
+    classification `probability_<label>` for each label. It takes its place only when complete.
+
+    Raises:
+        StoreError: when the export is incomplete or altered, or the output cannot be written.
+        DataError: when the rows cannot be read; ContractError naming rows without text; ImageError naming an image.
+        SettingsError: when the format does not fit the export's task, or the output's ending is unknown.
+    """
+    from hubflow.stages.hub.predictor import Predictor  # noqa: PLC0415
+
+    started = time.perf_counter()
+    output = _output(settings)
+    predictor = Predictor.load(settings.export)
+    rows = _rows(settings, cast(TaskType, predictor.task))
+    with progress_bar("predicting", len(rows)) as bar:
+        predictions: list[Prediction] = []
+        inputs = _inputs(rows)
+        for start in range(0, len(rows), 16 * settings.batch_size):
+            part = predictor.predict(inputs[start : start + 16 * settings.batch_size], settings.batch_size)
+            predictions += part
+            bar.advance(len(part))
+    frame = _frame(rows, predictions, predictor)
+    _write(frame, output)
+    metrics = _metrics(rows, predictions, predictor)
+    seconds = round(time.perf_counter() - started, 3)
+    return PredictResult(output=str(output), rows=len(frame), metrics=metrics, seconds=seconds)
+
+
+def _rows(settings: PredictSettings, task: TaskType) -> pd.DataFrame:
+    kind = settings.format or _format(Path(settings.data), task)
+    if kind not in FORMATS[task]:
+        raise SettingsError(f"format {kind!r} holds no rows for this export's task {task}; use one of {', '.join(FORMATS[task])}")
+    names = ("encoding", "header", "quoting", "text_column", "text_pair_column", "label_column", "tokens_column")
+    spec = DatasetSpec(format=kind, train=settings.data, **{name: getattr(settings, name) for name in names})
+    rows = read_rows(spec, settings.data, "test", task, labelled=False)
+    return validate_rows(rows, ROW_MODELS[rows_kind(spec, task)], settings.data, labelled=False)
+
+
+def _format(path: Path, task: TaskType) -> DataFormat:
+    if task == "image_classification":
+        return "image_list" if path.is_file() else "image_folder"
+    known = ENDINGS.get(path.suffix.lower())
+    if known is None:
+        raise SettingsError(f"{path}: the ending does not tell the format; set format to one of {', '.join(FORMATS[task])}")
+    return known
+
+
+def _inputs(rows: pd.DataFrame) -> list[Any]:
+    if "tokens" in rows:
+        return [list(words) for words in rows["tokens"]]
+    if "path" in rows:
+        return rows["image" if "image" in rows else "path"].tolist()
+    texts: list[Any] = rows["text"].tolist()
+    return list(zip(texts, rows["text_pair"], strict=True)) if "text_pair" in rows else texts
+
+
+def _frame(rows: pd.DataFrame, predictions: list["Prediction"], predictor: "Predictor") -> pd.DataFrame:
+    frame = rows.drop(columns=["image", "sha256"], errors="ignore")
+    is_sequence = predictor.task == "sequence_labelling"
+    frame["predicted"] = [list(one.label) if is_sequence else one.label for one in predictions]
+    frame["probability"] = [list(one.probability) if is_sequence else one.probability for one in predictions]
+    if not is_sequence:
+        table = np.stack([one.probabilities for one in predictions])
+        named = pd.DataFrame(table, columns=[f"probability_{label}" for label in predictor.label_map.labels], index=frame.index)
+        frame = pd.concat([frame, named], axis=1)
+    return frame
+
+
+def _metrics(rows: pd.DataFrame, predictions: list["Prediction"], predictor: "Predictor") -> dict[str, float]:
+    from hubflow.stages.hub.metrics import classification_metrics, entity_metrics  # noqa: PLC0415
+
+    label = "labels" if "tokens" in rows else "label"
+    if label not in rows:
+        return {}
+    if label == "labels":
+        truth = [list(tags) for tags in rows["labels"]]
+        return entity_metrics(truth, [list(one.label) for one in predictions])
+    index = predictor.label_map.index()
+    known = rows["label"].isin(list(index)).to_numpy()
+    if not known.all():
+        return {}
+    predicted = np.array([index[one.label] for one in predictions])
+    return classification_metrics(rows["label"].map(index).to_numpy(), predicted, len(index))
+
+
+def _output(settings: PredictSettings) -> Path:
+    data = Path(settings.data)
+    output = Path(settings.output) if settings.output else data.with_name(f"{data.name}.predictions.parquet")
+    if output.suffix not in WRITERS:
+        raise SettingsError(f"output {output}: expected an ending of {', '.join(WRITERS)}")
+    return output.expanduser().absolute()
+
+
+def _to_csv(frame: pd.DataFrame, path: Path) -> None:
+    frame.to_csv(path, index=False)
+
+
+def _to_jsonl(frame: pd.DataFrame, path: Path) -> None:
+    frame.to_json(path, orient="records", lines=True, force_ascii=False)
+
+
+def _to_parquet(frame: pd.DataFrame, path: Path) -> None:
+    frame.to_parquet(path, index=False)
+
+
+WRITERS = {".parquet": _to_parquet, ".csv": _to_csv, ".jsonl": _to_jsonl}
+
+
+def _write(frame: pd.DataFrame, output: Path) -> None:
+    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        WRITERS[output.suffix](frame, temporary)
+        temporary.replace(output)
+    except OSError as error:
+        raise StoreError(f"{output}: the predictions cannot be written ({error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _describe(result: PredictResult) -> str:
+    return f"{result.rows} rows: {result.output}"
+
+
+predict_task = stage_task(predict, _describe)

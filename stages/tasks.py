@@ -1,0 +1,92 @@
+"""What every Prefect task here shares: one artifact a person can read, one log line, no cache but the store's own."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Task, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from hubflow.schemas.errors import HubflowError
+from hubflow.stages.console import say
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Retry = Callable[[Any, Any, Any], bool]
+
+
+def stage_task(
+    function: Callable[P, R],
+    describe: Callable[[R], str],
+    *,
+    tags: tuple[str, ...] = (),
+    retry_on: tuple[type[Exception], ...] = (),
+) -> Task[P, R]:
+    """A Prefect task over the plain stage function `function`.
+
+    Prefect's cache is off: the store finds what was made from the same content, and verifies it, with or without Prefect.
+
+    Args:
+        function: the stage.
+        describe: markdown of a result, published as the run's artifact.
+        tags: for concurrency limits.
+        retry_on: errors that can pass on a retry; there are none for a fault in data or settings.
+    """
+    name = function.__name__
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        started = time.perf_counter()
+        say(f"[bold]{name}[/bold] …")
+        try:
+            result = function(*args, **kwargs)
+        except HubflowError as error:
+            create_markdown_artifact(f"```text\n{error}\n```", key=_key(name, "failed"), description=f"{name} failed")
+            raise
+        markdown = describe(result)
+        create_markdown_artifact(markdown, key=_key(name), description=(function.__doc__ or name).splitlines()[0])
+        seconds = time.perf_counter() - started
+        get_run_logger().info("%s finished in %.1f s: %s", name, seconds, markdown.splitlines()[0])
+        say(f"[bold]{name}[/bold] {seconds:.1f} s  [dim]{markdown.splitlines()[0]}[/dim]")
+        return result
+
+    return task(
+        name=name,
+        description=function.__doc__,
+        tags=list(tags),
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        retries=3 if retry_on else 0,
+        retry_delay_seconds=[2, 10, 60] if retry_on else 0,
+        retry_condition_fn=_passing(retry_on) if retry_on else None,
+    )(run)
+
+
+def _passing(kinds: tuple[type[Exception], ...]) -> Retry:
+    def can_pass(_task: Any, _run: Any, state: Any) -> bool:
+        error = state.result(raise_on_failure=False)
+        return isinstance(error, kinds)
+
+    return can_pass
+
+
+def _key(*parts: str) -> str:
+    return "-".join(parts).replace("_", "-")
+
+
+class Throttle:
+    """Says at most once every `seconds` that something is due."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._last = seconds, time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether enough time has passed since it was last due."""
+        now = time.monotonic()
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True
