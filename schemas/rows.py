@@ -1,0 +1,221 @@
+"""The contracts of rows: what every accepted text, pair, token or image row holds. Must not import Paddle or Prefect."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+from pandera.typing import Series
+
+from hubflow.schemas import checks
+from hubflow.schemas.errors import ContractError, bounded
+from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.references import RowKind
+
+MAX_EXAMPLES = 5
+MAX_VALUE_CHARS = 60
+FAILURE_COLUMNS = ["row", "column", "check", "value"]
+
+
+class _Rows(pa.DataFrameModel):
+    row: Series[np.int64] = pa.Field(ge=1, description="1-based line or record number in the source file")
+
+    class Config:
+        strict = False  # further columns are carried through
+
+
+class TextRows(_Rows):
+    """One labelled text a row."""
+
+    text: Series[str]
+    label: Series[str]
+
+    @pa.check("text", name="has_text")
+    def _has_text(cls, values: Any) -> Any:
+        return checks.has_text(values)
+
+    @pa.check("label", name="has_label")
+    def _has_label(cls, values: Any) -> Any:
+        return checks.has_text(values)
+
+
+class TextPairRows(TextRows):
+    """One labelled pair of texts a row."""
+
+    text_pair: Series[str]
+
+    @pa.check("text_pair", name="has_text")
+    def _has_text_pair(cls, values: Any) -> Any:
+        return checks.has_text(values)
+
+
+class TokenRows(_Rows):
+    """One sentence a row: `tokens` and `labels` are lists of str of one length, at least 1."""
+
+    tokens: Series[object]
+    labels: Series[object]
+
+    @pa.check("tokens", name="string_list")
+    def _token_lists(cls, values: Any) -> Any:
+        return checks.are_string_lists(values)
+
+    @pa.check("labels", name="string_list")
+    def _label_lists(cls, values: Any) -> Any:
+        return checks.are_string_lists(values)
+
+    @pa.dataframe_check(name="equal_lengths")
+    def _equal_lengths(cls, rows: Any) -> Any:
+        return "labels" not in rows or checks.equal_lengths(rows["tokens"], rows["labels"])
+
+
+class ImageRows(_Rows):
+    """One labelled image file a row, identified by the hash of its content."""
+
+    path: Series[str]
+    label: Series[str]
+    sha256: Series[str]
+
+    @pa.check("label", name="has_label")
+    def _has_label(cls, values: Any) -> Any:
+        return checks.has_text(values)
+
+    @pa.check("sha256", name="sha256")
+    def _sha256(cls, values: Any) -> Any:
+        return checks.is_sha256(values)
+
+
+RowModel = type[TextRows] | type[TextPairRows] | type[TokenRows] | type[ImageRows]
+ROW_MODELS: dict[RowKind, RowModel] = {"text": TextRows, "text_pair": TextPairRows, "tokens": TokenRows, "image": ImageRows}
+
+# What each check expects, and what to do about a row that fails it.
+EXPECTED = {
+    "not_nullable": ("a value in every row", "fill it in or remove the row"),
+    "has_text": ("text with at least one visible character", "fill it in or remove the row"),
+    "has_label": ("a label in every row", "fill it in or remove the row"),
+    "string_list": ("a list of at least one string, none of them empty", "correct or remove the row"),
+    "equal_lengths": ("as many labels as tokens", "give each token one label"),
+    "sha256": ("64 hexadecimal digits", "hash the file's content again"),
+    "greater_than_or_equal_to(1)": ("row numbers from 1", "number the rows of the source from 1"),
+}
+
+
+class RowsError(ContractError):
+    """Rows break their contract; `failures` has one line per fault: row, column, check, value."""
+
+    def __init__(self, message: str, failures: pd.DataFrame | None = None) -> None:
+        super().__init__(message)
+        self.failures = failures
+
+
+def label_column(model: RowModel) -> str:
+    """Name of the column that holds the label, or the list of labels, of a row."""
+    return "labels" if issubclass(model, TokenRows) else "label"
+
+
+def validate_rows(
+    frame: pd.DataFrame, model: RowModel, source: str, label_map: LabelMap | None = None, labelled: bool = True
+) -> pd.DataFrame:
+    """Rows of `source` over a fresh index, once all of them keep the contract `model`.
+
+    Args:
+        frame: rows as a reader gives them; further columns are carried through.
+        source: the file that the row numbers belong to, named in the error.
+        label_map: when given, every label must be in it.
+        labelled: False accepts rows without the label column, as for prediction.
+
+    Raises:
+        RowsError: a ContractError naming the source, the count and first rows of each fault, and what to do;
+            pandera's own report is its `__cause__`.
+    """
+    if frame.empty:
+        raise RowsError(f"{source}: holds no rows; expected at least one")
+    rows = frame.reset_index(drop=True)  # pandera's failures are located by index label, so labels must be unique
+    column = label_column(model)
+    schema = row_schema(model, label_map, labelled or column in rows)
+    try:
+        return schema.validate(rows, lazy=True)
+    except pa.errors.SchemaErrors as error:
+        failures = row_failures(error.failure_cases, rows, label_map)
+        raise RowsError(_render(failures, model, source, label_map), failures) from error
+
+
+def row_schema(model: RowModel, label_map: LabelMap | None = None, labelled: bool = True) -> pa.DataFrameSchema:
+    """The contract `model` as a schema, with labels held to `label_map`."""
+    schema: pa.DataFrameSchema = model.to_schema()
+    column = label_column(model)
+    if not labelled:
+        return schema.remove_columns([column])
+    if label_map is not None:
+        known = pa.Check(checks.known_labels(label_map.labels), name="known_label", ignore_na=False)
+        schema = schema.update_column(column, checks=[*schema.columns[column].checks, known])
+    return schema
+
+
+def row_failures(cases: pd.DataFrame, rows: pd.DataFrame, label_map: LabelMap | None = None) -> pd.DataFrame:
+    """Pandera's failure cases as one line per fault, in the order of the file.
+
+    Returns:
+        Columns row (number in the source, missing for a fault of a whole column), column, check, value.
+    """
+    checked = cases["check"].astype(str)
+    whole_row = checked.eq("equal_lengths") & cases["column"].ne("tokens")  # reported once for each column of the row
+    wrong_dtype = cases["column"].isin(cases["column"][checked.str.startswith("dtype")])
+    follow_on = wrong_dtype & cases["index"].isna() & ~checked.str.startswith("dtype")  # the check itself failed on that dtype
+    kept = cases[~whole_row & ~follow_on].sort_values("index", kind="stable")
+    known = frozenset(label_map.labels if label_map else ())
+    numbers = rows["row"].to_numpy() if "row" in rows else rows.index.to_numpy() + 1
+    faults = []
+    for index, column, check, value in zip(kept["index"], kept["column"], kept["check"], kept["failure_case"], strict=True):
+        number = None if pd.isna(index) else numbers[int(index)]
+        name = value if check == "column_in_dataframe" else column
+        faults.append((number, name, str(check), _found(str(check), value, index, rows, known)))
+    return pd.DataFrame(faults, columns=FAILURE_COLUMNS, dtype=object)
+
+
+def _found(check: str, value: object, index: Any, rows: pd.DataFrame, known: frozenset[str]) -> object:
+    """What a failed check saw: for lists, the item or the lengths that are at fault."""
+    if check == "column_in_dataframe":
+        return f"columns {bounded(rows.columns)}"
+    if check == "equal_lengths":
+        tokens, labels = rows[["tokens", "labels"]].iloc[int(index)].map(len)
+        return f"{tokens} tokens, {labels} labels"
+    if check == "known_label" and isinstance(value, checks.SEQUENCES):
+        unknown = checks.first_unknown(value, known)
+        return unknown and unknown[1]
+    return value
+
+
+def _render(failures: pd.DataFrame, model: RowModel, source: str, label_map: LabelMap | None) -> str:
+    rows_at_fault = failures["row"].dropna().nunique()
+    title = f"{source}: {rows_at_fault} row(s) break the contract {model.__name__}"
+    return "\n".join([title, *_fault_lines(failures, label_map)])
+
+
+def _fault_lines(failures: pd.DataFrame, label_map: LabelMap | None) -> Iterator[str]:
+    for (column, check), faults in failures.groupby(["column", "check"], sort=False):
+        expected, remedy = _expected(str(check), label_map)
+        if faults["row"].isna().all():
+            yield f"  - {column}: expected {expected}; found {bounded(map(_shortened, faults['value']))}; {remedy}"
+        else:
+            yield f"  - {column}: expected {expected}; {len(faults)} row(s) differ: {_examples(faults)}; {remedy}"
+
+
+def _expected(check: str, label_map: LabelMap | None) -> tuple[str, str]:
+    if check == "known_label" and label_map is not None:
+        known = f"one of the known labels {bounded(map(repr, label_map.labels))}"
+        return known, "correct the label, or add it to the label list or to train"
+    if check == "column_in_dataframe":
+        return "a column of this name", "name it in the settings of the data"
+    return EXPECTED.get(check, (check, "correct or remove it"))
+
+
+def _examples(faults: pd.DataFrame) -> str:
+    first = faults.head(MAX_EXAMPLES)
+    text = ", ".join(f"row {row} ({_shortened(value)})" for row, value in zip(first["row"], first["value"], strict=True))
+    return text if len(faults) <= MAX_EXAMPLES else f"{text}, … ({len(faults) - MAX_EXAMPLES} more)"
+
+
+def _shortened(value: object) -> str:
+    text = "missing" if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)) else repr(value)
+    return text if len(text) <= MAX_VALUE_CHARS else f"{text[:MAX_VALUE_CHARS]}…"

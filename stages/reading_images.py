@@ -1,0 +1,141 @@
+"""Rows of image folders, image lists and scikit-learn's digits; nothing is decoded. Must not import Paddle or Prefect."""
+
+import hashlib
+import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hubflow.schemas.errors import bounded
+from hubflow.stages.errors import DataError
+from hubflow.stages.reading_source import Request, numbered_lines, read_label_list, require_folder
+from hubflow.stages.store import file_sha256
+
+HASHING_THREADS = 4
+NOT_IMAGES = frozenset({"Thumbs.db", "desktop.ini"})  # left in folders by file managers
+DIGITS_MAX = 16
+
+
+def read_image_folder(request: Request) -> pd.DataFrame:
+    """Images of a folder with one folder per class, sorted; hidden files are left out, folders in a class folder are not.
+
+    Raises:
+        DataError: when there are no class folders, or one of train is empty.
+    """
+    root = require_folder(request.path)
+    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not classes and not request.labelled:
+        return _rows(request, [(number, file, None) for number, file in enumerate(_files(root), start=1)])
+    if not classes:
+        raise DataError(f"{root}: holds no class folders; expected one folder of images per class, named as its label")
+    files = {name: _files(root / name) for name in classes}
+    empty = [name for name, found in files.items() if not found]
+    if empty and request.split == "train" and request.labelled:
+        raise DataError(f"{root}: class folder(s) without images: {bounded(map(repr, empty))}; remove or fill them")
+    pairs = [(file, name) for name in classes for file in files[name]]
+    return _rows(request, [(number, file, label) for number, (file, label) in enumerate(pairs, start=1)])
+
+
+def read_image_list(request: Request) -> pd.DataFrame:
+    """Images of a list of `path label` lines: paths relative to the list's folder, split at the last white space.
+
+    Labels that are integers number the labels of `label_list`, when there is one.
+
+    Raises:
+        DataError: for a line without a label, a path that leads out of the list's folder, or images that are missing.
+    """
+    folder = Path(os.path.abspath(request.path)).parent
+    entries, wrong = [], []
+    for number, line in numbered_lines(request.path, request.spec.encoding):
+        name, label = _path_and_label(request, folder, line)
+        file = Path(os.path.normpath(folder / name))
+        if not name or not file.is_relative_to(folder):
+            wrong.append(f"line {number} ({line[:60]!r})")
+        entries.append((number, file, label))
+    if wrong:
+        raise DataError(
+            f"{request.path}: expected `path label` with a path inside {folder} in every line; {len(wrong)} line(s) differ: "
+            f"{bounded(wrong)}; correct them, or put the list into the folder that holds the images"
+        )
+    return _rows(request, _named_labels(request, entries))
+
+
+def read_digits(request: Request) -> pd.DataFrame:
+    """Scikit-learn's 8x8 handwritten digits of the classes `digits`: PNG bytes in the column `image`, no files."""
+    from sklearn.datasets import load_digits
+
+    images, targets = load_digits(return_X_y=True)
+    chosen = np.flatnonzero(np.isin(targets, request.spec.digits))
+    if not len(chosen):
+        raise DataError("scikit-learn digits: `digits` names no class; give some of 0 to 9")
+    pictures = [_png(images[index].reshape(8, 8)) for index in chosen]
+    rows = pd.DataFrame({"row": chosen.astype(np.int64) + 1})
+    rows["path"] = pd.Series([f"digits/{index}" for index in chosen], dtype="str")
+    rows["label"] = pd.Series([str(target) for target in targets[chosen]], dtype="str")
+    rows["sha256"] = pd.Series([hashlib.sha256(picture).hexdigest() for picture in pictures], dtype="str")
+    rows["image"] = pd.Series(pictures, dtype=object)
+    return rows
+
+
+def _files(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in names if not name.startswith(".") and name not in NOT_IMAGES]
+    return sorted(found)
+
+
+def _path_and_label(request: Request, folder: Path, line: str) -> tuple[str, str | None]:
+    line = line.strip()
+    if not request.labelled and (folder / line).is_file():
+        return line, None
+    name, *label = line.rsplit(maxsplit=1)
+    return (name, label[0]) if label else ("" if request.labelled else name, None)
+
+
+def _named_labels(request: Request, entries: list[tuple[int, Path, str | None]]) -> list[tuple[int, Path, str | None]]:
+    if request.spec.label_list is None:
+        return entries
+    labels = read_label_list(Path(request.spec.label_list).expanduser(), request.spec.encoding)
+    if all(label.isdecimal() for label in labels):
+        return entries  # the names themselves are numbers
+    names = {str(position): label for position, label in enumerate(labels)}
+    return [(number, file, names.get(label, label) if label else label) for number, file, label in entries]
+
+
+def _rows(request: Request, entries: Sequence[tuple[int, Path, str | None]]) -> pd.DataFrame:
+    if not entries:
+        raise DataError(f"{request.path}: holds no images; expected at least one")
+    with ThreadPoolExecutor(HASHING_THREADS) as pool:
+        hashes = list(pool.map(_hash, (file for _, file, _ in entries)))
+    missing = [f"row {number} ({file})" for (number, file, _), found in zip(entries, hashes, strict=True) if found is None]
+    if missing:
+        raise DataError(
+            f"{request.path}: {len(missing)} of {len(entries)} image(s) missing or unreadable: {bounded(missing)}; "
+            "correct the paths or remove the rows"
+        )
+    rows = pd.DataFrame({"row": pd.Series([number for number, _, _ in entries], dtype="int64")})
+    rows["path"] = pd.Series([os.path.abspath(file) for _, file, _ in entries], dtype="str")
+    if request.labelled or any(label is not None for _, _, label in entries):
+        rows["label"] = pd.Series([label for _, _, label in entries], dtype="str")
+    rows["sha256"] = pd.Series(hashes, dtype="str")
+    return rows
+
+
+def _hash(file: Path) -> str | None:
+    try:
+        return file_sha256(file)
+    except OSError:
+        return None
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(np.rint(pixels * (255 / DIGITS_MAX)).astype(np.uint8)).save(stream, format="PNG")
+    return stream.getvalue()

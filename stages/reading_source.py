@@ -1,0 +1,199 @@
+"""What every reader shares: the request, decoded text, and rows made from named columns. Must not import Paddle or Prefect."""
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hubflow.schemas.errors import bounded
+from hubflow.schemas.references import RowKind, Split
+from hubflow.schemas.settings import Column, DatasetSpec
+from hubflow.stages.errors import DataError
+
+GUESSED_ENCODINGS = ("utf-8", "gb18030", "utf-16")
+Table = Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One source of rows to read.
+
+    `labelled` False makes the label optional, as for prediction.
+    """
+
+    spec: DatasetSpec
+    path: Path
+    split: Split
+    kind: RowKind
+    labelled: bool = True
+
+
+def require_file(path: Path) -> Path:
+    """`path`, when it is a file.
+
+    Raises:
+        DataError: when there is none, with a close name beside it; or when it is a folder.
+    """
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; expected a file of rows")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file{_close_name(path)}; correct the path in the settings of the data")
+    return path
+
+
+def require_folder(path: Path) -> Path:
+    """`path`, when it is a folder.
+
+    Raises:
+        DataError: when there is none, with a close name beside it; or when it is a file.
+    """
+    if path.is_file():
+        raise DataError(f"{path}: is a file; expected a folder with one folder per class, or format image_list")
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder{_close_name(path)}; correct the path in the settings of the data")
+    return path
+
+
+def read_bytes(path: Path) -> bytes:
+    """Content of a file that holds something.
+
+    Raises:
+        DataError: when it is missing, unreadable or empty.
+    """
+    try:
+        data = require_file(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    if not data.strip():
+        raise DataError(f"{path}: the file is empty; expected rows")
+    return data
+
+
+def read_text(path: Path, encoding: str) -> str:
+    """Decoded content of a text file, without byte-order mark; line ends stay as written.
+
+    Raises:
+        DataError: when it is missing or empty, or a byte does not fit `encoding`; naming line and byte.
+    """
+    data = read_bytes(path)
+    try:
+        text = data.decode(encoding)
+    except LookupError as error:
+        raise DataError(f"{path}: unknown encoding {encoding!r}; use for example {', '.join(GUESSED_ENCODINGS)}") from error
+    except UnicodeDecodeError as error:
+        line = data[: error.start].decode(encoding, errors="ignore").count("\n") + 1
+        raise DataError(
+            f"{path}: line {line}: byte 0x{data[error.start]:02x} at offset {error.start} is not {encoding} "
+            f"({error.reason}); set `encoding`{_fitting_encoding(data, encoding)}"
+        ) from error
+    return text.removeprefix("\ufeff")
+
+
+def numbered_lines(path: Path, encoding: str) -> list[tuple[int, str]]:
+    """Lines that are not blank, each with its 1-based number.
+
+    Only a line feed ends a line: other separators of Unicode are part of the text.
+    """
+    lines = enumerate(read_text(path, encoding).split("\n"), start=1)
+    return [(number, line.removesuffix("\r")) for number, line in lines if line and not line.isspace()]
+
+
+def read_label_list(path: str | Path, encoding: str = "utf-8") -> list[str]:
+    """Labels of a file with one label a line, in its order.
+
+    Raises:
+        DataError: when the file is missing or empty, or a label repeats; naming the lines.
+    """
+    first_line: dict[str, int] = {}
+    for number, line in numbered_lines(Path(path), encoding):
+        label = line.strip()
+        if label in first_line:
+            raise DataError(f"{path}: line {number}: label {label!r} repeats line {first_line[label]}; list each label once")
+        first_line[label] = number
+    return list(first_line)
+
+
+def make_rows(request: Request, rows: Sequence[int] | np.ndarray, table: Table) -> pd.DataFrame:
+    """Rows under their contract's column names; the other columns of `table` are carried through.
+
+    Raises:
+        DataError: when a column that the settings name is not in `table`, or there are no rows.
+    """
+    if not len(rows):
+        raise DataError(f"{request.path}: holds no rows; expected at least one")
+    taken = wanted_columns(request, list(table))
+    columns: dict[str, object] = {"row": pd.Series(np.asarray(rows, dtype=np.int64))}
+    for name, key in taken.items():
+        columns[name] = pd.Series(table[key], dtype=object if request.kind == "tokens" else "str")
+    for key, values in table.items():
+        if key not in taken.values():
+            columns[key if key not in {*columns, *taken} else f"source_{key}"] = values
+    return pd.DataFrame(columns)
+
+
+def wanted_columns(request: Request, names: list[str]) -> dict[str, str]:
+    """Which of the columns `names` holds each column of the contract.
+
+    Raises:
+        DataError: naming the setting, the columns found and a close one.
+    """
+    spec, tokens = request.spec, request.kind == "tokens"
+    wanted = {"tokens": spec.tokens_column} if tokens else {"text": spec.text_column}
+    if request.kind == "text_pair" and spec.text_pair_column is not None:
+        wanted["text_pair"] = spec.text_pair_column
+    settings = {"tokens": "tokens_column", "text": "text_column", "text_pair": "text_pair_column"}
+    taken = {name: _column(request, column, names, settings[name]) for name, column in wanted.items()}
+    label = "labels" if tokens and spec.label_column == "label" and "label" not in names else spec.label_column
+    if request.labelled or _position(label, names) is not None:
+        taken["labels" if tokens else "label"] = _column(request, label, names, "label_column")
+    shared = [name for name in taken if list(taken.values()).count(taken[name]) > 1]
+    if shared:
+        raise DataError(f"{request.path}: {' and '.join(shared)} are both column {taken[shared[0]]!r}; name two columns")
+    return taken
+
+
+def _column(request: Request, column: Column, names: list[str], setting: str) -> str:
+    position = _position(column, names)
+    if position is not None:
+        return names[position]
+    found = f"found {len(names)} column(s): {bounded(map(repr, names))}"
+    if not request.spec.header and isinstance(column, str) and request.spec.format in ("csv", "tsv"):
+        raise DataError(
+            f"{request.path}: {setting} is {column!r}, but without a header columns have no names; {found}; "
+            f"set {setting} to a position from 0 to {len(names) - 1}"
+        )
+    close = difflib.get_close_matches(str(column), names, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    header = " (or header: false, when the first line is a row)" if request.spec.format in ("csv", "tsv") else ""
+    raise DataError(f"{request.path}: no column {column!r}; {found}{hint}; set {setting}{header}")
+
+
+def _position(column: Column, names: list[str]) -> int | None:
+    if isinstance(column, int):
+        return column if 0 <= column < len(names) else None
+    return names.index(column) if column in names else None
+
+
+def _close_name(path: Path) -> str:
+    where = "" if path.is_absolute() else f" in {Path.cwd()}"
+    try:
+        close = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
+    except OSError:
+        return f"{where} (nor its folder {path.parent})"
+    return f"{where}; did you mean {close[0]!r}?" if close else where
+
+
+def _fitting_encoding(data: bytes, tried: str) -> str:
+    for encoding in GUESSED_ENCODINGS:
+        try:
+            data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if encoding != tried:
+            return f", for example {encoding}, which reads this file"
+    return ""
