@@ -17,6 +17,7 @@ from hubflow.stages.reading import DIGITS_SOURCE, IMAGE_FORMATS, read_label_list
 from hubflow.stages.reading_source import require_file
 from hubflow.stages.splits import sample_rows, split_rows
 from hubflow.stages.store import Artifact, Store, content_key, file_sha256
+from hubflow.stages.tasks import stage_task
 
 KIND = "datasets"
 FORMAT_VERSION = 1  # of the artefact: raise it when the same sources would be written differently
@@ -77,7 +78,7 @@ def load_dataset(spec: DatasetSpec, task: TaskType, store: str, reuse: bool = Tr
             rows.to_parquet(draft.folder / f"{split}.parquet", engine="pyarrow", index=False)
         label_map.save(draft.folder / LABEL_MAP_FILE)
         draft.facts.update(_facts(plan, frames, label_map, digests))
-    return _reference(place.reference_facts(KIND, key))
+    return _reference(place.made(KIND, key))
 
 
 def _plan(spec: DatasetSpec, task: TaskType) -> Plan:
@@ -198,3 +199,11 @@ def gathered(splits: Iterable[Split], make: Callable[[Split], Result]) -> dict[S
     if faults:
         raise DataError("\n".join(map(str, faults))) from ExceptionGroup("faults of several splits", faults)
     return made
+
+
+def _describe(dataset: DatasetRef) -> str:
+    rows = ", ".join(f"{count} {split}" for split, count in dataset.rows.items())
+    return f"{rows} rows, {dataset.num_classes} labels"
+
+
+load_dataset_task = stage_task(load_dataset, _describe)

@@ -14,7 +14,7 @@ from hubflow.schemas.errors import HubflowError
 from hubflow.schemas.settings import FineTuneSettings, PredictSettings, parse_settings, read_settings, with_overrides
 
 app = typer.Typer(
-    help="Fine-tune pretrained Paddle modules as Prefect flows.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+    help="Fine-tune pretrained Paddle modules as Prefect flows.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
 )
 out = Console(highlight=False)
 FAULT = 2
@@ -63,13 +63,13 @@ def check(config: Config, overrides: Override = None, as_json: Json = False) -> 
 @app.command()
 def modules(as_json: Json = False) -> None:
     """List the short names of pretrained modules."""
-    from hubflow.stages.hub.registry import REGISTRY  # noqa: PLC0415
+    from hubflow.stages.hub.registry import known_modules  # noqa: PLC0415
 
     if as_json:
-        _print_json({"modules": [{"name": one.name, "kind": one.kind, "source": one.source} for one in REGISTRY.values()]})
+        _print_json({"modules": [{"name": one.name, "kind": one.kind, "source": one.source} for one in known_modules()]})
         return
     table = Table("name", "kind", "source", "what it is", box=None)
-    for one in REGISTRY.values():
+    for one in known_modules():
         table.add_row(one.name, one.kind, one.source, one.description)
     out.print(table)
 

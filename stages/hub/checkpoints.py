@@ -49,6 +49,7 @@ class Checkpoints:
 def save_weights(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write arrays as safetensors; 0-d and non-contiguous ones included."""
     save_file({name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}, path)
+    path.chmod(0o644)
 
 
 def _write(target: Path, arrays: Arrays, state: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hubflow.schemas.errors import bounded
+from hubflow.schemas.errors import HubflowError
 from hubflow.stages.hub.download import resolve_module
 from hubflow.stages.hub.errors import ModuleError
 from hubflow.stages.hub.networks import image, image_names, text
@@ -25,6 +25,7 @@ class ImageConfig:
     image_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    norm_epsilon: float | None = None
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,11 @@ def read_config(folder: Path, pretrained: bool = True) -> text.TextConfig | Imag
         raise ModuleError(f"{path}: no readable config.json ({error}); a module folder needs one beside its weights") from error
     try:
         if "architecture" in config:
-            return _image_config(config)
+            return _image_config(config, folder, pretrained)
         has_pooler = not pretrained or any("pooler." in name for name in weight_names(folder))
         return text.TextConfig.from_hugging_face(config, has_pooler)
-    except ModuleError as error:
-        raise type(error)(f"{path}: {error}") from error
+    except HubflowError as error:
+        raise ModuleError(f"{path}: {error}") from error
 
 
 def build_graph(config: text.TextConfig | ImageConfig, trainable: bool = True, max_seq_len: int | None = None) -> ModuleGraph:
@@ -170,19 +171,20 @@ def _text_graph(config: text.TextConfig, trainable: bool, main: Any, startup: An
 
 def _image_graph(config: ImageConfig, trainable: bool, main: Any, startup: Any) -> ModuleGraph:
     pixels = paddle.static.data("image", [-1, 3, -1, -1], "float32")
-    network = image.build(config.architecture, pixels, trainable)
+    network = image.build(config.architecture, pixels, config.norm_epsilon, trainable)
     outputs = {"feature_map": network.feature_map}
-    return ModuleGraph({"image": pixels}, outputs, main, startup, network.parameters, image.architecture_tensors(config.architecture))
+    shapes = image.architecture_tensors(config.architecture)
+    return ModuleGraph({"image": pixels}, outputs, main, startup, dict(network.parameters), shapes)
 
 
-def _image_config(config: Mapping[str, Any]) -> ImageConfig:
+def _image_config(config: Mapping[str, Any], folder: Path, pretrained: bool) -> ImageConfig:
     given = str(config["architecture"])
-    architecture = image_names.TIMM_NAMES.get(given, given)
-    if architecture not in image.ARCHITECTURES:
-        raise ModuleError(f"architecture {given!r} is not known; known: {bounded(sorted(image.ARCHITECTURES), 40)}")
-    known = image.ARCHITECTURES[architecture]
-    cfg = {**config, **config.get("pretrained_cfg", {})}
-    size = cfg.get("input_size", (3, known.image_size, known.image_size))
+    known = image.find(image_names.timm_architecture(given) or given)
+    epsilon = None
+    if pretrained:
+        epsilon = image_names.norm_epsilon(known.name, image_names.layout_of(known.name, weight_names(folder)))
+    told = {**config, **config.get("pretrained_cfg", {})}
+    size = told.get("input_size", (3, known.image_size, known.image_size))
     return ImageConfig(
-        architecture, int(size[-1]), tuple(cfg.get("mean", known.mean)), tuple(cfg.get("std", known.std))
+        known.name, int(size[-1]), tuple(told.get("mean", known.mean)), tuple(told.get("std", known.std)), epsilon
     )

@@ -20,7 +20,7 @@ def add_optimizer(task: Task, settings: TrainSettings) -> "LearningRate":
         parameters = [parameter for parameter in main.global_block().all_parameters() if parameter.trainable]
         optimizer = _make(settings, parameters)
         optimizer.minimize(task.variable("loss"), startup, parameters)
-    return LearningRate(optimizer._global_learning_rate().name)
+        return LearningRate(optimizer._global_learning_rate(main).name)
 
 
 class LearningRate:

@@ -110,10 +110,10 @@ class Predictor:
             if isinstance(value, str) or not all(isinstance(word, str) for word in value):
                 raise PredictError(f"input {row}: expected a list of words, found {type(value).__name__}")
         words = [list(value) for value in inputs]
-        ids, first_pieces = encode_words(self._tokenizer, words, self.signature["text"]["max_seq_len"])
-        segments = [np.zeros_like(row) for row in ids]
-        scores = self._run_text(ids, segments, batch_size)
-        return [self._sequence(pieces, probs) for pieces, probs in zip(first_pieces, scores, strict=True)]
+        encoded = encode_words(self._tokenizer, words, None, self.signature["text"]["max_seq_len"])
+        segments = [np.zeros_like(row) for row in encoded.input_ids]
+        scores = self._run_text(encoded.input_ids, segments, batch_size)
+        return [self._sequence(pieces, probs) for pieces, probs in zip(encoded.first_piece, scores, strict=True)]
 
     def _predict_images(self, inputs: Sequence[Any], batch_size: int) -> list[Prediction]:
         spec = self.signature["image"]

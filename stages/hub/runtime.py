@@ -32,9 +32,9 @@ def _import_paddle() -> Any:
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import paddle  # noqa: PLC0415
+    warnings.filterwarnings("ignore", module=r"paddle\.")
+    import paddle  # noqa: PLC0415
+
     root.setLevel(level)
     for handler in [handler for handler in root.handlers if handler not in handlers]:
         root.removeHandler(handler)

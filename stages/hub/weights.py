@@ -138,3 +138,20 @@ def _read_bfloat16(path: Path, names: list[str]) -> Arrays:
 
 def _float32(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
+
+
+def weight_names(folder: Path) -> list[str]:
+    """Names of the tensors that `read_weights` would give; of safetensors only the headers are read.
+
+    Raises:
+        WeightsError: as `read_weights`.
+    """
+    if (folder / SAFETENSORS).is_file():
+        try:
+            with safe_open(folder / SAFETENSORS, "np") as stream:
+                return list(stream.keys())
+        except (OSError, SafetensorError) as error:
+            raise WeightsError(f"{folder / SAFETENSORS}: not a readable safetensors file ({error}); get it again") from error
+    if (folder / SAFETENSORS_INDEX).is_file():
+        return [name for names in weight_shards(folder / SAFETENSORS_INDEX).values() for name in names]
+    return list(read_pickled_arrays(_pickled_file(folder)))
