@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from hubflow.schemas.errors import ContractError, HubflowError
 from hubflow.schemas.labels import LabelMap
@@ -216,6 +218,15 @@ def test_further_columns_of_json_lines_reach_the_artefact(tmp_path: Path, write:
     lines = '{"text": "a", "label": 0, "id": 1}\n{"text": "b", "label": 1, "id": {"x": [2]}}\n{"text": "c", "label": 1}\n'
     reference = load(tmp_path, format="jsonl", train=write("a.jsonl", lines), dev_share=0)
     assert splits(tmp_path, reference)["train"]["id"].tolist()[:2] == ["1", '{"x": [2]}']
+
+
+def test_further_columns_of_parquet_reach_the_artefact(tmp_path: Path) -> None:
+    maps = pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64()))
+    columns = {"text": ["a", "b"], "label": [1, 0], "n": [1.5, None], "b": [b"x", b"y"], "s": [{"x": [1]}, None], "m": maps}
+    parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
+    reference = load(tmp_path, format="parquet", train=str(tmp_path / "a.parquet"), dev_share=0)
+    first = splits(tmp_path, reference)["train"].iloc[0]
+    assert (first["n"], first["b"], first["s"], first["m"]) == (1.5, b"x", '{"x": [1]}', '[["k", 1]]')
 
 
 def test_conll2003_gives_nine_tags(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:

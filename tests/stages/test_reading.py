@@ -96,6 +96,9 @@ def test_an_undecodable_byte_is_named_with_its_line_and_a_fitting_encoding(tmp_p
     message = fault(path, "tsv")
     assert "line 3: byte 0xb7 at offset 18" in message
     assert "gb18030, which reads this file" in message
+    assert "is not punycode" in fault(path, "tsv", encoding="punycode")
+    escaped = write(tmp_path / "b.tsv", "text\tlabel\n\\ud800\t1")
+    assert "surrogates not allowed" in fault(escaped, "tsv", encoding="unicode_escape")
     assert "unknown encoding 'utf-9'" in fault(path, "tsv", encoding="utf-9")
 
 
@@ -131,7 +134,8 @@ def test_missing_empty_and_headed_only_files(tmp_path: Path) -> None:
     write(tmp_path / "train.tsv", "text\tlabel\n")
     assert "did you mean 'train.tsv'?" in fault(tmp_path / "trian.tsv", "tsv")
     assert "holds no rows" in fault(tmp_path / "train.tsv", "tsv")
-    assert "is empty" in fault(write(tmp_path / "empty.tsv", "\n \n"), "tsv")
+    for nothing in ("", "\n \n", "\ufeff\r\n", "\u3000\n"):
+        assert "is empty" in fault(write(tmp_path / "empty.tsv", nothing), "tsv")
     assert "is a folder" in fault(tmp_path, "csv")
 
 
