@@ -62,6 +62,8 @@ def _hashable(items: Iterable[object]) -> set[object]:
 
 
 def _all_string_lists(values: "pd.Series[Any]") -> bool:
+    if not set(map(type, values)).issubset(SEQUENCES):
+        return False  # Arrow takes a str for a list of its characters
     try:
         lists = arrow.array(values, type=arrow.large_list(arrow.large_string()))
     except (arrow.ArrowInvalid, arrow.ArrowTypeError, arrow.ArrowNotImplementedError):

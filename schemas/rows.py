@@ -105,7 +105,7 @@ class RowsError(ContractError):
 
     def __init__(self, message: str, failures: pd.DataFrame | None = None) -> None:
         super().__init__(message)
-        self.failures = failures
+        self.failures = pd.DataFrame(columns=FAILURE_COLUMNS) if failures is None else failures
 
 
 def label_column(model: RowModel) -> str:

@@ -53,7 +53,10 @@ def read_parquet(request: Request) -> pd.DataFrame:
         table = table.set_column(table.column_names.index(key), key, column)
     frame = table.to_pandas(ignore_metadata=True)
     lists = {key for name, key in taken.items() if name in ("tokens", "labels")}
-    columns = {key: _lists(frame[key]) if key in lists else frame[key] for key in frame}
+    nested = {field.name for field in table.schema if arrow.types.is_nested(field.type)} - lists
+    columns: dict[str, Any] = {key: frame[key] for key in frame}
+    columns |= {key: _lists(frame[key]) for key in lists}
+    columns |= {key: [_carried(value) for value in table.column(key).to_pylist()] for key in nested}  # as JSON lines have it
     return make_rows(request, range(1, len(frame) + 1), columns)
 
 
@@ -130,7 +133,7 @@ def _items(value: object, convert: Any) -> list[str | None] | None:
 
 
 def _carried(value: object) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _brief(value: object) -> str:

@@ -60,22 +60,19 @@ def require_folder(path: Path) -> Path:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Content of a file that holds something.
+    """Content of a file.
 
     Raises:
-        DataError: when it is missing, unreadable or empty.
+        DataError: when it is missing or unreadable.
     """
     try:
-        data = require_file(path).read_bytes()
+        return require_file(path).read_bytes()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
-    if not data.strip():
-        raise DataError(f"{path}: the file is empty; expected rows")
-    return data
+        raise DataError(f"{path}: cannot be read ({error}); make it readable or correct the path") from error
 
 
 def read_text(path: Path, encoding: str) -> str:
-    """Decoded content of a text file, without byte-order mark; line ends stay as written.
+    """Decoded content of a text file that holds something, without byte-order mark; line ends stay as written.
 
     Raises:
         DataError: when it is missing or empty, or a byte does not fit `encoding`; naming line and byte.
@@ -83,14 +80,19 @@ def read_text(path: Path, encoding: str) -> str:
     data = read_bytes(path)
     try:
         text = data.decode(encoding)
+        text.encode("utf-8")  # some encodings let half a surrogate pair through, which no file of ours can hold
     except LookupError as error:
         raise DataError(f"{path}: unknown encoding {encoding!r}; use for example {', '.join(GUESSED_ENCODINGS)}") from error
     except UnicodeDecodeError as error:
-        line = data[: error.start].decode(encoding, errors="ignore").count("\n") + 1
+        line = _line_at(data, error.start, encoding)
         raise DataError(
             f"{path}: line {line}: byte 0x{data[error.start]:02x} at offset {error.start} is not {encoding} "
             f"({error.reason}); set `encoding`{_fitting_encoding(data, encoding)}"
         ) from error
+    except UnicodeError as error:
+        raise DataError(f"{path}: is not {encoding} ({error}); set `encoding`{_fitting_encoding(data, encoding)}") from error
+    if not text.strip("\ufeff").strip():
+        raise DataError(f"{path}: the file is empty; expected rows")
     return text.removeprefix("\ufeff")
 
 
@@ -186,6 +188,13 @@ def _close_name(path: Path) -> str:
     except OSError:
         return f"{where} (nor its folder {path.parent})"
     return f"{where}; did you mean {close[0]!r}?" if close else where
+
+
+def _line_at(data: bytes, offset: int, encoding: str) -> int:
+    try:
+        return data[:offset].decode(encoding).count("\n") + 1
+    except UnicodeError:
+        return data.count(b"\n", 0, offset) + 1
 
 
 def _fitting_encoding(data: bytes, tried: str) -> str:
