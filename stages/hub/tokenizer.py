@@ -1,0 +1,244 @@
+"""Loads a module's tokenizer from its own files and encodes texts and words with it. Must not import Paddle or Prefect.
+
+TOKENIZERS_PARALLELISM is left as it is: when unset, the library encodes in parallel and stops doing so after a fork.
+"""
+
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from hubflow.schemas.errors import bounded
+from hubflow.stages.hub.errors import TokenizerError
+
+IGNORED_LABEL = -100
+LOOKED_FOR = "tokenizer.json, vocab.txt, or vocab.json with merges.txt"
+PAD_TOKENS = ("[PAD]", "<pad>", "<|pad|>")
+_BERT_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+_ROBERTA_TOKENS = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
+_ROWS_AT_ONCE = 1024  # an encoding takes far more memory than its ids
+_TRUNCATION = threading.Lock()  # truncation is a state of the tokenizer, which threads may share
+
+
+class EncodedWords(NamedTuple):
+    """Rows of words as pieces; `first_piece` holds for each word the position of its first piece, -1 where it has none."""
+
+    input_ids: list[np.ndarray]
+    labels: list[np.ndarray] | None
+    first_piece: list[np.ndarray]
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a module folder, without padding or truncation, whatever its files say of them.
+
+    Raises:
+        TokenizerError: when there are no files of a known kind, or they cannot be read.
+    """
+    try:
+        tokenizer = _load(folder)
+    except TokenizerError:
+        raise
+    except Exception as error:  # the library raises bare Exceptions
+        raise TokenizerError(f"{folder}: its tokenizer files cannot be read ({error}); get them again") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def pad_token_id(tokenizer: Tokenizer) -> int:
+    """Id of the padding token.
+
+    Raises:
+        TokenizerError: when the vocabulary has none.
+    """
+    for token in PAD_TOKENS:
+        token_id = tokenizer.token_to_id(token)
+        if token_id is not None:
+            return token_id
+    raise TokenizerError(f"the tokenizer has no padding token; expected one of {', '.join(PAD_TOKENS)} in its vocabulary")
+
+
+def encode_texts(
+    tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, max_seq_len: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Encode texts, or pairs of texts, with their special tokens.
+
+    Args:
+        tokenizer: of `load_tokenizer`.
+        texts: first texts.
+        pairs: second texts, as many; None for single texts.
+        max_seq_len: longest row in tokens, special tokens included; of a pair the longer text is cut first.
+
+    Returns:
+        input ids and segment ids, int32, one array `[tokens]` a row.
+
+    Raises:
+        TokenizerError: when there are not as many pairs as texts, or `max_seq_len` leaves no room for a token.
+    """
+    if pairs is not None and len(pairs) != len(texts):
+        raise TokenizerError(f"{len(texts)} texts but {len(pairs)} second texts; give one for each")
+    rows: Sequence[Any] = texts if pairs is None else list(zip(texts, pairs, strict=True))
+    input_ids, segment_ids = [], []
+    for encoding in _encode(tokenizer, rows, max_seq_len, is_pair=pairs is not None):
+        input_ids.append(np.array(encoding.ids, np.int32))
+        segment_ids.append(np.array(encoding.type_ids, np.int32))
+    return input_ids, segment_ids
+
+
+def encode_words(
+    tokenizer: Tokenizer,
+    token_lists: Sequence[Sequence[str]],
+    label_id_lists: Sequence[Sequence[int]] | None,
+    max_seq_len: int,
+    ignore: int = IGNORED_LABEL,
+) -> EncodedWords:
+    """Encode rows of words, each word's label on its first piece and `ignore` on all other pieces and special tokens.
+
+    A word may have no piece: when the row is cut before it, or when nothing is left of it (a control character). Its
+    `first_piece` is -1, so that whoever reads predictions back can still answer for every word.
+
+    Returns:
+        input ids `[tokens]` int32, labels `[tokens]` int64 (None without label ids), first pieces `[words]` int32.
+
+    Raises:
+        TokenizerError: naming the first row whose labels are not as many as its words, or as `encode_texts` does.
+    """
+    for row, (words, label_ids) in enumerate(zip(token_lists, label_id_lists or (), strict=False)):
+        if len(words) != len(label_ids):
+            raise TokenizerError(f"row {row}: {len(words)} words but {len(label_ids)} labels; give one for each")
+    rows = _with_spaces(tokenizer, token_lists)
+    encoded = EncodedWords([], None if label_id_lists is None else [], [])
+    for row, encoding in enumerate(_encode(tokenizer, rows, max_seq_len, words=True)):
+        first_piece = _first_pieces(encoding, len(rows[row]))
+        encoded.input_ids.append(np.array(encoding.ids, np.int32))
+        encoded.first_piece.append(first_piece)
+        if encoded.labels is not None and label_id_lists is not None:
+            labels = np.full(len(encoding.ids), ignore, np.int64)
+            has_piece = first_piece >= 0
+            labels[first_piece[has_piece]] = np.asarray(label_id_lists[row], np.int64)[has_piece]
+            encoded.labels.append(labels)
+    return encoded
+
+
+def _encode(
+    tokenizer: Tokenizer, rows: Sequence[Any], max_seq_len: int, is_pair: bool = False, words: bool = False
+) -> Iterator[Encoding]:
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        with _truncated(tokenizer, max_seq_len, is_pair):
+            encodings = tokenizer.encode_batch(list(rows[start : start + _ROWS_AT_ONCE]), is_pretokenized=words)
+        yield from encodings
+
+
+@contextmanager
+def _truncated(tokenizer: Tokenizer, max_seq_len: int, is_pair: bool) -> Iterator[None]:
+    special = tokenizer.num_special_tokens_to_add(is_pair)
+    if max_seq_len <= special:
+        raise TokenizerError(f"max_seq_len {max_seq_len} leaves no room beside {special} special tokens; give more")
+    with _TRUNCATION:
+        tokenizer.enable_truncation(max_seq_len, strategy="longest_first")
+        try:
+            yield
+        finally:
+            tokenizer.no_truncation()
+
+
+def _first_pieces(encoding: Encoding, num_words: int) -> np.ndarray:
+    first_piece = np.full(num_words, -1, np.int32)
+    for position, word in enumerate(encoding.word_ids):
+        if word is not None and first_piece[word] < 0:
+            first_piece[word] = position
+    return first_piece
+
+
+def _with_spaces(tokenizer: Tokenizer, token_lists: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Byte-level vocabularies know a word by the space before it, which words that come apart have lost."""
+    byte_level = isinstance(tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel)
+    return [[f" {word}" if byte_level else word for word in words] for words in token_lists]
+
+
+def _load(folder: Path) -> Tokenizer:
+    if (folder / "tokenizer.json").is_file():
+        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if (folder / "vocab.txt").is_file():
+        return _wordpiece(folder / "vocab.txt", _tokenizer_config(folder))
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        return _byte_level_bpe(folder, _tokenizer_config(folder))
+    sentencepiece = sorted(path.name for path in folder.glob("*.model"))
+    if sentencepiece:
+        raise TokenizerError(
+            f"{folder}: has only the SentencePiece model {bounded(sentencepiece)}, which is not read; "
+            "add the tokenizer.json that the module's fast tokenizer saves"
+        )
+    raise TokenizerError(f"{folder}: no tokenizer; looked for {LOOKED_FOR}")
+
+
+def _tokenizer_config(folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            config |= json.loads((folder / name).read_text(encoding="utf-8"))
+    return config
+
+
+def _special_tokens(config: Mapping[str, Any], defaults: Mapping[str, str]) -> dict[str, str]:
+    """Special tokens by role; a configuration gives them as text, or as an object with `content`."""
+    tokens = {}
+    for role, default in defaults.items():
+        token = config.get(f"{role}_token") or default
+        tokens[role] = token["content"] if isinstance(token, dict) else token
+    return tokens
+
+
+def _wordpiece(path: Path, config: Mapping[str, Any]) -> Tokenizer:
+    """BERT's tokenizer. Lines are read here: the library strips white space that some vocabularies have as a token."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    vocab = {token: index for index, token in enumerate(lines[:-1] if lines[-1] == "" else lines)}
+    special = _special_tokens(config, _BERT_TOKENS)
+    lacking = [special[role] for role in ("unk", "cls", "sep") if special[role] not in vocab]
+    if lacking:
+        raise TokenizerError(
+            f"{path}: lacks the special tokens {bounded(lacking)}; expected BERT's vocabulary, one token a line"
+        )
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token=special["unk"], max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+        strip_accents=config.get("strip_accents"),
+        lowercase=config.get("do_lower_case", True),
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_special_tokens([token for token in special.values() if token in vocab])
+    cls, sep = special["cls"], special["sep"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{cls}:0 $A:0 {sep}:0",
+        pair=f"{cls}:0 $A:0 {sep}:0 $B:1 {sep}:1",
+        special_tokens=[(cls, vocab[cls]), (sep, vocab[sep])],
+    )
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    return tokenizer
+
+
+def _byte_level_bpe(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
+    """RoBERTa's tokenizer."""
+    tokenizer = Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
+    special = _special_tokens(config, _ROBERTA_TOKENS)
+    ids = {role: tokenizer.token_to_id(token) for role, token in special.items()}
+    if ids["cls"] is None or ids["sep"] is None:
+        raise TokenizerError(
+            f"{folder / 'vocab.json'}: lacks {special['cls']} or {special['sep']}; expected RoBERTa's vocabulary"
+        )
+    add_prefix_space = bool(config.get("add_prefix_space", False))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    tokenizer.add_special_tokens(
+        [AddedToken(token, lstrip=role == "mask", normalized=False) for role, token in special.items() if ids[role] is not None]
+    )
+    tokenizer.post_processor = processors.RobertaProcessing(
+        (special["sep"], ids["sep"]), (special["cls"], ids["cls"]), trim_offsets=True, add_prefix_space=add_prefix_space
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
