@@ -334,7 +334,7 @@ def test_a_short_name_wins_over_a_folder_of_that_name(hub: HubServer, upstream: 
     shutil.copytree(upstream, upstream.parent / "ernie")
     monkeypatch.chdir(upstream.parent)
     assert resolve_module("./ernie") == upstream.parent / "ernie"
-    with pytest.raises(DownloadError, match="no repository 'nghuyong/ernie-1.0-base-zh'"):
+    with pytest.raises(DownloadError, match=r"no repository 'nghuyong/ernie-1\.0-base-zh'"):
         resolve_module("ernie")
 
 
