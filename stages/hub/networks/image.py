@@ -1,0 +1,167 @@
+"""Image backbones on paddle.vision in a static program, under names that depend on the architecture alone; no Prefect here."""
+
+import difflib
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import paddle
+from paddle import nn
+from paddle.vision import models
+
+from hubflow.schemas.errors import HubflowError
+
+Triple = tuple[float, float, float]
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+HALF: Triple = (0.5, 0.5, 0.5)
+SPATIAL_AXES = [2, 3]
+
+
+class ImageArchitectureError(HubflowError):
+    """No image architecture goes by that name."""
+
+
+@dataclass(frozen=True)
+class ImageArchitecture:
+    """A backbone: how its layers are made, and how the images that it was trained on were prepared.
+
+    `norm_epsilon` is that of its batch norms as built; `mean` and `std` are by channel (RGB), of values in 0..1.
+    """
+
+    name: str
+    build: Callable[[], nn.Layer]
+    features: int
+    image_size: int = 224
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
+    norm_epsilon: float | None = 1e-5
+
+
+@dataclass(frozen=True)
+class ImageNetwork:
+    """A backbone in a program: `feature_map` `[batch, features]`, and variable names by canonical tensor name.
+
+    `parameters` holds trained weights and the batch norms' running statistics alike.
+    """
+
+    feature_map: Any
+    parameters: Mapping[str, str]
+
+
+def find(architecture: str) -> ImageArchitecture:
+    """The architecture of that name.
+
+    Raises:
+        ImageArchitectureError: when there is none, listing those there are.
+    """
+    try:
+        return ARCHITECTURES[architecture]
+    except KeyError:
+        close = difflib.get_close_matches(architecture, ARCHITECTURES, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        known = ", ".join(sorted(ARCHITECTURES))
+        raise ImageArchitectureError(f"unknown image architecture {architecture!r}; {hint}known: {known}") from None
+
+
+def build(architecture: str, image: Any, norm_epsilon: float | None = None, trainable: bool = True) -> ImageNetwork:
+    """Add the backbone to the current static program.
+
+    Args:
+        architecture: a name of `ARCHITECTURES`.
+        image: Value `[batch, 3, height, width]`, float32, normalised.
+        norm_epsilon: of every batch norm; the architecture's own when None. Checkpoints differ, see `image_names.norm_epsilon`.
+        trainable: False takes every parameter out of training and keeps the running statistics as they are.
+
+    Raises:
+        ImageArchitectureError: when the name is unknown.
+    """
+    # Paddle numbers layers by a counter of the process: a counter of its own makes names a function of the architecture.
+    with paddle.utils.unique_name.guard(f"{architecture}_"):
+        layer = _layer(find(architecture))
+        for norm in _norms(layer) if norm_epsilon is not None else ():
+            norm._epsilon = norm_epsilon
+        if not trainable:
+            _freeze(layer)
+        # Not an AdaptiveAvgPool2D and a flatten: the gradient of squeezing throws under oneDNN.
+        feature_map = paddle.mean(layer(image), axis=SPATIAL_AXES)
+    return ImageNetwork(feature_map, {name: value.name for name, value in layer.state_dict().items()})
+
+
+@functools.cache
+def _tensors(architecture: str) -> dict[str, tuple[int, ...]]:
+    with paddle.static.program_guard(paddle.static.Program(), paddle.static.Program()), paddle.utils.unique_name.guard():
+        layer = _layer(find(architecture))
+        return {name: tuple(value.shape) for name, value in layer.state_dict().items()}
+
+
+def architecture_tensors(architecture: str) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor of the backbone by canonical name, in the order of the layers; switches Paddle to static mode.
+
+    Raises:
+        ImageArchitectureError: when the name is unknown.
+    """
+    paddle.enable_static()
+    return dict(_tensors(architecture))
+
+
+class _IndexedMaxPool(nn.Layer):
+    """Max pooling by the operator that also gives indices: the gradient of the plain one throws under oneDNN (Paddle 3.3.1)."""
+
+    def __init__(self, pool: Any) -> None:
+        super().__init__()
+        self._arguments = (pool.ksize, pool.stride, pool.padding)
+
+    def forward(self, image: Any) -> Any:
+        return nn.functional.max_pool2d(image, *self._arguments, return_mask=True)[0]
+
+
+def _layer(architecture: ImageArchitecture) -> Any:
+    layer = architecture.build()
+    for parent in layer.sublayers(include_self=True):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.MaxPool2D):
+                setattr(parent, name, _IndexedMaxPool(child))
+    return layer
+
+
+def _norms(layer: Any) -> list[Any]:
+    return [part for part in layer.sublayers() if isinstance(part, nn.BatchNorm | nn.BatchNorm2D)]
+
+
+def _freeze(layer: Any) -> None:
+    layer.eval()
+    for parameter in layer.parameters():
+        parameter.stop_gradient = True
+
+
+def _digits_cnn() -> nn.Layer:
+    """Three blocks of convolution, batch norm and ReLU, each halving the side: 56,800 weights."""
+
+    def block(inputs: int, outputs: int) -> Any:
+        convolution = nn.Conv2D(inputs, outputs, 3, stride=2, padding=1, bias_attr=False)
+        return nn.Sequential(("conv", convolution), ("norm", nn.BatchNorm2D(outputs)), ("relu", nn.ReLU()))
+
+    return nn.Sequential(("block1", block(3, 32)), ("block2", block(32, 64)), ("block3", block(64, 64)))
+
+
+def _backbone(name: str) -> Callable[[], nn.Layer]:
+    constructor = getattr(models, name)
+    # DenseNet returns nothing without its pool, which the mean over a single position leaves as it is.
+    return functools.partial(constructor, num_classes=0, with_pool=name.startswith("densenet"))
+
+
+def _table(features: Mapping[str, int], **common: Any) -> dict[str, ImageArchitecture]:
+    return {name: ImageArchitecture(name, _backbone(name), size, **common) for name, size in features.items()}
+
+
+ARCHITECTURES: dict[str, ImageArchitecture] = {
+    **_table({"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048, "resnet152": 2048}),
+    **_table({"resnext50_32x4d": 2048, "resnext101_32x4d": 2048, "resnext101_64x4d": 2048}),
+    **_table({"wide_resnet50_2": 2048, "wide_resnet101_2": 2048}),
+    **_table({"mobilenet_v1": 1024, "mobilenet_v2": 1280}),
+    **_table({"mobilenet_v3_small": 576, "mobilenet_v3_large": 960}, norm_epsilon=1e-3),
+    **_table({"densenet121": 1024, "shufflenet_v2_x1_0": 1024}),
+    "digits_cnn": ImageArchitecture("digits_cnn", _digits_cnn, 64, image_size=32, mean=HALF, std=HALF),
+}
