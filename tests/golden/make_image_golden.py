@@ -1,4 +1,4 @@
-"""Write the golden files of the image backbones: what torchvision and timm compute from seeded weights. Runs apart, see README.md."""
+"""Write the golden files of the image backbones: what torchvision and timm compute from seeded weights; see README.md."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -54,7 +54,9 @@ def cases() -> Iterator[Case]:
     ):
         trunk = resnet_trunk if ours.startswith("resnet") else lambda model, image: model.features(image)
         yield Case(ours, "torchvision", getattr(torchvision, ours), trunk, gain)
-        yield Case(ours, "timm", lambda name=theirs: timm.create_model(name), lambda model, image: model.forward_features(image), gain)
+        yield Case(
+            ours, "timm", lambda name=theirs: timm.create_model(name), lambda model, image: model.forward_features(image), gain
+        )
 
 
 def resnet_trunk(model: Any, image: torch.Tensor) -> torch.Tensor:

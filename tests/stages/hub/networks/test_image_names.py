@@ -34,7 +34,8 @@ def test_what_is_missing_stays_missing_and_strangers_keep_their_names() -> None:
     tensors = checkpoint("mobilenet_v3_small_timm")
     del tensors["blocks.1.0.bn2.running_mean"]
     tensors["blocks.1.0.attention.weight"] = np.zeros(3, np.float32)
-    found, expected = image_names.canonical_tensors("mobilenet_v3_small", tensors), image.architecture_tensors("mobilenet_v3_small")
+    found = image_names.canonical_tensors("mobilenet_v3_small", tensors)
+    expected = image.architecture_tensors("mobilenet_v3_small")
     assert set(expected) - set(found) == {"blocks.1.bottleneck_conv.1._mean"}
     assert set(found) - set(expected) == {"blocks.1.0.attention.weight"}
 
@@ -45,7 +46,11 @@ def test_a_checkpoint_of_something_else_comes_back_as_it_was() -> None:
 
 
 def test_values_are_the_checkpoints_own() -> None:
-    tensors = {"bn1.running_mean": np.arange(64, dtype=np.float32), "fc.bias": np.zeros(10), "bn1.num_batches_tracked": np.zeros(1)}
+    tensors: dict[str, Any] = {
+        "bn1.running_mean": np.arange(64, dtype=np.float32),
+        "fc.bias": np.zeros(10),
+        "bn1.num_batches_tracked": np.zeros(1),
+    }
     found = image_names.canonical_tensors("resnet18", tensors)
     assert list(found) == ["bn1._mean"]
     assert found["bn1._mean"] is tensors["bn1.running_mean"]
@@ -53,7 +58,12 @@ def test_values_are_the_checkpoints_own() -> None:
 
 @pytest.mark.parametrize(
     ("name", "ours"),
-    [("resnet50.a1_in1k", "resnet50"), ("tv_resnet50", "resnet50"), ("mobilenetv3_large_100", "mobilenet_v3_large"), ("resnet50d", None)],
+    [
+        ("resnet50.a1_in1k", "resnet50"),
+        ("tv_resnet50", "resnet50"),
+        ("mobilenetv3_large_100", "mobilenet_v3_large"),
+        ("resnet50d", None),
+    ],
 )
 def test_timm_names_lead_to_our_architectures(name: str, ours: str | None) -> None:
     assert image_names.timm_architecture(name) == ours
