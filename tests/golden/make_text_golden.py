@@ -59,7 +59,9 @@ def cases() -> Iterator[Case]:
     yield Case("ernie_task", lambda: ErnieModel(ErnieConfig(**ernie, use_task_id=True, task_type_vocab_size=3)))
     electra = ElectraConfig(**COMMON, max_position_embeddings=POSITIONS, embedding_size=24)
     yield Case("electra", lambda: ElectraModel(electra))
-    distilbert = DistilBertConfig(vocab_size=99, dim=32, n_layers=2, n_heads=4, hidden_dim=64, max_position_embeddings=POSITIONS)
+    distilbert = DistilBertConfig(
+        vocab_size=99, dim=32, n_layers=2, n_heads=4, hidden_dim=64, max_position_embeddings=POSITIONS
+    )
     yield Case("distilbert", lambda: DistilBertModel(distilbert))
 
 
@@ -81,7 +83,7 @@ def saved_shapes(model: PreTrainedModel) -> dict[str, list[int]]:
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         with safe_open(Path(folder) / "model.safetensors", "np") as stream:
-            return {name: stream.get_slice(name).get_shape() for name in stream.keys()}  # noqa: SIM118
+            return {name: stream.get_slice(name).get_shape() for name in stream.keys()}
 
 
 def saved_config(model: PreTrainedModel) -> dict[str, Any]:
@@ -103,7 +105,10 @@ def seed_weights(model: PreTrainedModel, shapes: dict[str, list[int]]) -> None:
 
 def outputs(encoder: torch.nn.Module, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The encoder's outputs; positions are left to transformers, which numbers them as the architecture does."""
-    arguments = {"input_ids": torch.from_numpy(inputs["input_ids"]), "attention_mask": torch.from_numpy(inputs["input_mask"]).long()}
+    arguments = {
+        "input_ids": torch.from_numpy(inputs["input_ids"]),
+        "attention_mask": torch.from_numpy(inputs["input_mask"]).long(),
+    }
     if inputs["segment_ids"].any():
         arguments["token_type_ids"] = torch.from_numpy(inputs["segment_ids"])
     with torch.no_grad():

@@ -1,11 +1,13 @@
 """Weights made from nothing but their names, so that golden files need not hold them; must not import PyTorch or Paddle."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
+MATRIX_AXES = 2
 
 
 def seeded_tensor(name: str, shape: tuple[int, ...], scale: float = 0.1) -> FloatArray:
@@ -24,15 +26,13 @@ def seeded_tensor(name: str, shape: tuple[int, ...], scale: float = 0.1) -> Floa
     return np.asarray(values, np.float32)
 
 
-def seeded_tensors(shapes: dict[str, tuple[int, ...]]) -> dict[str, FloatArray]:
-    """`seeded_tensor` of each name; batch counters are left out, convolutions and the like get `fan_in_scale`."""
+def seeded_tensors(shapes: Mapping[str, Sequence[int]], gain: float) -> dict[str, FloatArray]:
+    """`seeded_tensor` of each name, batch counters left out.
+
+    Convolutions (four dimensions) get the deviation `sqrt(gain / fan_in)`, which keeps a deep network's activations near 1.
+    """
     return {
-        name: seeded_tensor(name, tuple(shape), fan_in_scale(tuple(shape)))
+        name: seeded_tensor(name, tuple(shape), float(np.sqrt(gain / np.prod(shape[1:]))) if len(shape) > MATRIX_AXES else 0.1)
         for name, shape in shapes.items()
         if not name.endswith("num_batches_tracked")
     }
-
-
-def fan_in_scale(shape: tuple[int, ...]) -> float:
-    """Deviation that keeps a deep convolutional network's activations near 1; 0.1 for all but convolutions."""
-    return float(np.sqrt(2 / np.prod(shape[1:]))) if len(shape) == 4 else 0.1  # noqa: PLR2004

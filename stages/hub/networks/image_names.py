@@ -197,7 +197,9 @@ def canonical_tensors(architecture: str, tensors: Mapping[str, Array]) -> dict[s
     layout = _best(architecture, set(tensors))
     names = {source: canonical for canonical, source in _sources(architecture, layout).items()}
     return {
-        names.get(name, name): tensor for name, tensor in tensors.items() if name in names or not re.search(layout.dropped, name)
+        names.get(name, name): tensor
+        for name, tensor in tensors.items()
+        if name in names or not re.search(layout.dropped, name)
     }
 
 
