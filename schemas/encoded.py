@@ -52,11 +52,14 @@ def check_encoded_text(batch: arrow.RecordBatch, vocab_size: int, max_seq_len: i
     for expected, is_bad in faults.items():
         if is_bad.any():
             rows = frame["row"].to_numpy()[is_bad][:10].tolist()
-            raise ContractError(f"{source}: {int(is_bad.sum())} encoded row(s) break the contract; expected {expected}; rows {rows}")
+            raise ContractError(
+                f"{source}: {int(is_bad.sum())} encoded row(s) break the contract; expected {expected}; rows {rows}"
+            )
 
 
 def _lengths(column: Any) -> NDArray[np.int64]:
-    return np.diff(column.offsets.to_numpy()).astype(np.int64)
+    lengths: NDArray[np.int64] = np.diff(column.offsets.to_numpy()).astype(np.int64)
+    return lengths
 
 
 def _rows_with(column: Any, low: int, high: int) -> NDArray[np.bool_]:

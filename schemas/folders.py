@@ -60,7 +60,9 @@ def seal(folder: Path, kind: str, facts: Mapping[str, Any]) -> None:
         if file.is_file() and file.name != MANIFEST
     }
     manifest = {"kind": kind, "format_version": FORMAT_VERSION, "facts": dict(facts), "files": files}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False, default=jsonable) + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_text(
+        json.dumps(manifest, indent=1, ensure_ascii=False, default=jsonable) + "\n", encoding="utf-8"
+    )
 
 
 def verify_folder(folder: Path) -> dict[str, Any]:
@@ -77,7 +79,9 @@ def verify_folder(folder: Path) -> dict[str, Any]:
         raise StoreError(f"{path}: no readable manifest ({error}); the folder is incomplete or not one of hubflow's") from error
     bad = [name for name, known in files.items() if not _intact(folder, name, known)]
     if bad:
-        raise StoreError(f"{folder}: {len(bad)} file(s) missing or altered since they were written: {bounded(bad)}; make it again")
+        raise StoreError(
+            f"{folder}: {len(bad)} file(s) missing or altered since they were written: {bounded(bad)}; make it again"
+        )
     return manifest
 
 
@@ -85,7 +89,7 @@ def _intact(folder: Path, name: str, known: dict[str, Any]) -> bool:
     file = folder / name
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or not file.is_file():
         return False
-    return file.stat().st_size == known["bytes"] and file_sha256(file) == known["sha256"]
+    return bool(file.stat().st_size == known["bytes"] and file_sha256(file) == known["sha256"])
 
 
 def _replace(folder: Path, target: Path) -> None:

@@ -86,7 +86,9 @@ class TrainSettings(Settings):
     warmup_proportion: Share = Field(0.1, description="Share of all steps over which the learning rate rises from 0")
     schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="After warm-up, down to 0")
     max_grad_norm: float | None = Field(1.0, gt=0, description="Clip of the gradients' global norm; none when null")
-    best_metric: str | None = Field(None, description="Metric on dev that picks the best epoch; accuracy, or entity f1 for sequences")
+    best_metric: str | None = Field(
+        None, description="Metric on dev that picks the best epoch; accuracy, or entity f1 for sequences"
+    )
     log_every_steps: int = Field(10, ge=1)
     random_flip: bool = Field(False, description="Images: mirror half of the training rows, by seed")
 

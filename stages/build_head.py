@@ -16,7 +16,13 @@ NEEDED_KIND = {"image_classification": "image", "text_classification": "text", "
 
 
 def build_head(
-    task: TaskType, module: ModuleRef, dataset: DatasetRef, spec: ModuleSpec, settings: HeadSettings, store: str, reuse: bool = True
+    task: TaskType,
+    module: ModuleRef,
+    dataset: DatasetRef,
+    spec: ModuleSpec,
+    settings: HeadSettings,
+    store: str,
+    reuse: bool = True,
 ) -> TaskRef:
     """Put a Task head on a module: checked against the data's labels, built once, and kept as its specification.
 
@@ -24,7 +30,7 @@ def build_head(
         SettingsError: when `num_classes` disagrees with the labels, or the module's kind does not fit the task.
         TaskError: when the head does not fit the task.
     """
-    from hubflow.stages.hub.session import Session  # noqa: PLC0415
+    from hubflow.stages.hub.session import Session
 
     if module.module_kind != NEEDED_KIND[task]:
         raise SettingsError(f"module {module.name!r} is of kind {module.module_kind}; {task} needs {NEEDED_KIND[task]}")
@@ -63,7 +69,7 @@ def build_head(
 
 def task_spec(facts: dict[str, Any]) -> "TaskSpec":
     """The specification in the facts that `build_head` kept."""
-    from hubflow.stages.hub.session import TaskSpec  # noqa: PLC0415
+    from hubflow.stages.hub.session import TaskSpec
 
     return TaskSpec(
         task=facts["task"],
@@ -77,7 +83,7 @@ def task_spec(facts: dict[str, Any]) -> "TaskSpec":
 
 def open_session(task: TaskRef, store: Store, device: str) -> "Session":
     """Rebuild a task's programs, without weights, from its reference."""
-    from hubflow.stages.hub.session import Session  # noqa: PLC0415
+    from hubflow.stages.hub.session import Session
 
     return Session(task_spec(store.open(task).facts), store.open(task.module).folder, device)
 

@@ -33,8 +33,8 @@ class CheckReport:
 def check(values: dict[str, Any], source: str) -> CheckReport:
     """Check settings, data and module as a fine-tune would, in a temporary store; nothing is trained.
 
-    Data and module are read even when other settings are wrong, so that one run tells all there is to mend. Rows are encoded too:
-    an image that does not decode is found here.
+    Data and module are read even when other settings are wrong, so that one run tells all there is to mend. Rows are
+    encoded too: an image that does not decode is found here.
     """
     report = CheckReport()
     settings: FineTuneSettings | None = None

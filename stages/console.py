@@ -45,7 +45,9 @@ class Bar:
 
     def advance(self, units: int = 1, note: str | None = None) -> None:
         """Move on by `units`, showing `note` beside the bar."""
-        self._progress.update(self._task, advance=units, **({} if note is None else {"note": note}))
+        self._progress.update(self._task, advance=units)
+        if note is not None:
+            self._progress.update(self._task, note=note)
 
     def start(self, units: int, total: int) -> None:
         """Set how much there is to do and how much of it is done."""

@@ -25,7 +25,9 @@ def encode_dataset(dataset: DatasetRef, module: ModuleRef, spec: ModuleSpec, sto
     """
     is_image = dataset.rows_kind == "image"
     if is_image != (module.module_kind == "image"):
-        raise SettingsError(f"rows of kind {dataset.rows_kind} cannot be encoded for the {module.module_kind} module {module.name!r}")
+        raise SettingsError(
+            f"rows of kind {dataset.rows_kind} cannot be encoded for the {module.module_kind} module {module.name!r}"
+        )
     size = spec.image_size or module.image_size if is_image else None
     facts = {
         "dataset": dataset.model_dump(),

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from hubflow.schemas.labels import LabelMap
@@ -37,7 +36,7 @@ def evaluate(
     Raises:
         LabelMapError: when checkpoint and rows were made from different label maps.
     """
-    from hubflow.stages.hub.evaluation import evaluate_split  # noqa: PLC0415
+    from hubflow.stages.hub.evaluation import evaluate_split
 
     home = Store(store)
     label_map = LabelMap.load(home.open(encoded).folder / "label_map.json")
@@ -71,16 +70,17 @@ def _keep(path: Path, rows: "EncodedSplit", evaluation: "Evaluation", label_map:
 
 
 def _truth(rows: "EncodedSplit") -> list[Any]:
-    from hubflow.stages.hub.encoded import TextSplit  # noqa: PLC0415
-    from hubflow.stages.hub.evaluation import labels_of  # noqa: PLC0415
+    from hubflow.stages.hub.encoded import TextSplit
+    from hubflow.stages.hub.evaluation import labels_of
 
     if isinstance(rows, TextSplit) and rows.word_labels is not None:
         return [rows.word_labels[row] for row in range(len(rows))]
-    return labels_of(rows).tolist()
+    labels: list[Any] = labels_of(rows).tolist()
+    return labels
 
 
 def _named(value: Any, label_map: LabelMap) -> Any:
-    return label_map.labels[value] if np.isscalar(value) else [label_map.labels[label] for label in value]
+    return label_map.labels[value] if isinstance(value, int) else [label_map.labels[label] for label in value]
 
 
 def metrics_table(metrics: dict[str, dict[str, float]]) -> str:

@@ -17,7 +17,7 @@ def export_inference_program(
     Raises:
         LabelMapError: when checkpoint and rows were made from different label maps.
     """
-    from hubflow.stages.hub.export import versions, write_export  # noqa: PLC0415
+    from hubflow.stages.hub.export import versions, write_export
 
     home = Store(store)
     source = home.open(encoded)
@@ -32,7 +32,9 @@ def export_inference_program(
         "module": task.module.model_dump(),
         "dataset": encoded.dataset.model_dump(),
         "checkpoint": checkpoint.sha256,
-        "training": {name: home.open(checkpoint).facts[name] for name in ("settings", "seed", "best_metric", "best_value", "best_epoch")},
+        "training": {
+            name: home.open(checkpoint).facts[name] for name in ("settings", "seed", "best_metric", "best_value", "best_epoch")
+        },
         "versions": versions(),
     }
     key = content_key("export", FORMAT_VERSION, facts)
@@ -50,7 +52,9 @@ def export_inference_program(
 
 
 def _describe(export: ExportRef) -> str:
-    return f"{export.path}: {export.task}, {export.num_classes} classes; use it with `hubflow predict <store>/{export.path} DATA`"
+    return (
+        f"{export.path}: {export.task}, {export.num_classes} classes; use it with `hubflow predict <store>/{export.path} DATA`"
+    )
 
 
 export_inference_program_task = stage_task(export_inference_program, _describe)

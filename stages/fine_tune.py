@@ -44,9 +44,9 @@ def fine_tune(
         TrainingError: at the first loss that is not finite.
         DeviceError: when a GPU is asked for that is not there.
     """
-    from hubflow.stages.hub.checkpoints import Checkpoints  # noqa: PLC0415
-    from hubflow.stages.hub.export import versions  # noqa: PLC0415
-    from hubflow.stages.hub.training import TrainPlan, train  # noqa: PLC0415
+    from hubflow.stages.hub.checkpoints import Checkpoints
+    from hubflow.stages.hub.export import versions
+    from hubflow.stages.hub.training import TrainPlan, train
 
     home = Store(store)
     label_map = LabelMap.load(home.open(encoded).folder / "label_map.json")
@@ -61,7 +61,12 @@ def fine_tune(
             shutil.rmtree(working, ignore_errors=True)
         session = open_session(task, home, device)
         plan = TrainPlan(
-            settings, seed, label_map, best_metric, open_split(home, encoded, "train", settings.random_flip), _dev(home, encoded)
+            settings,
+            seed,
+            label_map,
+            best_metric,
+            open_split(home, encoded, "train", settings.random_flip),
+            _dev(home, encoded),
         )
         checkpoints = Checkpoints(working)
         with _watched() as watchers:
@@ -78,8 +83,8 @@ def fine_tune(
 
 def open_split(store: Store, encoded: EncodedRef, split: str, random_flip: bool = False) -> "EncodedSplit":
     """Map one split's encoded rows into memory."""
-    from hubflow.stages.hub.encoded import open_images, open_text  # noqa: PLC0415
-    from hubflow.stages.hub.module import ImageConfig, read_config  # noqa: PLC0415
+    from hubflow.stages.hub.encoded import open_images, open_text
+    from hubflow.stages.hub.module import ImageConfig, read_config
 
     artifact = store.open(encoded)
     path = artifact.folder / f"{split}.arrow"
@@ -94,7 +99,8 @@ class Watcher:
     """A callback that shows how far training is: a bar in a terminal, a progress artifact in the Prefect UI."""
 
     def __init__(self, bar: Bar | None = None) -> None:
-        self._bar, self._artifact, self._total = bar, None, 1
+        self._bar, self._total = bar, 1
+        self._artifact: Any = None
         self._throttle = Throttle(seconds=2.0)
 
     def on_train_begin(self, state: "TrainState", total_steps: int) -> None:
@@ -134,11 +140,15 @@ def _outcome(state: "TrainState", best_metric: str) -> dict[str, Any]:
 
 def _reference(artifact: Artifact, task: TaskRef) -> CheckpointRef:
     names = ("best_metric", "best_value", "best_epoch", "steps")
-    return CheckpointRef(path=artifact.path, sha256=artifact.sha256, task=task, **{name: artifact.facts[name] for name in names})
+    return CheckpointRef(
+        path=artifact.path, sha256=artifact.sha256, task=task, **{name: artifact.facts[name] for name in names}
+    )
 
 
 def _describe(checkpoint: CheckpointRef) -> str:
-    best = "no dev split" if checkpoint.best_value is None else f"best {checkpoint.best_metric} on dev {checkpoint.best_value:.4f}"
+    best = (
+        "no dev split" if checkpoint.best_value is None else f"best {checkpoint.best_metric} on dev {checkpoint.best_value:.4f}"
+    )
     return f"{checkpoint.steps} steps, {best} after epoch {checkpoint.best_epoch}"
 
 

@@ -20,17 +20,19 @@ def load_module(spec: ModuleSpec, store: str, reuse: bool = True) -> ModuleRef:
         ModuleError: for an unknown name or architecture, `max_seq_len` out of range, or a folder without weights.
         DownloadError: when the files cannot be fetched or fail their checksum.
     """
-    from hubflow.stages.hub.download import resolve_module  # noqa: PLC0415
-    from hubflow.stages.hub.module import ImageConfig, check_max_seq_len, read_config  # noqa: PLC0415
+    from hubflow.stages.hub.download import resolve_module
+    from hubflow.stages.hub.module import ImageConfig, check_max_seq_len, read_config
 
     folder = resolve_module(spec.name, spec.revision, spec.pretrained)
     config = read_config(folder, spec.pretrained)
     files = _files(folder, spec.pretrained)
     if spec.pretrained and not any(_is_weights(file) for file in files):
-        raise ModuleError(f"{folder}: no weights (model.safetensors, *.bin or *.pdparams); use pretrained: false for fresh ones")
+        raise ModuleError(
+            f"{folder}: no weights (model.safetensors, *.bin or *.pdparams); use pretrained: false for fresh ones"
+        )
     if not isinstance(config, ImageConfig):
         check_max_seq_len(config, spec.max_seq_len)
-    key = content_key("load_module", spec.name, {file.name: file_sha256(file) for file in files})
+    key = content_key("load_module", spec.name, spec.pretrained, {file.name: file_sha256(file) for file in files})
     home = Store(store)
     artifact = home.find("modules", key) if reuse else None
     if artifact is None:

@@ -34,7 +34,7 @@ def predict(settings: PredictSettings) -> PredictResult:
         DataError: when the rows cannot be read; ContractError naming rows without text; ImageError naming an image.
         SettingsError: when the format does not fit the export's task, or the output's ending is unknown.
     """
-    from hubflow.stages.hub.predictor import Predictor  # noqa: PLC0415
+    from hubflow.stages.hub.predictor import Predictor
 
     started = time.perf_counter()
     output = _output(settings)
@@ -57,7 +57,9 @@ def predict(settings: PredictSettings) -> PredictResult:
 def _rows(settings: PredictSettings, task: TaskType) -> pd.DataFrame:
     kind = settings.format or _format(Path(settings.data), task)
     if kind not in FORMATS[task]:
-        raise SettingsError(f"format {kind!r} holds no rows for this export's task {task}; use one of {', '.join(FORMATS[task])}")
+        raise SettingsError(
+            f"format {kind!r} holds no rows for this export's task {task}; use one of {', '.join(FORMATS[task])}"
+        )
     names = ("encoding", "header", "quoting", "text_column", "text_pair_column", "label_column", "tokens_column")
     spec = DatasetSpec(format=kind, train=settings.data, **{name: getattr(settings, name) for name in names})
     rows = read_rows(spec, settings.data, "test", task, labelled=False)
@@ -95,7 +97,7 @@ def _frame(rows: pd.DataFrame, predictions: list["Prediction"], predictor: "Pred
 
 
 def _metrics(rows: pd.DataFrame, predictions: list["Prediction"], predictor: "Predictor") -> dict[str, float]:
-    from hubflow.stages.hub.metrics import classification_metrics, entity_metrics  # noqa: PLC0415
+    from hubflow.stages.hub.metrics import classification_metrics, entity_metrics
 
     label = "labels" if "tokens" in rows else "label"
     if label not in rows:
@@ -107,8 +109,9 @@ def _metrics(rows: pd.DataFrame, predictions: list["Prediction"], predictor: "Pr
     known = rows["label"].isin(list(index)).to_numpy()
     if not known.all():
         return {}
+    truth_ids = np.array([index[label] for label in rows["label"]])
     predicted = np.array([index[one.label] for one in predictions])
-    return classification_metrics(rows["label"].map(index).to_numpy(), predicted, len(index))
+    return classification_metrics(truth_ids, predicted, len(index))
 
 
 def _output(settings: PredictSettings) -> Path:

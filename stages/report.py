@@ -41,18 +41,22 @@ def write_report(
     now = datetime.datetime.now(datetime.UTC)
     folder = home.root / "runs" / f"{now:%Y%m%dT%H%M%S.%f}-{settings.name}"
     checkpoint = home.open(evaluation.checkpoint)
-    page = _environment().get_template("report.html").render(
-        settings=settings,
-        created=f"{now:%Y-%m-%d %H:%M:%S} UTC",
-        metrics=evaluation.metrics,
-        metric_names=list(dict.fromkeys(name for values in evaluation.metrics.values() for name in values)),
-        checkpoint=evaluation.checkpoint,
-        dataset=encoded.dataset,
-        curves=_curves(checkpoint.folder),
-        splits=[_split_view(home, evaluation, encoded, split, settings) for split in evaluation.metrics],
-        seconds=seconds,
-        export_path=str(home.root / export.path),
-        settings_json=settings.model_dump_json(indent=1),
+    page = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            settings=settings,
+            created=f"{now:%Y-%m-%d %H:%M:%S} UTC",
+            metrics=evaluation.metrics,
+            metric_names=list(dict.fromkeys(name for values in evaluation.metrics.values() for name in values)),
+            checkpoint=evaluation.checkpoint,
+            dataset=encoded.dataset,
+            curves=_curves(checkpoint.folder),
+            splits=[_split_view(home, evaluation, encoded, split, settings) for split in evaluation.metrics],
+            seconds=seconds,
+            export_path=str(home.root / export.path),
+            settings_json=settings.model_dump_json(indent=1),
+        )
     )
     try:
         folder.mkdir(parents=True)
@@ -108,7 +112,10 @@ def _environment() -> Environment:
 
 def _curves(checkpoint: Path) -> list[Curve]:
     steps = pd.read_parquet(checkpoint / "steps.parquet")
-    curves = [_curve("training loss", steps["step"], steps["loss"]), _curve("learning rate", steps["step"], steps["learning_rate"])]
+    curves = [
+        _curve("training loss", steps["step"], steps["loss"]),
+        _curve("learning rate", steps["step"], steps["learning_rate"]),
+    ]
     evaluations = pd.read_parquet(checkpoint / "evaluations.parquet")
     curves += [
         _curve(f"dev {name}", evaluations["step"], evaluations[name])
@@ -127,7 +134,9 @@ def _curve(title: str, steps: "pd.Series[Any]", values: "pd.Series[Any]") -> Cur
     return Curve(title, points, f"{low:.4g}", f"{high:.4g}", int(x.max()))
 
 
-def _split_view(home: Store, evaluation: EvaluationRef, encoded: EncodedRef, split: str, settings: FineTuneSettings) -> SplitView:
+def _split_view(
+    home: Store, evaluation: EvaluationRef, encoded: EncodedRef, split: str, settings: FineTuneSettings
+) -> SplitView:
     judged = pd.read_parquet(home.open(evaluation).folder / f"{split}.parquet")
     labels = LabelMap.load(home.open(evaluation).folder / "label_map.json")
     truth, predicted = _flat(judged["label"]), _flat(judged["predicted"])
@@ -136,7 +145,9 @@ def _split_view(home: Store, evaluation: EvaluationRef, encoded: EncodedRef, spl
         index = pd.Index(labels.labels)
         flat = index.get_indexer(pd.Index(truth)) * labels.num_classes + index.get_indexer(pd.Index(predicted))
         counts = np.bincount(flat, minlength=labels.num_classes**2).reshape(labels.num_classes, -1).tolist()
-    is_wrong = np.array([list(np.atleast_1d(a)) != list(np.atleast_1d(b)) for a, b in zip(judged["label"], judged["predicted"], strict=True)])
+    is_wrong = np.array(
+        [list(np.atleast_1d(a)) != list(np.atleast_1d(b)) for a, b in zip(judged["label"], judged["predicted"], strict=True)]
+    )
     worst = judged[is_wrong].sort_values("loss", ascending=False).head(settings.evaluate.worst_mistakes)
     source = home.open(encoded.dataset).folder / f"{split}.parquet"
     return SplitView(split, len(judged), int(is_wrong.sum()), list(labels.labels), counts, _mistakes(worst, source))
@@ -166,7 +177,7 @@ def _mistake(judged: dict[Any, Any], row: dict[str, Any]) -> Mistake:
 
 
 def _thumbnail(source: bytes | str) -> str:
-    from PIL import Image  # noqa: PLC0415
+    from PIL import Image
 
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
         small = image.convert("RGB")

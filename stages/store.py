@@ -14,6 +14,7 @@ from hubflow.schemas.references import Reference
 
 __all__ = ["Artifact", "Draft", "Store", "StoreError", "content_key", "file_sha256"]
 
+
 @dataclass(frozen=True)
 class Artifact:
     """A complete folder of the store, every file verified against its manifest."""
@@ -66,7 +67,7 @@ class Store:
         artifact = _verified(self.inside(reference.path), reference.path, reused=True)
         if artifact.sha256 != reference.sha256:
             raise StoreError(
-                f"{artifact.folder}: the reference was made for manifest {reference.sha256[:12]}, found {artifact.sha256[:12]}; "
+                f"{artifact.folder}: the reference is to manifest {reference.sha256[:12]}, found {artifact.sha256[:12]}; "
                 "run the stage that makes it again"
             )
         return artifact

@@ -1,4 +1,4 @@
-"""The command line: reads settings, runs flows, prints what a person or a program needs. Must not import Paddle or Prefect early."""
+"""The command line: reads settings, runs flows, prints the outcome. Imports Paddle and Prefect only in the commands."""
 
 import json
 import os
@@ -14,7 +14,11 @@ from hubflow.schemas.errors import HubflowError
 from hubflow.schemas.settings import FineTuneSettings, PredictSettings, parse_settings, read_settings, with_overrides
 
 app = typer.Typer(
-    help="Fine-tune pretrained Paddle modules as Prefect flows.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    help="Fine-tune pretrained Paddle modules as Prefect flows.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 out = Console(highlight=False)
 FAULT = 2
@@ -30,7 +34,7 @@ def fine_tune(config: Config, overrides: Override = None, as_json: Json = False,
     """Run the fine-tune flow with the settings of CONFIG."""
     settings = parse_settings(FineTuneSettings, with_overrides(read_settings(config), overrides or []), str(config))
     _prepare(verbose)
-    from hubflow.flows.fine_tune import fine_tune as flow  # noqa: PLC0415
+    from hubflow.flows.fine_tune import fine_tune as flow
 
     result = flow(settings)
     if as_json:
@@ -44,15 +48,17 @@ def fine_tune(config: Config, overrides: Override = None, as_json: Json = False,
 def check(config: Config, overrides: Override = None, as_json: Json = False) -> None:
     """Check settings, data and module without training; every fault at once."""
     values = with_overrides(read_settings(config), overrides or [])
-    from hubflow.stages.check import check as run_check  # noqa: PLC0415
+    from hubflow.stages.check import check as run_check
 
     report = run_check(values, str(config))
     if as_json:
-        rows = report.dataset.rows if report.dataset else None
-        _print_json({"sound": report.is_sound, "faults": report.faults, "rows": rows})
+        found = report.dataset.rows if report.dataset else None
+        _print_json({"sound": report.is_sound, "faults": report.faults, "rows": found})
     elif report.is_sound and report.dataset and report.module:
         rows = ", ".join(f"{count} {split}" for split, count in report.dataset.rows.items())
-        out.print(f"{config}: sound. {rows} rows, {report.dataset.num_classes} labels, module {report.module.name}", soft_wrap=True)
+        out.print(
+            f"{config}: sound. {rows} rows, {report.dataset.num_classes} labels, module {report.module.name}", soft_wrap=True
+        )
     else:
         for fault in report.faults:
             typer.echo(f"✗ {fault}", err=True)
@@ -63,7 +69,7 @@ def check(config: Config, overrides: Override = None, as_json: Json = False) -> 
 @app.command()
 def modules(as_json: Json = False) -> None:
     """List the short names of pretrained modules."""
-    from hubflow.stages.hub.registry import known_modules  # noqa: PLC0415
+    from hubflow.stages.hub.registry import known_modules
 
     if as_json:
         _print_json({"modules": [{"name": one.name, "kind": one.kind, "source": one.source} for one in known_modules()]})
@@ -87,7 +93,7 @@ def predict(
     given = with_overrides({"export": export, "data": data, "output": output}, overrides or [])
     settings = parse_settings(PredictSettings, given, "hubflow predict")
     _prepare(verbose)
-    from hubflow.stages.predict import predict as run  # noqa: PLC0415
+    from hubflow.stages.predict import predict as run
 
     result = run(settings)
     if as_json:
@@ -115,7 +121,7 @@ def demo(
 ) -> None:
     """Fine-tune a small module on scikit-learn's handwritten digits, beside the same network trained from scratch."""
     _prepare(verbose)
-    from hubflow.flows.demo import demo as run  # noqa: PLC0415
+    from hubflow.flows.demo import demo as run
 
     result = run(store)
     if as_json:
@@ -142,7 +148,7 @@ def _prepare(verbose: bool) -> None:
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-    from hubflow.stages.console import say, show_progress  # noqa: PLC0415
+    from hubflow.stages.console import say, show_progress
 
     show_progress(True)
     if not os.environ.get("PREFECT_API_URL"):

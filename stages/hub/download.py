@@ -6,6 +6,7 @@ revision; a folder is complete once its checksums.json is there, and every file 
 """
 
 import importlib.resources
+import importlib.util
 import os
 import re
 from collections.abc import Mapping
@@ -64,9 +65,20 @@ def _registered(entry: RegistryEntry, revision: str | None, pretrained: bool) ->
     if entry.source.startswith(PACKAGE):
         return _package_folder(entry.source, revision)
     if revision is None:
-        return _hub_folder(*_parse_hub(entry.source, None), entry.sha256, pretrained)
+        return _installed_folder(entry) or _hub_folder(*_parse_hub(entry.source, None), entry.sha256, pretrained)
     repo, _revision = _parse_hub(entry.source, None)
     return _hub_folder(*_parse_hub(f"{HUB}{repo}", revision), _NO_PINS, pretrained)
+
+
+def _installed_folder(entry: RegistryEntry) -> Path | None:
+    """The folder of another installed package that carries the module, verified against the pinned hashes."""
+    package, _, inner = (entry.installed or "").partition("/")
+    spec = importlib.util.find_spec(package) if package else None
+    if spec is None or spec.origin is None:
+        return None
+    folder = Path(spec.origin).parent / inner
+    Checksums(str(folder), entry.name, True, entry.sha256).verify(folder, entry.sha256)
+    return folder
 
 
 def _parse_hub(name: str, revision: str | None) -> tuple[str, str]:
@@ -119,7 +131,7 @@ def _hub_folder(repo: str, revision: str, pins: Mapping[str, str], pretrained: b
 
 def _fetch(repo: str, revision: str, folder: Path, pins: Mapping[str, str], pretrained: bool) -> Checksums:
     try:
-        from hubflow.stages.hub.fetch import fetch_module  # noqa: PLC0415 - needs the extra
+        from hubflow.stages.hub.fetch import fetch_module
     except ImportError as error:
         if (error.name or "").split(".")[0] != "huggingface_hub":
             raise

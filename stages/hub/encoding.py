@@ -14,9 +14,9 @@ from tokenizers import Tokenizer
 
 from hubflow.schemas.encoded import check_encoded_text
 from hubflow.schemas.labels import LabelMap
+from hubflow.stages.hub.cores import usable_cores
 from hubflow.stages.hub.encoded import ROWS_PER_CHUNK
 from hubflow.stages.hub.images import in_parallel, load_pixels
-from hubflow.stages.hub.cores import usable_cores
 from hubflow.stages.hub.tokenizer import encode_texts, encode_words, load_tokenizer, pad_token_id
 
 OnRows = Callable[[int], None]
@@ -138,7 +138,9 @@ def _batch(
     full = sum(len(row) >= context.max_seq_len for row in ids)
     context.truncated[target.stem] = context.truncated.get(target.stem, 0) + full
     batch = pa.record_batch({"row": pa.array(columns["row"], pa.int64()), "input_ids": _lists(ids, pa.int32()), **extra})
-    check_encoded_text(batch, context.tokenizer.get_vocab_size(), context.max_seq_len, context.label_map.num_classes, target.stem)
+    check_encoded_text(
+        batch, context.tokenizer.get_vocab_size(), context.max_seq_len, context.label_map.num_classes, target.stem
+    )
     return batch
 
 

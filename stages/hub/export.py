@@ -38,7 +38,12 @@ def write_export(session: Session, folder: Path, label_map: LabelMap, preprocess
     }
     with BUILD_LOCK, paddle.static.scope_guard(session.scope):
         paddle.static.save_inference_model(
-            str(folder / PROGRAM), inputs, outputs, paddle.static.Executor(session.place), program=program, skip_prune_program=True
+            str(folder / PROGRAM),
+            inputs,
+            outputs,
+            paddle.static.Executor(session.place),
+            program=program,
+            skip_prune_program=True,
         )
     if isinstance(session.config, ImageConfig):
         signature["image"] = {**preprocessing, "mean": session.config.mean, "std": session.config.std}

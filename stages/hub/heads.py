@@ -13,9 +13,7 @@ F = paddle.nn.functional
 TEXT_DROPOUT = 0.1
 
 
-def create_img_cls_task(
-    feature: Any, num_classes: int, hidden_units: Sequence[int] | None = None, labels: Any = None
-) -> Task:
+def create_img_cls_task(feature: Any, num_classes: int, hidden_units: Sequence[int] | None = None, labels: Any = None) -> Task:
     """Image classification: hidden fully connected layers with ReLU, then the output layer.
 
     Args:

@@ -26,7 +26,7 @@ def classification_metrics(labels: NDArray[np.int64], predicted: NDArray[np.int6
         predicted: predicted class ids `[rows]`.
         num_classes: size of the label map; a class without rows counts as 0, as in scikit-learn.
     """
-    from sklearn.metrics import precision_recall_fscore_support  # noqa: PLC0415
+    from sklearn.metrics import precision_recall_fscore_support
 
     precision, recall, f1, _ = precision_recall_fscore_support(
         labels, predicted, labels=list(range(num_classes)), average="macro", zero_division=0
@@ -40,7 +40,9 @@ def classification_metrics(labels: NDArray[np.int64], predicted: NDArray[np.int6
     }
 
 
-def entity_metrics(truth: Iterable[Sequence[str]], predicted: Iterable[Sequence[str]], mode: Mode = "default") -> dict[str, float]:
+def entity_metrics(
+    truth: Iterable[Sequence[str]], predicted: Iterable[Sequence[str]], mode: Mode = "default"
+) -> dict[str, float]:
     """Micro-averaged entity precision, recall and F1, as seqeval gives them.
 
     Args:

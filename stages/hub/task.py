@@ -85,7 +85,9 @@ class Task:
 
     def _make_inference_program(self) -> Any:
         if "probs" not in self._test_variables:
-            raise TaskError("graph_var_dict has no 'probs' to make the inference program from; add it, or pass inference_program")
+            raise TaskError(
+                "graph_var_dict has no 'probs' to make the inference program from; add it, or pass inference_program"
+            )
         with BUILD_LOCK:
             label = self._variables.get("label")
             feeds = [value for value in data_variables(self._main) if label is None or value.name != label.name]

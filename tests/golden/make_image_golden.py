@@ -35,7 +35,7 @@ def import_torchvision_models() -> Any:
         return register(name, *arguments, **options)
 
     torch.library.register_fake = skip_own_operators
-    from torchvision import models  # noqa: PLC0415
+    from torchvision import models
 
     return models
 
@@ -43,7 +43,7 @@ def import_torchvision_models() -> Any:
 def cases() -> Iterator[Case]:
     """Each architecture that needs a table of names, by each library."""
     torchvision = import_torchvision_models()
-    import timm  # noqa: PLC0415
+    import timm
 
     for ours, theirs, gain in (
         ("resnet18", "resnet18", 1.0),
@@ -74,7 +74,7 @@ def main() -> None:
         model.load_state_dict(weights, strict=False)
         with torch.no_grad():
             feature_map = case.features(model, image).mean(dim=(2, 3)).numpy()
-        print(f"{case.architecture} {case.layout}: deviation {feature_map.std():.3f}, largest {np.abs(feature_map).max():.3f}")  # noqa: T201
+        print(f"{case.architecture} {case.layout}: deviation {feature_map.std():.3f}, largest {np.abs(feature_map).max():.3f}")
         name = f"{case.architecture}_{case.layout}"
         np.savez_compressed(HERE / f"{name}.npz", feature_map=feature_map)
         facts = {"architecture": case.architecture, "layout": case.layout, "gain": case.gain, "image_shape": IMAGE_SHAPE}

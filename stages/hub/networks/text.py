@@ -64,7 +64,9 @@ class TextConfig:
         """
         model_type = str(config.get("model_type"))
         if model_type not in FAMILIES:
-            raise ModuleError(f"model_type {model_type!r} is not known; known text architectures: {', '.join(sorted(FAMILIES))}")
+            raise ModuleError(
+                f"model_type {model_type!r} is not known; known text architectures: {', '.join(sorted(FAMILIES))}"
+            )
         family = FAMILIES[model_type]
         defaults = {"layer_norm_eps": 1e-12, "initializer_range": 0.02, "type_vocab_size": 2}
         values = {ours: config.get(theirs, defaults.get(theirs)) for ours, theirs in family.keys.items()}

@@ -59,7 +59,7 @@ def test_a_bin_of_pytorch_gives_its_arrays(name: str) -> None:
 
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_a_pdparams_of_paddle_gives_its_arrays(tmp_path: Path, protocol: int) -> None:
-    import paddle  # noqa: PLC0415 - takes seconds
+    import paddle
 
     paddle.disable_static()
     layer = paddle.nn.Sequential(paddle.nn.Linear(3, 2), paddle.nn.BatchNorm1D(2))
