@@ -1,7 +1,8 @@
 """Recipe of the module `digits`: the backbone digits_cnn, trained to tell scikit-learn's handwritten digits 0 to 4 apart.
 
 Each digit is turned by quarters and mirrored, and every such variant is a class of its own: telling 40 classes apart gives
-features of strokes that serve other digits too. The demo fine-tunes the module on 5 to 9, which it has never seen. Run from the project's root:
+features of strokes that serve other digits too. The demo fine-tunes the module on 5 to 9, which it has never seen.
+Run from the project's root:
 
     uv run python examples/make_digits_module.py stages/hub/assets/digits
 """
@@ -25,7 +26,8 @@ from hubflow.stages.load_module import load_module
 from hubflow.stages.store import Store
 
 DIGITS = range(5)
-# Momentum, not Adam: rounding differences between processors stay small, so that the recipe gives much the same weights everywhere.
+QUARTERS = 4
+# Momentum, not Adam: rounding differences between processors grow less.
 TRAIN = TrainSettings(epochs=5, batch_size=32, learning_rate=0.03, optimizer="momentum")
 
 
@@ -36,8 +38,8 @@ def write_variants(folder: Path) -> None:
         if label not in DIGITS:
             continue
         pixels = np.round(image.reshape(8, 8) * (255 / 16)).astype(np.uint8)
-        for variant in range(8):
-            turned = np.rot90(pixels if variant < 4 else pixels[:, ::-1], variant % 4)
+        for variant in range(2 * QUARTERS):
+            turned = np.rot90(pixels if variant < QUARTERS else pixels[:, ::-1], variant)
             target = folder / f"{label}-{variant}" / f"{number}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.ascontiguousarray(turned)).save(target)
