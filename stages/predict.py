@@ -38,7 +38,7 @@ def predict(settings: PredictSettings) -> PredictResult:
 
     started = time.perf_counter()
     output = _output(settings)
-    predictor = Predictor.load(settings.export)
+    predictor = Predictor.load(Path(settings.export).expanduser())
     rows = _rows(settings, cast(TaskType, predictor.task))
     with progress_bar("predicting", len(rows)) as bar:
         predictions: list[Prediction] = []
@@ -55,7 +55,7 @@ def predict(settings: PredictSettings) -> PredictResult:
 
 
 def _rows(settings: PredictSettings, task: TaskType) -> pd.DataFrame:
-    kind = settings.format or _format(Path(settings.data), task)
+    kind = settings.format or _format(Path(settings.data).expanduser(), task)
     if kind not in FORMATS[task]:
         raise SettingsError(
             f"format {kind!r} holds no rows for this export's task {task}; use one of {', '.join(FORMATS[task])}"
@@ -115,7 +115,7 @@ def _metrics(rows: pd.DataFrame, predictions: list["Prediction"], predictor: "Pr
 
 
 def _output(settings: PredictSettings) -> Path:
-    data = Path(settings.data)
+    data = Path(settings.data).expanduser()
     output = Path(settings.output) if settings.output else data.with_name(f"{data.name}.predictions.parquet")
     if output.suffix not in WRITERS:
         raise SettingsError(f"output {output}: expected an ending of {', '.join(WRITERS)}")

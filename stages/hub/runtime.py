@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import signal
 import threading
 import warnings
 from pathlib import Path
@@ -38,7 +39,15 @@ def _import_paddle() -> Any:
     root.setLevel(level)
     for handler in [handler for handler in root.handlers if handler not in handlers]:
         root.removeHandler(handler)
+    _take_back_sigterm()
     return paddle
+
+
+def _take_back_sigterm() -> None:
+    """Put Python's handler of SIGTERM back: Paddle's ends the process before any `finally` runs, and cancelling is SIGTERM."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 paddle = _import_paddle()
