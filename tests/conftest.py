@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,3 +45,11 @@ def digits_module() -> Path:
     from hubflow.stages.hub.download import resolve_module
 
     return resolve_module("digits")
+
+
+@pytest.fixture(scope="session")
+def tiny_exports(tiny_bert: Path, digits_module: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A `small_exports.Exported` by kind: `text`, `token` and `image`. Read only."""
+    from small_exports import KINDS, export
+
+    return {kind: export(tmp_path_factory.mktemp(kind), kind, tiny_bert, digits_module) for kind in KINDS}
