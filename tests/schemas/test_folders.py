@@ -148,7 +148,7 @@ def test_a_manifest_in_a_subfolder_is_a_file_like_any_other(target: Path) -> Non
         (folder / "deep" / MANIFEST).write_text("{}")
         seal(folder, "test", {})
     (target / "deep" / MANIFEST).write_text("[]")
-    with pytest.raises(StoreError, match="deep/manifest.json"):
+    with pytest.raises(StoreError, match=r"deep/manifest.json"):
         verify_folder(target)
 
 

@@ -42,7 +42,9 @@ def test_maps_that_differ_refuse_to_meet_naming_both_sides() -> None:
     label_map = LabelMap(labels=("a", "b"))
     label_map.require_same(LabelMap(labels=("a", "b")), "the rows", "the head")
     label_map.require_same(label_map.sha256, "the rows", "the head")
-    with pytest.raises(LabelMapError, match=r"label map of the rows \(2 labels: a, b; hash .*is not that of the head.*same data"):
+    with pytest.raises(
+        LabelMapError, match=r"label map of the rows \(2 labels: a, b; hash .*is not that of the head.*same data"
+    ):
         label_map.require_same(LabelMap(labels=("b", "a")), "the rows", "the head")
 
 

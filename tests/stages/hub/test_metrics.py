@@ -73,7 +73,7 @@ def test_entities_do_not_run_over_the_end_of_a_row() -> None:
 
 
 def test_rows_of_different_lengths_are_refused_rather_than_cut() -> None:
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         entity_metrics([["O"], ["O"]], [["O"]])
 
 
@@ -92,7 +92,9 @@ def test_classification_scores_are_scikit_learns(labels: tuple[np.ndarray, np.nd
         }
     )
     assert found["accuracy"] == int((truth == predicted).sum()) / len(truth)
-    np.testing.assert_array_equal(confusion(truth, predicted, 4), sklearn.metrics.confusion_matrix(truth, predicted, labels=range(4)))
+    np.testing.assert_array_equal(
+        confusion(truth, predicted, 4), sklearn.metrics.confusion_matrix(truth, predicted, labels=range(4))
+    )
 
 
 def test_log_probabilities_of_large_scores_are_finite() -> None:

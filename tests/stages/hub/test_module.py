@@ -56,9 +56,7 @@ def test_an_image_context_has_the_documented_variables(digits_module: Path) -> N
 def test_the_pretrained_weights_are_in_the_scope(tiny_bert: Path, scope: Any) -> None:
     Module(str(tiny_bert)).context()
     stored = load_file(tiny_bert / "model.safetensors")
-    np.testing.assert_array_equal(
-        get_variable(scope, "embeddings.word.weight"), stored["embeddings.word_embeddings.weight"]
-    )
+    np.testing.assert_array_equal(get_variable(scope, "embeddings.word.weight"), stored["embeddings.word_embeddings.weight"])
     np.testing.assert_array_equal(get_variable(scope, "pooler.weight"), stored["pooler.dense.weight"].T)
 
 

@@ -1,5 +1,7 @@
 """Schedules: a warm-up that has steps, and a decay that goes on where it ends."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,9 +12,7 @@ PEAK = 0.1
 
 
 @given(st.sampled_from(sorted(DECAYS)), st.integers(1, 300), st.floats(0, 0.999))
-def test_rates_rise_to_the_peak_then_never_jump_and_never_leave_their_range(
-    decay: str, total: int, proportion: float
-) -> None:
+def test_rates_rise_to_the_peak_then_never_jump_and_never_leave_their_range(decay: str, total: int, proportion: float) -> None:
     """Defect 9: the decay restarted at step 0 after warm-up, and a small total divided by zero."""
     warmup = warmup_steps(proportion, total)
     schedule = Schedule(decay, PEAK, total, warmup)
@@ -20,7 +20,7 @@ def test_rates_rise_to_the_peak_then_never_jump_and_never_leave_their_range(
     assert all(0 <= rate <= PEAK for rate in rates)
     assert rates[0] > 0
     assert rates[warmup] == PEAK
-    assert all(left < right for left, right in zip(rates[:warmup], rates[1 : warmup + 1], strict=True))
+    assert all(left < right for left, right in itertools.pairwise(rates))
     after = max(1, total - warmup)
     for left, right in zip(rates[warmup:], rates[warmup + 1 :], strict=False):
         assert 0 <= left - right <= PEAK * 1.6 / after + 1e-12

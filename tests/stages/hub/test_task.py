@@ -76,7 +76,7 @@ def test_variables_of_another_program_are_refused_by_name() -> None:
 def test_without_probs_an_inference_program_must_be_given() -> None:
     task = started()
     variables = {"loss": task.variable("loss")}
-    with pytest.raises(TaskError, match="no 'probs'.*pass inference_program"):
+    with pytest.raises(TaskError, match=r"no 'probs'.*pass inference_program"):
         Task("image_classification", variables, task.main_program(), task.startup_program())
     own = task.inference_program()
     made = Task("image_classification", variables, task.main_program(), task.startup_program(), own)
