@@ -79,7 +79,7 @@ class TrainSettings(Settings):
     """How the weights are fine-tuned."""
 
     epochs: int = Field(3, ge=1)
-    batch_size: int = Field(32, ge=1, description="Rows a step")
+    batch_size: int = Field(32, ge=1, description="Rows a step; for sequences on average: every step has as many tokens")
     learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate")
     optimizer: Literal["adamw", "adam", "momentum", "sgd"] = "adamw"
     weight_decay: float = Field(0.01, ge=0, description="Decoupled; norms and biases are left out. adamw only")

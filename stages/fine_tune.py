@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hubflow.stages.hub.encoded import EncodedSplit
     from hubflow.stages.hub.training import Callback, TrainState
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DEFAULT_METRIC = {"image_classification": "accuracy", "text_classification": "accuracy", "sequence_labelling": "f1"}
 
 

@@ -171,19 +171,43 @@ def open_images(path: Path, mean: Sequence[float], std: Sequence[float], random_
     )
 
 
-def epoch_batches(lengths: IntArray, batch_size: int, seed: int, epoch: int, window: int = 50) -> list[IntArray]:
+def epoch_batches(
+    lengths: IntArray, batch_size: int, seed: int, epoch: int, by_tokens: bool = False, window: int = 50
+) -> list[IntArray]:
     """Row indices of every batch of one epoch: each row once, shuffled; rows of like length share a batch.
 
     Rows are shuffled, then sorted by length inside windows of `window` batches, and the batches shuffled again. A pure
     function of its arguments, so that any position of an epoch can be found again.
+
+    Args:
+        lengths: cost of each row `[rows]`.
+        batch_size: rows of a batch.
+        seed: of the run.
+        epoch: counted from 0.
+        by_tokens: cut windows into batches of about as many tokens, `batch_size` rows on average: a loss that is a mean over
+            tokens would otherwise weigh those of short rows many times as much as those of long ones.
+        window: batches that are sorted together.
     """
     generator = np.random.default_rng([seed, epoch])
     order = generator.permutation(len(lengths))
     span = window * batch_size
-    windows = [order[start : start + span] for start in range(0, len(order), span)]
-    grouped = [part[np.argsort(lengths[part], kind="stable")] for part in windows]
-    batches = [part[start : start + batch_size] for part in grouped for start in range(0, len(part), batch_size)]
+    batches: list[IntArray] = []
+    for start in range(0, len(order), span):
+        part = order[start : start + span]
+        part = part[np.argsort(lengths[part], kind="stable")]
+        count = -(-len(part) // batch_size)
+        cuts = _even_cuts(lengths[part], count) if by_tokens else np.arange(1, count) * batch_size
+        batches += np.split(part, cuts)
     return [batches[position] for position in generator.permutation(len(batches))]
+
+
+def _even_cuts(lengths: IntArray, count: int) -> IntArray:
+    """Where to cut rows into `count` runs of about the same sum of lengths, none of them empty."""
+    sums = np.cumsum(lengths)
+    cuts = np.searchsorted(sums, sums[-1] * np.arange(1, count) / count) + 1
+    places = np.arange(1, count)
+    cuts = np.maximum.accumulate(np.maximum(cuts, places) - places) + places
+    return np.minimum(cuts, len(lengths) - count + places)
 
 
 def sorted_batches(lengths: IntArray, batch_size: int) -> Iterator[IntArray]:

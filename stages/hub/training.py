@@ -78,6 +78,7 @@ def train(session: Session, plan: TrainPlan, checkpoints: Checkpoints, callbacks
         arrays, saved = last
         session.load_state(arrays)
         state = TrainState(**saved)
+    by_tokens = session.spec.task == "sequence_labelling"
     steps_per_epoch = -(-len(plan.train) // settings.batch_size)
     total_steps = settings.epochs * steps_per_epoch
     warmup = warmup_steps(settings.warmup_proportion, total_steps)
@@ -85,7 +86,7 @@ def train(session: Session, plan: TrainPlan, checkpoints: Checkpoints, callbacks
     for callback in callbacks:
         callback.on_train_begin(state, total_steps)
     for epoch in range(state.epoch, settings.epochs):
-        for rows in epoch_batches(plan.train.lengths, settings.batch_size, plan.seed, epoch):
+        for rows in epoch_batches(plan.train.lengths, settings.batch_size, plan.seed, epoch, by_tokens):
             # Dropout and augmentation are functions of seed and step alone, so that a resumed run draws the same.
             paddle.seed(_step_seed(plan.seed, state.step))
             generator = np.random.default_rng([plan.seed, state.step])
