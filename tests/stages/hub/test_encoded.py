@@ -21,12 +21,22 @@ def test_an_epoch_has_each_row_once_the_last_smaller_batch_included(
     lengths: np.ndarray, batch_size: int, seed: int, epoch: int, window: int
 ) -> None:
     """Defect 12: rows of the last, smaller batch were dropped."""
-    batches = epoch_batches(lengths, batch_size, seed, epoch, window)
+    batches = epoch_batches(lengths, batch_size, seed, epoch, window=window)
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
     assert all(1 <= len(batch) <= batch_size for batch in batches)
     assert len(batches) == -(-len(lengths) // batch_size)
-    again = epoch_batches(lengths, batch_size, seed, epoch, window)
+    again = epoch_batches(lengths, batch_size, seed, epoch, window=window)
     assert [batch.tolist() for batch in batches] == [batch.tolist() for batch in again]
+
+
+@hypothesis_settings(deadline=None)
+@given(lengths_of_rows, st.integers(1, 40), st.integers(1, 4))
+def test_an_epoch_cut_by_tokens_has_each_row_once_in_as_many_batches(lengths: np.ndarray, batch_size: int, window: int) -> None:
+    """Defect 12: rows of the last, smaller batch were dropped."""
+    batches = epoch_batches(lengths, batch_size, 0, 0, by_tokens=True, window=window)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    assert len(batches) == -(-len(lengths) // batch_size)
+    assert all(len(batch) > 0 for batch in batches)
 
 
 def test_rows_of_one_length_are_shuffled_by_seed_and_epoch() -> None:
