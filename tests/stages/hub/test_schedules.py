@@ -20,7 +20,7 @@ def test_rates_rise_to_the_peak_then_never_jump_and_never_leave_their_range(deca
     assert all(0 <= rate <= PEAK for rate in rates)
     assert rates[0] > 0
     assert rates[warmup] == PEAK
-    assert all(left < right for left, right in itertools.pairwise(rates))
+    assert all(left < right for left, right in itertools.pairwise(rates[: warmup + 1]))
     after = max(1, total - warmup)
     for left, right in zip(rates[warmup:], rates[warmup + 1 :], strict=False):
         assert 0 <= left - right <= PEAK * 1.6 / after + 1e-12
