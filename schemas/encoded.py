@@ -48,7 +48,7 @@ def check_encoded_text(batch: arrow.RecordBatch, vocab_size: int, max_seq_len: i
         words, pieces = columns["word_labels"], columns["first_piece"]
         faults["as many first pieces as words"] = _lengths(words) != _lengths(pieces)
         faults[f"word labels in 0..{num_classes - 1}"] = _rows_with(words, 0, num_classes)
-        faults["first pieces inside the row, or -1"] = _rows_with(pieces, -1, max_seq_len)
+        faults["first pieces inside the row, or -1"] = _rows_with(pieces, -1, lengths)
     for expected, is_bad in faults.items():
         if is_bad.any():
             rows = frame["row"].to_numpy()[is_bad][:10].tolist()
@@ -62,10 +62,12 @@ def _lengths(column: Any) -> NDArray[np.int64]:
     return lengths
 
 
-def _rows_with(column: Any, low: int, high: int) -> NDArray[np.bool_]:
-    """Rows of a list column that hold a value outside `low..high-1`."""
-    values, offsets = column.values.to_numpy(), column.offsets.to_numpy()
-    bad = (values < low) | (values >= high)
+def _rows_with(column: Any, low: int, high: int | NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Rows of a list column that hold a value outside `low..high-1`; `high` is one for all, or one for each row."""
+    offsets = column.offsets.to_numpy()
+    values, starts = column.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0]
+    limits = high if isinstance(high, int) else np.repeat(high, np.diff(offsets))
+    bad = (values < low) | (values >= limits)
     counts = np.concatenate([[0], np.cumsum(bad)])
-    result: NDArray[np.bool_] = counts[offsets[1:]] > counts[offsets[:-1]]
+    result: NDArray[np.bool_] = counts[starts[1:]] > counts[starts[:-1]]
     return result

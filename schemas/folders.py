@@ -1,12 +1,14 @@
 """Sealed folders: written atomically, the manifest last, every file verified on reading. Must not import Paddle or Prefect."""
 
+import contextlib
+import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -26,7 +28,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-@contextmanager
+@contextlib.contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
     """A temporary folder beside `target` that takes its place when the block ends without an error.
 
@@ -57,7 +59,7 @@ def seal(folder: Path, kind: str, facts: Mapping[str, Any]) -> None:
     files = {
         file.relative_to(folder).as_posix(): {"sha256": file_sha256(file), "bytes": file.stat().st_size}
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != MANIFEST
+        if file.is_file() and file != folder / MANIFEST
     }
     manifest = {"kind": kind, "format_version": FORMAT_VERSION, "facts": dict(facts), "files": files}
     (folder / MANIFEST).write_text(
@@ -74,10 +76,11 @@ def verify_folder(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        files: dict[str, dict[str, Any]] = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        files = {str(name): (int(known["bytes"]), str(known["sha256"])) for name, known in manifest["files"].items()}
+        dict(manifest["facts"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{path}: no readable manifest ({error}); the folder is incomplete or not one of hubflow's") from error
-    bad = [name for name, known in files.items() if not _intact(folder, name, known)]
+    bad = [name for name, (size, sha256) in files.items() if not _intact(folder, name, size, sha256)]
     if bad:
         raise StoreError(
             f"{folder}: {len(bad)} file(s) missing or altered since they were written: {bounded(bad)}; make it again"
@@ -85,21 +88,33 @@ def verify_folder(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _intact(folder: Path, name: str, known: dict[str, Any]) -> bool:
+def _intact(folder: Path, name: str, size: int, sha256: str) -> bool:
     file = folder / name
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or not file.is_file():
         return False
-    return bool(file.stat().st_size == known["bytes"] and file_sha256(file) == known["sha256"])
+    return file.stat().st_size == size and file_sha256(file) == sha256
 
 
 def _replace(folder: Path, target: Path) -> None:
-    if not target.exists():
-        os.rename(folder, target)
-    else:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.old.", dir=target.parent) as old:
-            os.rename(target, Path(old) / "old")
-            os.rename(folder, target)
+    """Put `folder` in the place of `target`, which other processes may be replacing too: the last one stays."""
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.old.", dir=target.parent) as old:
+        for attempt in itertools.count():
+            aside = Path(old, str(attempt))
+            try:
+                os.rename(folder, target)
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    _put_back(Path(old, str(attempt - 1)), target)
+                    raise
+            with contextlib.suppress(FileNotFoundError):  # another process has just put it aside
+                os.rename(target, aside)
     _sync(target.parent)
+
+
+def _put_back(aside: Path, target: Path) -> None:
+    if aside.exists() and not target.exists():
+        os.rename(aside, target)
 
 
 def _sync_tree(folder: Path) -> None:

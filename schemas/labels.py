@@ -81,7 +81,7 @@ def sorted_labels(labels: Sequence[str]) -> list[str]:
 
     IOB tags keep `O` first and each type's `B-` before its `I-`.
     """
-    if all(label.lstrip("-").isdecimal() for label in labels):
+    if all(label.removeprefix("-").isdecimal() for label in labels):
         return sorted(labels, key=int)
     if "O" in labels and all(label == "O" or label[1:2] == "-" for label in labels):
         return sorted(labels, key=lambda label: (label != "O", label[2:], label[:1]))

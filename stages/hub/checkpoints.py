@@ -23,6 +23,8 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        for name in ("last", "best"):
+            _finish(folder / name)
 
     @property
     def best(self) -> Path:
@@ -52,8 +54,19 @@ def save_weights(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     path.chmod(0o644)
 
 
+def _finish(target: Path) -> None:
+    """Put the new checkpoint in place where a process was killed after it had put the old one aside."""
+    new, old = _names_beside(target)
+    if old.exists() and not target.exists():
+        new.rename(target)
+
+
+def _names_beside(target: Path) -> tuple[Path, Path]:
+    return target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+
+
 def _write(target: Path, arrays: Arrays, state: Mapping[str, Any]) -> None:
-    new, old = target.with_name(f".{target.name}.new"), target.with_name(f".{target.name}.old")
+    new, old = _names_beside(target)
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir()

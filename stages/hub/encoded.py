@@ -207,7 +207,8 @@ def _even_cuts(lengths: IntArray, count: int) -> IntArray:
     cuts = np.searchsorted(sums, sums[-1] * np.arange(1, count) / count) + 1
     places = np.arange(1, count)
     cuts = np.maximum.accumulate(np.maximum(cuts, places) - places) + places
-    return np.minimum(cuts, len(lengths) - count + places)
+    bounded: IntArray = np.minimum(cuts, len(lengths) - count + places)
+    return bounded
 
 
 def sorted_batches(lengths: IntArray, batch_size: int) -> Iterator[IntArray]:

@@ -1,5 +1,6 @@
 """Heads: functions that put the layers of a task on a module's output and return the Task."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -128,14 +129,18 @@ def _measures(label: Any, logits: Any, counted: Any) -> dict[str, Any]:
 def _dense(x: Any, units: int, name: str) -> Any:
     """A fully connected layer over the last dimension: weights TruncatedNormal(std=0.02), bias 0."""
     size = int(x.shape[-1])
-    weight = _parameter(f"head.{name}.weight", [size, units], paddle.nn.initializer.TruncatedNormal(std=0.02))
-    bias = _parameter(f"head.{name}.bias", [units], paddle.nn.initializer.Constant(0.0))
+    weight = _parameter(f"{name}.weight", [size, units], paddle.nn.initializer.TruncatedNormal(std=0.02))
+    bias = _parameter(f"{name}.bias", [units], paddle.nn.initializer.Constant(0.0))
     product = paddle.matmul(x.reshape([-1, size]), weight)
     y = product + bias.unsqueeze(0).expand_as(product)
     return y if len(x.shape) == 2 else y.reshape([paddle.shape(x)[0], paddle.shape(x)[1], units])  # noqa: PLR2004
 
 
-def _parameter(name: str, shape: list[int], initializer: Any) -> Any:
+def _parameter(part: str, shape: list[int], initializer: Any) -> Any:
+    taken = {parameter.name for parameter in paddle.static.default_main_program().global_block().all_parameters()}
+    # Names shared with an earlier head on the same module would be one variable in the scope.
+    names = itertools.chain([f"head.{part}"], (f"head.{number}.{part}" for number in itertools.count(2)))
+    name = next(name for name in names if name not in taken)
     return paddle.create_parameter(shape, "float32", name=name, attr=paddle.ParamAttr(name=name, initializer=initializer))
 
 

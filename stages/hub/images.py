@@ -14,6 +14,8 @@ from hubflow.schemas.errors import HubflowError
 
 MAX_PIXELS = 100_000_000
 """More than this is refused as a decompression bomb."""
+LONGEST = 8
+"""An image with longer sides than so many shorter ones is cropped first: resized whole it could fill the memory."""
 
 
 class ImageError(HubflowError):
@@ -42,6 +44,8 @@ def load_pixels(source: str | Path | bytes, size: int, name: str = "") -> NDArra
 
 def square_pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """RGB pixels `[3, size, size]` of an opened image."""
+    if max(image.size) > LONGEST * min(image.size):
+        image = _middle(image, LONGEST * min(image.size))
     scale = size / min(image.width, image.height)
     resized = image.convert("RGB").resize(
         (max(size, round(image.width * scale)), max(size, round(image.height * scale))), Image.Resampling.BILINEAR
@@ -49,6 +53,13 @@ def square_pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
     left, top = (resized.width - size) // 2, (resized.height - size) // 2
     cropped = resized.crop((left, top, left + size, top + size))
     return np.ascontiguousarray(np.asarray(cropped, np.uint8).transpose(2, 0, 1))
+
+
+def _middle(image: Image.Image, longest: int) -> Image.Image:
+    """The middle of an image, at most `longest` pixels a side."""
+    width, height = min(image.width, longest), min(image.height, longest)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def in_parallel(function: Callable[[Any], Any], items: Sequence[Any], workers: int, ahead: int = 64) -> Iterator[Any]:

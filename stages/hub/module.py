@@ -11,7 +11,7 @@ from hubflow.stages.hub.download import resolve_module
 from hubflow.stages.hub.errors import ModuleError
 from hubflow.stages.hub.networks import image, image_names, text
 from hubflow.stages.hub.networks.text_names import FAMILIES, canonical_tensors
-from hubflow.stages.hub.runtime import BUILD_LOCK, paddle, set_variable
+from hubflow.stages.hub.runtime import BUILD_LOCK, keep_program, paddle, set_variable
 from hubflow.stages.hub.weights import match_weights, read_weights, weight_names
 
 Context = tuple[dict[str, Any], dict[str, Any], Any]
@@ -90,6 +90,7 @@ class Module:
             load_weights(self.config, self.folder, graph)
         else:
             paddle.static.Executor(paddle.CPUPlace()).run(graph.startup)
+        keep_program(graph.program, [*graph.inputs.values(), *graph.outputs.values()])
         return graph.inputs, graph.outputs, graph.program
 
 
@@ -101,8 +102,8 @@ def read_config(folder: Path, pretrained: bool = True) -> text.TextConfig | Imag
     """
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise ModuleError(f"{path}: no readable config.json ({error}); a module folder needs one beside its weights") from error
     try:
         if "architecture" in config:

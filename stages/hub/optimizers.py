@@ -1,10 +1,11 @@
 """Optimizers by name, added to a task's main program; the learning rate is a variable that the loop sets at each step."""
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from hubflow.schemas.settings import TrainSettings
+from hubflow.stages.hub.errors import TaskError
 from hubflow.stages.hub.runtime import BUILD_LOCK, paddle, set_variable
 from hubflow.stages.hub.task import Task
 
@@ -37,7 +38,8 @@ class LearningRate:
 def is_decayed(name: str) -> bool:
     """Whether weight decay applies to a parameter: norms and biases are left out."""
     group, _, part = name.rpartition(".")
-    return part == "weight" and not group.endswith("norm") and "batch_norm" not in name and "layer_norm" not in name
+    is_norm = group.endswith("norm") or "batch_norm" in name or "layer_norm" in name
+    return part in ("weight", "w_0") and not is_norm  # w_0: Paddle's own layers, of which image backbones are made
 
 
 def _make(settings: TrainSettings, parameters: list[Any]) -> Any:
@@ -49,4 +51,11 @@ def _make(settings: TrainSettings, parameters: list[Any]) -> Any:
         return paddle.optimizer.Adam(**common)
     if settings.optimizer == "momentum":
         return paddle.optimizer.Momentum(momentum=0.9, **common)
-    return paddle.optimizer.SGD(**common)
+    if settings.optimizer == "sgd":
+        return paddle.optimizer.SGD(**common)
+    raise TaskError(f"optimizer {settings.optimizer!r} is not known; use one of {', '.join(known_optimizers())}")
+
+
+def known_optimizers() -> tuple[str, ...]:
+    """Names that `TrainSettings.optimizer` takes."""
+    return get_args(TrainSettings.model_fields["optimizer"].annotation)

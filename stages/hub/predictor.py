@@ -97,17 +97,19 @@ class Predictor:
         return output
 
     def _predict_texts(self, inputs: Sequence[Any], batch_size: int) -> list[Prediction]:
+        is_pair = isinstance(inputs[0], tuple)
         for row, value in enumerate(inputs):
-            if not (isinstance(value, str) or (isinstance(value, tuple) and [*map(type, value)] == [str, str])):
-                raise PredictError(f"input {row}: expected a text, or a pair of texts, found {type(value).__name__}")
-        texts = [value if isinstance(value, str) else value[0] for value in inputs]
-        pairs = None if isinstance(inputs[0], str) else [value[1] for value in inputs]
+            if not _is_text(value, is_pair):
+                kind = "a pair of texts" if is_pair else "a text"
+                raise PredictError(f"input {row}: expected {kind}, like every row beside it, found {type(value).__name__}")
+        texts = [value[0] if is_pair else value for value in inputs]
+        pairs = [value[1] for value in inputs] if is_pair else None
         ids, segments = encode_texts(self._tokenizer, texts, pairs, self.signature["text"]["max_seq_len"])
         return [self._one(probabilities) for probabilities in self._run_text(ids, segments, batch_size)]
 
     def _predict_words(self, inputs: Sequence[Any], batch_size: int) -> list[Prediction]:
         for row, value in enumerate(inputs):
-            if isinstance(value, str) or not all(isinstance(word, str) for word in value):
+            if not isinstance(value, list | tuple | np.ndarray) or not all(isinstance(word, str) for word in value):
                 raise PredictError(f"input {row}: expected a list of words, found {type(value).__name__}")
         words = [list(value) for value in inputs]
         encoded = encode_words(self._tokenizer, words, None, self.signature["text"]["max_seq_len"])
@@ -118,6 +120,9 @@ class Predictor:
     def _predict_images(self, inputs: Sequence[Any], batch_size: int) -> list[Prediction]:
         spec = self.signature["image"]
         mean, std = np.asarray(spec["mean"], np.float32), np.asarray(spec["std"], np.float32)
+        for row, value in enumerate(inputs):
+            if not isinstance(value, str | Path | bytes | Image.Image):
+                raise PredictError(f"input {row}: expected an image, its path or its bytes, found {type(value).__name__}")
         predictions: list[Prediction] = []
         for start in range(0, len(inputs), batch_size):
             pixels = [_pixels(value, spec["image_size"]) for value in inputs[start : start + batch_size]]
@@ -150,6 +155,12 @@ class Predictor:
         by_word = np.where(pieces[:, None] >= 0, probabilities[np.maximum(pieces, 0)], np.float32("nan"))
         labels = tuple(self.label_map.labels[label] for label in best)
         return Prediction(labels, tuple(by_word[np.arange(len(best)), best].tolist()), by_word)
+
+
+def _is_text(value: Any, is_pair: bool) -> bool:
+    if not is_pair:
+        return isinstance(value, str)
+    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(text, str) for text in value)  # noqa: PLR2004
 
 
 def _pixels(value: Any, size: int) -> NDArray[np.uint8]:

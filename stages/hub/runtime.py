@@ -6,6 +6,8 @@ import re
 import signal
 import threading
 import warnings
+import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +82,9 @@ def set_variable(scope: Any, name: str, array: Any, place: Any) -> None:
 def get_variable(scope: Any, name: str) -> Any:
     """A numpy copy of the scope's variable `name`."""
     return np.array(scope.find_var(name).get_tensor())
+
+
+def keep_program(program: Any, values: Iterable[Any]) -> None:
+    """Let `program` live as long as any of `values`: Paddle does not, and using a variable of a freed program crashes."""
+    for value in values:
+        weakref.finalize(value, id, program).atexit = False

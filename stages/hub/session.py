@@ -84,7 +84,9 @@ class Session:
         """
         found = read_weights(folder)
         names = self.names
-        expected = {name: self.graph.shapes.get(name) or found[name].shape for name in names if name in found}
+        parameters = self.task.main_program().global_block().all_parameters()
+        head = {parameter.name: tuple(parameter.shape) for parameter in parameters}
+        expected = {name: self.graph.shapes.get(name) or head[name] for name in names if name in found}
         missing = [name for name in names if name not in found]
         if missing:
             raise WeightsError(f"{folder}: tensors {missing[:10]} are missing; the checkpoint is of another task")

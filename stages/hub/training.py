@@ -120,10 +120,12 @@ def _judge(session: Session, plan: TrainPlan) -> dict[str, float]:
 
 def _is_better(name: str, metrics: dict[str, float], best: float | None) -> bool:
     """Whether these weights become the best; without a dev split the last ones are."""
-    if not metrics or best is None:
+    if not metrics:
         return True
     if name not in metrics:
         raise TrainingError(f"best_metric {name!r} is not measured; measured: {', '.join(metrics)}")
+    if best is None:
+        return True
     return metrics[name] < best if name == "loss" else metrics[name] > best
 
 

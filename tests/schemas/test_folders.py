@@ -1,0 +1,190 @@
+"""Sealed folders: whole or not there, and every file held to its manifest."""
+
+import errno
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hubflow.schemas.folders import MANIFEST, StoreError, atomic_folder, jsonable, seal, verify_folder
+from hubflow.schemas.settings import HeadSettings
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "kind" / "key"
+
+
+def write(target: Path, text: str) -> None:
+    with atomic_folder(target) as folder:
+        (folder / "deep").mkdir()
+        (folder / "a.txt").write_text(text)
+        (folder / "deep" / "b.txt").write_text(text)
+        seal(folder, "test", {"text": text})
+
+
+def text_of(target: Path) -> str:
+    return (target / "a.txt").read_text()
+
+
+def beside(target: Path) -> list[str]:
+    return sorted(path.name for path in target.parent.iterdir())
+
+
+def test_a_folder_appears_whole(target: Path) -> None:
+    with atomic_folder(target) as folder:
+        (folder / "a.txt").write_text("1")
+        assert not target.exists()
+        assert folder.parent == target.parent
+    assert text_of(target) == "1"
+    assert beside(target) == ["key"]
+    assert target.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_failure_in_the_block_leaves_what_was_there(target: Path) -> None:
+    write(target, "old")
+    with pytest.raises(RuntimeError), atomic_folder(target) as folder:
+        (folder / "a.txt").write_text("half")
+        raise RuntimeError
+    assert text_of(target) == "old"
+    verify_folder(target)
+    assert beside(target) == ["key"]
+
+
+def test_a_failure_in_the_block_leaves_nothing_where_nothing_was(target: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), atomic_folder(target) as folder:
+        (folder / "a.txt").write_text("half")
+        raise KeyboardInterrupt
+    assert beside(target) == []
+
+
+def test_a_later_folder_takes_the_place_of_an_earlier_one(target: Path) -> None:
+    write(target, "old")
+    write(target, "new")
+    assert verify_folder(target)["facts"] == {"text": "new"}
+    assert beside(target) == ["key"]
+
+
+def test_a_full_disk_is_a_store_error_that_says_nothing_was_harmed(target: Path) -> None:
+    write(target, "old")
+    with pytest.raises(StoreError, match=r"could not be written .*No space left.*unharmed"), atomic_folder(target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert text_of(target) == "old"
+
+
+def test_errors_about_other_files_pass_as_they_are(target: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_folder(target):
+        (tmp_path / "not-there").read_text()
+
+
+def test_what_was_there_comes_back_when_it_cannot_be_replaced(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(target, "old")
+    rename = os.rename
+
+    def failing(source: str | Path, destination: str | Path) -> None:
+        if Path(destination) == target and not target.exists() and not Path(source).parent.name.startswith(".key.old."):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(source))
+        rename(source, destination)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(StoreError, match="unharmed"):
+        write(target, "new")
+    assert text_of(target) == "old"
+    assert beside(target) == ["key"]
+
+
+def test_a_parent_that_cannot_be_made_is_a_store_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be written"), atomic_folder(tmp_path / "file" / "key"):
+        pass
+
+
+def test_many_writers_of_one_folder_leave_one_whole(target: Path) -> None:
+    faults: list[BaseException] = []
+
+    def keep_writing(name: str) -> None:
+        try:
+            for number in range(25):
+                write(target, f"{name}{number}")
+        except BaseException as fault:
+            faults.append(fault)
+
+    threads = [threading.Thread(target=keep_writing, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    assert verify_folder(target)["facts"]["text"] == text_of(target)
+    assert beside(target) == ["key"]
+
+
+def _alter(target: Path) -> None:
+    (target / "deep" / "b.txt").write_text("same length"[:3])
+
+
+def _grow(target: Path) -> None:
+    (target / "deep" / "b.txt").write_text("longer")
+
+
+def _remove(target: Path) -> None:
+    (target / "deep" / "b.txt").unlink()
+
+
+@pytest.mark.parametrize("harm", [_alter, _grow, _remove])
+def test_an_altered_or_missing_file_is_named(harm: Callable[[Path], None], target: Path) -> None:
+    write(target, "old")
+    harm(target)
+    with pytest.raises(StoreError, match=r"1 file\(s\) missing or altered since they were written: deep/b\.txt; make it again"):
+        verify_folder(target)
+
+
+def test_a_manifest_in_a_subfolder_is_a_file_like_any_other(target: Path) -> None:
+    with atomic_folder(target) as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / MANIFEST).write_text("{}")
+        seal(folder, "test", {})
+    (target / "deep" / MANIFEST).write_text("[]")
+    with pytest.raises(StoreError, match=r"deep/manifest.json"):
+        verify_folder(target)
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    ["", "{", "[]", "{}", '{"files": []}', '{"files": {"a.txt": {}}}', '{"files": {"a.txt": 7}, "facts": {}}', '{"files": {}}'],
+)
+def test_a_manifest_that_is_none_is_refused(manifest: str, target: Path) -> None:
+    write(target, "old")
+    (target / MANIFEST).write_text(manifest)
+    with pytest.raises(StoreError, match="manifest"):
+        verify_folder(target)
+
+
+def test_a_folder_without_a_manifest_is_refused(target: Path) -> None:
+    write(target, "old")
+    (target / MANIFEST).unlink()
+    with pytest.raises(StoreError, match="no readable manifest"):
+        verify_folder(target)
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "/etc/hostname", "deep/../../outside.txt"])
+def test_a_manifest_that_names_files_elsewhere_is_refused(name: str, target: Path) -> None:
+    write(target, "old")
+    (target.parent / "outside.txt").write_text("old")
+    manifest = json.loads((target / MANIFEST).read_text())
+    manifest["files"][name] = manifest["files"]["a.txt"]
+    (target / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match="altered"):
+        verify_folder(target)
+
+
+def test_models_and_paths_can_be_facts(target: Path) -> None:
+    with atomic_folder(target) as folder:
+        seal(folder, "test", {"settings": HeadSettings(hidden_units=(3,)), "where": Path("a/b"), "text": "é中"})
+    facts = verify_folder(target)["facts"]
+    assert facts == {"settings": {"hidden_units": [3], "num_classes": None}, "where": "a/b", "text": "é中"}
+    with pytest.raises(TypeError, match="set is not JSON-serialisable"):
+        jsonable({1})

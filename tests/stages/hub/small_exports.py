@@ -1,0 +1,76 @@
+"""Small exports for the tests: a task of each kind on a small module, with the rows that it is tried on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from small_modules import (
+    ENTITY_LABELS,
+    MAX_SEQ_LEN,
+    SENTIMENT,
+    image_split,
+    some_images,
+    some_texts,
+    some_tokens,
+    text_split,
+    token_split,
+)
+
+from hubflow.schemas.labels import LabelMap
+from hubflow.stages.hub.encoded import EncodedSplit
+from hubflow.stages.hub.export import write_export
+from hubflow.stages.hub.runtime import set_variable
+from hubflow.stages.hub.session import Session, TaskSpec
+from hubflow.stages.store import Store
+
+ROWS = 11
+KINDS = ("text", "token", "image")
+
+
+@dataclass
+class Exported:
+    """A task, its rows, the same rows as a user has them, and its export."""
+
+    session: Session
+    split: EncodedSplit
+    inputs: list[Any]
+    folder: Path
+    label_map: LabelMap
+
+    def expected(self, row: int) -> Any:
+        """Probabilities that the test program gives of a row run alone."""
+        task = self.session.task
+        return self.session.run(task.test_program(), self.split.feed(np.array([row])), [task.test_variable("probs")])[0][0]
+
+
+def export(root: Path, kind: str, tiny_bert: Path, digits: Path) -> Exported:
+    if kind == "text":
+        texts, labels = some_texts(ROWS)
+        inputs: list[Any] = texts
+        rows: Any = text_split(root / "rows", tiny_bert, texts, labels)
+        spec, module, label_map = TaskSpec("text_classification", 2, (6,)), tiny_bert, SENTIMENT
+    elif kind == "token":
+        tokens, tags = some_tokens(ROWS)
+        inputs, rows = tokens, token_split(root / "rows", tiny_bert, tokens, tags)
+        spec, module, label_map = TaskSpec("sequence_labelling", 5), tiny_bert, ENTITY_LABELS
+    else:
+        inputs = [_image(row) for row in some_images(ROWS)[0]]
+        rows = image_split(root / "rows", ROWS)
+        spec, module, label_map = TaskSpec("image_classification", 2), digits, LabelMap(labels=("left", "right"))
+    session = Session(spec, module, "cpu")
+    session.initialise(0)
+    for name, value in session.weights().items():
+        if name.startswith("head."):
+            set_variable(
+                session.scope, name, np.random.default_rng(5).standard_normal(value.shape).astype(np.float32), session.place
+            )
+    store = Store(root / "store")
+    with store.create("exports", kind) as draft:
+        write_export(session, draft.folder, label_map, {"image_size": 8} if kind == "image" else {"max_seq_len": MAX_SEQ_LEN})
+    return Exported(session, rows, inputs, store.made("exports", kind).folder, label_map)
+
+
+def _image(pixels: np.ndarray) -> Any:
+    return Image.fromarray(pixels.transpose(1, 2, 0))
