@@ -7,7 +7,7 @@ from typing import Any
 from hubflow.schemas.labels import IGNORED_LABEL
 from hubflow.schemas.settings import TaskType
 from hubflow.stages.hub.errors import TaskError
-from hubflow.stages.hub.runtime import BUILD_LOCK, paddle
+from hubflow.stages.hub.runtime import BUILD_LOCK, paddle, truncated_normal
 from hubflow.stages.hub.task import Task, program_of
 
 F = paddle.nn.functional
@@ -129,7 +129,7 @@ def _measures(label: Any, logits: Any, counted: Any) -> dict[str, Any]:
 def _dense(x: Any, units: int, name: str) -> Any:
     """A fully connected layer over the last dimension: weights TruncatedNormal(std=0.02), bias 0."""
     size = int(x.shape[-1])
-    weight = _parameter(f"{name}.weight", [size, units], paddle.nn.initializer.TruncatedNormal(std=0.02))
+    weight = _parameter(f"{name}.weight", [size, units], truncated_normal(0.02))
     bias = _parameter(f"{name}.bias", [units], paddle.nn.initializer.Constant(0.0))
     product = paddle.matmul(x.reshape([-1, size]), weight)
     y = product + bias.unsqueeze(0).expand_as(product)

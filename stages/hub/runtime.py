@@ -74,6 +74,11 @@ def place_of(device: str) -> Any:
     return paddle.CUDAPlace(index)
 
 
+def truncated_normal(std: float) -> Any:
+    """Initializer: normal, cut at two standard deviations (Paddle 3 reads its bounds as values: by default nothing is cut)."""
+    return paddle.nn.initializer.TruncatedNormal(std=std, a=-2 * std, b=2 * std)
+
+
 def set_variable(scope: Any, name: str, array: Any, place: Any) -> None:
     """Put `array` into the scope's variable `name`, making it when it is not there."""
     scope.var(name).get_tensor().set(array, place)

@@ -8,7 +8,7 @@ from typing import Any
 from hubflow.schemas.errors import bounded
 from hubflow.stages.hub.errors import ModuleError
 from hubflow.stages.hub.networks.text_names import FAMILIES, Family
-from hubflow.stages.hub.runtime import paddle
+from hubflow.stages.hub.runtime import paddle, truncated_normal
 
 F = paddle.nn.functional
 ACTIVATIONS: dict[str, Any] = {
@@ -105,7 +105,7 @@ class Parameters:
     def __init__(self, trainable: bool, initializer_range: float) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._trainable = trainable
-        self._normal = paddle.nn.initializer.TruncatedNormal(std=initializer_range)
+        self._normal = truncated_normal(initializer_range)
 
     def matrix(self, name: str, shape: tuple[int, ...]) -> Any:
         """A weight matrix, truncated normal when fresh."""
