@@ -66,7 +66,11 @@ def load_dataset(spec: DatasetSpec, task: TaskType, store: str, reuse: bool = Tr
     plan = _plan(spec, task)
     # Images are hashed as they are read, so their rows are at hand before the key is.
     frames = _read(plan) if spec.format in IMAGE_FORMATS else None
-    digests = _digests(plan, frames)
+    try:
+        digests = _digests(plan, frames)
+    except DataError:
+        _read(plan)  # raises with what is wrong in the other sources too
+        raise
     key = content_key("load_dataset", FORMAT_VERSION, spec, task, digests)
     known = place.find(KIND, key) if reuse else None
     if known is not None:
