@@ -160,6 +160,5 @@ def _engine(folder: Path, threads: int) -> Any:
     config = paddle.inference.Config(str(folder / f"{PROGRAM}.json"), str(folder / f"{PROGRAM}.pdiparams"))
     config.enable_new_ir(True)
     config.disable_glog_info()
-    config.enable_memory_optim()
     config.set_cpu_math_library_num_threads(threads)
     return paddle.inference.create_predictor(config)
