@@ -28,6 +28,7 @@ def shared_data() -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[str]:
     """A real Prefect server for this session; gives its address, for other processes."""
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")  # there is no network to send them to
     from prefect.settings import get_current_settings
     from prefect.testing.utilities import prefect_test_harness
 
