@@ -1,7 +1,9 @@
 """The command line: reads settings, runs flows, prints the outcome. Imports Paddle and Prefect only in the commands."""
 
+import ctypes
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,7 +85,8 @@ def check(config: Config, overrides: Override = None, as_json: Json = False) -> 
     from hubflow.stages.check import check as run_check
 
     try:
-        report = run_check(with_overrides(read_settings(config), overrides or []), str(config))
+        with _stdout_kept():
+            report = run_check(with_overrides(read_settings(config), overrides or []), str(config))
     except SettingsError as error:  # no settings to check
         report = CheckReport([str(error)])
     if as_json:
@@ -136,7 +139,8 @@ def predict(
     _show_progress()
     from hubflow.stages.predict import predict as run
 
-    result = run(settings)
+    with _stdout_kept():
+        result = run(settings)
     if as_json:
         _print_json(result.model_dump(mode="json"))
         return
@@ -210,7 +214,8 @@ def _prefect(verbose: bool) -> Iterator[None]:
     if not server:
         say("[dim]no Prefect server is configured: starting a temporary one …[/dim]")
     try:
-        yield
+        with _stdout_kept():
+            yield
     except RuntimeError as error:
         if server and "Failed to reach API" in str(error):
             raise ServerError(
@@ -218,6 +223,21 @@ def _prefect(verbose: bool) -> Iterator[None]:
                 "or unset it to run with a temporary server"
             ) from error
         raise
+
+
+@contextmanager
+def _stdout_kept() -> Iterator[None]:
+    """Send what Paddle's C++ code prints to file descriptor 1 to stderr: stdout is for the outcome alone."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        if os.name == "posix":
+            ctypes.CDLL(None).fflush(None)  # what C still holds must not follow the outcome
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _show_progress() -> None:
