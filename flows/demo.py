@@ -38,5 +38,6 @@ def demo(store: str = "hubflow-store") -> dict[str, Any]:
         "metrics": {"fine-tuned": tuned.metrics["test"], "from scratch": scratch.metrics["test"]},
         "report": tuned.report,
         "export": tuned.export,
+        "store": tuned.store,
         "seconds": {"fine-tuned": tuned.seconds, "from scratch": scratch.seconds},
     }

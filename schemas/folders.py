@@ -74,6 +74,8 @@ def verify_folder(folder: Path) -> dict[str, Any]:
         StoreError: naming what is missing or altered.
     """
     path = folder / MANIFEST
+    if not folder.is_dir():
+        raise StoreError(f"{folder}: no such folder; correct the path, or make it again")
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         files = {str(name): (int(known["bytes"]), str(known["sha256"])) for name, known in manifest["files"].items()}

@@ -1,7 +1,9 @@
 """Settings of a fine-tune: frozen pydantic models, the same from YAML, JSON, keyword arguments and deployments."""
 
+import copy
 import difflib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -17,6 +19,12 @@ FORMATS: dict[TaskType, tuple[DataFormat, ...]] = {
     "text_classification": ("csv", "tsv", "jsonl", "parquet"),
     "sequence_labelling": ("conll", "msra", "jsonl", "parquet"),
 }
+METRICS: dict[TaskType, tuple[str, ...]] = {
+    "image_classification": ("loss", "accuracy", "precision_macro", "recall_macro", "f1_macro"),
+    "text_classification": ("loss", "accuracy", "precision_macro", "recall_macro", "f1_macro"),
+    "sequence_labelling": ("loss", "accuracy", "precision", "recall", "f1", "precision_strict", "recall_strict", "f1_strict"),
+}
+"""What is measured on each split, by task."""
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Column = str | int
 
@@ -116,10 +124,15 @@ class FineTuneSettings(Settings):
     reuse: bool = Field(True, description="Take what the store already holds for the same content and settings")
 
     @model_validator(mode="after")
-    def _format_fits_task(self) -> Self:
-        fitting = FORMATS[self.task]
+    def _fits_task(self) -> Self:
+        fitting, measured, best = FORMATS[self.task], METRICS[self.task], self.train.best_metric
+        faults = []
         if self.data.format not in fitting:
-            raise ValueError(f"data.format {self.data.format!r} holds no rows for {self.task}; use one of {', '.join(fitting)}")
+            faults.append(f"data.format {self.data.format!r} holds no rows for {self.task}; use one of {', '.join(fitting)}")
+        if best is not None and best not in measured:
+            faults.append(f"train.best_metric {best!r} is not measured for {self.task}; use one of {', '.join(measured)}")
+        if faults:
+            raise ValueError("\n  - settings: ".join(faults))
         return self
 
 
@@ -201,12 +214,12 @@ def with_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, An
     """Copy of `values` with `a.b=value` entries put in; each value is read as YAML.
 
     Raises:
-        SettingsError: when an entry has no `=`, or goes below something that is not a mapping.
+        SettingsError: when an entry has no name or no `=`, goes below something that is not a mapping, or is not YAML.
     """
-    result: dict[str, Any] = json.loads(json.dumps(values))
+    result = copy.deepcopy(values)
     for entry in overrides:
         name, equals, text = entry.partition("=")
-        if not equals:
+        if not equals or not name.strip():
             raise SettingsError(f"--set {entry}: expected NAME=VALUE, for example train.epochs=2")
         *parents, last = name.strip().split(".")
         place = result
@@ -214,8 +227,20 @@ def with_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, An
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
                 raise SettingsError(f"--set {entry}: {parent} is not a group of settings")
-        place[last] = yaml.safe_load(text)
+        place[last] = _yaml_value(entry, text)
     return result
+
+
+def _yaml_value(entry: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"--set {entry}: {text!r} is no YAML value; quote it, as in NAME='\"text\"'") from error
+
+
+def close_name(name: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that `name` most likely means."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
 
 
 def _fault(model: type[BaseModel], fault: Any) -> str:
@@ -223,11 +248,14 @@ def _fault(model: type[BaseModel], fault: Any) -> str:
     name = ".".join(location) or "settings"
     if fault["type"] == "extra_forbidden":
         known = _known_names(model, location[:-1])
-        close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.6)
-        hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(known))}"
+        close = close_name(location[-1], known)
+        hint = f"did you mean {close!r}?" if close else f"known here: {', '.join(sorted(known))}"
         return f"{name}: unknown setting; {hint}"
     if fault["type"] == "missing":
         return f"{name}: is required"
+    if fault["type"] == "model_type":
+        group = ", ".join(_known_names(model, location))
+        return f"{name}: expected a group of settings ({group}), found {fault['input']!r}"
     message = fault["msg"].removeprefix("Value error, ")
     if isinstance(fault["input"], dict):
         return f"{name}: {message}"

@@ -2,11 +2,22 @@
 
 import tempfile
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
+
+from pydantic import TypeAdapter, ValidationError
 
 from hubflow.schemas.errors import HubflowError, SettingsError
 from hubflow.schemas.references import DatasetRef, ModuleRef
-from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, HeadSettings, ModuleSpec, parse_settings
+from hubflow.schemas.settings import (
+    FORMATS,
+    DatasetSpec,
+    FineTuneSettings,
+    HeadSettings,
+    ModuleSpec,
+    TaskType,
+    close_name,
+    parse_settings,
+)
 from hubflow.stages.build_head import build_head
 from hubflow.stages.encode_dataset import encode_dataset
 from hubflow.stages.load_dataset import load_dataset
@@ -14,6 +25,16 @@ from hubflow.stages.load_module import load_module
 from hubflow.stages.store import Store
 
 Model = TypeVar("Model", DatasetSpec, ModuleSpec, HeadSettings)
+STAND_INS: dict[str, Any] = {
+    "max_seq_len": 1,
+    "image_size": None,
+    "trainable": True,
+    "dev_share": 0.1,
+    "test_share": 0.0,
+    "max_rows": None,
+    "split_seed": 0,
+}
+"""What takes the place of a wrong value where files and weights can be checked all the same."""
 
 
 @dataclass
@@ -37,31 +58,50 @@ def check(values: dict[str, Any], source: str) -> CheckReport:
     encoded too: an image that does not decode is found here.
     """
     report = CheckReport()
-    settings: FineTuneSettings | None = None
-    try:
-        settings = parse_settings(FineTuneSettings, values, source)
-    except SettingsError as error:
-        report.faults.append(str(error))
+    with _Faults(report):
+        parse_settings(FineTuneSettings, values, source)
     data, module = _part(DatasetSpec, values.get("data")), _part(ModuleSpec, values.get("module"))
+    task = next((known for known in get_args(TaskType) if known == values.get("task")), None)
     with tempfile.TemporaryDirectory(prefix="hubflow-check-") as store:
-        task = values.get("task")
-        if data is not None and task in ("image_classification", "text_classification", "sequence_labelling"):
+        if data is not None and task is not None and data.format in FORMATS[task]:
             with _Faults(report):
                 report.dataset = load_dataset(data, task, store)
         if module is not None:
             with _Faults(report):
                 report.module = load_module(module, store)
-        if report.dataset is not None and report.module is not None and module is not None:
-            with _Faults(report):
-                encode_dataset(report.dataset, report.module, module, store)
-            head = _part(HeadSettings, values.get("head", {}))
-            if head is not None and task is not None:
-                with _Faults(report):
-                    build_head(task, report.module, report.dataset, module, head, store)
-    if settings is not None:
-        with _Faults(report):
-            Store(settings.store)
+        if task is not None and module is not None and module == _sound(ModuleSpec, values.get("module")):
+            _check_together(report, task, module, _part(HeadSettings, values.get("head", {})), store)
+    with _Faults(report):
+        Store(_given(values, "store"))
+    with _Faults(report):
+        _check_device(_given(values, "device"))
     return report
+
+
+def _check_together(report: CheckReport, task: TaskType, spec: ModuleSpec, head: HeadSettings | None, store: str) -> None:
+    """Check what data, module and head must agree on, as far as they are sound."""
+    if report.dataset is None or report.module is None:
+        return
+    with _Faults(report):
+        encode_dataset(report.dataset, report.module, spec, store)
+    if head is not None:
+        with _Faults(report):
+            build_head(task, report.module, report.dataset, spec, head, store)
+
+
+def _check_device(device: str) -> None:
+    from hubflow.stages.hub.runtime import place_of
+
+    place_of(device)
+
+
+def _given(values: dict[str, Any], name: str) -> str:
+    """A setting, or its default when it is not given or is wrong, which has been told already."""
+    field = FineTuneSettings.model_fields[name]
+    try:
+        return TypeAdapter[str](Annotated[str, *field.metadata]).validate_python(values[name])
+    except (KeyError, ValidationError):
+        return str(field.default)
 
 
 class _Faults:
@@ -74,14 +114,34 @@ class _Faults:
         pass
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> bool:
-        if isinstance(error, HubflowError):
-            self._report.faults.append(str(error))
-            return True
-        return False
+        if not isinstance(error, HubflowError):
+            return False
+        several = error.__cause__.exceptions if isinstance(error.__cause__, ExceptionGroup) else (error,)
+        self._report.faults += map(str, several)
+        return True
 
 
-def _part(model: type[Model], values: Any) -> Model | None:
+def _sound(model: type[Model], values: Any) -> Model | None:
     try:
         return parse_settings(model, values)
     except SettingsError:
         return None
+
+
+def _part(model: type[Model], values: Any) -> Model | None:
+    """A group of settings as far as it can be checked although something in it is wrong, which has been told already.
+
+    A misspelt name is read as the one that it is closest to, and a wrong value gives way to its stand-in, if it has one.
+    """
+    if not isinstance(values, dict):
+        return None
+    known = {name: value for name, value in values.items() if name in model.model_fields}
+    misspelt = {close_name(str(name), model.model_fields): value for name, value in values.items() if name not in known}
+    kept = {**{name: value for name, value in misspelt.items() if name is not None}, **known}
+    try:
+        return model.model_validate(kept)
+    except ValidationError as error:
+        wrong = {str(fault["loc"][0]) for fault in error.errors() if fault["loc"]}
+    if not wrong or not wrong <= STAND_INS.keys():
+        return None
+    return model.model_validate({**kept, **{name: STAND_INS[name] for name in wrong}})

@@ -17,9 +17,9 @@ def show_progress(shown: bool) -> None:
 
 
 def say(line: str) -> None:
-    """Print one line (rich markup) when switched on."""
+    """Print one line (rich markup) when switched on; a long one is left whole, so that the paths in it can be copied."""
     if _shown[0]:
-        console.print(line)
+        console.print(line, soft_wrap=True)
 
 
 @contextmanager

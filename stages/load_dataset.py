@@ -66,19 +66,30 @@ def load_dataset(spec: DatasetSpec, task: TaskType, store: str, reuse: bool = Tr
     plan = _plan(spec, task)
     # Images are hashed as they are read, so their rows are at hand before the key is.
     frames = _read(plan) if spec.format in IMAGE_FORMATS else None
-    digests = _digests(plan, frames)
+    try:
+        digests = _digests(plan, frames)
+    except DataError:
+        _read(plan)  # raises with what is wrong in the other sources too
+        raise
     key = content_key("load_dataset", FORMAT_VERSION, spec, task, digests)
     known = place.find(KIND, key) if reuse else None
     if known is not None:
-        return _reference(known)
-    frames, label_map = _validated(plan, frames or _read(plan))
+        return dataset_reference(known)
+    return keep_rows(place, key, plan, frames or _read(plan), _listed_labels(plan), digests)
+
+
+def keep_rows(
+    place: Store, key: str, plan: Plan, frames: Frames, listed: LabelMap | None, digests: dict[str, str]
+) -> DatasetRef:
+    """Hold the rows to their contract, split them and write them."""
+    frames, label_map = _validated(plan, frames, listed)
     frames = _split(plan, frames)
     with place.create(KIND, key) as draft:
         for split, rows in frames.items():
             rows.to_parquet(draft.folder / f"{split}.parquet", engine="pyarrow", index=False)
         label_map.save(draft.folder / LABEL_MAP_FILE)
         draft.facts.update(_facts(plan, frames, label_map, digests))
-    return _reference(place.made(KIND, key))
+    return dataset_reference(place.made(KIND, key))
 
 
 def _plan(spec: DatasetSpec, task: TaskType) -> Plan:
@@ -105,9 +116,8 @@ def _digests(plan: Plan, frames: Frames | None) -> dict[str, str]:
     return digests
 
 
-def _validated(plan: Plan, frames: Frames) -> tuple[Frames, LabelMap]:
-    """Rows that keep their contract, and the label map that they were held to."""
-    listed = _listed_labels(plan)
+def _validated(plan: Plan, frames: Frames, listed: LabelMap | None) -> tuple[Frames, LabelMap]:
+    """Rows that keep their contract, and the label map that they were held to: `listed`, or made from train."""
     label_map: LabelMap | None = listed
 
     def validated(split: Split) -> pd.DataFrame:
@@ -176,7 +186,8 @@ def _facts(plan: Plan, frames: Frames, label_map: LabelMap, digests: dict[str, s
     }
 
 
-def _reference(artifact: Artifact) -> DatasetRef:
+def dataset_reference(artifact: Artifact) -> DatasetRef:
+    """Reference to a kept data set."""
     facts = {name: artifact.facts[name] for name in ("rows_kind", "rows", "num_classes", "label_map_sha256")}
     return DatasetRef(path=artifact.path, sha256=artifact.sha256, **facts)
 

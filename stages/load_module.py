@@ -24,14 +24,17 @@ def load_module(spec: ModuleSpec, store: str, reuse: bool = True) -> ModuleRef:
     from hubflow.stages.hub.module import ImageConfig, check_max_seq_len, read_config
 
     folder = resolve_module(spec.name, spec.revision, spec.pretrained)
-    config = read_config(folder, spec.pretrained)
     files = _files(folder, spec.pretrained)
     if spec.pretrained and not any(_is_weights(file) for file in files):
         raise ModuleError(
-            f"{folder}: no weights (model.safetensors, *.bin or *.pdparams); use pretrained: false for fresh ones"
+            f"{folder}: no weights (model.safetensors, *.bin or *.pdparams); add them, or set pretrained: false for fresh ones"
         )
+    config = read_config(folder, spec.pretrained)
     if not isinstance(config, ImageConfig):
-        check_max_seq_len(config, spec.max_seq_len)
+        try:
+            check_max_seq_len(config, spec.max_seq_len)
+        except ModuleError as error:
+            raise ModuleError(f"module {spec.name}: {error}; set module.max_seq_len to one of them") from error
     key = content_key("load_module", spec.name, spec.pretrained, {file.name: file_sha256(file) for file in files})
     home = Store(store)
     artifact = home.find("modules", key) if reuse else None

@@ -1,5 +1,6 @@
 """Stage predict: label the rows of a file, or the images of a folder, with an exported folder and nothing else."""
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -146,7 +147,8 @@ def _write(frame: pd.DataFrame, output: Path) -> None:
     except OSError as error:
         raise StoreError(f"{output}: the predictions cannot be written ({error})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it must not take the place of the error being raised
+            temporary.unlink(missing_ok=True)
 
 
 def _describe(result: PredictResult) -> str:

@@ -9,6 +9,7 @@ from prefect import Task, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
+from rich.markup import escape
 
 from hubflow.schemas.errors import HubflowError
 from hubflow.stages.console import say
@@ -47,10 +48,11 @@ def stage_task(
             create_markdown_artifact(f"```text\n{error}\n```", key=_key(name, "failed"), description=f"{name} failed")
             raise
         markdown = describe(result)
+        summary = markdown.splitlines()[0]
         create_markdown_artifact(markdown, key=_key(name), description=(function.__doc__ or name).splitlines()[0])
         seconds = time.perf_counter() - started
-        get_run_logger().info("%s finished in %.1f s: %s", name, seconds, markdown.splitlines()[0])
-        say(f"[bold]{name}[/bold] {seconds:.1f} s  [dim]{markdown.splitlines()[0]}[/dim]")
+        get_run_logger().info("%s finished in %.1f s: %s", name, seconds, summary)
+        say(f"[bold]{name}[/bold] {seconds:.1f} s  [dim]{escape(summary)}[/dim]")
         return result
 
     return task(

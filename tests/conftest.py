@@ -3,9 +3,12 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from runs import Run
 
 
 @pytest.fixture(scope="session")
@@ -23,12 +26,36 @@ def shared_data() -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
-    """A Prefect server with a database of its own, for the whole session."""
+def prefect_server() -> Iterator[str]:
+    """A real Prefect server for this session; gives its address, for other processes."""
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")  # there is no network to send them to
+    from prefect.settings import get_current_settings
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=90):
-        yield
+        yield str(get_current_settings().api.url)
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> "Run":
+    """Every stage run on a few digits; what it left behind is for reading only."""
+    from runs import digits_settings, run_stages
+
+    from hubflow.schemas.settings import FineTuneSettings
+
+    return run_stages(FineTuneSettings.model_validate(digits_settings(tmp_path_factory.mktemp("digits"))))
+
+
+@pytest.fixture(scope="session")
+def text_run(tmp_path_factory: pytest.TempPathFactory) -> "Run":
+    """Every stage run on a few texts with a tiny BERT; what it left behind is for reading only."""
+    from modules import make_tiny_bert
+    from runs import WORDS, run_stages, text_settings
+
+    from hubflow.schemas.settings import FineTuneSettings
+
+    folder = tmp_path_factory.mktemp("text")
+    return run_stages(FineTuneSettings.model_validate(text_settings(folder, make_tiny_bert(folder / "bert", WORDS))))
 
 
 @pytest.fixture(scope="session")

@@ -1,19 +1,51 @@
 """The command line: reads settings, runs flows, prints the outcome. Imports Paddle and Prefect only in the commands."""
 
+import ctypes
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperGroup
 
-from hubflow.schemas.errors import HubflowError
+from hubflow.schemas.errors import HubflowError, SettingsError
 from hubflow.schemas.settings import FineTuneSettings, PredictSettings, parse_settings, read_settings, with_overrides
 
+FAULT = 2
+
+
+class Commands(TyperGroup):
+    """Commands that tell a fault as a message, with exit code 2; with `--json` also as one line `{"error": …}` on stdout."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Remember whether the command was asked for JSON: when its options are wrong, nothing else tells."""
+        ctx.meta["json"] = "--json" in args
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; an error of hubflow's own becomes its message, any other error passes on."""
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort):
+            raise
+        except HubflowError as error:
+            typer.echo(f"hubflow: {error}", err=True)
+            _print_error(ctx, str(error))
+            raise typer.Exit(FAULT) from error
+        except Exception as error:
+            told = getattr(error, "format_message", None)  # of an option or argument that is wrong
+            _print_error(ctx, told() if told else f"{type(error).__name__}: {error}")
+            raise
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Fine-tune pretrained Paddle modules as Prefect flows.",
     no_args_is_help=True,
     add_completion=False,
@@ -21,7 +53,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 out = Console(highlight=False)
-FAULT = 2
 
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable line at the end, and nothing else to stdout.")]
 Override = Annotated[list[str] | None, typer.Option("--set", help="Override a setting, for example train.epochs=2.")]
@@ -33,10 +64,13 @@ Config = Annotated[Path, typer.Argument(help="Settings file, YAML or JSON.")]
 def fine_tune(config: Config, overrides: Override = None, as_json: Json = False, verbose: Verbose = False) -> None:
     """Run the fine-tune flow with the settings of CONFIG."""
     settings = parse_settings(FineTuneSettings, with_overrides(read_settings(config), overrides or []), str(config))
-    _prepare(verbose)
-    from hubflow.flows.fine_tune import fine_tune as flow
+    from hubflow.stages.store import Store
 
-    result = flow(settings)
+    Store(settings.store)  # before a server is started: a store that cannot be written is told at once
+    with _prefect(verbose):
+        from hubflow.flows.fine_tune import fine_tune as flow
+
+        result = flow(settings)
     if as_json:
         _print_json(result.model_dump(mode="json"))
         return
@@ -47,10 +81,14 @@ def fine_tune(config: Config, overrides: Override = None, as_json: Json = False,
 @app.command()
 def check(config: Config, overrides: Override = None, as_json: Json = False) -> None:
     """Check settings, data and module without training; every fault at once."""
-    values = with_overrides(read_settings(config), overrides or [])
+    from hubflow.stages.check import CheckReport
     from hubflow.stages.check import check as run_check
 
-    report = run_check(values, str(config))
+    try:
+        with _stdout_kept():
+            report = run_check(with_overrides(read_settings(config), overrides or []), str(config))
+    except SettingsError as error:  # no settings to check
+        report = CheckReport([str(error)])
     if as_json:
         found = report.dataset.rows if report.dataset else None
         _print_json({"sound": report.is_sound, "faults": report.faults, "rows": found})
@@ -72,7 +110,14 @@ def modules(as_json: Json = False) -> None:
     from hubflow.stages.hub.registry import known_modules
 
     if as_json:
-        _print_json({"modules": [{"name": one.name, "kind": one.kind, "source": one.source} for one in known_modules()]})
+        _print_json(
+            {
+                "modules": [
+                    {"name": one.name, "kind": one.kind, "source": one.source, "description": one.description}
+                    for one in known_modules()
+                ]
+            }
+        )
         return
     table = Table("name", "kind", "source", "what it is", box=None)
     for one in known_modules():
@@ -87,15 +132,15 @@ def predict(
     output: Annotated[str | None, typer.Option(help="Predictions file: .parquet, .csv or .jsonl.")] = None,
     overrides: Override = None,
     as_json: Json = False,
-    verbose: Verbose = False,
 ) -> None:
     """Label DATA with an exported folder; --set names columns, for example --set header=false --set text_column=0."""
     given = with_overrides({"export": export, "data": data, "output": output}, overrides or [])
     settings = parse_settings(PredictSettings, given, "hubflow predict")
-    _prepare(verbose)
+    _show_progress()
     from hubflow.stages.predict import predict as run
 
-    result = run(settings)
+    with _stdout_kept():
+        result = run(settings)
     if as_json:
         _print_json(result.model_dump(mode="json"))
         return
@@ -105,12 +150,16 @@ def predict(
 
 
 @app.command()
-def schema(which: Annotated[str, typer.Argument(help="fine-tune or predict.")] = "fine-tune") -> None:
+def schema(
+    which: Annotated[str, typer.Argument(help="fine-tune or predict.")] = "fine-tune",
+    as_json: Annotated[bool, typer.Option("--json", help="Print it on one line.")] = False,
+) -> None:
     """Print the JSON schema of the settings, for editors."""
     models: dict[str, Any] = {"fine-tune": FineTuneSettings, "predict": PredictSettings}
     if which not in models:
         raise typer.BadParameter(f"expected one of {', '.join(models)}")
-    typer.echo(json.dumps(models[which].model_json_schema(), indent=1))
+    declared = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    typer.echo(json.dumps({**declared, **models[which].model_json_schema()}, indent=None if as_json else 1))
 
 
 @app.command()
@@ -120,10 +169,13 @@ def demo(
     verbose: Verbose = False,
 ) -> None:
     """Fine-tune a small module on scikit-learn's handwritten digits, beside the same network trained from scratch."""
-    _prepare(verbose)
-    from hubflow.flows.demo import demo as run
+    from hubflow.stages.store import Store
 
-    result = run(store)
+    Store(store)
+    with _prefect(verbose):
+        from hubflow.flows.demo import demo as run
+
+        result = run(store)
     if as_json:
         _print_json(result)
         return
@@ -135,24 +187,63 @@ def demo(
 
 
 def main() -> None:
-    """Entry point of `hubflow`: an error of hubflow's own is printed as its message, with exit code 2."""
-    try:
-        app()
-    except HubflowError as error:
-        typer.echo(f"hubflow: {error}", err=True)
-        sys.exit(FAULT)
+    """Entry point of `hubflow`."""
+    app()
 
 
-def _prepare(verbose: bool) -> None:
-    """Settle what Prefect reads when it is imported, without overruling the user; show progress."""
+class ServerError(HubflowError):
+    """Prefect's server cannot be reached; the message names it."""
+
+
+@contextmanager
+def _prefect(verbose: bool) -> Iterator[None]:
+    """Settle what Prefect reads when it is imported, without overruling the user; show progress.
+
+    Raises:
+        ServerError: when the server that Prefect is set to cannot be reached.
+    """
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-    from hubflow.stages.console import say, show_progress
+    _show_progress()
+    from prefect.settings import get_current_settings
+
+    from hubflow.stages.console import say
+
+    server = get_current_settings().api.url  # of the environment or of a profile
+    if not server:
+        say("[dim]no Prefect server is configured: starting a temporary one …[/dim]")
+    try:
+        with _stdout_kept():
+            yield
+    except RuntimeError as error:
+        if server and "Failed to reach API" in str(error):
+            raise ServerError(
+                f"Prefect's server {server} cannot be reached; start it (`prefect server start`), correct PREFECT_API_URL, "
+                "or unset it to run with a temporary server"
+            ) from error
+        raise
+
+
+@contextmanager
+def _stdout_kept() -> Iterator[None]:
+    """Send what Paddle's C++ code prints to file descriptor 1 to stderr: stdout is for the outcome alone."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        if os.name == "posix":
+            ctypes.CDLL(None).fflush(None)  # what C still holds must not follow the outcome
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _show_progress() -> None:
+    from hubflow.stages.console import show_progress
 
     show_progress(True)
-    if not os.environ.get("PREFECT_API_URL"):
-        say("[dim]no Prefect server is configured: starting a temporary one …[/dim]")
 
 
 def _metrics_table(metrics: dict[str, dict[str, float]]) -> Table:
@@ -165,3 +256,8 @@ def _metrics_table(metrics: dict[str, dict[str, float]]) -> Table:
 
 def _print_json(value: Any) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False))
+
+
+def _print_error(ctx: Any, message: str) -> None:
+    if ctx.meta.get("json"):
+        _print_json({"error": message})

@@ -7,6 +7,7 @@ revision; a folder is complete once its checksums.json is there, and every file 
 
 import importlib.resources
 import importlib.util
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from hubflow.schemas.errors import bounded
+from hubflow.schemas.folders import atomic_folder
 from hubflow.stages.hub.checksums import CONFIG, Checksums, read_checksums
 from hubflow.stages.hub.errors import DownloadError, ModuleError
 from hubflow.stages.hub.registry import NAME_FORMS, RegistryEntry, find_module, is_short_name
@@ -64,10 +66,21 @@ def cache_home() -> Path:
 def _registered(entry: RegistryEntry, revision: str | None, pretrained: bool) -> Path:
     if entry.source.startswith(PACKAGE):
         return _package_folder(entry.source, revision)
+    if entry.kind == "image" and not pretrained:
+        return _fresh_folder(entry.architecture)
     if revision is None:
         return _installed_folder(entry) or _hub_folder(*_parse_hub(entry.source, None), entry.sha256, pretrained)
     repo, _revision = _parse_hub(entry.source, None)
     return _hub_folder(*_parse_hub(f"{HUB}{repo}", revision), _NO_PINS, pretrained)
+
+
+def _fresh_folder(architecture: str) -> Path:
+    """A folder for fresh weights of an image backbone: its architecture says all, so nothing is fetched."""
+    folder = cache_home() / "fresh" / architecture
+    if not (folder / CONFIG).is_file():
+        with atomic_folder(folder) as draft:
+            (draft / CONFIG).write_text(json.dumps({"architecture": architecture}) + "\n", encoding="utf-8")
+    return folder
 
 
 def _installed_folder(entry: RegistryEntry) -> Path | None:

@@ -1,7 +1,7 @@
 """Module: a pretrained network by name, and its context: input and output variables of a static program."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,16 +99,18 @@ def read_config(folder: Path, pretrained: bool = True) -> text.TextConfig | Imag
 
     Raises:
         ModuleError: naming the file, when it is missing, unreadable, or of an unknown architecture.
+        WeightsError: when pretrained, and the folder has no weights that can be read.
     """
     path = folder / "config.json"
     try:
         config = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise ModuleError(f"{path}: no readable config.json ({error}); a module folder needs one beside its weights") from error
+    names = weight_names(folder) if pretrained else []
     try:
         if "architecture" in config:
-            return _image_config(config, folder, pretrained)
-        has_pooler = not pretrained or any("pooler." in name for name in weight_names(folder))
+            return _image_config(config, names)
+        has_pooler = not pretrained or any("pooler." in name for name in names)
         return text.TextConfig.from_hugging_face(config, has_pooler)
     except HubflowError as error:
         raise ModuleError(f"{path}: {error}") from error
@@ -179,12 +181,13 @@ def _image_graph(config: ImageConfig, trainable: bool, main: Any, startup: Any) 
     return ModuleGraph({"image": pixels}, outputs, main, startup, dict(network.parameters), shapes)
 
 
-def _image_config(config: Mapping[str, Any], folder: Path, pretrained: bool) -> ImageConfig:
+def _image_config(config: Mapping[str, Any], names: Collection[str]) -> ImageConfig:
+    """`names` are those of the weights; empty for fresh ones."""
     given = str(config["architecture"])
     known = image.find(image_names.timm_architecture(given) or given)
     epsilon = None
-    if pretrained:
-        epsilon = image_names.norm_epsilon(known.name, image_names.layout_of(known.name, weight_names(folder)))
+    if names:
+        epsilon = image_names.norm_epsilon(known.name, image_names.layout_of(known.name, names))
     told = {**config, **config.get("pretrained_cfg", {})}
     size = told.get("input_size", (3, known.image_size, known.image_size))
     return ImageConfig(

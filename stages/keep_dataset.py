@@ -1,0 +1,87 @@
+"""Keep rows that are at hand as load_dataset keeps those of files, for a stage of your own in its place. No Paddle here."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as arrow
+
+from hubflow.schemas.errors import bounded
+from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.references import DatasetRef, Split
+from hubflow.schemas.settings import DatasetSpec, TaskType
+from hubflow.stages.errors import DataError
+from hubflow.stages.load_dataset import FORMAT_VERSION, KIND, Plan, dataset_reference, keep_rows
+from hubflow.stages.reading import rows_kind
+from hubflow.stages.reading_source import require_file
+from hubflow.stages.store import Store, content_key, file_sha256
+
+
+def keep_dataset(
+    frames: Mapping[Split, pd.DataFrame],
+    task: TaskType,
+    store: str,
+    labels: Sequence[str] | None = None,
+    dev_share: float = 0.1,
+    test_share: float = 0.0,
+    split_seed: int = 0,
+    source: str = "DataFrame",
+    reuse: bool = True,
+) -> DatasetRef:
+    """Keep rows that are at hand, from a query for example, as `load_dataset` keeps those of files.
+
+    Args:
+        frames: rows by split, `train` at least. Columns `text` (and `text_pair`), or `tokens` and `labels` (lists of str), or
+            `path` of image files; `label` where each row has one; `row`, a number from 1 that errors name it by, is counted
+            when not given. Further columns are carried through.
+        task: what the rows are for.
+        store: the store's root folder.
+        labels: every label in order; from train when not given.
+        dev_share: share of train that becomes `dev` when there is none; `test_share` likewise; `split_seed` draws both.
+        test_share: see `dev_share`.
+        split_seed: see `dev_share`.
+        source: what errors and facts name as the origin of the rows.
+        reuse: take what the store already holds for the same rows.
+
+    Raises:
+        DataError: no `train`, fewer than two classes, a split without rows, or an image file that is missing.
+        ContractError: rows break their contract.
+        StoreError: the store cannot be written.
+    """
+    if "train" not in frames:
+        raise DataError(f"{source}: found the splits {bounded(frames) or 'none'}; expected train at least")
+    is_image, is_pair = task == "image_classification", "text_pair" in frames["train"]
+    spec = DatasetSpec(
+        format="image_list" if is_image else "parquet",
+        train=source,
+        text_pair_column="text_pair" if is_pair else None,
+        dev_share=dev_share,
+        test_share=test_share,
+        split_seed=split_seed,
+    )
+    plan = Plan(spec, task, rows_kind(spec, task), {split: Path(f"{source}, {split}") for split in frames})
+    numbered = {split: _numbered(rows, is_image) for split, rows in frames.items()}
+    digests: dict[str, str] = {split: _content_sha256(rows) for split, rows in numbered.items()}
+    place, key = Store(store), content_key("keep_dataset", FORMAT_VERSION, spec, task, labels, digests)
+    known = place.find(KIND, key) if reuse else None
+    listed = None if labels is None else LabelMap(labels=tuple(labels))
+    return dataset_reference(known) if known is not None else keep_rows(place, key, plan, numbered, listed, digests)
+
+
+def _numbered(rows: pd.DataFrame, is_image: bool) -> pd.DataFrame:
+    """Rows with their number, and images with the hash of their content, where these are not given."""
+    columns: dict[str, Any] = {} if "row" in rows else {"row": np.arange(1, len(rows) + 1, dtype=np.int64)}
+    if is_image and "path" in rows and "sha256" not in rows:
+        columns["sha256"] = [file_sha256(require_file(Path(path))) for path in rows["path"]]
+    return rows.reset_index(drop=True).assign(**columns)
+
+
+def _content_sha256(rows: pd.DataFrame) -> str:
+    sink = arrow.BufferOutputStream()
+    table = arrow.Table.from_pandas(rows, preserve_index=False)
+    with arrow.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return hashlib.sha256(sink.getvalue()).hexdigest()

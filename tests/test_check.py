@@ -1,0 +1,212 @@
+"""hubflow check: each fault that a fine-tune can meet, told by name with what to do, and all of them at once."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from modules import make_tiny_bert
+from PIL import Image
+from runs import WORDS, digits_settings, write_reviews
+from typer.testing import CliRunner
+
+from hubflow.cli import app
+
+Values = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def module(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_bert(tmp_path_factory.mktemp("module") / "bert", WORDS)
+
+
+@pytest.fixture
+def sound(tmp_path: Path, module: Path) -> Values:
+    return {
+        "task": "text_classification",
+        "module": {"name": str(module), "max_seq_len": 16},
+        "data": {"format": "tsv", "train": str(write_reviews(tmp_path / "train.tsv", 20))},
+        "store": str(tmp_path / "store"),
+    }
+
+
+def faults_of(values: Values, folder: Path) -> list[str]:
+    config = folder / "run.yaml"
+    config.write_text(yaml.safe_dump(values), encoding="utf-8")
+    result = CliRunner().invoke(app, ["check", str(config), "--json"])
+    assert result.exit_code == 2, result.output
+    lines = result.stdout.splitlines()
+    assert len(lines) == 1
+    report = json.loads(lines[0])
+    assert report["sound"] is False
+    assert "Traceback" not in result.output
+    faults: list[str] = report["faults"]
+    return faults
+
+
+def write(folder: Path, name: str, content: str) -> str:
+    (folder / name).write_text(content, encoding="utf-8")
+    return str(folder / name)
+
+
+def test_sound_settings_are_told_with_their_facts(sound: Values, tmp_path: Path) -> None:
+    config = write(tmp_path, "run.yaml", yaml.safe_dump(sound))
+    result = CliRunner().invoke(app, ["check", config])
+    assert result.exit_code == 0
+    assert "sound. 18 train, 2 dev rows, 2 labels, module" in result.stdout
+    as_json = CliRunner().invoke(app, ["check", config, "--json"])
+    assert json.loads(as_json.stdout) == {"sound": True, "faults": [], "rows": {"train": 18, "dev": 2}}
+
+
+def data_faults(folder: Path) -> dict[str, tuple[Values, list[str]]]:
+    """Settings of the data by fault, and what the message must say."""
+    write_reviews(folder / "reviews.tsv", 4)
+    dev = "text\tlabel\na\t0\nb\tseven\n"
+    return {
+        "no such file": ({"train": str(folder / "revews.tsv")}, ["revews.tsv: no such file", "did you mean 'reviews.tsv'"]),
+        "empty file": ({"train": write(folder, "empty.tsv", "")}, ["empty.tsv: the file is empty; expected rows"]),
+        "only a header": ({"train": write(folder, "head.tsv", "text\tlabel\n")}, ["head.tsv", "no rows"]),
+        "missing column": (
+            {"text_column": "texts"},
+            ["train.tsv: no column 'texts'", "'id', 'text', 'label'", "did you mean 'text'?", "set text_column"],
+        ),
+        "unknown label in dev": (
+            {"dev": write(folder, "dev.tsv", dev)},
+            ["dev.tsv: 1 row(s)", "known labels '0', '1'", "row 3 ('seven')", "correct the label"],
+        ),
+        "one class only": (
+            {"train": write(folder, "one.tsv", "text\tlabel\na\tgood\nb\tgood\n")},
+            ["one.tsv: found only the label 'good' in all 2 rows", "expected at least 2 different labels"],
+        ),
+        "row without text": (
+            {"train": write(folder, "blank.tsv", "text\tlabel\na\t0\n  \t1\nb\t1\n")},
+            ["blank.tsv: 1 row(s)", "row 3", "visible character", "fill it in or remove the row"],
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "no such file",
+        "empty file",
+        "only a header",
+        "missing column",
+        "unknown label in dev",
+        "one class only",
+        "row without text",
+    ],
+)
+def test_a_fault_of_the_data_names_file_and_row_and_what_to_do(fault: str, sound: Values, tmp_path: Path) -> None:
+    given, said = data_faults(tmp_path)[fault]
+    faults = faults_of({**sound, "data": {**sound["data"], **given}}, tmp_path)
+    assert len(faults) == 1
+    assert [part for part in said if part not in faults[0]] == []
+
+
+def test_num_classes_that_disagrees_names_both_numbers(sound: Values, tmp_path: Path) -> None:
+    (fault,) = faults_of({**sound, "head": {"num_classes": 3}}, tmp_path)
+    assert "head.num_classes is 3, but the data has 2 labels" in fault
+
+
+@pytest.mark.parametrize(
+    ("length", "said"),
+    [
+        (0, "module.max_seq_len: Input should be greater than or equal to 1 (found 0)"),
+        (2, "max_seq_len 2 leaves no room beside 2 special tokens"),
+        (10_000, "max_seq_len is 10000; this module allows 1 to 64 tokens"),
+    ],
+)
+def test_a_max_seq_len_out_of_range_names_the_range(length: int, said: str, sound: Values, tmp_path: Path) -> None:
+    (fault,) = faults_of({**sound, "module": {**sound["module"], "max_seq_len": length}}, tmp_path)
+    assert said in fault
+
+
+def test_a_module_folder_without_weights_is_named(sound: Values, tmp_path: Path) -> None:
+    bare = make_tiny_bert(tmp_path / "bare", WORDS)
+    (bare / "model.safetensors").unlink()
+    (fault,) = faults_of({**sound, "module": {"name": str(bare), "max_seq_len": 16}}, tmp_path)
+    assert fault.startswith(f"{bare}: no weights (model.safetensors")
+    assert "pretrained: false" in fault
+
+
+def test_an_unknown_module_suggests_known_ones(sound: Values, tmp_path: Path) -> None:
+    (fault,) = faults_of({**sound, "module": {"name": "ernei"}}, tmp_path)
+    assert "unknown module 'ernei': did you mean 'ernie'?" in fault
+
+
+@pytest.mark.parametrize("store", ["{file}/store", "/proc/hubflow"])
+def test_an_unwritable_store_is_named(store: str, sound: Values, tmp_path: Path) -> None:
+    path = store.format(file=write(tmp_path, "file", "text"))
+    (fault,) = faults_of({**sound, "store": path}, tmp_path)
+    assert f"the store {path} cannot be written" in fault
+    assert "choose another `store`" in fault
+
+
+def test_a_device_that_is_not_there_is_named(sound: Values, tmp_path: Path) -> None:
+    (fault,) = faults_of({**sound, "device": "gpu:99"}, tmp_path)
+    assert "device 'gpu:99': found" in fault
+
+
+def test_a_misspelt_setting_has_a_suggestion(sound: Values, tmp_path: Path) -> None:
+    (fault,) = faults_of({**sound, "train": {"epoch": 2}}, tmp_path)
+    assert "run.yaml: 1 setting(s) are wrong" in fault
+    assert "train.epoch: unknown setting; did you mean 'epochs'?" in fault
+
+
+def test_an_image_that_does_not_decode_is_named(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (8, 8), (number * 20, 0, 0)).save(tmp_path / "images" / label / f"{number}.png")
+    (tmp_path / "images" / "cat" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    data = {"format": "image_folder", "train": str(tmp_path / "images")}
+    (fault,) = faults_of({**digits_settings(tmp_path / "store"), "data": data}, tmp_path)
+    assert "cat/3.png: not an image that can be decoded" in fault
+    assert "mend or remove it" in fault
+
+
+def test_every_fault_is_told_at_once_although_settings_are_wrong_too(sound: Values, tmp_path: Path) -> None:
+    wrong = {
+        **sound,
+        "module": {"name": "ernei", "max_seq_len": 0},
+        "data": {**sound["data"], "dev": str(tmp_path / "nodev.tsv"), "test": write(tmp_path, "e.tsv", ""), "dev_share": 2},
+        "train": {"epoch": 3, "batch_size": 0},
+        "store": "/proc/hubflow",
+    }
+    faults = faults_of(wrong, tmp_path)
+    assert len(faults) == 5
+    for said in ("epochs", "batch_size", "max_seq_len", "dev_share"):
+        assert said in faults[0]
+    assert "nodev.tsv: no such file" in faults[1]
+    assert "e.tsv: the file is empty" in faults[2]
+    assert "unknown module 'ernei'" in faults[3]
+    assert "the store /proc/hubflow" in faults[4]
+
+
+def test_a_wrong_setting_makes_no_second_fault(sound: Values, tmp_path: Path) -> None:
+    data = dict(sound["data"])
+    data["trian"] = data.pop("train")
+    (fault,) = faults_of({**sound, "data": data, "device": "tpu", "store": 3}, tmp_path)
+    assert "data.trian: unknown setting; did you mean 'train'?" in fault
+    assert "2 setting(s)" not in fault
+
+
+def test_faults_are_told_to_a_person_one_a_line(sound: Values, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write(tmp_path, "run.yaml", yaml.safe_dump({**sound, "train": {"epoch": 2}, "store": "/proc/hubflow"}))
+    result = CliRunner().invoke(app, ["check", config])
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.count("✗ ") == 2
+
+
+def test_a_check_leaves_nothing_in_the_store(sound: Values, tmp_path: Path, write_config: Callable[[Values], str]) -> None:
+    assert CliRunner().invoke(app, ["check", write_config(sound)]).exit_code == 0
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+@pytest.fixture
+def write_config(tmp_path: Path) -> Callable[[Values], str]:
+    return lambda values: write(tmp_path, "run.yaml", yaml.safe_dump(values))
