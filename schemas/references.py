@@ -37,6 +37,7 @@ class ModuleRef(Reference):
     pretrained: bool
     max_positions: int | None = Field(None, description="Text: longest sequence that the position table allows")
     image_size: int | None = Field(None, description="Images: the side in pixels that the module was trained on")
+    pooled_output: Literal["pooler", "first token"] | None = Field(None, description="Text: what pooled_output is made by")
 
 
 class EncodedRef(Reference):

@@ -6,7 +6,7 @@ from hubflow.stages.build_head import open_session
 from hubflow.stages.store import Store, content_key
 from hubflow.stages.tasks import stage_task
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def export_inference_program(
@@ -24,6 +24,9 @@ def export_inference_program(
     label_map = LabelMap.load(source.folder / "label_map.json")
     label_map.require_same(checkpoint.task.label_map_sha256, "the encoded rows", "the checkpoint")
     task = checkpoint.task
+    training = {
+        name: home.open(checkpoint).facts[name] for name in ("settings", "seed", "best_metric", "best_value", "best_epoch")
+    }
     facts = {
         "task": task.task,
         "num_classes": task.num_classes,
@@ -32,8 +35,10 @@ def export_inference_program(
         "module": task.module.model_dump(),
         "dataset": encoded.dataset.model_dump(),
         "checkpoint": checkpoint.sha256,
-        "training": {
-            name: home.open(checkpoint).facts[name] for name in ("settings", "seed", "best_metric", "best_value", "best_epoch")
+        "training": training,
+        "fingerprints": {
+            "data": encoded.dataset.sha256,
+            "settings": content_key(task.sha256, training["settings"], training["seed"]),
         },
         "versions": versions(),
     }

@@ -10,6 +10,7 @@ from hubflow.stages.hub.errors import DownloadError, ModuleError
 from hubflow.stages.store import Artifact, Store, content_key, file_sha256
 from hubflow.stages.tasks import stage_task
 
+FORMAT_VERSION = 2
 KEPT = ("*.json", "*.txt", "*.safetensors", "*.bin", "*.pdparams", "*.model")
 
 
@@ -21,7 +22,7 @@ def load_module(spec: ModuleSpec, store: str, reuse: bool = True) -> ModuleRef:
         DownloadError: when the files cannot be fetched or fail their checksum.
     """
     from hubflow.stages.hub.download import resolve_module
-    from hubflow.stages.hub.module import ImageConfig, check_max_seq_len, read_config
+    from hubflow.stages.hub.module import ImageConfig, check_max_seq_len, module_facts, read_config
 
     folder = resolve_module(spec.name, spec.revision, spec.pretrained)
     files = _files(folder, spec.pretrained)
@@ -35,22 +36,16 @@ def load_module(spec: ModuleSpec, store: str, reuse: bool = True) -> ModuleRef:
             check_max_seq_len(config, spec.max_seq_len)
         except ModuleError as error:
             raise ModuleError(f"module {spec.name}: {error}; set module.max_seq_len to one of them") from error
-    key = content_key("load_module", spec.name, spec.pretrained, {file.name: file_sha256(file) for file in files})
+    key = content_key(
+        "load_module", FORMAT_VERSION, spec.name, spec.pretrained, {file.name: file_sha256(file) for file in files}
+    )
     home = Store(store)
     artifact = home.find("modules", key) if reuse else None
     if artifact is None:
-        is_image = isinstance(config, ImageConfig)
         with home.create("modules", key) as draft:
             for file in files:
                 shutil.copyfile(file, draft.folder / file.name)
-            draft.facts |= {
-                "name": spec.name,
-                "module_kind": "image" if is_image else "text",
-                "architecture": config.architecture if isinstance(config, ImageConfig) else config.model_type,
-                "pretrained": spec.pretrained,
-                "max_positions": None if isinstance(config, ImageConfig) else config.max_positions,
-                "image_size": config.image_size if isinstance(config, ImageConfig) else None,
-            }
+            draft.facts |= {"name": spec.name, "pretrained": spec.pretrained, **module_facts(config)}
         artifact = home.made("modules", key)
     return _reference(artifact)
 
@@ -75,7 +70,9 @@ def _is_weights(file: Path) -> bool:
 def _describe(module: ModuleRef) -> str:
     size = f"up to {module.max_positions} tokens" if module.max_positions else f"{module.image_size} pixels"
     weights = "pretrained" if module.pretrained else "fresh weights"
-    return f"{module.name}: {module.architecture} ({module.module_kind}), {weights}, {size}\n\n```json\n{_json(module)}\n```"
+    pooled = ", no pooler: pooled_output is the first token" if module.pooled_output == "first token" else ""
+    title = f"{module.name}: {module.architecture} ({module.module_kind}), {weights}, {size}{pooled}"
+    return f"{title}\n\n```json\n{_json(module)}\n```"
 
 
 def _json(module: ModuleRef) -> str:

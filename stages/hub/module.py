@@ -78,8 +78,9 @@ class Module:
 
         Returns:
             `(inputs, outputs, program)`. Text inputs `input_ids`, `position_ids`, `segment_ids` int64 and `input_mask` float32,
-            all `[batch, seq]`; outputs `pooled_output` `[batch, hidden]` and `sequence_output` `[batch, seq, hidden]`. Image
-            input `image` `[batch, 3, height, width]` float32; output `feature_map` `[batch, features]`.
+            all `[batch, seq]`; outputs `pooled_output` `[batch, hidden]` (of the first token alone where the module has no
+            pooler) and `sequence_output` `[batch, seq, hidden]`. Image input `image` `[batch, 3, height, width]` float32; output
+            `feature_map` `[batch, features]`.
 
         Raises:
             ModuleError: when `max_seq_len` is not in 1..max_positions.
@@ -114,6 +115,18 @@ def read_config(folder: Path, pretrained: bool = True) -> text.TextConfig | Imag
         return text.TextConfig.from_hugging_face(config, has_pooler)
     except HubflowError as error:
         raise ModuleError(f"{path}: {error}") from error
+
+
+def module_facts(config: text.TextConfig | ImageConfig) -> dict[str, Any]:
+    """What the stages need to know of a module: the fields of a ModuleRef that its configuration gives."""
+    if isinstance(config, ImageConfig):
+        return {"module_kind": "image", "architecture": config.architecture, "image_size": config.image_size}
+    return {
+        "module_kind": "text",
+        "architecture": config.model_type,
+        "max_positions": config.max_positions,
+        "pooled_output": "pooler" if config.has_pooler else "first token",
+    }
 
 
 def build_graph(config: text.TextConfig | ImageConfig, trainable: bool = True, max_seq_len: int | None = None) -> ModuleGraph:
