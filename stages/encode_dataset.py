@@ -21,7 +21,7 @@ def encode_dataset(dataset: DatasetRef, module: ModuleRef, spec: ModuleSpec, sto
 
     Raises:
         SettingsError: when the rows' kind does not fit the module's.
-        ImageError: naming an image that does not decode; TokenizerError when the module has no usable tokenizer.
+        ImageError: naming every image that does not decode; TokenizerError when the module has no usable tokenizer.
     """
     is_image = dataset.rows_kind == "image"
     if is_image != (module.module_kind == "image"):

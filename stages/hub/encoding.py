@@ -14,9 +14,8 @@ from tokenizers import Tokenizer
 
 from hubflow.schemas.encoded import check_encoded_text
 from hubflow.schemas.labels import LabelMap
-from hubflow.stages.hub.cores import usable_cores
 from hubflow.stages.hub.encoded import ROWS_PER_CHUNK
-from hubflow.stages.hub.images import in_parallel, load_pixels
+from hubflow.stages.hub.images import load_all_pixels
 from hubflow.stages.hub.tokenizer import encode_texts, encode_words, load_tokenizer, pad_token_id
 
 OnRows = Callable[[int], None]
@@ -84,7 +83,7 @@ def encode_image_rows(source: pq.ParquetFile, target: Path, context: EncodeConte
     def encode(columns: dict[str, list[Any]]) -> pa.RecordBatch:
         sources = columns.get("image") or columns["path"]
         items = list(zip(sources, columns["path"], strict=True))
-        pixels = np.stack(list(in_parallel(lambda item: load_pixels(item[0], size, item[1]), items, usable_cores())))
+        pixels = load_all_pixels(items, size)
         flat = pa.FixedSizeListArray.from_arrays(pa.array(pixels.reshape(-1)), 3 * size * size)
         labels = pa.array([context.class_ids[label] for label in columns["label"]], pa.int64())
         return pa.record_batch({"row": pa.array(columns["row"], pa.int64()), "pixels": flat, "label": labels})

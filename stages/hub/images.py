@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from hubflow.schemas.errors import HubflowError
+from hubflow.schemas.errors import MAX_LISTED, HubflowError
+from hubflow.stages.hub.cores import usable_cores
 
 MAX_PIXELS = 100_000_000
 """More than this is refused as a decompression bomb."""
@@ -40,6 +41,30 @@ def load_pixels(source: str | Path | bytes, size: int, name: str = "") -> NDArra
             return square_pixels(image, size)
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ImageError(f"{shown}: not an image that can be decoded ({error}); mend or remove it") from error
+
+
+def load_all_pixels(items: Sequence[tuple[str | bytes, str]], size: int) -> NDArray[np.uint8]:
+    """Pixels `[images, 3, size, size]` of `(source, name)` items, decoded in parallel.
+
+    Raises:
+        ImageError: listing every one that does not decode.
+    """
+
+    def load(item: tuple[str | bytes, str]) -> NDArray[np.uint8] | ImageError:
+        try:
+            return load_pixels(item[0], size, item[1])
+        except ImageError as error:
+            return error
+
+    loaded = list(in_parallel(load, items, usable_cores()))
+    faults = [one for one in loaded if isinstance(one, ImageError)]
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        lines = "\n".join(f"  - {fault}" for fault in faults[:MAX_LISTED])
+        more = f"\n  … and {len(faults) - MAX_LISTED} more" if len(faults) > MAX_LISTED else ""
+        raise ImageError(f"{len(faults)} images cannot be decoded\n{lines}{more}")
+    return np.stack(loaded)
 
 
 def square_pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:

@@ -79,8 +79,8 @@ class Module:
         Returns:
             `(inputs, outputs, program)`. Text inputs `input_ids`, `position_ids`, `segment_ids` int64 and `input_mask` float32,
             all `[batch, seq]`; outputs `pooled_output` `[batch, hidden]` (of the first token alone where the module has no
-            pooler) and `sequence_output` `[batch, seq, hidden]`. Image input `image` `[batch, 3, height, width]` float32; output
-            `feature_map` `[batch, features]`.
+            pooler) and `sequence_output` `[batch, seq, hidden]`. Image input `image` `[batch, 3, height, width]` float32;
+            output `feature_map` `[batch, features]`.
 
         Raises:
             ModuleError: when `max_seq_len` is not in 1..max_positions.

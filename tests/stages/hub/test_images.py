@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hubflow.stages.hub.images import ImageError, in_parallel, load_pixels, square_pixels
+from hubflow.stages.hub.images import ImageError, in_parallel, load_all_pixels, load_pixels, square_pixels
 
 
 def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
@@ -100,3 +100,13 @@ def test_results_come_in_order_and_errors_come_through() -> None:
     with pytest.raises(ImageError, match="row 90"):
         list(in_parallel(work, range(100), 4))
     assert list(in_parallel(work, [], 4)) == []
+
+
+def test_every_image_that_does_not_decode_is_named(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "good.png")
+    for name in ("first.png", "second.png"):
+        (tmp_path / name).write_bytes(b"no image")
+    items = [(str(tmp_path / name), name) for name in ("good.png", "first.png", "second.png")]
+    with pytest.raises(ImageError, match=r"2 images cannot be decoded\n  - first\.png: .*\n  - second\.png: "):
+        load_all_pixels(items, 8)
+    assert load_all_pixels(items[:1] * 3, 8).shape == (3, 3, 8, 8)
