@@ -111,7 +111,7 @@ def _replace(folder: Path, target: Path) -> None:
                     raise
             with contextlib.suppress(FileNotFoundError):  # another process has just put it aside
                 os.rename(target, aside)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def _put_back(aside: Path, target: Path) -> None:
@@ -121,11 +121,12 @@ def _put_back(aside: Path, target: Path) -> None:
 
 def _sync_tree(folder: Path) -> None:
     for file in folder.rglob("*"):
-        _sync(file)
-    _sync(folder)
+        sync(file)
+    sync(folder)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's entries, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -157,9 +157,11 @@ class PredictResult(BaseModel):
     """What the flow `predict` returns."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    export: str = Field(description="Absolute path of the exported folder")
     output: str = Field(description="Absolute path of the predictions file: one row for each input row, in order")
     rows: int
     metrics: dict[str, float] = Field(description="Against the data's labels; empty when it has none")
+    notes: list[str] = Field(description="What a person should know, such as labels that are not in the export's label map")
     seconds: float
 
 

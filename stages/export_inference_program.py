@@ -24,9 +24,9 @@ def export_inference_program(
     label_map = LabelMap.load(source.folder / "label_map.json")
     label_map.require_same(checkpoint.task.label_map_sha256, "the encoded rows", "the checkpoint")
     task = checkpoint.task
-    training = {
-        name: home.open(checkpoint).facts[name] for name in ("settings", "seed", "best_metric", "best_value", "best_epoch")
-    }
+    trained = home.open(checkpoint)
+    training = {name: trained.facts[name] for name in ("settings", "seed", "best_metric", "best_value", "best_epoch")}
+    sizes = {name: source.facts[name] for name in ("max_seq_len", "image_size") if source.facts[name] is not None}
     facts = {
         "task": task.task,
         "num_classes": task.num_classes,
@@ -38,7 +38,7 @@ def export_inference_program(
         "training": training,
         "fingerprints": {
             "data": encoded.dataset.sha256,
-            "settings": content_key(task.sha256, training["settings"], training["seed"]),
+            "settings": content_key(task.sha256, training["settings"], training["seed"], sizes),
         },
         "versions": versions(),
     }
@@ -46,10 +46,9 @@ def export_inference_program(
     artifact = home.find("exports", key) if reuse else None
     if artifact is None:
         session = open_session(task, home, "cpu")
-        session.load(home.open(checkpoint).folder)
-        sizes = {name: source.facts[name] for name in ("max_seq_len", "image_size") if source.facts[name] is not None}
+        session.load(trained.folder)
         with home.create("exports", key) as draft:
-            write_export(session, draft.folder, label_map, sizes)
+            write_export(session, draft.folder, label_map, encoded.dataset.rows_kind, sizes)
             draft.facts |= facts
         artifact = home.made("exports", key)
     names = ("task", "num_classes", "label_map_sha256", "metrics")

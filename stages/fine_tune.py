@@ -3,17 +3,19 @@
 import contextlib
 import shutil
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from filelock import FileLock, Timeout
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
 
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import CheckpointRef, EncodedRef, TaskRef
-from hubflow.schemas.settings import TrainSettings
+from hubflow.schemas.settings import TaskType, TrainSettings
 from hubflow.stages.build_head import open_session
-from hubflow.stages.console import Bar, progress_bar
+from hubflow.stages.console import Bar, progress_bar, say
 from hubflow.stages.store import Artifact, Store, content_key
 from hubflow.stages.tasks import Throttle, stage_task
 
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from hubflow.stages.hub.training import Callback, TrainState
 
 FORMAT_VERSION = 2
-DEFAULT_METRIC = {"image_classification": "accuracy", "text_classification": "accuracy", "sequence_labelling": "f1"}
 
 
 def fine_tune(
@@ -51,33 +52,24 @@ def fine_tune(
     home = Store(store)
     label_map = LabelMap.load(home.open(encoded).folder / "label_map.json")
     label_map.require_same(task.label_map_sha256, "the encoded rows", "the head")
-    best_metric = settings.best_metric or DEFAULT_METRIC[task.task]
+    best_metric = settings.best_metric or _default_metric(task.task, label_map)
     inputs = {"task": task.model_dump(), "encoded": encoded.model_dump(), "settings": settings.model_dump(), "seed": seed}
     key = content_key("fine_tune", FORMAT_VERSION, inputs)
-    artifact = home.find("checkpoints", key) if reuse else None
-    if artifact is None:
-        working = home.root / "training" / key
-        if not reuse:
-            shutil.rmtree(working, ignore_errors=True)
-        session = open_session(task, home, device)
-        plan = TrainPlan(
-            settings,
-            seed,
-            label_map,
-            best_metric,
-            open_split(home, encoded, "train", settings.random_flip),
-            _dev(home, encoded),
-        )
-        checkpoints = Checkpoints(working)
-        with _watched() as watchers:
-            state = train(session, plan, checkpoints, [*watchers, *callbacks])
-        with home.create("checkpoints", key) as draft:
-            shutil.copytree(checkpoints.best, draft.folder, dirs_exist_ok=True)
-            pd.DataFrame(state.steps).to_parquet(draft.folder / "steps.parquet", index=False)
-            pd.DataFrame(state.evaluations).to_parquet(draft.folder / "evaluations.parquet", index=False)
-            draft.facts |= {**inputs, **_outcome(state, best_metric), "device": str(session.place), "versions": versions()}
-        shutil.rmtree(working)
-        artifact = home.made("checkpoints", key)
+    with _alone(home, key):
+        artifact = home.find("checkpoints", key) if reuse else None
+        if artifact is None:
+            working = home.root / "training" / key
+            if not reuse:
+                shutil.rmtree(working, ignore_errors=True)
+            session = open_session(task, home, device)
+            rows = open_split(home, encoded, "train", settings.random_flip)
+            plan = TrainPlan(settings, seed, label_map, best_metric, rows, _dev(home, encoded))
+            checkpoints = Checkpoints(working)
+            with _watched() as watchers:
+                state = train(session, plan, checkpoints, [*watchers, *callbacks])
+            facts = {**inputs, **_outcome(state, best_metric), "device": str(session.place), "versions": versions()}
+            artifact = _keep(home, key, checkpoints.best, state, facts)
+            shutil.rmtree(working)
     return _reference(artifact, task)
 
 
@@ -93,6 +85,32 @@ def open_split(store: Store, encoded: EncodedRef, split: str, random_flip: bool 
     config = read_config(store.open(encoded.module).folder, encoded.module.pretrained)
     assert isinstance(config, ImageConfig)
     return open_images(path, config.mean, config.std, random_flip)
+
+
+@contextlib.contextmanager
+def _alone(store: Store, key: str) -> Iterator[None]:
+    """Hold the lock of one run's folder: of two alike, the second waits and then finds the result."""
+    folder = store.root / "training"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{key}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"  another run trains the same in {folder / key}: waiting for it …")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _keep(store: Store, key: str, best: Path, state: "TrainState", facts: dict[str, Any]) -> Artifact:
+    with store.create("checkpoints", key) as draft:
+        shutil.copytree(best, draft.folder, dirs_exist_ok=True)
+        pd.DataFrame(state.steps).to_parquet(draft.folder / "steps.parquet", index=False)
+        pd.DataFrame(state.evaluations).to_parquet(draft.folder / "evaluations.parquet", index=False)
+        draft.facts |= facts
+    return store.made("checkpoints", key)
 
 
 class Watcher:
@@ -128,6 +146,11 @@ class Watcher:
 def _watched() -> Iterator[list["Callback"]]:
     with progress_bar("training", 1) as bar:
         yield [Watcher(bar)]
+
+
+def _default_metric(task: TaskType, label_map: LabelMap) -> str:
+    """Entity F1 for sequences whose labels are IOB tags, accuracy for all else."""
+    return "f1" if task == "sequence_labelling" and any(label.startswith("B-") for label in label_map.labels) else "accuracy"
 
 
 def _dev(store: Store, encoded: EncodedRef) -> "EncodedSplit | None":

@@ -3,18 +3,17 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 import pyarrow as arrow
 
 from hubflow.schemas.errors import bounded
-from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef, Split
 from hubflow.schemas.settings import DatasetSpec, TaskType
 from hubflow.stages.errors import DataError
-from hubflow.stages.load_dataset import FORMAT_VERSION, KIND, Plan, dataset_reference, keep_rows
+from hubflow.stages.load_dataset import FORMAT_VERSION, KIND, Plan, dataset_reference, keep_rows, label_map_of
 from hubflow.stages.reading import rows_kind
 from hubflow.stages.reading_source import require_file
 from hubflow.stages.store import Store, content_key, file_sha256
@@ -53,6 +52,9 @@ def keep_dataset(
     """
     if "train" not in frames:
         raise DataError(f"{source}: found the splits {bounded(frames) or 'none'}; expected train at least")
+    strange = [name for name in frames if name not in get_args(Split)]
+    if strange:
+        raise DataError(f"{source}: unknown split(s) {bounded(map(repr, strange))}; expected train, dev and test")
     is_image, is_pair = task == "image_classification", "text_pair" in frames["train"]
     spec = DatasetSpec(
         format="image_list" if is_image else "parquet",
@@ -67,7 +69,7 @@ def keep_dataset(
     digests: dict[str, str] = {split: _content_sha256(rows) for split, rows in numbered.items()}
     place, key = Store(store), content_key("keep_dataset", FORMAT_VERSION, spec, task, labels, digests)
     known = place.find(KIND, key) if reuse else None
-    listed = None if labels is None else LabelMap(labels=tuple(labels))
+    listed = None if labels is None else label_map_of(labels, source)
     return dataset_reference(known) if known is not None else keep_rows(place, key, plan, numbered, listed, digests)
 
 

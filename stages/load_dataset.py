@@ -1,11 +1,12 @@
-"""Load a data set: rows held to their contract, one label map, Parquet in the store. Must not import Paddle or Prefect."""
+"""Load a data set: rows held to their contract, one label map, Parquet in the store. Must not import Paddle."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
+from pydantic import ValidationError
 
 from hubflow.schemas.errors import HubflowError, bounded
 from hubflow.schemas.labels import LabelMap
@@ -14,7 +15,7 @@ from hubflow.schemas.rows import ROW_MODELS, validate_rows
 from hubflow.schemas.settings import DatasetSpec, TaskType
 from hubflow.stages.errors import DataError
 from hubflow.stages.reading import DIGITS_SOURCE, IMAGE_FORMATS, read_label_list, read_rows, rows_kind
-from hubflow.stages.reading_source import require_file
+from hubflow.stages.reading_source import expanded, require_file
 from hubflow.stages.splits import sample_rows, split_rows
 from hubflow.stages.store import Artifact, Store, content_key, file_sha256
 from hubflow.stages.tasks import stage_task
@@ -97,7 +98,7 @@ def _plan(spec: DatasetSpec, task: TaskType) -> Plan:
     if spec.format == "digits":
         return Plan(spec, task, kind, {"train": DIGITS_SOURCE})
     given: dict[Split, str | None] = {"train": spec.train, "dev": spec.dev, "test": spec.test}
-    return Plan(spec, task, kind, {split: Path(path).expanduser() for split, path in given.items() if path is not None})
+    return Plan(spec, task, kind, {split: expanded(path) for split, path in given.items() if path is not None})
 
 
 def _read(plan: Plan) -> Frames:
@@ -112,7 +113,7 @@ def _digests(plan: Plan, frames: Frames | None) -> dict[str, str]:
         by_split = {split: content_key(rows[["path", "label", "sha256"]].to_numpy().tolist()) for split, rows in frames.items()}
     digests: dict[str, str] = {str(split): digest for split, digest in by_split.items()}
     if plan.spec.label_list is not None:
-        digests["label_list"] = file_sha256(require_file(Path(plan.spec.label_list).expanduser()))
+        digests["label_list"] = file_sha256(require_file(expanded(plan.spec.label_list)))
     return digests
 
 
@@ -136,7 +137,19 @@ def _validated(plan: Plan, frames: Frames, listed: LabelMap | None) -> tuple[Fra
 def _listed_labels(plan: Plan) -> LabelMap | None:
     if plan.spec.label_list is None:
         return None
-    return LabelMap(labels=tuple(read_label_list(Path(plan.spec.label_list).expanduser(), plan.spec.encoding)))
+    return label_map_of(read_label_list(expanded(plan.spec.label_list), plan.spec.encoding), plan.spec.label_list)
+
+
+def label_map_of(labels: Sequence[str], source: str) -> LabelMap:
+    """The label map of labels that are given in order.
+
+    Raises:
+        DataError: when one repeats or is empty, or there are none.
+    """
+    try:
+        return LabelMap(labels=tuple(labels))
+    except ValidationError as error:
+        raise DataError(f"{source}: {error.errors()[0]['msg'].removeprefix('Value error, ')}; list each label once") from error
 
 
 def _require_classes(plan: Plan, rows: pd.DataFrame) -> list[str]:

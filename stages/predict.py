@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pandas as pd
 
-from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.errors import SettingsError, bounded
 from hubflow.schemas.folders import StoreError
+from hubflow.schemas.references import RowKind
 from hubflow.schemas.rows import ROW_MODELS, validate_rows
 from hubflow.schemas.settings import FORMATS, DataFormat, DatasetSpec, PredictResult, PredictSettings, TaskType
 from hubflow.stages.console import progress_bar
@@ -40,7 +41,7 @@ def predict(settings: PredictSettings) -> PredictResult:
     started = time.perf_counter()
     output = _output(settings)
     predictor = Predictor.load(Path(settings.export).expanduser())
-    rows = _rows(settings, cast(TaskType, predictor.task))
+    rows = _rows(settings, cast(TaskType, predictor.task), predictor.signature["rows_kind"])
     with progress_bar("predicting", len(rows)) as bar:
         predictions: list[Prediction] = []
         inputs = _inputs(rows)
@@ -50,12 +51,20 @@ def predict(settings: PredictSettings) -> PredictResult:
             bar.advance(len(part))
     frame = _frame(rows, predictions, predictor)
     _write(frame, output)
-    metrics = _metrics(rows, predictions, predictor)
-    seconds = round(time.perf_counter() - started, 3)
-    return PredictResult(output=str(output), rows=len(frame), metrics=metrics, seconds=seconds)
+    notes = _unknown_labels(rows, predictor)
+    metrics = {} if notes else _metrics(rows, predictions, predictor)
+    return PredictResult(
+        export=str(predictor.folder.absolute()),
+        output=str(output),
+        rows=len(frame),
+        metrics=metrics,
+        notes=notes,
+        seconds=round(time.perf_counter() - started, 3),
+    )
 
 
-def _rows(settings: PredictSettings, task: TaskType) -> pd.DataFrame:
+def _rows(settings: PredictSettings, task: TaskType, trained_on: RowKind) -> pd.DataFrame:
+    """The rows to predict on; a label column without a single label counts as none."""
     kind = settings.format or _format(Path(settings.data).expanduser(), task)
     if kind not in FORMATS[task]:
         raise SettingsError(
@@ -63,8 +72,15 @@ def _rows(settings: PredictSettings, task: TaskType) -> pd.DataFrame:
         )
     names = ("encoding", "header", "quoting", "text_column", "text_pair_column", "label_column", "tokens_column")
     spec = DatasetSpec(format=kind, train=settings.data, **{name: getattr(settings, name) for name in names})
+    if rows_kind(spec, task) != trained_on:
+        remedy = "set text_pair_column" if trained_on == "text_pair" else "leave text_pair_column out"
+        raise SettingsError(
+            f"this export was trained on {trained_on} rows, the settings give {rows_kind(spec, task)}; {remedy}"
+        )
     rows = read_rows(spec, settings.data, "test", task, labelled=False)
-    return validate_rows(rows, ROW_MODELS[rows_kind(spec, task)], settings.data, labelled=False)
+    if "label" in rows and (rows["label"].isna() | (rows["label"].str.strip() == "")).all():
+        rows = rows.drop(columns="label")
+    return validate_rows(rows, ROW_MODELS[trained_on], settings.data, labelled=False)
 
 
 def _format(path: Path, task: TaskType) -> DataFormat:
@@ -87,6 +103,8 @@ def _inputs(rows: pd.DataFrame) -> list[Any]:
 
 def _frame(rows: pd.DataFrame, predictions: list["Prediction"], predictor: "Predictor") -> pd.DataFrame:
     frame = rows.drop(columns=["image", "sha256"], errors="ignore")
+    ours = ("predicted", "probability", *(f"probability_{label}" for label in predictor.label_map.labels))
+    frame = frame.rename(columns={name: f"source_{name}" for name in ours})  # of an earlier prediction, say
     is_sequence = predictor.task == "sequence_labelling"
     frame["predicted"] = [list(one.label) if is_sequence else one.label for one in predictions]
     frame["probability"] = [list(one.probability) if is_sequence else one.probability for one in predictions]
@@ -107,16 +125,26 @@ def _metrics(rows: pd.DataFrame, predictions: list["Prediction"], predictor: "Pr
         truth = [list(tags) for tags in rows["labels"]]
         return entity_metrics(truth, [list(one.label) for one in predictions])
     index = predictor.label_map.index()
-    known = rows["label"].isin(list(index)).to_numpy()
-    if not known.all():
-        return {}
     truth_ids = np.array([index[label] for label in rows["label"]])
     predicted = np.array([index[one.label] for one in predictions])
     return classification_metrics(truth_ids, predicted, len(index))
 
 
+def _unknown_labels(rows: pd.DataFrame, predictor: "Predictor") -> list[str]:
+    """Why the data's labels cannot be measured against; nothing when they can, or there are none."""
+    column = "labels" if "tokens" in rows else "label"
+    if column not in rows:
+        return []
+    flat = rows[["row", column]].explode(column)
+    unknown = flat[~flat[column].isin(predictor.label_map.labels)]
+    if unknown.empty:
+        return []
+    examples = (f"row {row} ({label!r})" for row, label in zip(unknown["row"], unknown[column], strict=True))
+    return [f"no metrics: {len(unknown)} label(s) are not in the export's label map: {bounded(examples, 5)}"]
+
+
 def _output(settings: PredictSettings) -> Path:
-    data = Path(settings.data).expanduser()
+    data = Path(settings.data).expanduser().resolve()
     output = Path(settings.output) if settings.output else data.with_name(f"{data.name}.predictions.parquet")
     if output.suffix not in WRITERS:
         raise SettingsError(f"output {output}: expected an ending of {', '.join(WRITERS)}")
@@ -152,7 +180,7 @@ def _write(frame: pd.DataFrame, output: Path) -> None:
 
 
 def _describe(result: PredictResult) -> str:
-    return f"{result.rows} rows: {result.output}"
+    return "\n\n".join([f"{result.rows} rows: {result.output}", *result.notes])
 
 
 predict_task = stage_task(predict, _describe)

@@ -11,7 +11,7 @@ from hubflow.stages.errors import DataError
 from hubflow.stages.reading_delimited import read_delimited
 from hubflow.stages.reading_images import read_digits, read_image_folder, read_image_list
 from hubflow.stages.reading_records import read_jsonl, read_parquet
-from hubflow.stages.reading_source import Request, read_label_list
+from hubflow.stages.reading_source import Request, expanded, read_label_list
 from hubflow.stages.reading_tokens import read_conll, read_msra
 
 __all__ = ["DIGITS_SOURCE", "IMAGE_FORMATS", "read_label_list", "read_rows", "rows_kind"]
@@ -66,5 +66,5 @@ def read_rows(
     usual: TaskType = next(known for known, formats in FORMATS.items() if spec.format in formats)
     if path is None and spec.format != "digits":
         raise DataError(f"format {spec.format} needs a file or folder for {split}, found none; set `{split}`")
-    source = DIGITS_SOURCE if path is None or spec.format == "digits" else Path(path).expanduser()
+    source = DIGITS_SOURCE if path is None or spec.format == "digits" else expanded(path)
     return READERS[spec.format](Request(spec, source, split, rows_kind(spec, task or usual), labelled))

@@ -33,6 +33,20 @@ class Request:
     labelled: bool = True
 
 
+def expanded(path: str | Path) -> Path:
+    """`path` with `~` put in full.
+
+    Raises:
+        DataError: when it names the home of a user who is not there, or holds a NUL character.
+    """
+    try:
+        if "\0" in str(path):
+            raise ValueError("embedded NUL character")
+        return Path(path).expanduser()
+    except (RuntimeError, ValueError) as error:
+        raise DataError(f"{path!s}: not a path ({error}); correct it in the settings of the data") from error
+
+
 def require_file(path: Path) -> Path:
     """`path`, when it is a file.
 

@@ -17,6 +17,7 @@ from hubflow.schemas.folders import StoreError
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import EncodedRef, EvaluationRef, ExportRef
 from hubflow.schemas.settings import FineTuneSettings
+from hubflow.stages.hub.metrics import confusion
 from hubflow.stages.store import Store
 from hubflow.stages.tasks import stage_task
 
@@ -143,8 +144,8 @@ def _split_view(
     counts: list[list[int]] = []
     if labels.num_classes <= MAX_CONFUSION_CLASSES:
         index = pd.Index(labels.labels)
-        flat = index.get_indexer(pd.Index(truth)) * labels.num_classes + index.get_indexer(pd.Index(predicted))
-        counts = np.bincount(flat, minlength=labels.num_classes**2).reshape(labels.num_classes, -1).tolist()
+        ids = [index.get_indexer(pd.Index(names)) for names in (truth, predicted)]
+        counts = confusion(ids[0], ids[1], labels.num_classes).tolist()
     is_wrong = np.array(
         [list(np.atleast_1d(a)) != list(np.atleast_1d(b)) for a, b in zip(judged["label"], judged["predicted"], strict=True)]
     )
@@ -172,18 +173,22 @@ def _mistake(judged: dict[Any, Any], row: dict[str, Any]) -> Mistake:
         text = " ".join(word if true == guess else f"{word}[{true}→{guess}]" for word, true, guess in pairs)
         label = predicted = ""
     if "path" in row:
-        image, text = _thumbnail(row.get("image") or row["path"]), Path(row["path"]).name
+        image, text = thumbnail(row.get("image") or row["path"]), Path(row["path"]).name
     return Mistake(int(judged["row"]), str(label), str(predicted), float(judged["loss"]), text[:MAX_TEXT_SHOWN], image)
 
 
-def _thumbnail(source: bytes | str) -> str:
+def thumbnail(source: bytes | str) -> str:
+    """A small PNG of an image as a data URL; nothing when the file is no longer there."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-        small = image.convert("RGB")
-        small.thumbnail((96, 96))
-        stream = io.BytesIO()
-        small.save(stream, "PNG")
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            small = image.convert("RGB")
+    except OSError:
+        return ""
+    small.thumbnail((96, 96))
+    stream = io.BytesIO()
+    small.save(stream, "PNG")
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 

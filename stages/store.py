@@ -42,13 +42,13 @@ class Store:
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root).expanduser().resolve()
         try:
+            self.root = Path(root).expanduser().resolve()
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root):
                 pass
-        except OSError as error:
-            raise StoreError(f"the store {self.root} cannot be written ({error}); choose another `store` or free it") from error
+        except (OSError, RuntimeError, ValueError) as error:
+            raise StoreError(f"the store {root} cannot be written ({error}); choose another `store` or free it") from error
 
     def find(self, kind: str, key: str) -> Artifact | None:
         """The intact artefact at `<kind>/<key>`, or None when there is none or its files are gone or altered."""

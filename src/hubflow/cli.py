@@ -144,6 +144,8 @@ def predict(
     if as_json:
         _print_json(result.model_dump(mode="json"))
         return
+    for note in result.notes:
+        out.print(note, soft_wrap=True, markup=False)
     for name, value in result.metrics.items():
         out.print(f"{name:16} {value:.4f}")
     out.print(f"{result.rows} rows in {result.seconds:.1f} s: {result.output}", soft_wrap=True)

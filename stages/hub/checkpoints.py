@@ -1,7 +1,6 @@
 """Checkpoints of a run: `last` to resume from and `best` to use, safetensors written atomically. No Paddle here."""
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+
+from hubflow.schemas.folders import sync
 
 WEIGHTS = "model.safetensors"
 STATE = "state.json"
@@ -72,10 +73,10 @@ def _write(target: Path, arrays: Arrays, state: Mapping[str, Any]) -> None:
     new.mkdir()
     save_weights(new / WEIGHTS, arrays)
     (new / STATE).write_text(json.dumps(state), encoding="utf-8")
-    for file in (new / WEIGHTS, new / STATE):
-        with file.open("rb") as stream:
-            os.fsync(stream.fileno())
+    for path in (new / WEIGHTS, new / STATE, new):
+        sync(path)
     if target.exists():
         target.rename(old)
     new.rename(target)
+    sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from hubflow.schemas.errors import bounded
 from hubflow.schemas.folders import atomic_folder
-from hubflow.stages.hub.checksums import CONFIG, Checksums, read_checksums
+from hubflow.stages.hub.checksums import CONFIG, Checksums, file_sha256, read_checksums
 from hubflow.stages.hub.errors import DownloadError, ModuleError
 from hubflow.stages.hub.registry import NAME_FORMS, RegistryEntry, find_module, is_short_name
 
@@ -90,8 +90,8 @@ def _installed_folder(entry: RegistryEntry) -> Path | None:
     if spec is None or spec.origin is None:
         return None
     folder = Path(spec.origin).parent / inner
-    Checksums(str(folder), entry.name, True, entry.sha256).verify(folder, entry.sha256)
-    return folder
+    is_pinned = all((folder / name).is_file() and file_sha256(folder / name) == pin for name, pin in entry.sha256.items())
+    return folder if is_pinned else None
 
 
 def _parse_hub(name: str, revision: str | None) -> tuple[str, str]:

@@ -64,7 +64,7 @@ def encode_token_rows(source: pq.ParquetFile, target: Path, context: EncodeConte
     """Write words as `row, input_ids, segment_ids, word_labels, first_piece` (-1: cut off by max_seq_len)."""
 
     def encode(columns: dict[str, list[Any]]) -> pa.RecordBatch:
-        words = encode_words(context.tokenizer, columns["tokens"], None, context.max_seq_len)
+        words = encode_words(context.tokenizer, columns["tokens"], context.max_seq_len)
         labels = [[context.class_ids[label] for label in row] for row in columns["labels"]]
         extra = {
             "segment_ids": _lists([np.zeros_like(row) for row in words.input_ids], pa.int8()),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.references import RowKind
 from hubflow.stages.hub.module import ImageConfig
 from hubflow.stages.hub.runtime import BUILD_LOCK, paddle
 from hubflow.stages.hub.session import Session
@@ -19,13 +20,16 @@ LABELS = "label_map.json"
 TOKENIZER = "tokenizer.json"
 
 
-def write_export(session: Session, folder: Path, label_map: LabelMap, preprocessing: dict[str, Any]) -> None:
+def write_export(
+    session: Session, folder: Path, label_map: LabelMap, rows_kind: RowKind, preprocessing: dict[str, Any]
+) -> None:
     """Write the inference program with the session's weights, its signature, the label map and the tokenizer to `folder`.
 
     Args:
         session: with the weights to export in its scope.
         folder: an existing, empty folder.
         label_map: the task's labels.
+        rows_kind: what the model was trained on, and so takes: texts, pairs of texts, lists of words or images.
         preprocessing: `max_seq_len` for text, `image_size` for images.
     """
     program = session.task.inference_program()
@@ -33,6 +37,7 @@ def write_export(session: Session, folder: Path, label_map: LabelMap, preprocess
     outputs = [op.operand_source(0) for op in program.global_block().ops if op.name() == "pd_op.fetch"]
     signature: dict[str, Any] = {
         "task": session.spec.task,
+        "rows_kind": rows_kind,
         "inputs": {value.name: _described(value) for value in inputs},
         "outputs": {"probs": _described(session.task.variable("probs"))},
     }

@@ -1,6 +1,5 @@
 """Metrics, exactly over all rows: classification through scikit-learn, entities as seqeval counts them. No Paddle here."""
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -89,11 +88,6 @@ def strict_entities(tags: Sequence[str]) -> list[Entity]:
                 position += 1
             found.append((tag[2:], start, position - 1))
     return found
-
-
-def count_labels(labels: Iterable[str]) -> dict[str, int]:
-    """How often each label occurs, most frequent first."""
-    return dict(Counter(labels).most_common())
 
 
 def confusion(labels: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int) -> NDArray[Any]:

@@ -201,8 +201,16 @@ def _image_config(config: Mapping[str, Any], names: Collection[str]) -> ImageCon
     epsilon = None
     if names:
         epsilon = image_names.norm_epsilon(known.name, image_names.layout_of(known.name, names))
-    told = {**config, **config.get("pretrained_cfg", {})}
+    told = {**config, **(config.get("pretrained_cfg") or {})}
     size = told.get("input_size", (3, known.image_size, known.image_size))
-    return ImageConfig(
-        known.name, int(size[-1]), tuple(told.get("mean", known.mean)), tuple(told.get("std", known.std)), epsilon
-    )
+    mean, std = told.get("mean", known.mean), told.get("std", known.std)
+    if not (_is_numbers(size, 3) and _is_numbers(mean, 3) and _is_numbers(std, 3) and min(std) > 0 and size[-1] >= 1):
+        raise ModuleError(
+            f"input_size {size!r}, mean {mean!r}, std {std!r}: expected three numbers each, input_size as [3, height, width] "
+            "and std above 0"
+        )
+    return ImageConfig(known.name, int(size[-1]), tuple(mean), tuple(std), epsilon)
+
+
+def _is_numbers(value: Any, count: int) -> bool:
+    return isinstance(value, list | tuple) and len(value) == count and all(isinstance(one, int | float) for one in value)

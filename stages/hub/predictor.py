@@ -97,11 +97,11 @@ class Predictor:
         return output
 
     def _predict_texts(self, inputs: Sequence[Any], batch_size: int) -> list[Prediction]:
-        is_pair = isinstance(inputs[0], tuple)
+        is_pair = self.signature["rows_kind"] == "text_pair"
         for row, value in enumerate(inputs):
             if not _is_text(value, is_pair):
                 kind = "a pair of texts" if is_pair else "a text"
-                raise PredictError(f"input {row}: expected {kind}, like every row beside it, found {type(value).__name__}")
+                raise PredictError(f"input {row}: expected {kind}, as the model was trained on, found {type(value).__name__}")
         texts = [value[0] if is_pair else value for value in inputs]
         pairs = [value[1] for value in inputs] if is_pair else None
         ids, segments = encode_texts(self._tokenizer, texts, pairs, self.signature["text"]["max_seq_len"])
@@ -112,7 +112,7 @@ class Predictor:
             if not isinstance(value, list | tuple | np.ndarray) or not all(isinstance(word, str) for word in value):
                 raise PredictError(f"input {row}: expected a list of words, found {type(value).__name__}")
         words = [list(value) for value in inputs]
-        encoded = encode_words(self._tokenizer, words, None, self.signature["text"]["max_seq_len"])
+        encoded = encode_words(self._tokenizer, words, self.signature["text"]["max_seq_len"])
         segments = [np.zeros_like(row) for row in encoded.input_ids]
         scores = self._run_text(encoded.input_ids, segments, batch_size)
         return [self._sequence(pieces, probs) for pieces, probs in zip(encoded.first_piece, scores, strict=True)]

@@ -1,7 +1,6 @@
 """The table of short module names: where each comes from and what it is. Must not import Paddle or Prefect."""
 
 import difflib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,11 +50,6 @@ def find_module(name: str) -> RegistryEntry:
 def is_short_name(name: str) -> bool:
     """Whether `name` is in the table."""
     return name in _BY_NAME
-
-
-def looks_like_short_name(name: str) -> bool:
-    """Whether `name` has the form of a short name: no separator, no scheme."""
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
 
 
 def _text(name: str, repo: str, architecture: str, description: str, **more: Any) -> RegistryEntry:

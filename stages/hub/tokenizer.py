@@ -16,7 +16,6 @@ from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models, normal
 from hubflow.schemas.errors import bounded
 from hubflow.stages.hub.errors import TokenizerError
 
-IGNORED_LABEL = -100
 LOOKED_FOR = "tokenizer.json, vocab.txt, or vocab.json with merges.txt"
 PAD_TOKENS = ("[PAD]", "<pad>", "<|pad|>")
 _BERT_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
@@ -29,7 +28,6 @@ class EncodedWords(NamedTuple):
     """Rows of words as pieces; `first_piece` holds for each word the position of its first piece, -1 where it has none."""
 
     input_ids: list[np.ndarray]
-    labels: list[np.ndarray] | None
     first_piece: list[np.ndarray]
 
 
@@ -90,38 +88,23 @@ def encode_texts(
     return input_ids, segment_ids
 
 
-def encode_words(
-    tokenizer: Tokenizer,
-    token_lists: Sequence[Sequence[str]],
-    label_id_lists: Sequence[Sequence[int]] | None,
-    max_seq_len: int,
-    ignore: int = IGNORED_LABEL,
-) -> EncodedWords:
-    """Encode rows of words, each word's label on its first piece and `ignore` on all other pieces and special tokens.
+def encode_words(tokenizer: Tokenizer, token_lists: Sequence[Sequence[str]], max_seq_len: int) -> EncodedWords:
+    """Encode rows of words, with the place of each word's first piece, which stands for the word.
 
     A word may have no piece: when the row is cut before it, or when nothing is left of it (a control character). Its
     `first_piece` is -1, so that whoever reads predictions back can still answer for every word.
 
     Returns:
-        input ids `[tokens]` int32, labels `[tokens]` int64 (None without label ids), first pieces `[words]` int32.
+        input ids `[tokens]` int32 and first pieces `[words]` int32, one array of each a row.
 
     Raises:
-        TokenizerError: naming the first row whose labels are not as many as its words, or as `encode_texts` does.
+        TokenizerError: when `max_seq_len` leaves no room for a token.
     """
-    for row, (words, label_ids) in enumerate(zip(token_lists, label_id_lists or (), strict=False)):
-        if len(words) != len(label_ids):
-            raise TokenizerError(f"row {row}: {len(words)} words but {len(label_ids)} labels; give one for each")
     rows = _with_spaces(tokenizer, token_lists)
-    encoded = EncodedWords([], None if label_id_lists is None else [], [])
+    encoded = EncodedWords([], [])
     for row, encoding in enumerate(_encode(tokenizer, rows, max_seq_len, words=True)):
-        first_piece = _first_pieces(encoding, len(rows[row]))
         encoded.input_ids.append(np.array(encoding.ids, np.int32))
-        encoded.first_piece.append(first_piece)
-        if encoded.labels is not None and label_id_lists is not None:
-            labels = np.full(len(encoding.ids), ignore, np.int64)
-            has_piece = first_piece >= 0
-            labels[first_piece[has_piece]] = np.asarray(label_id_lists[row], np.int64)[has_piece]
-            encoded.labels.append(labels)
+        encoded.first_piece.append(_first_pieces(encoding, len(rows[row])))
     return encoded
 
 

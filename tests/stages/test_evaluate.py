@@ -1,5 +1,8 @@
 """evaluate: exact metrics of every split but train, with the predictions that they come from."""
 
+import shutil
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from runs import Run
@@ -20,9 +23,9 @@ def test_accuracy_is_that_of_the_kept_predictions(name: str, request: pytest.Fix
         assert tuple(metrics) == METRICS[run.settings.task]  # what settings accept as best_metric
 
 
-def test_the_batch_size_changes_nothing(text_run: Run) -> None:
-    settings = EvaluateSettings(batch_size=7)
-    again = evaluate(text_run.checkpoint, text_run.encoded, settings, text_run.settings.store, "cpu", reuse=False)
+def test_the_batch_size_changes_nothing(text_run: Run, tmp_path: Path) -> None:
+    store = shutil.copytree(text_run.settings.store, tmp_path / "store")
+    again = evaluate(text_run.checkpoint, text_run.encoded, EvaluateSettings(batch_size=7), str(store), "cpu", reuse=False)
     for split, metrics in text_run.evaluation.metrics.items():
         assert again.metrics[split] == pytest.approx(metrics, rel=1e-5)
 

@@ -1,5 +1,10 @@
 """fine_tune: the best weights with their history, the same from the same seed, and label maps that agree."""
 
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from runs import Run
@@ -37,3 +42,27 @@ def test_rows_with_another_label_map_are_refused(text_run: Run) -> None:
     task = text_run.task.model_copy(update={"label_map_sha256": "0" * 64})
     with pytest.raises(LabelMapError, match="the label map of the encoded rows"):
         fine_tune(task, text_run.encoded, text_run.settings.train, text_run.settings.store)
+
+
+FINE_TUNE = """
+import sys
+from hubflow.schemas.references import EncodedRef, TaskRef
+from hubflow.schemas.settings import TrainSettings
+from hubflow.stages.fine_tune import fine_tune
+store, task, encoded, settings = sys.argv[1:]
+references = TaskRef.model_validate_json(task), EncodedRef.model_validate_json(encoded)
+made = fine_tune(*references, TrainSettings.model_validate_json(settings), store)
+print(made.model_dump_json())
+"""
+
+
+def test_of_two_runs_at_once_the_second_waits_and_finds_what_the_first_made(digits_run: Run, tmp_path: Path) -> None:
+    store = shutil.copytree(digits_run.settings.store, tmp_path / "store", ignore=shutil.ignore_patterns("checkpoints"))
+    references = [one.model_dump_json() for one in (digits_run.task, digits_run.encoded, digits_run.settings.train)]
+    command = [sys.executable, "-c", FINE_TUNE, str(store), *references]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    ended = [run.communicate(timeout=300) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], ended
+    assert ended[0][0] == ended[1][0]
+    assert len(list((store / "checkpoints").iterdir())) == 1
+    assert {path.suffix for path in (store / "training").iterdir()} == {".lock"}

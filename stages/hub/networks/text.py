@@ -74,6 +74,12 @@ class TextConfig:
         missing = [family.keys[ours] for ours, value in values.items() if value is None]
         if missing:
             raise ModuleError(f"config.json of model_type {model_type!r} lacks {bounded(missing)}")
+        words = {"activation"}
+        wrong = [
+            f"{family.keys[name]}: {value!r}" for name, value in values.items() if name not in words and not _is_number(value)
+        ]
+        if wrong:
+            raise ModuleError(f"config.json of model_type {model_type!r}: expected numbers, found {bounded(wrong)}")
         if values["activation"] not in ACTIVATIONS:
             raise ModuleError(f"activation {values['activation']!r} is not known; known: {', '.join(sorted(ACTIVATIONS))}")
         unlike = config.get("position_embedding_type", "absolute")
@@ -87,6 +93,10 @@ class TextConfig:
             has_pooler=has_pooler and family.has_pooler,
             **values,
         )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)

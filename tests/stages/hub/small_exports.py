@@ -19,6 +19,7 @@ from small_modules import (
 )
 
 from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.references import RowKind
 from hubflow.stages.hub.encoded import EncodedSplit
 from hubflow.stages.hub.export import write_export
 from hubflow.stages.hub.runtime import set_variable
@@ -26,7 +27,8 @@ from hubflow.stages.hub.session import Session, TaskSpec
 from hubflow.stages.store import Store
 
 ROWS = 11
-KINDS = ("text", "token", "image")
+ROWS_KINDS: dict[str, RowKind] = {"text": "text", "token": "tokens", "image": "image"}
+KINDS = tuple(ROWS_KINDS)
 
 
 @dataclass
@@ -68,7 +70,8 @@ def export(root: Path, kind: str, tiny_bert: Path, digits: Path) -> Exported:
             )
     store = Store(root / "store")
     with store.create("exports", kind) as draft:
-        write_export(session, draft.folder, label_map, {"image_size": 8} if kind == "image" else {"max_seq_len": MAX_SEQ_LEN})
+        sizes = {"image_size": 8} if kind == "image" else {"max_seq_len": MAX_SEQ_LEN}
+        write_export(session, draft.folder, label_map, ROWS_KINDS[kind], sizes)
     return Exported(session, rows, inputs, store.made("exports", kind).folder, label_map)
 
 

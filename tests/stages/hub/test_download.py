@@ -202,6 +202,7 @@ def test_hashes_are_recorded_at_first_use_when_the_server_declares_none(hub: Hub
 def test_a_pinned_hash_comes_before_what_the_server_declares(
     hub: HubServer, upstream: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)  # the package that carries it is not installed then
     hub.folders = {"sentence-transformers/all-MiniLM-L6-v2": upstream}
     with pytest.raises(DownloadError, match="pinned sha256 53aa51172d14"):
         resolve_module("all-MiniLM-L6-v2")

@@ -15,7 +15,6 @@ from seqeval.scheme import IOB2
 from hubflow.stages.hub.metrics import (
     classification_metrics,
     confusion,
-    count_labels,
     entities,
     entity_metrics,
     log_softmax,
@@ -100,7 +99,3 @@ def test_classification_scores_are_scikit_learns(labels: tuple[np.ndarray, np.nd
 def test_log_probabilities_of_large_scores_are_finite() -> None:
     found = log_softmax(np.array([[1000.0, 0.0], [-1000.0, -1000.0]], np.float32))
     np.testing.assert_allclose(found, [[0, -1000], [-np.log(2)] * 2])
-
-
-def test_labels_are_counted_most_frequent_first() -> None:
-    assert list(count_labels(["a", "b", "b"]).items()) == [("b", 2), ("a", 1)]

@@ -1,5 +1,7 @@
 """Predictor: answers in order, one for each row, and names the row that it cannot answer."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 from small_exports import Exported
 from small_modules import ENTITY_LABELS, some_texts
 
+from hubflow.schemas.folders import seal
 from hubflow.stages.hub.images import ImageError
 from hubflow.stages.hub.predictor import PredictError, Prediction, Predictor
 
@@ -66,22 +69,35 @@ def test_every_word_gets_a_label_those_that_were_cut_off_too(words: Predictor) -
     assert empty.probabilities.shape == (0, ENTITY_LABELS.num_classes)
 
 
-def test_text_pairs_are_read_as_pairs(texts: Predictor) -> None:
-    first, second, single = (
-        *texts.predict([("good film", "bad film"), ("bad film", "good film")]),
-        texts.predict(["good film"])[0],
-    )
+@pytest.fixture(scope="module")
+def pairs(tiny_exports: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    """The text export, as if its model had been trained on pairs."""
+    folder = shutil.copytree(tiny_exports["text"].folder, tmp_path_factory.mktemp("pairs") / "export")
+    signature = json.loads((folder / "signature.json").read_text())
+    (folder / "signature.json").write_text(json.dumps({**signature, "rows_kind": "text_pair"}))
+    seal(folder, "exports", {})
+    return Predictor.load(folder)
+
+
+def test_text_pairs_are_read_as_pairs(texts: Predictor, pairs: Predictor) -> None:
+    first, second = pairs.predict([("good film", "bad film"), ("bad film", "good film")])
+    (single,) = texts.predict(["good film"])
     assert not np.allclose(first.probabilities, second.probabilities, atol=1e-5)
     assert not np.allclose(first.probabilities, single.probabilities, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("rows", "row"),
-    [(["a", ("b", "c")], 1), ([("a", "b"), "cd"], 1), (["a", "b", 7], 2), ([None], 0), ([["a", "b"]], 0), ([("a", 1)], 0)],
+    ("rows", "row"), [(["a", ("b", "c")], 1), ([("a", "b")], 0), (["a", "b", 7], 2), ([None], 0), ([["a", "b"]], 0)]
 )
-def test_a_row_that_is_no_text_or_not_like_the_first_is_named(rows: list[Any], row: int, texts: Predictor) -> None:
-    with pytest.raises(PredictError, match=f"input {row}: expected "):
+def test_a_row_that_is_no_text_is_named(rows: list[Any], row: int, texts: Predictor) -> None:
+    with pytest.raises(PredictError, match=f"input {row}: expected a text, as the model was trained on"):
         texts.predict(rows)
+
+
+@pytest.mark.parametrize(("rows", "row"), [([("a", "b"), "cd"], 1), (["a"], 0), ([("a", 1)], 0), ([("a", "b", "c")], 0)])
+def test_a_row_that_is_no_pair_of_texts_is_named(rows: list[Any], row: int, pairs: Predictor) -> None:
+    with pytest.raises(PredictError, match=f"input {row}: expected a pair of texts, as the model was trained on"):
+        pairs.predict(rows)
 
 
 @pytest.mark.parametrize(("rows", "row"), [([["a"], "words"], 1), ([["a", 1]], 0), ([None], 0), ([["a"], 7], 1)])
