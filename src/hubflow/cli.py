@@ -1,11 +1,13 @@
 """The command line: reads settings, runs flows, prints the outcome. Imports Paddle and Prefect only in the commands."""
 
 import ctypes
+import importlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -212,11 +214,13 @@ def _prefect(verbose: bool) -> Iterator[None]:
 
     from hubflow.stages.console import say
 
-    server = get_current_settings().api.url  # of the environment or of a profile
-    if not server:
-        say("[dim]no Prefect server is configured: starting a temporary one …[/dim]")
+    current = get_current_settings()  # of the environment or of a profile
+    server = current.api.url
     try:
         with _stdout_kept():
+            if not server and current.server.ephemeral.enabled:
+                say("[dim]no Prefect server is configured: starting a temporary one …[/dim]")
+                _start_server_while_importing()
             yield
     except RuntimeError as error:
         if server and "Failed to reach API" in str(error):
@@ -225,6 +229,25 @@ def _prefect(verbose: bool) -> Iterator[None]:
                 "or unset it to run with a temporary server"
             ) from error
         raise
+
+
+def _start_server_while_importing() -> None:
+    """Start Prefect's own temporary server, which takes 10 s and more, and import meanwhile what the stages will need.
+
+    Prefect starts it in the same way at the first call when it is not running; an error of it comes up there again.
+    """
+
+    def start() -> None:
+        from prefect.server.api.server import SubprocessASGIServer
+
+        with suppress(Exception):
+            SubprocessASGIServer().start()
+
+    starting = threading.Thread(target=start, name="prefect-server", daemon=True)
+    starting.start()
+    for name in ("hubflow.stages.hub.runtime", "sklearn.datasets", "sklearn.metrics"):
+        importlib.import_module(name)
+    starting.join()
 
 
 @contextmanager
