@@ -9,6 +9,10 @@ class HubflowError(Exception):
     """Base class: the message names what was expected, what was found and what to do."""
 
 
+class StoppedError(HubflowError):
+    """Work was asked to stop, and can go on where it stopped: not a fault."""
+
+
 class SettingsError(HubflowError):
     """One or more settings are wrong; the message lists every fault."""
 

@@ -8,17 +8,9 @@ import pytest
 import yaml
 
 from hubflow.schemas.errors import SettingsError
-from hubflow.schemas.settings import (
-    DatasetSpec,
-    FineTuneSettings,
-    ModuleSpec,
-    PredictSettings,
-    TrainSettings,
-    load_settings,
-    parse_settings,
-    read_settings,
-    with_overrides,
-)
+from hubflow.schemas.parsing import load_settings, parse_settings, read_settings, with_overrides
+from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, ModuleSpec, PredictSettings
+from hubflow.schemas.training import TrainSettings
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -70,7 +62,7 @@ def test_every_fault_is_told_at_once_with_a_suggestion() -> None:
 
 
 def test_a_name_like_no_other_lists_the_known_ones() -> None:
-    assert "head.zzz: unknown setting; known here: hidden_units, num_classes" in fault_of(values(head={"zzz": 1}))
+    assert "head.zzz: unknown setting; known here: dropout, hidden_units, num_classes" in fault_of(values(head={"zzz": 1}))
 
 
 def test_a_value_where_a_group_is_expected_names_the_group() -> None:
@@ -161,3 +153,18 @@ def test_the_json_schema_accepts_each_example(path: Path) -> None:
 def test_settings_do_not_change() -> None:
     with pytest.raises(Exception, match="frozen"):
         parse_settings(FineTuneSettings, values()).seed = 1  # type: ignore[misc]
+
+
+def test_lora_needs_a_module_that_trains() -> None:
+    with pytest.raises(SettingsError, match="lora trains adapters in the module, trainable: false trains nothing in it"):
+        parse_settings(ModuleSpec, {"name": "x", "lora": {}, "trainable": False})
+
+
+def test_targets_of_lora_are_each_named_once_in_one_order() -> None:
+    spec = parse_settings(ModuleSpec, {"name": "x", "lora": {"targets": ["value", "query", "value"]}})
+    assert spec.lora is not None
+    assert (spec.lora.targets, spec.lora.rank, spec.lora.scale) == (("query", "value"), 8, 2.0)
+    with pytest.raises(SettingsError, match=r"lora\.targets") as caught:
+        parse_settings(ModuleSpec, {"name": "x", "lora": {"targets": [], "rank": 0, "alfa": 1}})
+    assert "lora.rank" in str(caught.value)
+    assert "did you mean 'alpha'" in str(caught.value)

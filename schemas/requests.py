@@ -1,0 +1,26 @@
+"""What one run of training is asked for: all that another process needs to do it. Must not import Paddle or Prefect."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from hubflow.schemas.references import EncodedRef, TaskRef
+from hubflow.schemas.training import TrainSettings
+
+
+class TrainRequest(BaseModel):
+    """A task to train on encoded rows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    task: TaskRef
+    encoded: EncodedRef
+    settings: TrainSettings
+    store: str
+    seed: int = 0
+    device: str = "auto"
+    processes: int = 1
+
+    def identity(self) -> dict[str, Any]:
+        """What the trained weights are a function of: the store, the device and the number of processes are not among it."""
+        kept = self.model_dump(mode="json", include={"task", "encoded", "seed"})
+        return {**kept, "settings": self.settings.result_settings()}
