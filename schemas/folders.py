@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from hubflow.schemas.errors import HubflowError, bounded
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
+FIRST_ASIDE = "0"  # where a folder is put when another takes its place
 
 
 class StoreError(HubflowError):
@@ -43,15 +45,37 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     try:
         try:
             yield folder
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) or (error.filename and not str(error.filename).startswith(str(folder))):
+                raise
+            raise _not_written(target, error) from error
+        try:
             _sync_tree(folder)
             folder.chmod(0o755)
             _replace(folder, target)
         except OSError as error:
-            if isinstance(error, FileNotFoundError) or (error.filename and not str(error.filename).startswith(str(folder))):
-                raise
-            raise StoreError(f"{target} could not be written ({error}); what was there before is unharmed") from error
+            raise _not_written(target, error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_leftovers(parent: Path) -> None:
+    """Remove what killed writers left beside their targets, and bring back a target that one of them had put aside.
+
+    Only for folders that one process at a time writes to: what another is just writing would be taken for left over.
+
+    Raises:
+        StoreError: when the folder cannot be read or written.
+    """
+    try:
+        for leftover in sorted(parent.iterdir()):
+            match = re.fullmatch(r"\.(.+?)\.(old\.)?[a-z0-9_]{8}", leftover.name)  # as tempfile names them
+            if match and leftover.is_dir():
+                if match[2]:
+                    _put_back(leftover / FIRST_ASIDE, parent / match[1])
+                shutil.rmtree(leftover)
+    except OSError as error:
+        raise StoreError(f"{parent}: what a killed run left behind cannot be removed ({error})") from error
 
 
 def seal(folder: Path, kind: str, facts: Mapping[str, Any]) -> None:
@@ -67,8 +91,12 @@ def seal(folder: Path, kind: str, facts: Mapping[str, Any]) -> None:
     )
 
 
-def verify_folder(folder: Path) -> dict[str, Any]:
+def verify_folder(folder: Path, remedy: str = "; make it again") -> dict[str, Any]:
     """Check every file of a sealed folder against its manifest, and return the manifest.
+
+    Args:
+        folder: what `seal` was called for.
+        remedy: ends the message about files that are missing or altered.
 
     Raises:
         StoreError: naming what is missing or altered.
@@ -84,9 +112,7 @@ def verify_folder(folder: Path) -> dict[str, Any]:
         raise StoreError(f"{path}: no readable manifest ({error}); the folder is incomplete or not one of hubflow's") from error
     bad = [name for name, (size, sha256) in files.items() if not _intact(folder, name, size, sha256)]
     if bad:
-        raise StoreError(
-            f"{folder}: {len(bad)} file(s) missing or altered since they were written: {bounded(bad)}; make it again"
-        )
+        raise StoreError(f"{folder}: {len(bad)} file(s) missing or altered since they were written: {bounded(bad)}{remedy}")
     return manifest
 
 
@@ -100,7 +126,7 @@ def _intact(folder: Path, name: str, size: int, sha256: str) -> bool:
 def _replace(folder: Path, target: Path) -> None:
     """Put `folder` in the place of `target`, which other processes may be replacing too: the last one stays."""
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.old.", dir=target.parent) as old:
-        for attempt in itertools.count():
+        for attempt in itertools.count(int(FIRST_ASIDE)):
             aside = Path(old, str(attempt))
             try:
                 os.rename(folder, target)
@@ -112,6 +138,10 @@ def _replace(folder: Path, target: Path) -> None:
             with contextlib.suppress(FileNotFoundError):  # another process has just put it aside
                 os.rename(target, aside)
     sync(target.parent)
+
+
+def _not_written(target: Path, error: OSError) -> StoreError:
+    return StoreError(f"{target} could not be written ({error}); what was there before is unharmed")
 
 
 def _put_back(aside: Path, target: Path) -> None:

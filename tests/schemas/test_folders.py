@@ -3,13 +3,14 @@
 import errno
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hubflow.schemas.folders import MANIFEST, StoreError, atomic_folder, jsonable, seal, verify_folder
+from hubflow.schemas.folders import MANIFEST, StoreError, atomic_folder, jsonable, remove_leftovers, seal, verify_folder
 from hubflow.schemas.settings import HeadSettings
 
 
@@ -102,6 +103,29 @@ def test_a_parent_that_cannot_be_made_is_a_store_error(tmp_path: Path) -> None:
         pass
 
 
+def test_a_parent_that_is_gone_when_the_folder_is_to_take_its_place_is_a_store_error(target: Path) -> None:
+    with pytest.raises(StoreError, match=r"key could not be written .*No such file"), atomic_folder(target):
+        shutil.rmtree(target.parent)
+
+
+def test_leftovers_of_killed_writers_are_removed_and_what_they_put_aside_comes_back(target: Path) -> None:
+    write(target, "old")
+    write(target.with_name("other.key"), "new")
+    for name in (".key.abcd_123", ".key.old.abcd_123", ".other.key.old.abcd_123", ".lock", "key.abcd_123"):
+        target.with_name(name).mkdir()
+    target.with_name(".file.abcd_123").write_text("")
+    target.rename(target.with_name(".key.old.abcd_123") / "0")
+    shutil.copytree(target.with_name(".key.old.abcd_123") / "0", target.with_name(".other.key.old.abcd_123") / "0")
+    remove_leftovers(target.parent)
+    assert beside(target) == [".file.abcd_123", ".lock", "key", "key.abcd_123", "other.key"]
+    assert (text_of(target), text_of(target.with_name("other.key"))) == ("old", "new")
+
+
+def test_leftovers_in_a_folder_that_cannot_be_read_are_a_store_error(target: Path) -> None:
+    with pytest.raises(StoreError, match=r"kind: what a killed run left behind cannot be removed"):
+        remove_leftovers(target.parent)
+
+
 def test_many_writers_of_one_folder_leave_one_whole(target: Path) -> None:
     faults: list[BaseException] = []
 
@@ -185,6 +209,6 @@ def test_models_and_paths_can_be_facts(target: Path) -> None:
     with atomic_folder(target) as folder:
         seal(folder, "test", {"settings": HeadSettings(hidden_units=(3,)), "where": Path("a/b"), "text": "é中"})
     facts = verify_folder(target)["facts"]
-    assert facts == {"settings": {"hidden_units": [3], "num_classes": None}, "where": "a/b", "text": "é中"}
+    assert facts == {"settings": {"hidden_units": [3], "num_classes": None, "dropout": None}, "where": "a/b", "text": "é中"}
     with pytest.raises(TypeError, match="set is not JSON-serialisable"):
         jsonable({1})
