@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.references import DatasetRef, ModuleRef, TaskRef
-from hubflow.schemas.settings import HeadSettings, ModuleSpec, TaskType
+from hubflow.schemas.settings import HeadSettings, LoraSettings, ModuleSpec, TaskType
+from hubflow.schemas.training import Precision
 from hubflow.stages.store import Store, content_key
 from hubflow.stages.tasks import stage_task
 
@@ -27,13 +28,15 @@ def build_head(
     """Put a Task head on a module: checked against the data's labels, built once, and kept as its specification.
 
     Raises:
-        SettingsError: when `num_classes` disagrees with the labels, or the module's kind does not fit the task.
+        SettingsError: when `num_classes` disagrees with the labels, the module's kind does not fit the task, or the module is
+            given settings that are for text modules alone.
         TaskError: when the head does not fit the task.
     """
     from hubflow.stages.hub.session import Session
 
     if module.module_kind != NEEDED_KIND[task]:
         raise SettingsError(f"module {module.name!r} is of kind {module.module_kind}; {task} needs {NEEDED_KIND[task]}")
+    _check_module_settings(module, spec)
     if settings.num_classes not in (None, dataset.num_classes):
         raise SettingsError(
             f"head.num_classes is {settings.num_classes}, but the data has {dataset.num_classes} labels "
@@ -45,7 +48,11 @@ def build_head(
         "num_classes": dataset.num_classes,
         "label_map_sha256": dataset.label_map_sha256,
         "hidden_units": settings.hidden_units,
+        "head_dropout": settings.dropout,
         "trainable": spec.trainable,
+        "dropout": spec.dropout,
+        "attention_dropout": spec.attention_dropout,
+        "lora": spec.lora and spec.lora.model_dump(),
         "max_seq_len": spec.max_seq_len if module.module_kind == "text" else None,
         "module": module.model_dump(),
     }
@@ -67,6 +74,18 @@ def build_head(
     )
 
 
+def _check_module_settings(module: ModuleRef, spec: ModuleSpec) -> None:
+    if module.module_kind == "text":
+        return
+    kind = f"module {module.name!r} is of kind image and has no"
+    given = [f"module.{name}" for name in ("dropout", "attention_dropout") if getattr(spec, name) is not None]
+    faults = [f"{' and '.join(given)}: {kind} dropout; set head.dropout instead"] if given else []
+    if spec.lora is not None:
+        faults.append(f"module.lora: {kind} attention projections; leave it out, or freeze blocks with train.freeze_blocks")
+    if faults:
+        raise SettingsError("\n".join(faults))
+
+
 def task_spec(facts: dict[str, Any]) -> "TaskSpec":
     """The specification in the facts that `build_head` kept."""
     from hubflow.stages.hub.session import TaskSpec
@@ -78,14 +97,18 @@ def task_spec(facts: dict[str, Any]) -> "TaskSpec":
         trainable=facts["trainable"],
         pretrained=facts["module"]["pretrained"],
         max_seq_len=facts["max_seq_len"],
+        head_dropout=facts["head_dropout"],
+        dropout=facts["dropout"],
+        attention_dropout=facts["attention_dropout"],
+        lora=facts["lora"] and LoraSettings.model_validate(facts["lora"]),
     )
 
 
-def open_session(task: TaskRef, store: Store, device: str) -> "Session":
+def open_session(task: TaskRef, store: Store, device: str, precision: Precision = "float32") -> "Session":
     """Rebuild a task's programs, without weights, from its reference."""
     from hubflow.stages.hub.session import Session
 
-    return Session(task_spec(store.open(task).facts), store.open(task.module).folder, device)
+    return Session(task_spec(store.open(task).facts), store.open(task.module).folder, device, precision=precision)
 
 
 def _describe(task: TaskRef) -> str:

@@ -2,12 +2,14 @@
 
 import json
 import platform
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import RowKind
+from hubflow.stages.hub.lora import merged
 from hubflow.stages.hub.module import ImageConfig
 from hubflow.stages.hub.runtime import BUILD_LOCK, paddle
 from hubflow.stages.hub.session import Session
@@ -25,13 +27,16 @@ def write_export(
 ) -> None:
     """Write the inference program with the session's weights, its signature, the label map and the tokenizer to `folder`.
 
+    LoRA adapters are merged into the weights: the program that is written has none.
+
     Args:
-        session: with the weights to export in its scope.
+        session: with the weights to export in its scope, which stay as they are.
         folder: an existing, empty folder.
         label_map: the task's labels.
         rows_kind: what the model was trained on, and so takes: texts, pairs of texts, lists of words or images.
         preprocessing: `max_seq_len` for text, `image_size` for images.
     """
+    session = without_adapters(session)
     program = session.task.inference_program()
     inputs = data_variables(program)
     outputs = [op.operand_source(0) for op in program.global_block().ops if op.name() == "pd_op.fetch"]
@@ -58,6 +63,16 @@ def write_export(
         signature["text"] = {**preprocessing, "pad_token_id": pad_token_id(tokenizer)}
     label_map.save(folder / LABELS)
     (folder / SIGNATURE).write_text(json.dumps(signature, indent=1) + "\n", encoding="utf-8")
+
+
+def without_adapters(session: Session) -> Session:
+    """The session itself, or where it has LoRA adapters one without them, with weights that they are merged into."""
+    lora = session.spec.lora
+    if lora is None:
+        return session
+    plain = Session(replace(session.spec, lora=None), session.module_folder, session.device, precision=session.precision)
+    plain.put(merged(session.weights(), lora.scale), "the merged weights")
+    return plain
 
 
 def versions() -> dict[str, str]:

@@ -14,7 +14,13 @@ F = paddle.nn.functional
 TEXT_DROPOUT = 0.1
 
 
-def create_img_cls_task(feature: Any, num_classes: int, hidden_units: Sequence[int] | None = None, labels: Any = None) -> Task:
+def create_img_cls_task(
+    feature: Any,
+    num_classes: int,
+    hidden_units: Sequence[int] | None = None,
+    labels: Any = None,
+    dropout: float | None = None,
+) -> Task:
     """Image classification: hidden fully connected layers with ReLU, then the output layer.
 
     Args:
@@ -22,34 +28,39 @@ def create_img_cls_task(feature: Any, num_classes: int, hidden_units: Sequence[i
         num_classes: neurons of the output layer.
         hidden_units: neurons of each hidden layer; none by default.
         labels: `[batch]` or `[batch, 1]` int64; an input `label` `[batch]` is made when not given.
+        dropout: of the feature, in training; none when None.
 
     Returns:
         Task with the variables loss, accuracy, label, logits `[batch, num_classes]`, probs and num_examples.
 
     Raises:
-        TaskError: for fewer than two classes, or a feature of the wrong rank.
+        TaskError: for fewer than two classes, a feature of the wrong rank, or a dropout outside 0 to 1.
     """
-    return _classification("image_classification", feature, num_classes, hidden_units, labels)
+    return _classification("image_classification", feature, num_classes, hidden_units, labels, dropout or 0.0)
 
 
-def create_text_cls_task(feature: Any, num_classes: int, hidden_units: Sequence[int] | None = None) -> Task:
-    """Text classification: dropout 0.1, hidden fully connected layers with ReLU, then the output layer.
+def create_text_cls_task(
+    feature: Any, num_classes: int, hidden_units: Sequence[int] | None = None, dropout: float | None = None
+) -> Task:
+    """Text classification: dropout, hidden fully connected layers with ReLU, then the output layer.
 
     Args:
         feature: `[batch, hidden]` float32, a module's `pooled_output`.
         num_classes: neurons of the output layer.
         hidden_units: neurons of each hidden layer; none by default.
+        dropout: of the feature, in training; 0.1 when None.
 
     Returns:
         Task with the variables loss, accuracy, label `[batch]` int64, logits `[batch, num_classes]`, probs and num_examples.
 
     Raises:
-        TaskError: for fewer than two classes, or a feature of the wrong rank.
+        TaskError: for fewer than two classes, a feature of the wrong rank, or a dropout outside 0 to 1.
     """
-    return _classification("text_classification", feature, num_classes, hidden_units, None, dropout=TEXT_DROPOUT)
+    chosen = TEXT_DROPOUT if dropout is None else dropout
+    return _classification("text_classification", feature, num_classes, hidden_units, None, chosen)
 
 
-def create_seq_label_task(feature: Any, seq_len: Any, num_classes: int) -> Task:
+def create_seq_label_task(feature: Any, seq_len: Any, num_classes: int, dropout: float | None = None) -> Task:
     """Sequence labelling: one fully connected layer over every token.
 
     Loss and accuracy are over real tokens only: positions from `seq_len` on and tokens labelled -100 (padding, special tokens,
@@ -59,19 +70,20 @@ def create_seq_label_task(feature: Any, seq_len: Any, num_classes: int) -> Task:
         feature: `[batch, seq, hidden]` float32, a module's `sequence_output`.
         seq_len: `[batch]` or `[batch, 1]` int64, the number of tokens of each row, padding left out.
         num_classes: neurons of the output layer.
+        dropout: of the feature, in training; none when None.
 
     Returns:
         Task with the variables loss, accuracy, label `[batch, seq]` int64, logits `[batch, seq, num_classes]`, probs and
         num_examples (the number of tokens that count).
 
     Raises:
-        TaskError: for fewer than two classes, or a feature of the wrong rank.
+        TaskError: for fewer than two classes, a feature of the wrong rank, or a dropout outside 0 to 1.
     """
-    _check(feature, 3, num_classes)
+    _check(feature, 3, num_classes, dropout or 0.0)
 
     def graph() -> dict[str, Any]:
         label = paddle.static.data("label", [-1, -1], "int64")
-        logits = _dense(feature, num_classes, "output")
+        logits = _dense(F.dropout(feature, dropout) if dropout else feature, num_classes, "output")
         positions = paddle.arange(paddle.shape(feature)[1]).astype("int64").unsqueeze(0)
         is_real = (positions < seq_len.reshape([-1, 1])).astype("int64")
         counted = is_real * label + (1 - is_real) * IGNORED_LABEL
@@ -86,9 +98,9 @@ def _classification(
     num_classes: int,
     hidden_units: Sequence[int] | None,
     labels: Any,
-    dropout: float = 0.0,
+    dropout: float,
 ) -> Task:
-    _check(feature, 2, num_classes)
+    _check(feature, 2, num_classes, dropout)
 
     def graph() -> dict[str, Any]:
         label = paddle.static.data("label", [-1], "int64") if labels is None else labels
@@ -144,7 +156,9 @@ def _parameter(part: str, shape: list[int], initializer: Any) -> Any:
     return paddle.create_parameter(shape, "float32", name=name, attr=paddle.ParamAttr(name=name, initializer=initializer))
 
 
-def _check(feature: Any, rank: int, num_classes: int) -> None:
+def _check(feature: Any, rank: int, num_classes: int, dropout: float) -> None:
+    if not 0 <= dropout < 1:
+        raise TaskError(f"dropout is {dropout}; expected a share from 0 up to, but not including, 1")
     if num_classes < 2:  # noqa: PLR2004
         raise TaskError(f"num_classes is {num_classes}; a head needs at least 2")
     if len(feature.shape) != rank:

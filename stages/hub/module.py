@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from hubflow.schemas.errors import HubflowError
+from hubflow.schemas.settings import LoraSettings
+from hubflow.stages.hub.blocks import image_block_of, image_blocks, text_block_of, text_blocks
 from hubflow.stages.hub.download import resolve_module
 from hubflow.stages.hub.errors import ModuleError
+from hubflow.stages.hub.lora import is_adapter
 from hubflow.stages.hub.networks import image, image_names, text
 from hubflow.stages.hub.networks.text_names import FAMILIES, canonical_tensors
 from hubflow.stages.hub.runtime import BUILD_LOCK, keep_program, paddle, set_variable
@@ -30,7 +33,10 @@ class ImageConfig:
 
 @dataclass(frozen=True)
 class ModuleGraph:
-    """A module built into a program: its variables, and the name of each parameter's variable by our name."""
+    """A module built into a program: its variables, and the name of each parameter's variable by our name.
+
+    `startup` initialises the module's own weights, `adapter_startup` those of its LoRA adapters, if it has any.
+    """
 
     inputs: dict[str, Any]
     outputs: dict[str, Any]
@@ -38,6 +44,7 @@ class ModuleGraph:
     startup: Any
     parameters: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
+    adapter_startup: Any = None
 
 
 class Module:
@@ -86,7 +93,7 @@ class Module:
             ModuleError: when `max_seq_len` is not in 1..max_positions.
             WeightsError: listing missing, unexpected and wrongly shaped tensors.
         """
-        graph = build_graph(self.config, trainable, max_seq_len)
+        graph = build_graph(self.config, () if trainable else module_blocks(self.config), max_seq_len)
         if self.pretrained:
             load_weights(self.config, self.folder, graph)
         else:
@@ -129,8 +136,33 @@ def module_facts(config: text.TextConfig | ImageConfig) -> dict[str, Any]:
     }
 
 
-def build_graph(config: text.TextConfig | ImageConfig, trainable: bool = True, max_seq_len: int | None = None) -> ModuleGraph:
+def module_blocks(config: text.TextConfig | ImageConfig) -> tuple[str, ...]:
+    """The module's blocks from bottom to top."""
+    if isinstance(config, ImageConfig):
+        return image_blocks(image.architecture_tensors(config.architecture))
+    return text_blocks(config.num_layers)
+
+
+def module_block_of(config: text.TextConfig | ImageConfig, name: str) -> str:
+    """The block of the module's tensor `name`, by our name."""
+    return image_block_of(name) if isinstance(config, ImageConfig) else text_block_of(name, config.num_layers)
+
+
+def build_graph(
+    config: text.TextConfig | ImageConfig,
+    frozen: Collection[str] = (),
+    max_seq_len: int | None = None,
+    lora: LoraSettings | None = None,
+) -> ModuleGraph:
     """Build the network into a new program; the startup program holds fresh weights and is run only for those.
+
+    Args:
+        config: the module's configuration.
+        frozen: blocks (`module_blocks`) that training leaves as they are, batch-norm statistics included. No gradient is
+            computed for their weights. A text encoder's dropout acts in them all the same, as in every block.
+        max_seq_len: longest sequence in tokens that will be fed; text modules only.
+        lora: adapters to train in place of the module's own weights, which are then all frozen; text modules only. Those of
+            a frozen block are frozen too.
 
     Raises:
         ModuleError: when `max_seq_len` is not in 1..max_positions.
@@ -140,15 +172,15 @@ def build_graph(config: text.TextConfig | ImageConfig, trainable: bool = True, m
         main, startup = paddle.static.Program(), paddle.static.Program()
         with paddle.static.program_guard(main, startup):
             if isinstance(config, ImageConfig):
-                return _image_graph(config, trainable, main, startup)
+                return _image_graph(config, frozen, main, startup)
             check_max_seq_len(config, max_seq_len)
-            return _text_graph(config, trainable, main, startup)
+            return _text_graph(config, frozen, lora, main, startup)
 
 
 def load_weights(
     config: text.TextConfig | ImageConfig, folder: Path, graph: ModuleGraph, scope: Any = None, place: Any = None
 ) -> None:
-    """Read the module's weights and put them into `scope` (the current one when not given).
+    """Read the module's weights and put them into `scope` (the current one when not given); adapters are not among them.
 
     Raises:
         WeightsError: listing missing, unexpected and wrongly shaped tensors.
@@ -159,7 +191,8 @@ def load_weights(
         canonical = image_names.canonical_tensors(config.architecture, tensors)
     else:
         canonical = canonical_tensors(FAMILIES[config.model_type], config.num_layers, tensors)
-    for name, array in match_weights(graph.shapes, canonical, str(folder)).items():
+    own = {name: shape for name, shape in graph.shapes.items() if not is_adapter(name)}
+    for name, array in match_weights(own, canonical, str(folder)).items():
         set_variable(scope or paddle.static.global_scope(), graph.parameters[name], array, place or paddle.CPUPlace())
 
 
@@ -173,22 +206,24 @@ def check_max_seq_len(config: text.TextConfig, max_seq_len: int | None) -> None:
         raise ModuleError(f"max_seq_len is {max_seq_len}; this module allows 1 to {config.max_positions} tokens")
 
 
-def _text_inputs() -> dict[str, Any]:
-    ids = {name: paddle.static.data(name, [-1, -1], "int64") for name in ("input_ids", "position_ids", "segment_ids")}
-    return {**ids, "input_mask": paddle.static.data("input_mask", [-1, -1], "float32")}
+def _text_graph(
+    config: text.TextConfig, frozen: Collection[str], lora: LoraSettings | None, main: Any, startup: Any
+) -> ModuleGraph:
+    def is_frozen(name: str) -> bool:
+        return module_block_of(config, name) in frozen or (lora is not None and not is_adapter(name))
 
-
-def _text_graph(config: text.TextConfig, trainable: bool, main: Any, startup: Any) -> ModuleGraph:
-    inputs = _text_inputs()
-    parameters = text.Parameters(trainable, config.initializer_range)
+    inputs = {name: paddle.static.data(name, [-1, -1], "int64") for name in ("input_ids", "position_ids", "segment_ids")}
+    inputs["input_mask"] = paddle.static.data("input_mask", [-1, -1], "float32")
+    parameters = text.Parameters(config.initializer_range, is_frozen, lora)
     pooled, sequence = text.encode(config, text.TextInputs(**inputs), parameters)
     outputs = {"pooled_output": pooled, "sequence_output": sequence}
-    return ModuleGraph(inputs, outputs, main, startup, {name: name for name in parameters.shapes}, parameters.shapes)
+    names = {name: name for name in parameters.shapes}
+    return ModuleGraph(inputs, outputs, main, startup, names, parameters.shapes, parameters.adapter_startup)
 
 
-def _image_graph(config: ImageConfig, trainable: bool, main: Any, startup: Any) -> ModuleGraph:
+def _image_graph(config: ImageConfig, frozen: Collection[str], main: Any, startup: Any) -> ModuleGraph:
     pixels = paddle.static.data("image", [-1, 3, -1, -1], "float32")
-    network = image.build(config.architecture, pixels, config.norm_epsilon, trainable)
+    network = image.build(config.architecture, pixels, config.norm_epsilon, frozen)
     outputs = {"feature_map": network.feature_map}
     shapes = image.architecture_tensors(config.architecture)
     return ModuleGraph({"image": pixels}, outputs, main, startup, dict(network.parameters), shapes)

@@ -2,7 +2,7 @@
 
 import difflib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from paddle import nn
 from paddle.vision import models
 
 from hubflow.schemas.errors import HubflowError
+from hubflow.stages.hub.blocks import image_block_of
 
 Triple = tuple[float, float, float]
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
@@ -65,14 +66,15 @@ def find(architecture: str) -> ImageArchitecture:
         raise ImageArchitectureError(f"unknown image architecture {architecture!r}; {hint}known: {known}") from None
 
 
-def build(architecture: str, image: Any, norm_epsilon: float | None = None, trainable: bool = True) -> ImageNetwork:
+def build(architecture: str, image: Any, norm_epsilon: float | None = None, frozen: Collection[str] = ()) -> ImageNetwork:
     """Add the backbone to the current static program.
 
     Args:
         architecture: a name of `ARCHITECTURES`.
         image: Value `[batch, 3, height, width]`, float32, normalised.
         norm_epsilon: of every batch norm; the architecture's own when None. Checkpoints differ, see `image_names.norm_epsilon`.
-        trainable: False takes every parameter out of training and keeps the running statistics as they are.
+        frozen: blocks (`blocks.image_blocks`) whose weights are taken out of training; their batch norms normalise by their
+            running statistics and leave them as they are.
 
     Train such a program with `FLAGS_use_mkldnn` off: oneDNN (Paddle 3.3.1) leaves running statistics where they started and
     throws on the gradient of max pooling. Evaluation and inference with it on are right, and three times as fast.
@@ -85,8 +87,7 @@ def build(architecture: str, image: Any, norm_epsilon: float | None = None, trai
         layer = _layer(architecture)
         for norm in _norms(layer) if norm_epsilon is not None else ():
             norm._epsilon = norm_epsilon
-        if not trainable:
-            _freeze(layer)
+        _freeze(layer, frozen)
         feature_map = paddle.mean(layer(image), axis=SPATIAL_AXES)
     return ImageNetwork(feature_map, {name: value.name for name, value in layer.state_dict().items()})
 
@@ -120,10 +121,13 @@ def _norms(layer: Any) -> list[Any]:
     return [part for part in layer.sublayers() if isinstance(part, nn.BatchNorm | nn.BatchNorm2D)]
 
 
-def _freeze(layer: Any) -> None:
-    layer.eval()
-    for parameter in layer.parameters():
-        parameter.stop_gradient = True
+def _freeze(layer: Any, frozen: Collection[str]) -> None:
+    for name, part in layer.named_sublayers():
+        if image_block_of(name) in frozen:
+            part.eval()
+    for name, parameter in layer.named_parameters():
+        if image_block_of(name) in frozen:
+            parameter.stop_gradient, parameter.trainable = True, False
 
 
 def _digits_cnn() -> nn.Layer:

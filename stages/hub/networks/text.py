@@ -1,12 +1,14 @@
 """One transformer encoder for every text architecture, written as functions that build into the current static program."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from hubflow.schemas.errors import bounded
+from hubflow.schemas.settings import LoraSettings
 from hubflow.stages.hub.errors import ModuleError
+from hubflow.stages.hub.lora import LORA_A, LORA_B
 from hubflow.stages.hub.networks.text_names import FAMILIES, Family
 from hubflow.stages.hub.runtime import paddle, truncated_normal
 
@@ -110,11 +112,22 @@ class TextInputs:
 
 
 class Parameters:
-    """Makes the parameters of one module in the current program; their names are a pure function of the configuration."""
+    """Makes the parameters of one module in the current program; their names are a pure function of the configuration.
 
-    def __init__(self, trainable: bool, initializer_range: float) -> None:
+    Args:
+        initializer_range: standard deviation of fresh matrices.
+        is_frozen: whether the parameter of that name is left out of training.
+        lora: the adapters of the attention projections.
+
+    Attributes:
+        adapter_startup: the program that initialises the adapters, when there are any; apart from that of all else, as they
+            start fresh where the rest is pretrained.
+    """
+
+    def __init__(self, initializer_range: float, is_frozen: Callable[[str], bool], lora: LoraSettings | None = None) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._trainable = trainable
+        self.adapter_startup = paddle.static.Program() if lora else None
+        self._is_frozen, self._lora = is_frozen, lora
         self._normal = truncated_normal(initializer_range)
 
     def matrix(self, name: str, shape: tuple[int, ...]) -> Any:
@@ -133,6 +146,23 @@ class Parameters:
         product = paddle.matmul(x, self.matrix(f"{name}.weight", sizes))
         return product + self.vector(f"{name}.bias", sizes[1]).unsqueeze(0).expand_as(product)
 
+    def projection(self, name: str, x: Any, size: int) -> Any:
+        """An attention projection of `x` `[rows, size]`, plus what its adapter adds where it has one.
+
+        Rank 1 trains only with `FLAGS_use_mkldnn` off: oneDNN (Paddle 3.3.1) crashes on products of [N, 1] and [1, H].
+        """
+        y = self.linear(name, x, (size, size))
+        lora = self._lora
+        if lora is None or name.rpartition(".")[2] not in lora.targets:
+            return y
+        # As Microsoft's loralib and PEFT do: kaiming_uniform(a=sqrt(5)), which is uniform within 1/sqrt(in); the paper: normal.
+        bound = 1.0 / math.sqrt(size)
+        with paddle.static.program_guard(paddle.static.default_main_program(), self.adapter_startup):
+            a = self._make(f"{name}.{LORA_A}", (size, lora.rank), paddle.nn.initializer.Uniform(-bound, bound))
+            b = self._make(f"{name}.{LORA_B}", (lora.rank, size), paddle.nn.initializer.Constant(0.0))
+        inner = paddle.matmul(F.dropout(x, lora.dropout), a)
+        return y + paddle.scale(paddle.matmul(inner, b), lora.scale)
+
     def norm(self, name: str, x: Any, size: int, epsilon: float) -> Any:
         """Layer normalisation over the last dimension."""
         scale, shift = self.vector(f"{name}.weight", size, 1.0), self.vector(f"{name}.bias", size)
@@ -140,7 +170,7 @@ class Parameters:
 
     def _make(self, name: str, shape: tuple[int, ...], initializer: Any) -> Any:
         self.shapes[name] = shape
-        attribute = paddle.ParamAttr(name=name, initializer=initializer, trainable=self._trainable)
+        attribute = paddle.ParamAttr(name=name, initializer=initializer, trainable=not self._is_frozen(name))
         return paddle.create_parameter(list(shape), "float32", name=name, attr=attribute)
 
 
@@ -148,7 +178,7 @@ def encode(config: TextConfig, inputs: TextInputs, parameters: Parameters) -> tu
     """Build the encoder: `(pooled_output [batch, hidden], sequence_output [batch, seq, hidden])`.
 
     Tokens are kept in two dimensions, `[batch * seq, hidden]`, around every linear layer (on CPU 3-D operands cost twice).
-    Without a pooler the pooled output is the first token's vector.
+    Without a pooler the pooled output is the first token's vector. Dropout acts in training whatever is frozen.
     """
     shape = paddle.shape(inputs.input_ids)
     batch, length = shape[0], shape[1]
@@ -195,11 +225,11 @@ def _attention(
     hidden, heads = config.hidden_size, config.num_heads
 
     def by_head(part: str) -> Any:
-        projected = parameters.linear(f"{name}.{part}", x, (hidden, hidden))
+        projected = parameters.projection(f"{name}.{part}", x, hidden)
         return projected.reshape([batch, length, heads, hidden // heads]).transpose([0, 2, 1, 3])
 
     query, key, value = by_head("query"), by_head("key"), by_head("value")
     scores = paddle.matmul(paddle.scale(query, 1.0 / math.sqrt(hidden // heads)), key, transpose_y=True) + mask
     weights = F.dropout(F.softmax(scores), config.attention_dropout)
     joined = paddle.matmul(weights, value).transpose([0, 2, 1, 3]).reshape([-1, hidden])
-    return F.dropout(parameters.linear(f"{name}.output", joined, (hidden, hidden)), config.hidden_dropout)
+    return F.dropout(parameters.projection(f"{name}.output", joined, hidden), config.hidden_dropout)

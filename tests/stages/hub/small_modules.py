@@ -13,7 +13,7 @@ from golden.seeded import seeded_tensors
 from safetensors.numpy import save_file
 
 from hubflow.schemas.labels import LabelMap
-from hubflow.schemas.settings import TrainSettings
+from hubflow.schemas.training import TrainSettings
 from hubflow.stages.hub.encoded import ImageSplit, TextSplit, open_images, open_text
 from hubflow.stages.hub.encoding import ENCODERS, EncodeContext
 
@@ -129,6 +129,16 @@ def image_split(folder: Path, rows: int, seed: int = 0, random_flip: bool = Fals
 def settings(**values: Any) -> TrainSettings:
     """Training settings that suit networks of this size."""
     return TrainSettings(**{"epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "log_every_steps": 1, **values})
+
+
+def in_order_of_use(program: Any, block_by_variable: Mapping[str, str]) -> tuple[str, ...]:
+    """Blocks as the program uses their weights, named again whenever it comes back to one."""
+    blocks: list[str] = []
+    for op in program.global_block().ops:
+        sources = [value.get_defining_op() for value in op.operands_source() if value.initialized()]
+        used = [source.result(0).name for source in sources if source.name() == "builtin.parameter"]
+        blocks += [block for block in dict.fromkeys(block_by_variable[name] for name in used) if blocks[-1:] != [block]]
+    return tuple(blocks)
 
 
 def _encode(

@@ -110,6 +110,32 @@ def test_dropout_is_on_in_training_alone() -> None:
     assert np.ptp(noisy, axis=0).min() > 0
 
 
+@pytest.mark.parametrize("dropout", [-0.1, 1.0])
+def test_a_dropout_that_is_no_share_is_refused(dropout: float) -> None:
+    flat, deep, seq_len = inputs(flat=[-1, 4], deep=[-1, -1, 4], seq_len=[-1])
+    for make in (create_img_cls_task, create_text_cls_task):
+        with pytest.raises(TaskError, match=f"dropout is {dropout}; expected a share from 0"):
+            make(flat, num_classes=2, dropout=dropout)
+    with pytest.raises(TaskError, match=f"dropout is {dropout}; expected a share from 0"):
+        create_seq_label_task(deep, seq_len, num_classes=2, dropout=dropout)
+
+
+def test_a_text_heads_dropout_is_a_tenth_unless_set() -> None:
+    feed = {"feature": np.ones((100, 500), np.float32), "label": np.zeros(100, np.int64)}
+    shares = []
+    for dropout in (None, 0.0, 0.5):
+        (feature,) = inputs(feature=[-1, 500])
+        task = create_text_cls_task(feature, num_classes=2, dropout=dropout)
+        start(task)
+        # Each logit is a sum over the features that are kept, so its variance over rows tells the share that is dropped.
+        weight = get_variable(paddle.static.global_scope(), "head.output.weight")
+        executor = paddle.static.Executor(paddle.CPUPlace())
+        (found,) = executor.run(task.main_program(), feed=feed, fetch_list=[task.variable("logits")])
+        spread = (found.var(0) / (weight**2).sum(0)).mean()  # p / (1 - p)
+        shares.append(float(spread / (1 + spread)))
+    np.testing.assert_allclose(shares, [0.1, 0, 0.5], atol=0.05)
+
+
 @pytest.mark.parametrize("shape", [[-1], [-1, 1]])
 def test_labels_may_be_given(shape: list[int]) -> None:
     feature, label = inputs(feature=[-1, 4], label=shape)

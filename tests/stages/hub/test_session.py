@@ -1,14 +1,17 @@
 """Sessions: a task rebuilt from its specification, the same every time, and held to the checkpoints it loads."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from small_modules import settings, some_texts, text_split
+from small_modules import image_split, some_texts, some_tokens, text_split, token_split
+from small_sessions import add_descent
 
 from hubflow.stages.hub.errors import TaskError, WeightsError
-from hubflow.stages.hub.optimizers import add_optimizer
+from hubflow.stages.hub.runtime import paddle
 from hubflow.stages.hub.session import Session, TaskSpec
 
 TEXT = TaskSpec("text_classification", 2)
@@ -78,13 +81,10 @@ def test_all_that_the_next_step_depends_on_is_state(tiny_bert: Path, tmp_path: P
     split = text_split(tmp_path, tiny_bert, *some_texts(4))
     feed = split.feed(np.arange(4))
     session = Session(TEXT, tiny_bert, "cpu")
-    rate = add_optimizer(session.task, settings(max_grad_norm=None))
+    add_descent(session, paddle.optimizer.Adam)
     session.initialise(0)
-    rate.set(session.scope, session.place, 1e-3)
 
     def step() -> dict[str, bytes]:
-        from hubflow.stages.hub.runtime import paddle
-
         paddle.seed(7)
         session.run(session.task.main_program(), feed, [session.task.variable("loss")])
         return {name: value.tobytes() for name, value in session.state().items()}
@@ -109,3 +109,41 @@ def test_a_module_of_the_wrong_kind_is_refused(tiny_bert: Path, digits_module: P
 def test_hidden_units_of_a_sequence_task_are_refused(tiny_bert: Path) -> None:
     with pytest.raises(TaskError, match=r"hidden_units \[8\]: a sequence labelling head has one layer"):
         Session(TaskSpec("sequence_labelling", 2, (8,)), tiny_bert, "cpu")
+
+
+def logits(session: Session, feed: dict[str, Any], seed: int, test: bool = False) -> Any:
+    paddle.seed(seed)
+    task = session.task
+    program, value = (task.test_program(), task.test_variable) if test else (task.main_program(), task.variable)
+    return session.run(program, feed, [value("logits")])[0]
+
+
+STILL = {"head_dropout": 0.0, "dropout": 0.0, "attention_dropout": 0.0}
+
+
+@pytest.mark.parametrize("name", [None, *STILL])
+@pytest.mark.parametrize("task", ["text_classification", "sequence_labelling"])
+def test_every_dropout_that_is_set_acts_in_training_alone(task: Any, name: str | None, tiny_bert: Path, tmp_path: Path) -> None:
+    still = TaskSpec(task, 2 if task == "text_classification" else 5, **STILL)
+    spec = replace(still, **{name: 0.5}) if name else still
+    if task == "text_classification":
+        feed = text_split(tmp_path, tiny_bert, *some_texts(4)).feed(np.arange(4))
+    else:
+        feed = token_split(tmp_path, tiny_bert, *some_tokens(4)).feed(np.arange(4))
+    session = started(spec, tiny_bert)
+    assert np.array_equal(logits(session, feed, 1), logits(session, feed, 2)) is (name is None)
+    expected = logits(started(still, tiny_bert), feed, 1, test=True)
+    np.testing.assert_array_equal(logits(session, feed, 1, test=True), expected)
+    np.testing.assert_array_equal(logits(session, feed, 2, test=True), expected)
+
+
+@pytest.mark.parametrize("dropout", [None, 0.0, 0.5])
+def test_an_image_heads_dropout_is_none_unless_set(dropout: float | None, digits_module: Path, tmp_path: Path) -> None:
+    session = started(TaskSpec("image_classification", 2, head_dropout=dropout), digits_module)
+    feed = image_split(tmp_path, 8).feed(np.arange(8))
+    assert np.array_equal(logits(session, feed, 1), logits(session, feed, 2)) is (not dropout)
+
+
+def test_dropout_of_an_image_module_is_refused(digits_module: Path) -> None:
+    with pytest.raises(TaskError, match="an image module has no dropout to set; set the head's"):
+        Session(TaskSpec("image_classification", 2, attention_dropout=0.1), digits_module, "cpu")

@@ -10,7 +10,9 @@ import numpy as np
 import paddle
 import pytest
 from golden.seeded import seeded_tensor, seeded_tensors
+from small_modules import in_order_of_use
 
+from hubflow.stages.hub import blocks
 from hubflow.stages.hub.networks import image, image_names
 
 GOLDEN = Path(__file__).parents[3] / "golden"
@@ -126,6 +128,10 @@ def test_every_architecture_builds_as_its_table_says(architecture: str) -> None:
     assert list(built.network.parameters) == list(shapes)
     assert len(set(built.network.parameters.values())) == len(shapes)
     assert list(built.network.feature_map.shape) == [-1, image.find(architecture).features]
+    order = {variable: blocks.image_block_of(name) for name, variable in built.network.parameters.items()}
+    assert in_order_of_use(built.main, order) == blocks.image_blocks(shapes)
+    assert blocks.image_blocks(shapes)[0] in ("stem", "block1")
+    assert 3 <= len(blocks.image_blocks(shapes)) <= 20
     means = {name.removesuffix("._mean") for name in shapes if name.endswith("._mean")}
     assert means == {name.removesuffix("._variance") for name in shapes if name.endswith("._variance")} != set()
 
@@ -163,7 +169,7 @@ def test_training_moves_every_weight(architecture: str) -> None:
 
 
 def test_a_frozen_backbone_stays_as_it_was_while_a_head_trains() -> None:
-    built = Built("resnet18", trainable=False)
+    built = Built("resnet18", frozen=blocks.image_blocks(image.architecture_tensors("resnet18")))
     built.start()
     before = built.get()
     built.train()
