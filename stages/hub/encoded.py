@@ -30,6 +30,12 @@ class EncodedSplit(Protocol):
     def feed(self, indices: IntArray, generator: np.random.Generator | None = None) -> Feed:
         """Inputs and labels of the rows `indices`, padded to the longest; `generator` augments (training only)."""
 
+    def class_counts(self, num_classes: int) -> IntArray:
+        """How many examples (words, for sequences) have each class `[classes]`."""
+
+    def example_weights(self, class_weights: NDArray[np.float32] | None) -> NDArray[np.float64]:
+        """By how much each row counts in the loss `[rows]`: the sum of its examples' class weights, or their number."""
+
     def __len__(self) -> int:
         """Number of rows."""
 
@@ -45,6 +51,11 @@ class ListColumn:
         chunk, row = divmod(index, ROWS_PER_CHUNK)
         offsets = self._offsets[chunk]
         return self._values[chunk][offsets[row] : offsets[row + 1]]  # type: ignore[no-any-return]
+
+    def values(self) -> NDArray[Any]:
+        """All lists, one after the other."""
+        parts = [values[offsets[0] : offsets[-1]] for values, offsets in zip(self._values, self._offsets, strict=True)]
+        return np.concatenate(parts or [np.zeros(0, np.int64)])
 
     def lengths(self) -> IntArray:
         """Length of each row's list."""
@@ -78,6 +89,24 @@ class TextSplit:
             feed["seq_len"] = self.lengths[indices]
         return feed
 
+    def class_counts(self, num_classes: int) -> IntArray:
+        """How many rows, or words that have a piece, have each class `[classes]`."""
+        return np.bincount(self._examples()[1], minlength=num_classes)
+
+    def example_weights(self, class_weights: NDArray[np.float32] | None) -> NDArray[np.float64]:
+        """Sum over each row's examples `[rows]`: of their class weights, or 1 each."""
+        rows, labels = self._examples()
+        weights = None if class_weights is None else class_weights[labels].astype(np.float64)
+        return np.bincount(rows, weights, len(self)).astype(np.float64)
+
+    def _examples(self) -> tuple[IntArray, IntArray]:
+        """Row and class of every example: of rows, or of words that have a piece."""
+        if self.word_labels is None or self.first_piece is None:
+            assert self.label is not None
+            return np.arange(len(self)), self.label
+        kept = self.first_piece.values() >= 0
+        return np.repeat(np.arange(len(self)), self.first_piece.lengths())[kept], self.word_labels.values()[kept]
+
     def _token_labels(self, indices: IntArray, shape: tuple[int, ...]) -> IntArray:
         assert self.word_labels is not None
         assert self.first_piece is not None
@@ -107,6 +136,16 @@ class ImageSplit:
     def lengths(self) -> IntArray:
         """1 for every image: all cost the same."""
         return np.ones(len(self.rows), np.int64)
+
+    def class_counts(self, num_classes: int) -> IntArray:
+        """How many images have each class `[classes]`."""
+        assert self.label is not None
+        return np.bincount(self.label, minlength=num_classes)
+
+    def example_weights(self, class_weights: NDArray[np.float32] | None) -> NDArray[np.float64]:
+        """Class weight of each row `[rows]`, or 1."""
+        assert self.label is not None
+        return np.ones(len(self)) if class_weights is None else class_weights[self.label].astype(np.float64)
 
     def feed(self, indices: IntArray, generator: np.random.Generator | None = None) -> Feed:
         """Normalised images `[batch, 3, size, size]` float32 and labels."""

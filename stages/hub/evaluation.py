@@ -12,6 +12,9 @@ from hubflow.stages.hub.encoded import EncodedSplit, TextSplit, sorted_batches
 from hubflow.stages.hub.metrics import classification_metrics, entity_metrics, log_softmax
 from hubflow.stages.hub.session import Session
 
+EVALUATION_BATCH = 64
+"""Rows of a batch while training."""
+
 
 @dataclass(frozen=True)
 class Evaluation:

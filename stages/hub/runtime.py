@@ -1,5 +1,7 @@
 """The one place that imports Paddle: sets what must be set before, undoes what its import changes, names the device."""
 
+import contextlib
+import ctypes
 import logging
 import os
 import re
@@ -7,7 +9,7 @@ import signal
 import threading
 import warnings
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 
 from hubflow.stages.hub.errors import DeviceError
 
+BYTES_OF_SIGACTION = 512  # more than any system's struct sigaction has
 BUILD_LOCK = threading.RLock()
 """Static programs are not thread-safe to build: whoever builds one holds this."""
 
@@ -36,27 +39,37 @@ def _import_paddle() -> Any:
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     warnings.filterwarnings("ignore", module=r"paddle\.")
-    import paddle
+    with _sigterm_kept():
+        import paddle
 
     root.setLevel(level)
     for handler in [handler for handler in root.handlers if handler not in handlers]:
         root.removeHandler(handler)
-    _take_back_sigterm()
     return paddle
 
 
-def _take_back_sigterm() -> None:
-    """Put Python's handler of SIGTERM back: Paddle's ends the process before any `finally` runs, and cancelling is SIGTERM."""
-    handler = signal.getsignal(signal.SIGTERM)
-    if handler is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
+@contextlib.contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Put the handler of SIGTERM back: Paddle's ends the process before any `finally` runs, and cancelling is SIGTERM.
+
+    By the system's own call, for `signal.signal` works in the main thread alone, and a task runner imports in others.
+    """
+    if os.name != "posix":
+        yield
+        return
+    library, action = ctypes.CDLL(None), ctypes.create_string_buffer(BYTES_OF_SIGACTION)
+    library.sigaction(int(signal.SIGTERM), None, action)
+    try:
+        yield
+    finally:
+        library.sigaction(int(signal.SIGTERM), action, None)
 
 
 paddle = _import_paddle()
 
 
 def place_of(device: str) -> Any:
-    """Paddle's place for `auto`, `cpu`, `gpu` or `gpu:N`.
+    """Paddle's place for `auto`, `cpu`, `gpu` or `gpu:N`; the first one of `gpu:N,M`.
 
     Raises:
         DeviceError: when a GPU is asked for that is not there, saying what was found.
@@ -65,13 +78,21 @@ def place_of(device: str) -> Any:
     if device == "cpu" or (device == "auto" and not has_gpu):
         return paddle.CPUPlace()
     count = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
-    index = int(device.partition(":")[2] or 0)
-    if index >= count:
+    indices = [int(index) for index in (device.partition(":")[2] or "0").split(",")]
+    if max(indices) >= count:
         build = "with CUDA" if paddle.is_compiled_with_cuda() else "for CPU only"
         raise DeviceError(
             f"device {device!r}: found {count} GPU(s), and Paddle {paddle.__version__} built {build}; use device: cpu"
         )
-    return paddle.CUDAPlace(index)
+    return paddle.CUDAPlace(indices[0])
+
+
+def use_own_threads() -> None:
+    """Compute with as many threads as a fresh process does: OMP_NUM_THREADS, or 1.
+
+    Loading a predictor sets the number for the whole process, and with it the order of sums and the bits of what is trained.
+    """
+    paddle.base.core.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 def truncated_normal(std: float) -> Any:

@@ -1,44 +1,51 @@
-"""The training loop: one function that can be read from top to bottom, and the state it can be resumed from."""
+"""The training loop: one function that can be read from top to bottom."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-
-from hubflow.schemas.errors import HubflowError, bounded
+from hubflow.schemas.errors import StoppedError
 from hubflow.schemas.labels import LabelMap
-from hubflow.schemas.settings import TrainSettings
+from hubflow.schemas.training import TrainSettings
+from hubflow.stages.hub.callbacks import Callback, Step, TrainState
 from hubflow.stages.hub.checkpoints import Checkpoints
-from hubflow.stages.hub.encoded import EncodedSplit, epoch_batches
-from hubflow.stages.hub.evaluation import evaluate_split
-from hubflow.stages.hub.optimizers import add_optimizer
-from hubflow.stages.hub.runtime import paddle
-from hubflow.stages.hub.schedules import Schedule, warmup_steps
+from hubflow.stages.hub.course import Course
+from hubflow.stages.hub.distributed import World, from_leader, in_turn, meet
+from hubflow.stages.hub.encoded import EncodedSplit, IntArray, epoch_batches
+from hubflow.stages.hub.evaluation import EVALUATION_BATCH, evaluate_split
+from hubflow.stages.hub.interrupts import held_back
+from hubflow.stages.hub.objective import class_weights_of
+from hubflow.stages.hub.resuming import pack, restore, seed_everything
 from hubflow.stages.hub.session import Session
+from hubflow.stages.hub.stepping import FIRST_LOSS_SCALE, Stepper, TrainingError, require_finite
+from hubflow.stages.hub.updates import Update
 
-EVALUATION_BATCH = 64
+__all__ = ["TrainPlan", "TrainState", "TrainingError", "TrainingStopped", "train"]
+log = logging.getLogger(__name__)
 
 
-class TrainingError(HubflowError):
-    """Training cannot go on; the message names the step and the rows."""
+class TrainingStopped(StoppedError):
+    """Training was asked to stop and has written a checkpoint; the same run goes on from it."""
 
 
-@dataclass
-class TrainState:
-    """Where a run stands: all of it goes into every checkpoint."""
-
-    epoch: int = 0
-    step: int = 0
-    best_value: float | None = None
-    best_epoch: int = 0
-    steps: list[dict[str, float]] = field(default_factory=list)
-    evaluations: list[dict[str, float]] = field(default_factory=list)
+class _Asked(Exception):
+    """Somebody asked to stop while dev was judged."""
 
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """What stays the same during a run."""
+    """What stays the same during a run.
+
+    Attributes:
+        settings: of training.
+        seed: of weights, row order, dropout and augmentation.
+        label_map: the labels.
+        best_metric: of the dev split, picks the best weights.
+        train: rows to learn from.
+        dev: rows to judge on, or None.
+        request: all that the result is a function of, kept in each checkpoint and compared before it is resumed.
+    """
 
     settings: TrainSettings
     seed: int
@@ -46,96 +53,174 @@ class TrainPlan:
     best_metric: str
     train: EncodedSplit
     dev: EncodedSplit | None
+    request: dict[str, Any] = field(default_factory=dict)
 
 
-class Callback(Protocol):
-    """What an onlooker is told. All methods return nothing; the loop does not depend on them."""
-
-    def on_train_begin(self, state: TrainState, total_steps: int) -> None:
-        """Before the first step, resumed or not."""
-
-    def on_step_end(self, state: TrainState, loss: float, learning_rate: float) -> None:
-        """After each update."""
-
-    def on_epoch_end(self, state: TrainState, metrics: dict[str, float]) -> None:
-        """After each epoch and its evaluation; `metrics` is empty without a dev split."""
-
-
-def train(session: Session, plan: TrainPlan, checkpoints: Checkpoints, callbacks: Sequence[Callback] = ()) -> TrainState:
+def train(
+    session: Session,
+    plan: TrainPlan,
+    checkpoints: Checkpoints,
+    callbacks: Sequence[Callback] = (),
+    world: World | None = None,
+    stop_asked: Callable[[], bool] = lambda: False,
+    before: Callable[[Session, Update, Stepper], None] = lambda *_: None,
+) -> TrainState:
     """Fine-tune the session's task and leave the best weights in `checkpoints`.
 
-    Interrupted, it goes on from the last complete epoch in `checkpoints`, bit for bit as if it had not been.
+    Interrupted, it goes on from the newest intact checkpoint, bit for bit as if it had not been. SIGTERM and SIGINT finish the
+    step, write a checkpoint, and then reach the handler that was there before.
+
+    Args:
+        session: the task; what is frozen beside its specification's is by the settings.
+        plan: what stays the same.
+        checkpoints: of this run alone.
+        callbacks: onlookers, called in turn; of several processes, give them to the one of rank 0.
+        world: this process among those that train together; the only one by default.
+        stop_asked: asked after each step, for those who cannot send a signal.
+        before: called before the first step of a run that is not resumed, with weights in place; it must leave them so.
 
     Raises:
-        TrainingError: at the first loss that is not finite, naming the step and the batch's rows.
+        TrainingError: at the first loss or gradient that is not finite, naming the step, the batch's rows and the norms.
+        TrainingStopped: when asked to stop, if whoever sent the signal leaves the process alive.
+        ResumeError: when the checkpoint is of a run with other data or settings, listing what differs.
     """
-    settings, task = plan.settings, session.task
-    learning_rate = add_optimizer(task, settings)
-    session.initialise(plan.seed)
-    state = TrainState()
-    last = checkpoints.load_last()
-    if last is not None:
-        arrays, saved = last
-        session.load_state(arrays)
-        state = TrainState(**saved)
-    by_tokens = session.spec.task == "sequence_labelling"
-    steps_per_epoch = -(-len(plan.train) // settings.batch_size)
-    total_steps = settings.epochs * steps_per_epoch
-    warmup = warmup_steps(settings.warmup_proportion, total_steps)
-    schedule = Schedule(settings.schedule, settings.learning_rate, total_steps, warmup)
-    for callback in callbacks:
-        callback.on_train_begin(state, total_steps)
-    for epoch in range(state.epoch, settings.epochs):
-        for rows in epoch_batches(plan.train.lengths, settings.batch_size, plan.seed, epoch, by_tokens):
-            # Dropout and augmentation are functions of seed and step alone, so that a resumed run draws the same.
-            paddle.seed(_step_seed(plan.seed, state.step))
-            generator = np.random.default_rng([plan.seed, state.step])
-            rate = schedule.at(state.step)
-            learning_rate.set(session.scope, session.place, rate)
-            (loss,) = session.run(task.main_program(), plan.train.feed(rows, generator), [task.variable("loss")])
-            _require_finite(float(loss), state.step, plan.train.rows[rows])
-            state.step += 1
-            if state.step % settings.log_every_steps == 0 or state.step == 1:
-                state.steps.append({"step": state.step, "epoch": epoch + 1, "loss": float(loss), "learning_rate": rate})
-            for callback in callbacks:
-                callback.on_step_end(state, float(loss), rate)
-        state.epoch = epoch + 1
-        metrics = _judge(session, plan)
-        if metrics:
-            state.evaluations.append({"epoch": state.epoch, "step": state.step, **metrics})
-        if _is_better(plan.best_metric, metrics, state.best_value):
-            state.best_value, state.best_epoch = metrics.get(plan.best_metric), state.epoch
-            checkpoints.save_best(session.weights(), asdict(state))
-        checkpoints.save_last(session.state(), asdict(state))
+    with held_back() as interrupt:
+        run = _Run(session, plan, checkpoints, callbacks, world or World.alone())
+        state, course = run.state, run.course
+        if not run.is_resumed:
+            before(run.session, run.update, run.stepper)
         for callback in callbacks:
-            callback.on_epoch_end(state, metrics)
-    return state
+            callback.on_train_begin(state, course.total_steps)
+        meet(run.world)
+
+        def asked() -> bool:
+            return interrupt.is_asked or stop_asked()
+
+        def stop() -> TrainingStopped:
+            run.save()
+            text = f"stopped after step {state.step} of {course.total_steps}; run the same again to go on"
+            log.warning(text)
+            interrupt.hand_on()
+            return TrainingStopped(text)
+
+        while True:
+            if course.is_judging_due(state):
+                metrics = run.judge(asked)
+                if metrics is None:
+                    raise stop()
+                for callback in callbacks:
+                    callback.on_evaluate(state, metrics)
+                run.save()
+            if course.is_over(state):
+                break
+            run.unfreeze()
+            step, stops = run.take_step(asked())
+            for callback in callbacks:
+                callback.on_step_end(state, step)
+            # Processes that train together must all stop after the same step: the one whose report says so.
+            if stops if run.world.size > 1 else asked():
+                raise stop()
+            if course.is_saving_due(state) and not course.is_judging_due(state):
+                run.save()
+        for callback in callbacks:
+            callback.on_train_end(state)
+        return state
 
 
-def _judge(session: Session, plan: TrainPlan) -> dict[str, float]:
-    if plan.dev is None:
-        return {}
-    return evaluate_split(session, plan.dev, plan.label_map, EVALUATION_BATCH).metrics
+class _Run:
+    """A run under way: the state, and the programs that train what the present epoch does not freeze."""
 
+    def __init__(
+        self, session: Session, plan: TrainPlan, checkpoints: Checkpoints, callbacks: Sequence[Callback], world: World
+    ) -> None:
+        settings = plan.settings
+        self.plan, self.world, self.session = plan, world, session
+        self._checkpoints, self._callbacks = checkpoints, callbacks
+        self.course = Course(settings, session.blocks, len(plan.train), plan.dev is not None, plan.best_metric)
+        self._class_weights = class_weights_of(settings, plan.label_map, plan.train)
+        weights = plan.train.example_weights(self._class_weights)
+        self.stepper = Stepper(plan.train, weights, plan.seed, settings.accumulate_steps, world)
+        self.state = TrainState(loss_scale=FIRST_LOSS_SCALE if settings.precision == "float16" else None)
+        self._batches: tuple[int, list[IntArray]] = (-1, [])
+        seed_everything(plan.seed)
+        session.initialise(plan.seed)
+        saved = in_turn(world, checkpoints.load)
+        self.is_resumed = saved is not None
+        if saved is not None:
+            self.state = restore(saved[1], plan.request, callbacks, str(checkpoints.folder))
+        self._frozen: frozenset[str] = frozenset()
+        never = [block for block in session.blocks if block in self.course.never_trained]
+        if never and settings.unfreeze_every_epochs is not None:
+            log.warning("train.unfreeze_every_epochs: the run ends before %s are trained", ", ".join(never))
+        if self.course.frozen(self.state.epoch):
+            self._refreeze()
+        self.update = self._update()
+        if saved is not None:
+            self.update.load_state(saved[0])
 
-def _is_better(name: str, metrics: dict[str, float], best: float | None) -> bool:
-    """Whether these weights become the best; without a dev split the last ones are."""
-    if not metrics:
-        return True
-    if name not in metrics:
-        raise TrainingError(f"best_metric {name!r} is not measured; measured: {', '.join(metrics)}")
-    if best is None:
-        return True
-    return metrics[name] < best if name == "loss" else metrics[name] > best
+    def judge(self, asked: Callable[[], bool]) -> dict[str, float] | None:
+        """Judge the weights on dev, and keep them when they are the best so far; None when asked to stop meanwhile.
 
+        Of several processes the first one judges: running statistics of batch norms are those of each process's own rows.
+        """
+        metrics: dict[str, float] | None = from_leader(self.world, lambda: self._metrics(asked))
+        if metrics is None:
+            return None
+        if self.course.judge(self.state, metrics) and self.world.leads:
+            self._checkpoints.save_best(self.state.step, self.session.weights())
+        return metrics
 
-def _require_finite(loss: float, step: int, rows: Any) -> None:
-    if not np.isfinite(loss):
-        raise TrainingError(
-            f"the loss of step {step + 1} is {loss}; rows of its batch: {bounded(rows.tolist())}. "
-            "Lower train.learning_rate, or look at those rows"
-        )
+    def unfreeze(self) -> None:
+        """Build programs that train what this epoch does not freeze, on the weights and optimizer state that there are."""
+        if self.course.frozen(self.state.epoch) != self._frozen:
+            self._refreeze()
+            self.update = self._update()
 
+    def take_step(self, stop: bool) -> tuple[Step, bool]:
+        """Update the weights with the next rows; the step, and whether a process was asked to stop."""
+        plan, state = self.plan, self.state
+        rows, rate = self._rows(), self.course.schedule.at(state.step)
+        report = self.stepper.take(self.update, state, rows, rate, stop)
+        require_finite(report, state, plan.train.rows[rows])
+        step = Step(state.step + 1, state.epoch + 1, report.loss, rate, report.grad_norm)
+        self.course.advance(state)
+        if self.course.is_logged(state):
+            state.steps.append(asdict(step))
+        return step, report.stops > 0
 
-def _step_seed(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint32)[0])
+    def save(self) -> None:
+        """Write a checkpoint of where the run stands."""
+        if self.world.leads:
+            self._checkpoints.save(self.update.state(), pack(self.state, self.plan.request, self._callbacks))
+        meet(self.world)  # a sum over processes does not wait long for one that writes
+
+    def _metrics(self, asked: Callable[[], bool]) -> dict[str, float] | None:
+        plan = self.plan
+        if plan.dev is None:
+            return {}
+
+        def look(_rows: int) -> None:
+            if asked():
+                raise _Asked
+
+        try:
+            return evaluate_split(self.session, plan.dev, plan.label_map, EVALUATION_BATCH, look).metrics
+        except _Asked:
+            return None
+
+    def _rows(self) -> IntArray:
+        plan, state = self.plan, self.state
+        if self._batches[0] != state.epoch:
+            by_tokens = self.session.spec.task == "sequence_labelling"  # its loss is a mean over tokens
+            lengths, size = plan.train.lengths, plan.settings.batch_size
+            self._batches = (state.epoch, epoch_batches(lengths, size, plan.seed, state.epoch, by_tokens))
+        return self._batches[1][state.position]
+
+    def _refreeze(self) -> None:
+        self._frozen = self.course.frozen(self.state.epoch)
+        self.session = self.session.refrozen(self._frozen)
+
+    def _update(self) -> Update:
+        update = Update(self.session, self.plan.settings, self._class_weights, self.world)
+        update.initialise()
+        return update

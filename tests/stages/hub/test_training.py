@@ -21,18 +21,22 @@ from small_modules import (
     write_tiny_bert,
 )
 
+from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.labels import LabelMap
+from hubflow.stages.hub.callbacks import Callback, Step
 from hubflow.stages.hub.checkpoints import Checkpoints
 from hubflow.stages.hub.encoded import EncodedSplit
 from hubflow.stages.hub.evaluation import evaluate_split
+from hubflow.stages.hub.runtime import get_variable
 from hubflow.stages.hub.session import Session, TaskSpec
 from hubflow.stages.hub.training import TrainingError, TrainPlan, TrainState, train
+from hubflow.stages.hub.updates import START
 
 SIDES = LabelMap(labels=("left", "right"))
 
 
-class Watch:
-    """What the loop tells an onlooker; raises at the end of the epoch `stop_after`."""
+class Watch(Callback):
+    """What the loop tells an onlooker; raises after the first step of the epoch that follows `stop_after`."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.stop_after = stop_after
@@ -43,13 +47,11 @@ class Watch:
     def on_train_begin(self, state: TrainState, total_steps: int) -> None:
         self.total_steps = total_steps
 
-    def on_step_end(self, state: TrainState, loss: float, learning_rate: float) -> None:
-        self.losses.append(loss)
-        self.rates.append(learning_rate)
-
-    def on_epoch_end(self, state: TrainState, metrics: dict[str, float]) -> None:
-        if state.epoch == self.stop_after:
-            raise KeyboardInterrupt
+    def on_step_end(self, state: TrainState, step: Step) -> None:
+        if step.epoch - 1 == self.stop_after:
+            raise RuntimeError("cut")
+        self.losses.append(step.loss)
+        self.rates.append(step.learning_rate)
 
 
 class Job:
@@ -100,22 +102,27 @@ def job(request: pytest.FixtureRequest) -> Job:
     return found
 
 
-def same_bits(left: Path, right: Path) -> bool:
-    first, second = load_file(left / "model.safetensors"), load_file(right / "model.safetensors")
+def newest(folder: Path, kind: str) -> Path:
+    """Weights of the newest checkpoint of a run, `last` (with the optimizer's state) or `best`."""
+    return max(folder.glob(f"{kind}-*")) / "model.safetensors"
+
+
+def same_bits(left: Path, right: Path, kind: str = "last") -> bool:
+    first, second = load_file(newest(left, kind)), load_file(newest(right, kind))
     return first.keys() == second.keys() and all(first[name].tobytes() == second[name].tobytes() for name in first)
 
 
 def test_a_run_that_was_interrupted_goes_on_bit_for_bit(job: Job, tmp_path: Path) -> None:
     """Defect 1: resume reset the head and the optimizer's state and forgot the best score."""
     whole = job.run(tmp_path / "whole", epochs=3)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RuntimeError, match="cut"):
         job.run(tmp_path / "cut", Watch(stop_after=1), epochs=3)
     watch = Watch()
     resumed = job.run(tmp_path / "cut", watch, epochs=3)
     assert len(watch.losses) == 2 * 3
     assert asdict(resumed) == asdict(whole)
-    assert same_bits(tmp_path / "whole" / "last", tmp_path / "cut" / "last")
-    assert same_bits(tmp_path / "whole" / "best", tmp_path / "cut" / "best")
+    assert same_bits(tmp_path / "whole", tmp_path / "cut")
+    assert same_bits(tmp_path / "whole", tmp_path / "cut", "best")
 
 
 def test_a_finished_run_is_not_trained_again(text_job: Job, tmp_path: Path) -> None:
@@ -128,8 +135,8 @@ def test_a_finished_run_is_not_trained_again(text_job: Job, tmp_path: Path) -> N
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(job: Job, tmp_path: Path) -> None:
     for name, seed in (("first", 3), ("second", 3), ("other", 4)):
         job.run(tmp_path / name, seed=seed, epochs=1)
-    assert same_bits(tmp_path / "first" / "last", tmp_path / "second" / "last")
-    assert not same_bits(tmp_path / "first" / "last", tmp_path / "other" / "last")
+    assert same_bits(tmp_path / "first", tmp_path / "second")
+    assert not same_bits(tmp_path / "first", tmp_path / "other")
 
 
 @pytest.fixture
@@ -148,18 +155,18 @@ def test_the_best_weights_are_kept_when_later_epochs_are_worse(contrary_job: Job
     assert min(by_epoch) < by_epoch[-1]
     assert state.best_epoch == 1 + int(np.argmin(by_epoch)) < 4
     assert state.best_value == min(by_epoch)
-    assert contrary_job.judge(tmp_path / "run" / "best")["loss"] == state.best_value
+    assert contrary_job.judge(newest(tmp_path / "run", "best").parent)["loss"] == state.best_value
 
 
 def test_a_resumed_run_remembers_the_best_score(contrary_job: Job, tmp_path: Path) -> None:
     """Defect 1: resume forgot the best score, so that a worse epoch took the best one's place."""
     values: dict[str, Any] = {"epochs": 4, "learning_rate": 5e-3, "schedule": "constant"}
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RuntimeError, match="cut"):
         contrary_job.run(tmp_path / "run", Watch(stop_after=3), **values)
-    before = (tmp_path / "run" / "best" / "model.safetensors").read_bytes()
+    before = newest(tmp_path / "run", "best").read_bytes()
     state = contrary_job.run(tmp_path / "run", **values)
     assert state.best_epoch < 3
-    assert (tmp_path / "run" / "best" / "model.safetensors").read_bytes() == before
+    assert newest(tmp_path / "run", "best").read_bytes() == before
 
 
 def test_without_a_dev_split_the_last_weights_are_the_best(text_job: Job, tmp_path: Path) -> None:
@@ -169,7 +176,7 @@ def test_without_a_dev_split_the_last_weights_are_the_best(text_job: Job, tmp_pa
 
 
 def test_an_unknown_best_metric_stops_at_the_first_epoch_and_lists_what_is_measured(text_job: Job, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="best_metric 'f2' is not measured; measured: loss, accuracy"):
+    with pytest.raises(SettingsError, match="best_metric 'f2' is not measured; measured: loss, accuracy"):
         text_job.run(tmp_path, best="f2", epochs=2)
 
 
@@ -205,6 +212,7 @@ class _Spy:
 
     def __init__(self, split: EncodedSplit, seen: list[list[int]]) -> None:
         self.lengths, self.rows, self._split, self._seen = split.lengths, split.rows, split, seen
+        self.example_weights = split.example_weights
 
     def __len__(self) -> int:
         return len(self._split)
@@ -242,7 +250,7 @@ def test_a_frozen_module_stays_to_the_last_bit_while_its_head_learns(
     fresh.initialise(0)
     before = fresh.weights()
     frozen.run(tmp_path, epochs=2, learning_rate=1e-2)
-    after, state = frozen.session.weights(), frozen.session.state()
+    after, state = frozen.session.weights(), load_file(newest(tmp_path, "last"))
     head = {"head.output.weight", "head.output.bias"}
     moved = {name for name in before if before[name].tobytes() != after[name].tobytes()}
     assert moved == head
@@ -265,6 +273,19 @@ def test_an_unfrozen_module_moves_in_every_weight_that_can(job: Job, tmp_path: P
     assert {name for name in still if not name.endswith("key.bias")} == set()
 
 
+def test_l2_sp_pulls_a_block_that_is_unfrozen_later_towards_where_it_started(text_job: Job, tmp_path: Path) -> None:
+    text_job.run(tmp_path, epochs=4, unfreeze_every_epochs=1, l2_sp=0.1)
+    session = text_job.session
+    found = session.weights()
+    fresh = Session(text_job.spec, text_job.module, "cpu")
+    fresh.initialise(0)
+    pulled = [name for name in found if session.scope.find_var(f"{START}{session.names[name]}") is not None]
+    assert {session.block_of(session.names[name]) for name in pulled} == set(session.blocks)
+    for name in pulled:
+        start = get_variable(session.scope, f"{START}{session.names[name]}")
+        assert start.tobytes() == fresh.weights()[name].tobytes() != found[name].tobytes(), name
+
+
 def test_a_loss_that_is_not_finite_stops_with_step_and_rows(tmp_path: Path) -> None:
     from safetensors.numpy import save_file
 
@@ -279,11 +300,12 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_rows(tmp_path: Path) -> N
     job = Job(TaskSpec("text_classification", 2), module, SENTIMENT, rows, None)
     watch = Watch()
     with pytest.raises(
-        TrainingError, match=r"the loss of step \d is nan; rows of its batch: .*\. Lower train.learning_rate"
+        TrainingError,
+        match=r"step \d: the loss is nan, .*; rows of its batch: .*; norm of the gradients by block: head nan, .*",
     ) as caught:
         job.run(tmp_path / "run", watch, epochs=1, batch_size=4)
-    assert f"step {len(watch.losses) + 1} is" in str(caught.value)
-    listed = str(caught.value).partition("batch: ")[2].partition(".")[0].split(", ")
+    assert f"step {len(watch.losses) + 1}: " in str(caught.value)
+    listed = str(caught.value).partition("batch: ")[2].partition(";")[0].split(", ")
     assert "13" in listed
     assert len(listed) == 4
     assert np.isfinite(watch.losses).all()

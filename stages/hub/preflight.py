@@ -1,0 +1,130 @@
+"""Preflight: one batch through every part of a run before the long work, so that a mistake costs seconds."""
+
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hubflow.schemas.folders import StoreError
+from hubflow.schemas.training import TrainSettings
+from hubflow.stages.hub.callbacks import TrainState
+from hubflow.stages.hub.encoded import EncodedSplit, IntArray, epoch_batches, sorted_batches
+from hubflow.stages.hub.evaluation import EVALUATION_BATCH
+from hubflow.stages.hub.runtime import paddle
+from hubflow.stages.hub.session import Session
+from hubflow.stages.hub.stepping import Stepper, require_finite
+from hubflow.stages.hub.updates import Update
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What one batch told about the run to come.
+
+    Attributes:
+        rows: of the costliest update of the first epoch.
+        tokens: of it, padding included; for images their number.
+        step_seconds: its time, programs already prepared.
+        weights_bytes: of module and head.
+        state_bytes: of what the optimizer keeps beside them.
+        memory_bytes: by how much the process grew at most for the update: activations, gradients and buffers.
+    """
+
+    rows: int
+    tokens: int
+    step_seconds: float
+    weights_bytes: int
+    state_bytes: int
+    memory_bytes: int
+
+    def __str__(self) -> str:
+        tokens = f" of {self.tokens} tokens with padding" if self.tokens > self.rows else ""
+        return (
+            f"the costliest batch, {self.rows} rows{tokens}, takes {self.step_seconds:.2f} s and {size(self.memory_bytes)} "
+            f"beside {size(self.weights_bytes)} of weights and {size(self.state_bytes)} of optimizer state; a checkpoint takes "
+            f"{size(self.weights_bytes + self.state_bytes)}"
+        )
+
+
+def preflight(
+    session: Session,
+    update: Update,
+    stepper: Stepper,
+    settings: TrainSettings,
+    dev: EncodedSplit | None,
+    folder: Path,
+    export: Callable[[Session, Path], None],
+) -> Preflight:
+    """Compute one update, judge one batch, export once, and put everything back as it was.
+
+    Args:
+        session: with the weights to start from.
+        update: its programs.
+        stepper: of the run.
+        settings: of training.
+        dev: rows to judge on, or None.
+        folder: of the run; the export is tried in a folder below it that is removed again.
+        export: writes the session's inference program to a folder.
+
+    Raises:
+        TrainingError: when the loss or a gradient is not finite, naming the rows.
+        StoreError: when the disk has no room for the checkpoints.
+    """
+    kept = update.state()
+    weights = sum(array.nbytes for array in session.weights().values())
+    total = sum(array.nbytes for array in kept.values())
+    _require_room(folder, weights, total, settings.checkpoints.keep)
+    is_sequences = session.spec.task == "sequence_labelling"
+    batches = epoch_batches(stepper.train.lengths, settings.batch_size, stepper.seed, 0, is_sequences)
+    rows = max(batches, key=lambda batch: len(batch) * int(stepper.train.lengths[batch].max()))
+    state = TrainState(loss_scale=1.0 if settings.precision == "float16" else None)
+    before = _resident_bytes()
+    seconds = 0.0
+    for _ in range(2):  # the first prepares the program
+        started = time.perf_counter()
+        report = stepper.take(update, state, rows, 0.0, stop=False)
+        seconds = time.perf_counter() - started
+        require_finite(report, state, stepper.train.rows[rows])
+    grown = max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+    if isinstance(session.place, paddle.CUDAPlace):
+        grown = int(paddle.device.cuda.max_memory_allocated(session.place))
+    if dev is not None:
+        _judge_one(session, dev, next(sorted_batches(dev.lengths, EVALUATION_BATCH)))
+    if stepper.world.leads:
+        with tempfile.TemporaryDirectory(prefix=".preflight.", dir=folder) as place:
+            export(session, Path(place))
+    update.load_state(kept)
+    tokens = len(rows) * int(stepper.train.lengths[rows].max())
+    return Preflight(len(rows), tokens, seconds, weights, total - weights, grown)
+
+
+def _judge_one(session: Session, dev: EncodedSplit, rows: IntArray) -> None:
+    task = session.task
+    names = [*task.metric_variable_names(), "num_examples", "logits"]
+    session.run(task.test_program(), dev.feed(rows), [task.test_variable(name) for name in names])
+
+
+def _require_room(folder: Path, weights: int, checkpoint: int, keep: int) -> None:
+    """Refuse to begin where the checkpoints will not fit: `keep` and the one being written, and as many best weights."""
+    needed, free = (keep + 1) * (checkpoint + weights), shutil.disk_usage(folder).free
+    if needed > free:
+        raise StoreError(
+            f"{folder}: checkpoints need {size(needed)} of disk, {size(free)} are free; free some, choose another `store`, "
+            "or lower train.checkpoints.keep"
+        )
+
+
+def size(count: int) -> str:
+    """A number of bytes as a person reads it."""
+    return f"{count / 2**20:,.0f} MiB" if count >= 10 * 2**20 else f"{count / 2**10:,.0f} KiB"
+
+
+def _resident_bytes() -> int:
+    """Memory of this process now; its highest so far where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return pages * resource.getpagesize()

@@ -1,0 +1,225 @@
+"""Updates: gradients of the objective, what is done to them, and the optimizer, as static programs over a session's scope."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hubflow.schemas.training import TrainSettings
+from hubflow.stages.hub.blocks import HEAD
+from hubflow.stages.hub.distributed import World, all_reduce_sum
+from hubflow.stages.hub.objective import NORMALISER, add_objective
+from hubflow.stages.hub.optimizers import Gradients, apply, is_decayed
+from hubflow.stages.hub.runtime import BUILD_LOCK, get_variable, paddle, set_variable
+from hubflow.stages.hub.session import Feed, Session
+
+STOP, SCALE = "stop_asked", "gradient_scale"
+SUM, START, RATE = "sum_of_gradients.", "start.", "learning_rate_"
+"""How variables begin that are no part of a run's state: they are empty between updates, or set anew."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one update, or one part of it, has to say.
+
+    Attributes:
+        loss: the objective: its sum over the parts is the mean over the update's examples.
+        stops: how many processes were asked to stop.
+        norms: norm of the gradients of each block with trained parameters, before any clip.
+    """
+
+    loss: float
+    stops: float
+    norms: dict[str, float]
+
+    @property
+    def grad_norm(self) -> float:
+        """Global norm of the gradients."""
+        return float(np.sqrt(sum(norm**2 for norm in self.norms.values())))
+
+
+class Update:
+    """The programs that update a session's trainable parameters.
+
+    Where the rows of an update are computed at once, one program does all. Where they are computed in parts (and in float16,
+    where an update may have to be left out) the main program adds up gradients and a second one applies them.
+
+    Args:
+        session: its blocks that are not frozen, and its head, are trained; the session's main program is added to.
+        settings: of training.
+        class_weights: `[classes]`, or None.
+        world: this process among those that train together; gradients are summed over all.
+    """
+
+    def __init__(
+        self, session: Session, settings: TrainSettings, class_weights: NDArray[np.float32] | None, world: World
+    ) -> None:
+        self._session, self._settings = session, settings
+        self._rates: dict[str, float] = {}
+        self._startup, self._second = paddle.static.Program(), None
+        self._is_split = settings.accumulate_steps > 1 or settings.precision == "float16"
+        self._main = session.task.main_program()
+        with BUILD_LOCK, paddle.utils.unique_name.guard(), paddle.static.program_guard(self._main, self._startup):
+            objective = add_objective(session.task, settings.label_smoothing, class_weights)
+            stop = paddle.static.data(STOP, [1], "float32")
+            gradients = _gradients(self._main, objective)
+            *sums, objective, stop = all_reduce_sum([*(grad for _, grad in gradients), objective.reshape([1]), stop], world)
+            gradients = [(parameter, total) for (parameter, _), total in zip(gradients, sums, strict=True)]
+            if self._is_split:
+                gradients = [(parameter, _add_up(parameter, gradient)) for parameter, gradient in gradients]
+            squares = self._squares(gradients)
+            self._blocks = tuple(squares)
+            self._report = paddle.concat([objective, stop, *squares.values()])
+            if not self._is_split:
+                self._apply(gradients, sum(squares.values()))
+        if self._is_split:
+            self._second = self._second_program([(parameter.name, list(parameter.shape)) for parameter, _ in gradients])
+
+    def initialise(self) -> None:
+        """Give every variable of the programs that has no value its first one; what has a value keeps it.
+
+        So weights stay, and so does the optimizer's state of parameters that were trained before more of them are. What L2-SP
+        pulls a parameter towards is its value now: to be called before the parameter has been trained, and before `load_state`.
+        """
+        scope, place = self._session.scope, self._session.place
+        kept = {name: get_variable(scope, name) for name in self._names() if scope.find_var(name) is not None}
+        self._session.run(self._startup)
+        for name in self._names():
+            if name in kept:
+                set_variable(scope, name, kept[name], place)
+            elif name.startswith(START):
+                set_variable(scope, name, get_variable(scope, name.removeprefix(START)), place)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """A copy of all that the next update depends on: weights and optimizer state, by variable name."""
+        names = [name for name in self._names() if not name.startswith((SUM, START, RATE))]
+        return {name: get_variable(self._session.scope, name) for name in names}
+
+    def load_state(self, state: dict[str, NDArray[Any]]) -> None:
+        """Put back what `state` gave."""
+        for name, array in state.items():
+            set_variable(self._session.scope, name, array, self._session.place)
+
+    def add(self, feed: Feed, normaliser: float, rate: float, stop: bool = False) -> Report:
+        """Compute one part of an update; where there is but one, the parameters are updated with it.
+
+        Args:
+            feed: inputs and labels of the part's rows.
+            normaliser: 1 / weight of all examples of the update, times the scale of float16.
+            rate: learning rate of the head.
+            stop: whether this process was asked to stop; the report says how many were.
+        """
+        if not self._is_split:
+            self._set_rates(rate)
+        scalars = {NORMALISER: np.array([normaliser], np.float32), STOP: np.array([float(stop)], np.float32)}
+        (report,) = self._session.run(self._main, {**feed, **scalars}, [self._report])
+        loss, stops, *squares = (float(value) for value in report)
+        return Report(loss, stops, dict(zip(self._blocks, np.sqrt(squares).tolist(), strict=True)))
+
+    def finish(self, rate: float, scale: float = 1.0, keep: bool = True) -> None:
+        """Update the parameters with the sum of the parts' gradients divided by `scale`; `keep=False` drops the sum."""
+        if self._second is None:
+            return
+        self._set_rates(rate)
+        if keep:
+            self._session.run(self._second, {SCALE: np.array([1.0 / scale], np.float32)})
+        else:
+            self._drop()
+
+    def _drop(self) -> None:
+        for name in self._names():
+            if name.startswith(SUM):
+                zeros = np.zeros_like(get_variable(self._session.scope, name))
+                set_variable(self._session.scope, name, zeros, self._session.place)
+
+    def _names(self) -> list[str]:
+        return list(dict.fromkeys(name for program in (self._main, self._second) if program for name in variables_of(program)))
+
+    def _set_rates(self, rate: float) -> None:
+        for name, factor in self._rates.items():
+            set_variable(self._session.scope, name, np.asarray(rate * factor, np.float32), self._session.place)
+
+    def _squares(self, gradients: Gradients) -> dict[str, Any]:
+        """Squared norm `[1]` of each block's gradients."""
+        by_block = defaultdict(list)
+        for parameter, gradient in gradients:
+            by_block[self._session.block_of(parameter.name)].append(_square(gradient))
+        return {block: paddle.add_n(values) for block, values in by_block.items()}
+
+    def _second_program(self, parameters: Sequence[tuple[str, list[int]]]) -> Any:
+        second = paddle.static.Program()
+        with BUILD_LOCK, paddle.utils.unique_name.guard(), paddle.static.program_guard(second, self._startup):
+            scale = paddle.static.data(SCALE, [1], "float32")
+            sums = [_variable(f"{SUM}{name}", shape) for name, shape in parameters]
+            weights = [_variable(name, shape, trainable=True) for name, shape in parameters]
+            gradients = [(weight, total * scale) for weight, total in zip(weights, sums, strict=True)]
+            self._apply(gradients, paddle.add_n([_square(gradient) for _, gradient in gradients]))
+            for total in sums:
+                paddle.assign(paddle.zeros_like(total), output=total)
+        return second
+
+    def _apply(self, gradients: Gradients, square: Any) -> None:
+        """Penalties, clips and the optimizer; `square` is the squared global norm of `gradients` `[1]`."""
+        settings = self._settings
+        if settings.l2 or settings.l2_sp:
+            gradients = [(parameter, gradient + self._pull(parameter)) for parameter, gradient in gradients]
+        if settings.max_grad_value is not None:
+            limit = settings.max_grad_value
+            gradients = [(parameter, paddle.clip(gradient, -limit, limit)) for parameter, gradient in gradients]
+        if settings.max_grad_norm is not None:
+            if settings.l2 or settings.l2_sp or settings.max_grad_value is not None:
+                square = paddle.add_n([_square(gradient) for _, gradient in gradients])
+            factor = settings.max_grad_norm / paddle.clip(paddle.sqrt(square), min=settings.max_grad_norm)
+            gradients = [(parameter, gradient * factor) for parameter, gradient in gradients]
+        groups = defaultdict(list)
+        for parameter, gradient in gradients:
+            groups[self._rate_factor(parameter.name)].append((parameter, gradient))
+        for share, group in groups.items():
+            name = apply(settings.optimizer, settings.weight_decay, settings.learning_rate * share, group)
+            self._rates[name] = share
+
+    def _pull(self, parameter: Any) -> Any:
+        """Gradient of the penalties on a pretrained weight: `l2 * w + l2_sp * (w - start)`; 0 for what they leave out."""
+        settings, name = self._settings, parameter.name
+        if self._session.block_of(name) == HEAD or not is_decayed(name) or ".lora_" in name:
+            return 0.0
+        pull = parameter * (settings.l2 + settings.l2_sp)
+        if settings.l2_sp:
+            pull = pull - _variable(f"{START}{name}", list(parameter.shape)) * settings.l2_sp
+        return pull
+
+    def _rate_factor(self, name: str) -> float:
+        """Share of the learning rate that a parameter's block has: `layer_decay` to the number of blocks above it."""
+        order = (*self._session.blocks, HEAD)
+        depth = len(order) - 1 - order.index(self._session.block_of(name))
+        return float(self._settings.layer_decay**depth)
+
+
+def variables_of(program: Any) -> list[str]:
+    """Names of the program's variables that keep their values between runs: parameters, and what optimizers keep."""
+    kept = [op.result(0) for op in program.global_block().ops if op.name() in ("builtin.parameter", "pd_op.data")]
+    return [value.name for value in kept if value.persistable]
+
+
+def _gradients(main: Any, objective: Any) -> Gradients:
+    trained = [one for one in main.global_block().all_parameters() if one.trainable and not one.stop_gradient]
+    pairs = paddle.static.append_backward(objective, parameter_list=trained)
+    return [(parameter, gradient) for parameter, gradient in pairs if gradient is not None]
+
+
+def _square(gradient: Any) -> Any:
+    return paddle._C_ops.squared_l2_norm(gradient).reshape([1])
+
+
+def _add_up(parameter: Any, gradient: Any) -> Any:
+    total = _variable(f"{SUM}{parameter.name}", list(parameter.shape))
+    return paddle.assign(total + gradient, output=total)
+
+
+def _variable(name: str, shape: list[int], trainable: bool = False) -> Any:
+    zero = paddle.nn.initializer.Constant(0.0)
+    attribute = paddle.ParamAttr(name=name, initializer=zero, trainable=trainable)
+    return paddle.create_parameter(shape, "float32", name=name, attr=attribute)
