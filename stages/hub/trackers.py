@@ -1,0 +1,37 @@
+"""The onlookers that write a run's history while it trains, made from its settings. Must not import Paddle or Prefect."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hubflow.schemas.errors import HubflowError
+from hubflow.schemas.training import TrackSettings
+from hubflow.stages.hub.callbacks import Callback
+from hubflow.stages.hub.history_file import HistoryFile
+from hubflow.stages.hub.mlflow_tracker import MlflowTracker
+from hubflow.stages.hub.tensorboard_tracker import TensorBoardTracker
+
+__all__ = ["HistoryFile", "MlflowTracker", "TensorBoardTracker", "trackers"]
+
+
+def trackers(settings: TrackSettings, run_name: str, parameters: Mapping[str, Any]) -> list[Callback]:
+    """The onlookers that `settings` asks for.
+
+    Args:
+        settings: where to write to.
+        run_name: the same each time a run is resumed; the folder within `settings.tensorboard`, the name of the MLflow run.
+        parameters: what the run was made with, nested as settings are; MLflow shows them.
+
+    Raises:
+        HubflowError: what one of them needs is not installed, or the run's name is no name of a folder.
+    """
+    found: list[Callback] = []
+    if settings.history is not None:
+        found.append(HistoryFile(settings.history))
+    if settings.tensorboard is not None:
+        if Path(run_name).name != run_name or run_name in ("", ".."):
+            raise HubflowError(f"track.tensorboard: the run's name {run_name!r} is no folder's name; give one without / and ..")
+        found.append(TensorBoardTracker(Path(settings.tensorboard) / run_name))
+    if settings.mlflow is not None:
+        found.append(MlflowTracker(settings.mlflow, settings.experiment, run_name, parameters))
+    return found
