@@ -1,0 +1,84 @@
+"""What ranks run in the tests: a linear model trained through a static program; small ways to fail."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hubflow.stages.hub.distributed import World, all_reduce_sum, meet, share_of
+
+Emit = Callable[[dict[str, Any]], None] | None
+
+
+def train(request: dict[str, Any], world: World, emit: Emit) -> None:
+    """Train on `request["steps"]` batches; rank N leaves `weights-N.npz`. Rank `request["fail"]` ends as `how` says."""
+    from hubflow.stages.hub.runtime import keep_program, paddle
+
+    stopping: list[bool] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(True))
+    step = _Step(paddle, keep_program, world)
+    folder = Path(request["folder"])
+    generator = np.random.default_rng(0)
+    rows, targets = generator.normal(size=(64, 6)).astype("float32"), generator.normal(size=(64, 3)).astype("float32")
+    print(f"rank {world.rank} begins")
+    for number in range(request["steps"]):
+        if world.rank == request.get("fail") and number == 3:
+            _end(request["how"])
+        batch = generator.permutation(64)[:15]
+        mine = share_of(batch, world)
+        if world.rank == request.get("slow") and number == request["meet"]:
+            time.sleep(request["slow_seconds"])
+        if number == request.get("meet"):
+            meet(world)
+        loss, stop = step.run(rows[mine], targets[mine], 1 / len(batch), bool(stopping))
+        if emit is not None:
+            emit({"event": "step", "step": number + 1, "loss": np.float32(loss)})
+        time.sleep(request.get("pause", 0.0))
+        if stop:
+            break
+    if stopping and world.leads:
+        time.sleep(request.get("slow_write", 0.0))
+        (folder / "last.txt").write_text(str(number + 1))
+    np.savez(folder / f"weights-{world.rank}.npz", **step.weights())
+    signal.signal(signal.SIGTERM, before)
+    if stopping:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def _end(how: str) -> None:
+    if how == "raise":
+        raise ValueError("no such row: 17")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _Step:
+    def __init__(self, paddle: Any, keep_program: Any, world: World) -> None:
+        self.main, startup = paddle.static.Program(), paddle.static.Program()
+        self.scope, self.executor = paddle.static.Scope(), paddle.static.Executor(paddle.CPUPlace())
+        paddle.seed(7)
+        with paddle.static.program_guard(self.main, startup), paddle.utils.unique_name.guard():
+            x, y = paddle.static.data("x", [-1, 6], "float32"), paddle.static.data("y", [-1, 3], "float32")
+            normaliser = paddle.static.data("normaliser", [], "float32")
+            stop = paddle.static.data("stop", [], "int64")
+            hidden = paddle.tanh(paddle.nn.Linear(6, 5)(x))
+            loss = ((paddle.nn.Linear(5, 3)(hidden) - y) ** 2).sum() * normaliser
+            pairs = paddle.static.append_backward(loss)
+            sums = all_reduce_sum([gradient for _, gradient in pairs] + [loss, stop], world)
+            optimizer = paddle.optimizer.Adam(0.01)
+            optimizer.apply_gradients([(pair[0], total) for pair, total in zip(pairs, sums, strict=False)])
+        keep_program(self.main, sums)
+        self.fetch = sums[-2:]
+        self.names = [pair[0].name for pair in pairs]
+        self.executor.run(startup, scope=self.scope)
+
+    def run(self, x: Any, y: Any, normaliser: float, stop: bool) -> tuple[float, bool]:
+        feed = {"x": x, "y": y, "normaliser": np.float32(normaliser), "stop": np.int64(stop)}
+        loss, stopped = self.executor.run(self.main, feed=feed, fetch_list=self.fetch, scope=self.scope)
+        return float(loss), bool(stopped)
+
+    def weights(self) -> dict[str, Any]:
+        return {name: np.array(self.scope.find_var(name).get_tensor()) for name in self.names}
