@@ -1,29 +1,39 @@
 """Stage fine_tune: train a task on encoded rows and keep the best weights with their history."""
 
 import contextlib
+import json
+import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.context import TaskRunContext
 
+from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import CheckpointRef, EncodedRef, TaskRef
-from hubflow.schemas.settings import TaskType, TrainSettings
+from hubflow.schemas.requests import TrainRequest
+from hubflow.schemas.settings import METRICS, TaskType
+from hubflow.schemas.training import TrainSettings
 from hubflow.stages.build_head import open_session
-from hubflow.stages.console import Bar, progress_bar, say
+from hubflow.stages.hub.callbacks import Callback, TrainState
+from hubflow.stages.hub.checkpoints import WEIGHTS, Checkpoints
 from hubflow.stages.store import Artifact, Store, content_key
-from hubflow.stages.tasks import Throttle, stage_task
+from hubflow.stages.tasks import stage_task
+from hubflow.stages.unfinished import REQUEST, has_checkpoint, require_or_tell
+from hubflow.stages.watching import Emitter, Replay, stoppable, watched
 
 if TYPE_CHECKING:
+    from hubflow.stages.hub.distributed import World
     from hubflow.stages.hub.encoded import EncodedSplit
-    from hubflow.stages.hub.training import Callback, TrainState
+    from hubflow.stages.hub.session import Session
+    from hubflow.stages.hub.stepping import Stepper
+    from hubflow.stages.hub.updates import Update
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+log = logging.getLogger(__name__)
 
 
 def fine_tune(
@@ -34,43 +44,164 @@ def fine_tune(
     seed: int = 0,
     device: str = "auto",
     reuse: bool = True,
-    callbacks: Sequence["Callback"] = (),
+    callbacks: Sequence[Callback] = (),
+    processes: int = 1,
 ) -> CheckpointRef:
     """Train a task on encoded rows and keep the best weights with their history.
 
-    A run that was interrupted goes on after its last complete epoch.
+    A run that was stopped goes on from its last checkpoint as if it had not been.
 
     Raises:
         LabelMapError: when head and rows were made from different label maps.
-        TrainingError: at the first loss that is not finite.
-        DeviceError: when a GPU is asked for that is not there.
+        SettingsError: when settings do not fit the module or the data.
+        TrainingError: at the first loss or gradient that is not finite.
+        ResumeError: when a checkpoint is required and there is none of a run with these data and settings.
+        StoreError: when the store cannot be written; the checkpoints in it are unharmed.
+        DeviceError: when a GPU, or a precision, is asked for that is not there.
     """
-    from hubflow.stages.hub.checkpoints import Checkpoints
-    from hubflow.stages.hub.export import versions
-    from hubflow.stages.hub.training import TrainPlan, train
-
+    request = TrainRequest(
+        task=task, encoded=encoded, settings=settings, store=store, seed=seed, device=device, processes=processes
+    )
+    _require_sense(request, reuse)
     home = Store(store)
     label_map = LabelMap.load(home.open(encoded).folder / "label_map.json")
     label_map.require_same(task.label_map_sha256, "the encoded rows", "the head")
-    best_metric = settings.best_metric or _default_metric(task.task, label_map)
-    inputs = {"task": task.model_dump(), "encoded": encoded.model_dump(), "settings": settings.model_dump(), "seed": seed}
-    key = content_key("fine_tune", FORMAT_VERSION, inputs)
+    key = content_key("fine_tune", FORMAT_VERSION, request.identity())
     with _alone(home, key):
         artifact = home.find("checkpoints", key) if reuse else None
-        if artifact is None:
-            working = home.root / "training" / key
+        working = home.root / "training" / key
+        if artifact is not None:
+            shutil.rmtree(working, ignore_errors=True)  # of a run that was killed once its result was kept
+            if settings.track.is_asked:
+                log.warning("these weights were kept by an earlier run: train.track has nothing to follow")
+        else:
             if not reuse:
                 shutil.rmtree(working, ignore_errors=True)
-            session = open_session(task, home, device)
-            rows = open_split(home, encoded, "train", settings.random_flip)
-            plan = TrainPlan(settings, seed, label_map, best_metric, rows, _dev(home, encoded))
-            checkpoints = Checkpoints(working)
-            with _watched() as watchers:
-                state = train(session, plan, checkpoints, [*watchers, *callbacks])
-            facts = {**inputs, **_outcome(state, best_metric), "device": str(session.place), "versions": versions()}
-            artifact = _keep(home, key, checkpoints.best, state, facts)
+            _check_at_once(request)
+            require_or_tell(working, request.identity(), settings.checkpoints.resume == "required")
+            working.mkdir(parents=True, exist_ok=True)
+            (working / REQUEST).write_text(json.dumps(request.identity()), encoding="utf-8")
+            with watched() as watchers:
+                state = _train(request, working, watchers, callbacks)
+            artifact = _keep(home, key, working, state, request)
             shutil.rmtree(working)
     return _reference(artifact, task)
+
+
+def _require_sense(request: TrainRequest, reuse: bool) -> None:
+    """Refuse what contradicts itself before anything is read or removed."""
+    settings, gpus = request.settings, gpus_of(request.device)
+    if not reuse and settings.checkpoints.resume == "required":
+        raise SettingsError("reuse is false, which starts over, and train.checkpoints.resume is `required`; choose one")
+    if request.processes > 1 and request.device != "cpu":
+        raise SettingsError(
+            f"processes is {request.processes}, which is for `device: cpu`, but the device is {request.device!r}; "
+            "to train on several GPUs name them, as in `device: gpu:0,1`"
+        )
+    if len(set(gpus)) != len(gpus):
+        raise SettingsError(f"device {request.device!r} names a GPU twice")
+    known = METRICS[request.task.task]
+    if settings.best_metric not in (None, *known):
+        raise SettingsError(f"train.best_metric {settings.best_metric!r} is not measured; use one of {', '.join(known)}")
+
+
+def _check_at_once(request: TrainRequest) -> None:
+    """Find what would end the run before its first step, while nothing is written and no process started."""
+    from hubflow.stages.hub.course import Course
+    from hubflow.stages.hub.module import module_blocks, read_config
+    from hubflow.stages.hub.objective import class_weights_of
+    from hubflow.stages.hub.precision import require_precision
+    from hubflow.stages.hub.runtime import place_of
+
+    home, settings, encoded = Store(request.store), request.settings, request.encoded
+    place = place_of(request.device)
+    require_precision(settings.precision, place, request.task.task == "image_classification")
+    blocks = module_blocks(read_config(home.open(request.task.module).folder, request.task.module.pretrained))
+    rows = open_split(home, encoded, "train")
+    Course(settings, blocks, len(rows), "dev" in encoded.dataset.rows, settings.best_metric or "")
+    class_weights_of(settings, LabelMap.load(home.open(encoded).folder / "label_map.json"), rows)
+
+
+def _train(request: TrainRequest, working: Path, watchers: Sequence[Callback], callbacks: Sequence[Callback]) -> TrainState:
+    from hubflow.stages.hub.distributed import World
+
+    processes = max(request.processes, len(gpus_of(request.device)))
+    if processes == 1:
+        return stoppable(lambda stop: run_training(request, working, [*watchers, *callbacks], World.alone(), stop))
+    if callbacks:
+        raise SettingsError(
+            f"callbacks cannot follow a run of {processes} processes; use train.track, or callbacks with processes: 1"
+        )
+    return stoppable(lambda stop: _launch(request, working, processes, watchers, stop))
+
+
+def _launch(
+    request: TrainRequest, working: Path, processes: int, watchers: Sequence[Callback], stop_asked: Callable[[], bool]
+) -> TrainState:
+    from hubflow.stages.hub.training import TrainingStopped
+    from hubflow.stages.launch import launch
+
+    gpus = ",".join(gpus_of(request.device)) or None
+    outcome = launch(request.model_dump(mode="json"), working, processes, gpus, Replay(watchers), stop_asked)
+    if outcome == "stopped":
+        where = "from its last checkpoint" if has_checkpoint(working) else "from the beginning: no checkpoint is written yet"
+        raise TrainingStopped(f"the processes were stopped; the same run goes on {where}")
+    saved = Checkpoints(working).load()
+    assert saved is not None, "a launch that ends without an error has written its last checkpoint"
+    return TrainState(**saved[1]["state"])
+
+
+def run_training(
+    request: TrainRequest,
+    working: Path,
+    callbacks: Sequence[Callback],
+    world: "World",
+    stop_asked: Callable[[], bool] = lambda: False,
+) -> TrainState:
+    """Train in this process, alone or as one of several: of those the one of rank 0 has callbacks, and writes.
+
+    Raises:
+        HubflowError: as `fine_tune`.
+    """
+    from hubflow.stages.hub.distributed import in_turn, rank_device
+    from hubflow.stages.hub.export import write_export
+    from hubflow.stages.hub.preflight import preflight
+    from hubflow.stages.hub.trackers import trackers
+    from hubflow.stages.hub.training import TrainPlan, train
+
+    home, settings, encoded = Store(request.store), request.settings, request.encoded
+    source = home.open(encoded)
+    label_map = LabelMap.load(source.folder / "label_map.json")
+    session = open_session(request.task, home, rank_device() if world.size > 1 else request.device, settings.precision)
+    rows = open_split(home, encoded, "train", settings.random_flip)
+    dev = open_split(home, encoded, "dev") if "dev" in encoded.dataset.rows else None
+    best_metric = settings.best_metric or _default_metric(request.task.task, label_map)
+    plan = TrainPlan(settings, request.seed, label_map, best_metric, rows, dev, request.identity())
+
+    def export(trained: "Session", folder: Path) -> None:
+        write_export(trained, folder, label_map, encoded.dataset.rows_kind, {})
+
+    def check(trained: "Session", update: "Update", stepper: "Stepper") -> None:
+        if settings.preflight:
+            facts = preflight(trained, update, stepper, settings, dev, working, export)
+            if world.leads:
+                log.info("preflight: %s", facts)
+
+    tracked = trackers(settings.track, working.name, settings.result_settings()) if world.leads else []
+    checkpoints = in_turn(world, lambda: Checkpoints(working, settings.checkpoints.keep))
+    return train(session, plan, checkpoints, [*tracked, *callbacks], world, stop_asked, check)
+
+
+def train_rank(request: dict[str, Any], world: "World", emit: Callable[[dict[str, Any]], None] | None) -> None:
+    """One process of a run of several, as `hubflow.stages.training_worker` calls it."""
+    asked = TrainRequest.model_validate(request)
+    key = content_key("fine_tune", FORMAT_VERSION, asked.identity())
+    run_training(asked, Store(asked.store).root / "training" / key, [Emitter(emit)] if emit else [], world)
+
+
+def gpus_of(device: str) -> list[str]:
+    """Numbers of the GPUs that a device setting names one by one; none for `auto`, `cpu` and `gpu`."""
+    return [number for number in device.partition(":")[2].split(",") if number]
 
 
 def open_split(store: Store, encoded: EncodedRef, split: str, random_flip: bool = False) -> "EncodedSplit":
@@ -96,7 +227,7 @@ def _alone(store: Store, key: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        say(f"  another run trains the same in {folder / key}: waiting for it …")
+        log.info("another run trains the same in %s: waiting for it", folder / key)
         lock.acquire()
     try:
         yield
@@ -104,61 +235,32 @@ def _alone(store: Store, key: str) -> Iterator[None]:
         lock.release()
 
 
-def _keep(store: Store, key: str, best: Path, state: "TrainState", facts: dict[str, Any]) -> Artifact:
+def _keep(store: Store, key: str, working: Path, state: TrainState, request: TrainRequest) -> Artifact:
+    from hubflow.stages.hub.export import versions
+    from hubflow.stages.hub.resuming import environment
+    from hubflow.stages.hub.runtime import place_of
+
+    checkpoints = Checkpoints(working, request.settings.checkpoints.keep)
+    label_map = LabelMap.load(store.open(request.encoded).folder / "label_map.json")
+    metric = request.settings.best_metric or _default_metric(request.task.task, label_map)
+    outcome = {"best_metric": metric, "best_value": state.best_value, "best_epoch": state.best_epoch, "steps": state.step}
     with store.create("checkpoints", key) as draft:
-        shutil.copytree(best, draft.folder, dirs_exist_ok=True)
+        shutil.copy2(checkpoints.best(state.best_step) / WEIGHTS, draft.folder / WEIGHTS)
         pd.DataFrame(state.steps).to_parquet(draft.folder / "steps.parquet", index=False)
         pd.DataFrame(state.evaluations).to_parquet(draft.folder / "evaluations.parquet", index=False)
-        draft.facts |= facts
+        how = {
+            "device": str(place_of(request.device)),
+            "processes": request.processes,
+            "versions": versions(),
+            "environment": environment(),
+        }
+        draft.facts |= {**request.identity(), **outcome, **how}
     return store.made("checkpoints", key)
-
-
-class Watcher:
-    """A callback that shows how far training is: a bar in a terminal, a progress artifact in the Prefect UI."""
-
-    def __init__(self, bar: Bar | None = None) -> None:
-        self._bar, self._total = bar, 1
-        self._artifact: Any = None
-        self._throttle = Throttle(seconds=2.0)
-
-    def on_train_begin(self, state: "TrainState", total_steps: int) -> None:
-        """Open the artifact, and put the bar where a resumed run stands."""
-        self._total = total_steps
-        if self._bar is not None:
-            self._bar.start(state.step, total_steps)
-        if TaskRunContext.get() is not None:
-            self._artifact = create_progress_artifact(100.0 * state.step / total_steps, description="fine-tuning steps")
-
-    def on_step_end(self, state: "TrainState", loss: float, learning_rate: float) -> None:
-        """Move on by one step."""
-        if self._bar is not None:
-            self._bar.advance(1, f"loss {loss:.4f}")
-        if self._artifact is not None and self._throttle.is_due():
-            update_progress_artifact(self._artifact, 100.0 * state.step / self._total)
-
-    def on_epoch_end(self, state: "TrainState", metrics: dict[str, float]) -> None:
-        """Show where the run stands at the end of an epoch."""
-        if self._artifact is not None:
-            update_progress_artifact(self._artifact, 100.0 * state.step / self._total)
-
-
-@contextlib.contextmanager
-def _watched() -> Iterator[list["Callback"]]:
-    with progress_bar("training", 1) as bar:
-        yield [Watcher(bar)]
 
 
 def _default_metric(task: TaskType, label_map: LabelMap) -> str:
     """Entity F1 for sequences whose labels are IOB tags, accuracy for all else."""
     return "f1" if task == "sequence_labelling" and any(label.startswith("B-") for label in label_map.labels) else "accuracy"
-
-
-def _dev(store: Store, encoded: EncodedRef) -> "EncodedSplit | None":
-    return open_split(store, encoded, "dev") if "dev" in encoded.dataset.rows else None
-
-
-def _outcome(state: "TrainState", best_metric: str) -> dict[str, Any]:
-    return {"best_metric": best_metric, "best_value": state.best_value, "best_epoch": state.best_epoch, "steps": state.step}
 
 
 def _reference(artifact: Artifact, task: TaskRef) -> CheckpointRef:

@@ -1,8 +1,11 @@
 """What every Prefect task here shares: one artifact a person can read, one log line, no cache but the store's own."""
 
 import functools
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, task
@@ -11,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from rich.markup import escape
 
-from hubflow.schemas.errors import HubflowError
+from hubflow.schemas.errors import HubflowError, StoppedError
 from hubflow.stages.console import say
 
 P = ParamSpec("P")
@@ -43,7 +46,10 @@ def stage_task(
         started = time.perf_counter()
         say(f"[bold]{name}[/bold] …")
         try:
-            result = function(*args, **kwargs)
+            with _forwarded_logs():
+                result = function(*args, **kwargs)
+        except StoppedError:
+            raise
         except HubflowError as error:
             create_markdown_artifact(f"```text\n{error}\n```", key=_key(name, "failed"), description=f"{name} failed")
             raise
@@ -65,6 +71,40 @@ def stage_task(
         retry_delay_seconds=[2, 10, 60] if retry_on else 0,
         retry_condition_fn=_passing(retry_on) if retry_on else None,
     )(run)
+
+
+class _Forwarder(logging.Handler):
+    """Hands what hubflow's modules log to the run's log, where the Prefect UI shows it, and to the terminal."""
+
+    def __init__(self, run_logger: Any) -> None:
+        super().__init__(logging.INFO)
+        self._run_logger = run_logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass one record of this run on; others may be under way in other threads."""
+        if _forwarder.get() is not self:
+            return
+        text = record.getMessage()
+        self._run_logger.log(record.levelno, text)
+        say(f"  {escape(text)}")
+
+
+_forwarder: ContextVar[_Forwarder | None] = ContextVar("_forwarder", default=None)
+
+
+@contextmanager
+def _forwarded_logs() -> Iterator[None]:
+    logger, handler = logging.getLogger("hubflow"), _Forwarder(get_run_logger())
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    token = _forwarder.set(handler)
+    logger.propagate = False  # the run's log is shown where the root's is
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        _forwarder.reset(token)
+        logger.propagate = True
 
 
 def _passing(kinds: tuple[type[Exception], ...]) -> Retry:

@@ -4,13 +4,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from runs import Run
 
-from hubflow.schemas.errors import LabelMapError
+from hubflow.schemas.errors import LabelMapError, SettingsError
+from hubflow.schemas.training import TrainSettings
 from hubflow.stages.fine_tune import fine_tune
+from hubflow.stages.hub import Predictor
+from hubflow.stages.hub.errors import DeviceError
 
 
 def test_the_checkpoint_keeps_the_best_epoch_and_its_history(digits_run: Run) -> None:
@@ -44,10 +48,65 @@ def test_rows_with_another_label_map_are_refused(text_run: Run) -> None:
         fine_tune(task, text_run.encoded, text_run.settings.train, text_run.settings.store)
 
 
+def test_what_the_process_computed_before_changes_no_bit(digits_run: Run, tmp_path: Path) -> None:
+    """Loading a predictor sets the number of threads of the whole process."""
+    run = digits_run
+    Predictor.load(run.export_folder)
+    store = str(shutil.copytree(run.settings.store, tmp_path / "store", ignore=shutil.ignore_patterns("checkpoints")))
+    assert fine_tune(run.task, run.encoded, run.settings.train, store, run.settings.seed, "cpu") == run.checkpoint
+
+
+def changed(run: Run, **train: Any) -> TrainSettings:
+    return TrainSettings.model_validate({**run.settings.train.model_dump(), **train})
+
+
+@pytest.mark.parametrize(
+    ("train", "more", "message"),
+    [
+        ({"checkpoints": {"resume": "required"}}, {"reuse": False}, "reuse is false, which starts over"),
+        ({}, {"device": "gpu", "processes": 2}, "processes is 2, which is for `device: cpu`, but the device is 'gpu'"),
+        ({}, {"device": "auto", "processes": 2}, "name them, as in `device: gpu:0,1`"),
+        ({}, {"device": "gpu:1,1"}, "names a GPU twice"),
+        ({"best_metric": "nonsense"}, {}, "train.best_metric 'nonsense' is not measured; use one of loss, accuracy"),
+    ],
+)
+def test_what_contradicts_itself_is_refused_before_anything_is_touched(
+    digits_run: Run, train: dict[str, Any], more: dict[str, Any], message: str
+) -> None:
+    run = digits_run
+    with pytest.raises(SettingsError, match=message):
+        fine_tune(run.task, run.encoded, changed(run, **train), run.settings.store, **more)
+
+
+@pytest.mark.parametrize(
+    ("train", "error"),
+    [({"freeze_blocks": 99}, "train.freeze_blocks is 99"), ({"class_weights": {"eight": 1}}, "'?eight'? are not in the data")],
+)
+def test_a_mistake_is_found_before_several_processes_start(digits_run: Run, train: dict[str, Any], error: str) -> None:
+    run = digits_run
+    with pytest.raises(SettingsError, match=error):
+        fine_tune(run.task, run.encoded, changed(run, **train), run.settings.store, device="cpu", processes=2)
+
+
+def test_gpus_that_are_not_there_are_told_before_several_processes_start(digits_run: Run) -> None:
+    run = digits_run
+    with pytest.raises(DeviceError, match="found 0 GPU"):
+        fine_tune(run.task, run.encoded, run.settings.train, run.settings.store, seed=99, device="gpu:0,1")
+
+
+def test_what_a_killed_run_left_is_removed_once_its_result_is_there(digits_run: Run) -> None:
+    run = digits_run
+    left = run.store.root / "training" / Path(run.checkpoint.path).name
+    left.mkdir(parents=True, exist_ok=True)
+    (left / "run.json").write_text("{}")
+    assert fine_tune(run.task, run.encoded, run.settings.train, run.settings.store, run.settings.seed, "cpu") == run.checkpoint
+    assert not left.exists()
+
+
 FINE_TUNE = """
 import sys
 from hubflow.schemas.references import EncodedRef, TaskRef
-from hubflow.schemas.settings import TrainSettings
+from hubflow.schemas.training import TrainSettings
 from hubflow.stages.fine_tune import fine_tune
 store, task, encoded, settings = sys.argv[1:]
 references = TaskRef.model_validate_json(task), EncodedRef.model_validate_json(encoded)
