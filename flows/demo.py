@@ -5,7 +5,8 @@ from typing import Any
 from prefect import flow
 
 from hubflow.flows.fine_tune import fine_tune
-from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, ModuleSpec, TrainSettings
+from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, ModuleSpec
+from hubflow.schemas.training import TrainSettings
 from hubflow.stages.console import say
 
 NEW_DIGITS = (5, 6, 7, 8, 9)

@@ -26,13 +26,14 @@ R = TypeVar("R")
 def fine_tune(settings: FineTuneSettings) -> FineTuneResult:
     """Fine-tune a pretrained module on labelled data, judge it on every split, and export its inference program."""
     clock = Stopwatch()
-    store, reuse = str(Path(settings.store).expanduser().resolve()), settings.reuse
+    store, reuse, device = str(Path(settings.store).expanduser().resolve()), settings.reuse, settings.device
     dataset = clock(load_dataset_task, settings.data, settings.task, store, reuse)
     module = clock(load_module_task, settings.module, store, reuse)
     encoded = clock(encode_dataset_task, dataset, module, settings.module, store, reuse)
     task = clock(build_head_task, settings.task, module, dataset, settings.module, settings.head, store, reuse)
-    checkpoint = clock(fine_tune_task, task, encoded, settings.train, store, settings.seed, settings.device, reuse)
-    evaluation = clock(evaluate_task, checkpoint, encoded, settings.evaluate, store, settings.device, reuse)
+    train, seed = settings.train, settings.seed
+    checkpoint = clock(fine_tune_task, task, encoded, train, store, seed, device, reuse, processes=settings.processes)
+    evaluation = clock(evaluate_task, checkpoint, encoded, settings.evaluate, store, device, reuse)
     export = clock(export_inference_program_task, checkpoint, encoded, evaluation, store, reuse)
     report = clock(write_report_task, settings, evaluation, encoded, export, clock.seconds, store)
     return FineTuneResult(

@@ -1,16 +1,11 @@
 """Settings of a fine-tune: frozen pydantic models, the same from YAML, JSON, keyword arguments and deployments."""
 
-import copy
-import difflib
-import json
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.base import Settings, Share
+from hubflow.schemas.training import TrainSettings
 
 TaskType = Literal["image_classification", "text_classification", "sequence_labelling"]
 DataFormat = Literal["csv", "tsv", "jsonl", "parquet", "image_folder", "image_list", "conll", "msra", "digits"]
@@ -25,14 +20,27 @@ METRICS: dict[TaskType, tuple[str, ...]] = {
     "sequence_labelling": ("loss", "accuracy", "precision", "recall", "f1", "precision_strict", "recall_strict", "f1_strict"),
 }
 """What is measured on each split, by task."""
-Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Column = str | int
+Projection = Literal["query", "key", "value", "output"]
 
 
-class Settings(BaseModel):
-    """Base of all settings: unknown names are refused, values do not change."""
+class LoraSettings(Settings):
+    """Low-rank adapters on the attention projections (Hu et al., arXiv:2106.09685): they and the head are all that trains."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    rank: int = Field(8, ge=1, description="Inner size of each adapter")
+    alpha: float = Field(16.0, gt=0, description="What an adapter adds is times alpha / rank")
+    dropout: Share = Field(0.0, description="Of an adapter's input, in training")
+    targets: tuple[Projection, ...] = Field(("query", "value"), min_length=1, description="Projections with an adapter")
+
+    @field_validator("targets")
+    @classmethod
+    def _each_once(cls, targets: tuple[Projection, ...]) -> tuple[Projection, ...]:
+        return tuple(name for name in get_args(Projection) if name in targets)
+
+    @property
+    def scale(self) -> float:
+        """What an adapter's product is multiplied with."""
+        return self.alpha / self.rank
 
 
 class ModuleSpec(Settings):
@@ -44,6 +52,17 @@ class ModuleSpec(Settings):
     trainable: bool = Field(True, description="False freezes every parameter of the module")
     max_seq_len: int = Field(128, ge=1, description="Text: longest sequence in tokens, special tokens included")
     image_size: int | None = Field(None, ge=8, description="Images: side in pixels; the module's own when not given")
+    dropout: Share | None = Field(None, description="Text: of the module's hidden vectors; the module's own when not given")
+    attention_dropout: Share | None = Field(None, description="Text: of attention weights; the module's own when not given")
+    lora: LoraSettings | None = Field(
+        None, description="Text: train low-rank adapters, merged at export, in place of the module's weights"
+    )
+
+    @model_validator(mode="after")
+    def _adapters_train(self) -> Self:
+        if self.lora is not None and not self.trainable:
+            raise ValueError("lora trains adapters in the module, trainable: false trains nothing in it; leave one out")
+        return self
 
 
 class DatasetSpec(Settings):
@@ -81,24 +100,10 @@ class HeadSettings(Settings):
 
     hidden_units: tuple[Annotated[int, Field(ge=1)], ...] = Field((), description="Hidden fully connected layers with ReLU")
     num_classes: int | None = Field(None, ge=2, description="Checked against the labels when given; taken from them otherwise")
-
-
-class TrainSettings(Settings):
-    """How the weights are fine-tuned."""
-
-    epochs: int = Field(3, ge=1)
-    batch_size: int = Field(32, ge=1, description="Rows a step; for sequences on average: every step has as many tokens")
-    learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate")
-    optimizer: Literal["adamw", "adam", "momentum", "sgd"] = "adamw"
-    weight_decay: float = Field(0.01, ge=0, description="Decoupled; norms and biases are left out. adamw only")
-    warmup_proportion: Share = Field(0.1, description="Share of all steps over which the learning rate rises from 0")
-    schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="After warm-up, down to 0")
-    max_grad_norm: float | None = Field(1.0, gt=0, description="Clip of the gradients' global norm; none when null")
-    best_metric: str | None = Field(
-        None, description="Metric on dev that picks the best epoch; accuracy, or entity f1 for sequences"
+    dropout: Share | None = Field(
+        None,
+        description="Of the module's output before the head's layers; 0.1 for text classification, 0 for others when not given",
     )
-    log_every_steps: int = Field(10, ge=1)
-    random_flip: bool = Field(False, description="Images: mirror half of the training rows, by seed")
 
 
 class EvaluateSettings(Settings):
@@ -119,7 +124,10 @@ class FineTuneSettings(Settings):
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     store: str = Field("hubflow-store", min_length=1, description="Folder under which everything is kept")
-    device: str = Field("auto", pattern=r"^(auto|cpu|gpu(:\d+)?)$", description="auto, cpu, gpu or gpu:N")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|gpu(:\d+(,\d+)*)?)$", description="auto, cpu, gpu, gpu:N, or gpu:N,M to train on several"
+    )
+    processes: int = Field(1, ge=1, description="Processes that train together on CPU; on GPUs it is one for each of them")
     seed: int = Field(0, ge=0, lt=2**31)
     reuse: bool = Field(True, description="Take what the store already holds for the same content and settings")
 
@@ -163,111 +171,3 @@ class PredictResult(BaseModel):
     metrics: dict[str, float] = Field(description="Against the data's labels; empty when it has none")
     notes: list[str] = Field(description="What a person should know, such as labels that are not in the export's label map")
     seconds: float
-
-
-AnySettings = TypeVar("AnySettings", bound=BaseModel)
-
-
-def parse_settings(model: type[AnySettings], values: object, source: str = "settings") -> AnySettings:
-    """Validate `values` as `model`, reporting every fault at once with a suggestion for misspelt names.
-
-    Raises:
-        SettingsError: naming `source` and, for each fault, the setting, what was found and what is expected.
-    """
-    if not isinstance(values, dict):
-        raise SettingsError(f"{source}: expected a mapping of settings, found {type(values).__name__}")
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        faults = "\n".join(f"  - {_fault(model, fault)}" for fault in error.errors())
-        raise SettingsError(f"{source}: {error.error_count()} setting(s) are wrong\n{faults}") from None
-
-
-def read_settings(path: str | Path) -> dict[str, Any]:
-    """Values of a YAML or JSON settings file, not yet validated; relative paths in it are relative to the working directory.
-
-    Raises:
-        SettingsError: when the file is missing, is not YAML or JSON, or is not a mapping.
-    """
-    path = Path(path)
-    kind = "JSON" if path.suffix == ".json" else "YAML"
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        values = json.loads(text) if kind == "JSON" else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: settings cannot be read ({error}); expected a YAML or JSON file") from error
-    except (yaml.YAMLError, json.JSONDecodeError) as error:
-        raise SettingsError(f"{path}: not valid {kind}: {error}") from error
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path}: expected a mapping of settings, found {type(values).__name__}")
-    return values
-
-
-def load_settings(model: type[AnySettings], path: str | Path) -> AnySettings:
-    """Settings of a YAML or JSON file.
-
-    Raises:
-        SettingsError: when the file cannot be read, or naming every fault in it.
-    """
-    return parse_settings(model, read_settings(path), str(path))
-
-
-def with_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """Copy of `values` with `a.b=value` entries put in; each value is read as YAML.
-
-    Raises:
-        SettingsError: when an entry has no name or no `=`, goes below something that is not a mapping, or is not YAML.
-    """
-    result = copy.deepcopy(values)
-    for entry in overrides:
-        name, equals, text = entry.partition("=")
-        if not equals or not name.strip():
-            raise SettingsError(f"--set {entry}: expected NAME=VALUE, for example train.epochs=2")
-        *parents, last = name.strip().split(".")
-        place = result
-        for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise SettingsError(f"--set {entry}: {parent} is not a group of settings")
-        place[last] = _yaml_value(entry, text)
-    return result
-
-
-def _yaml_value(entry: str, text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"--set {entry}: {text!r} is no YAML value; quote it, as in NAME='\"text\"'") from error
-
-
-def close_name(name: str, known: Iterable[str]) -> str | None:
-    """The one of `known` that `name` most likely means."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
-
-
-def _fault(model: type[BaseModel], fault: Any) -> str:
-    location = [str(part) for part in fault["loc"]]
-    name = ".".join(location) or "settings"
-    if fault["type"] == "extra_forbidden":
-        known = _known_names(model, location[:-1])
-        close = close_name(location[-1], known)
-        hint = f"did you mean {close!r}?" if close else f"known here: {', '.join(sorted(known))}"
-        return f"{name}: unknown setting; {hint}"
-    if fault["type"] == "missing":
-        return f"{name}: is required"
-    if fault["type"] == "model_type":
-        group = ", ".join(_known_names(model, location))
-        return f"{name}: expected a group of settings ({group}), found {fault['input']!r}"
-    message = fault["msg"].removeprefix("Value error, ")
-    if isinstance(fault["input"], dict):
-        return f"{name}: {message}"
-    return f"{name}: {message} (found {fault['input']!r})"
-
-
-def _known_names(model: type[BaseModel], parents: list[str]) -> list[str]:
-    for parent in parents:
-        field = model.model_fields.get(parent)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return []
-        model = field.annotation
-    return list(model.model_fields)

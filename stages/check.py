@@ -7,17 +7,9 @@ from typing import Annotated, Any, TypeVar, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from hubflow.schemas.errors import HubflowError, SettingsError
+from hubflow.schemas.parsing import close_name, parse_settings
 from hubflow.schemas.references import DatasetRef, ModuleRef
-from hubflow.schemas.settings import (
-    FORMATS,
-    DatasetSpec,
-    FineTuneSettings,
-    HeadSettings,
-    ModuleSpec,
-    TaskType,
-    close_name,
-    parse_settings,
-)
+from hubflow.schemas.settings import FORMATS, DatasetSpec, FineTuneSettings, HeadSettings, ModuleSpec, TaskType
 from hubflow.stages.build_head import build_head
 from hubflow.stages.encode_dataset import encode_dataset
 from hubflow.stages.load_dataset import load_dataset
@@ -29,6 +21,9 @@ STAND_INS: dict[str, Any] = {
     "max_seq_len": 1,
     "image_size": None,
     "trainable": True,
+    "dropout": None,
+    "attention_dropout": None,
+    "lora": None,
     "dev_share": 0.1,
     "test_share": 0.0,
     "max_rows": None,

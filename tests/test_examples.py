@@ -9,7 +9,9 @@ from typing import Any
 from modules import make_tiny_bert
 from runs import WORDS, Run, run_stages
 
-from hubflow.schemas.settings import FineTuneSettings, ModuleSpec, TrainSettings, parse_settings, read_settings, with_overrides
+from hubflow.schemas.parsing import parse_settings, read_settings, with_overrides
+from hubflow.schemas.settings import FineTuneSettings, ModuleSpec
+from hubflow.schemas.training import TrainSettings
 from hubflow.stages.hub.predictor import Predictor
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -25,7 +25,7 @@ from prefect.server.schemas.schedules import CronSchedule
 from prefect_processes import documented_blocks
 from pydantic import BaseModel
 
-from hubflow.schemas.settings import parse_settings
+from hubflow.schemas.parsing import parse_settings
 
 PROJECT = Path(__file__).parents[1]
 FILE: dict[str, Any] = yaml.safe_load((PROJECT / "prefect.yaml").read_text(encoding="utf-8"))

@@ -17,7 +17,8 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from hubflow.schemas.errors import HubflowError, SettingsError
-from hubflow.schemas.settings import FineTuneSettings, PredictSettings, parse_settings, read_settings, with_overrides
+from hubflow.schemas.parsing import parse_settings, read_settings, with_overrides
+from hubflow.schemas.settings import FineTuneSettings, PredictSettings
 
 FAULT = 2
 

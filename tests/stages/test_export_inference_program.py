@@ -17,7 +17,7 @@ def test_the_folder_holds_all_that_predicting_needs(name: str, extra: set[str], 
     facts = manifest["facts"]
     assert facts["metrics"] == run.evaluation.metrics
     assert facts["dataset"]["sha256"] == run.dataset.sha256
-    assert facts["training"]["settings"] == run.settings.train.model_dump(mode="json")
+    assert facts["training"]["settings"] == run.settings.train.result_settings()
     assert facts["versions"]["hubflow"]
     signature = json.loads((run.export_folder / "signature.json").read_text(encoding="utf-8"))
     assert signature["task"] == run.settings.task
