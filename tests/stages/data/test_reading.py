@@ -17,8 +17,8 @@ from PIL import Image
 
 from hubflow.schemas.references import Split
 from hubflow.schemas.settings import DatasetSpec, TaskType
+from hubflow.stages.data.reading import read_label_list, read_rows
 from hubflow.stages.errors import DataError
-from hubflow.stages.reading import read_label_list, read_rows
 
 few = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 characters = st.characters(exclude_categories=["Cs"])

@@ -101,10 +101,10 @@ def read_text(path: Path, encoding: str) -> str:
         line = _line_at(data, error.start, encoding)
         raise DataError(
             f"{path}: line {line}: byte 0x{data[error.start]:02x} at offset {error.start} is not {encoding} "
-            f"({error.reason}); set `encoding`{_fitting_encoding(data, encoding)}"
+            f"({error.reason}); set `encoding`{fitting_encoding(path, encoding)}"
         ) from error
     except UnicodeError as error:
-        raise DataError(f"{path}: is not {encoding} ({error}); set `encoding`{_fitting_encoding(data, encoding)}") from error
+        raise DataError(f"{path}: is not {encoding} ({error}); set `encoding`{fitting_encoding(path, encoding)}") from error
     if not text.strip("\ufeff").strip():
         raise DataError(f"{path}: the file is empty; expected rows")
     return text.removeprefix("\ufeff")
@@ -138,10 +138,8 @@ def make_rows(request: Request, rows: Sequence[int] | np.ndarray, table: Table) 
     """Rows under their contract's column names; the other columns of `table` are carried through.
 
     Raises:
-        DataError: when a column that the settings name is not in `table`, or there are no rows.
+        DataError: when a column that the settings name is not in `table`.
     """
-    if not len(rows):
-        raise DataError(f"{request.path}: holds no rows; expected at least one")
     taken = wanted_columns(request, list(table))
     columns: dict[str, object] = {"row": pd.Series(np.asarray(rows, dtype=np.int64))}
     for name, key in taken.items():
@@ -211,11 +209,14 @@ def _line_at(data: bytes, offset: int, encoding: str) -> int:
         return data.count(b"\n", 0, offset) + 1
 
 
-def _fitting_encoding(data: bytes, tried: str) -> str:
+def fitting_encoding(path: Path, tried: str) -> str:
+    """The end of a remedy: an encoding that reads the whole file, when one of the usual does."""
     for encoding in GUESSED_ENCODINGS:
         try:
-            data.decode(encoding)
-        except UnicodeDecodeError:
+            with path.open(encoding=encoding, newline="") as stream:
+                while stream.read(1 << 20):
+                    pass
+        except UnicodeError:
             continue
         if encoding != tried:
             return f", for example {encoding}, which reads this file"

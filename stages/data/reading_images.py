@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from hubflow.schemas.errors import bounded
+from hubflow.stages.data.reading_source import Request, numbered_lines, read_label_list, require_folder
 from hubflow.stages.errors import DataError
-from hubflow.stages.reading_source import Request, numbered_lines, read_label_list, require_folder
 from hubflow.stages.store import file_sha256
 
 HASHING_THREADS = 4

@@ -1,0 +1,137 @@
+"""Reading rows of any format as the frames of their contract. Must not import Paddle or Prefect."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from hubflow.schemas.references import RowKind, Split
+from hubflow.schemas.settings import FORMATS, DataFormat, DatasetSpec, TaskType
+from hubflow.stages.data.reading_chunks import CHUNK_ROWS, Chunk, explained, sliced
+from hubflow.stages.data.reading_delimited import read_delimited
+from hubflow.stages.data.reading_images import read_digits, read_image_folder, read_image_list
+from hubflow.stages.data.reading_parquet import read_parquet
+from hubflow.stages.data.reading_records import read_jsonl
+from hubflow.stages.data.reading_source import Request, expanded, read_label_list
+from hubflow.stages.data.reading_text import encoding_fault
+from hubflow.stages.data.reading_tokens import read_conll, read_msra
+from hubflow.stages.errors import DataError
+
+__all__ = [
+    "CHUNK_ROWS",
+    "DIGITS_SOURCE",
+    "IMAGE_FORMATS",
+    "Chunk",
+    "iter_rows",
+    "malformed_texts",
+    "read_label_list",
+    "read_rows",
+    "rows_kind",
+]
+
+DIGITS_SOURCE = Path("scikit-learn digits")
+IMAGE_FORMATS: tuple[DataFormat, ...] = FORMATS["image_classification"]
+READERS: dict[DataFormat, Callable[[Request, int], Iterator[Chunk]]] = {
+    "csv": read_delimited,
+    "tsv": read_delimited,
+    "jsonl": read_jsonl,
+    "parquet": read_parquet,
+    "conll": read_conll,
+    "msra": read_msra,
+}
+WHOLE_READERS: dict[DataFormat, Callable[[Request], pd.DataFrame]] = {
+    "image_folder": read_image_folder,
+    "image_list": read_image_list,
+    "digits": read_digits,
+}
+
+
+def rows_kind(spec: DatasetSpec, task: TaskType) -> RowKind:
+    """Kind of rows that `spec` gives for `task`.
+
+    Raises:
+        DataError: when the format holds no rows for the task.
+    """
+    if spec.format not in FORMATS[task]:
+        raise DataError(f"format {spec.format!r} holds no rows for {task}; use one of {', '.join(FORMATS[task])}")
+    if task == "text_classification":
+        return "text" if spec.text_pair_column is None else "text_pair"
+    return "tokens" if task == "sequence_labelling" else "image"
+
+
+def iter_rows(
+    spec: DatasetSpec,
+    path: str | Path | None,
+    split: Split,
+    task: TaskType | None = None,
+    labelled: bool = True,
+    chunk_rows: int = CHUNK_ROWS,
+) -> Iterator[Chunk]:
+    """Rows of one source, as written, in chunks that need no more memory for a larger file.
+
+    A line or record that cannot be read is a malformed one, as long as it is safe to go on after it.
+
+    Args:
+        spec: format and columns of the source.
+        path: the file or folder; not used by format digits.
+        split: which split the source is for.
+        task: needed by JSON lines and Parquet of token rows; otherwise the format tells.
+        labelled: False makes labels optional, as for prediction.
+        chunk_rows: the most rows of a chunk; long rows make smaller ones.
+
+    Yields:
+        Chunks with the columns of the contract that `rows_kind` names (see `hubflow.schemas.rows`), and those carried
+        through. `row` is the 1-based line or record number. Further columns of JSON lines may come and go between chunks.
+
+    Raises:
+        DataError: naming the file, the line, what was expected and found, and what to do.
+    """
+    request = _request(spec, path, split, task, labelled)
+    if spec.format in WHOLE_READERS:
+        yield from sliced(WHOLE_READERS[spec.format](request), chunk_rows)
+        return
+    is_empty = True
+    for chunk in READERS[spec.format](request, chunk_rows):
+        if len(chunk.rows) or len(chunk.malformed):
+            is_empty = False
+            yield chunk
+    if is_empty:
+        raise DataError(f"{request.path}: holds no rows; expected at least one")
+
+
+def read_rows(
+    spec: DatasetSpec, path: str | Path | None, split: Split, task: TaskType | None = None, labelled: bool = True
+) -> pd.DataFrame:
+    """Rows of one source at once, as `iter_rows` gives them; a malformed line is an error.
+
+    Raises:
+        DataError: naming the file, the line, what was expected and found, and what to do.
+    """
+    frames, malformed = [], []
+    for chunk in iter_rows(spec, path, split, task, labelled):
+        frames.append(chunk.rows)
+        if len(chunk.malformed):
+            malformed.append(chunk.malformed)
+    source = _request(spec, path, split, task, labelled).path
+    if malformed:
+        raise DataError("\n".join(malformed_texts(source, spec.encoding, pd.concat(malformed, ignore_index=True))))
+    if len({"labels" in frame for frame in frames}) > 1 and spec.format == "msra":
+        frames = [frame.drop(columns="labels", errors="ignore") for frame in frames]  # all or none, as for prediction
+    return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+
+
+def malformed_texts(source: Path, encoding: str, malformed: pd.DataFrame) -> list[str]:
+    """What is wrong with malformed lines of a source, a text for each kind of fault."""
+    texts = []
+    if malformed["check"].eq("encoding").any() and source.suffix != ".parquet":
+        texts.append(str(encoding_fault(source, encoding)))
+        malformed = malformed[malformed["check"] != "encoding"]
+    return [*texts, *(f"{source}: {text}" for text in explained(malformed))]
+
+
+def _request(spec: DatasetSpec, path: str | Path | None, split: Split, task: TaskType | None, labelled: bool) -> Request:
+    usual: TaskType = next(known for known, formats in FORMATS.items() if spec.format in formats)
+    if path is None and spec.format != "digits":
+        raise DataError(f"format {spec.format} needs a file or folder for {split}, found none; set `{split}`")
+    source = DIGITS_SOURCE if path is None or spec.format == "digits" else expanded(path)
+    return Request(spec, source, split, rows_kind(spec, task or usual), labelled)

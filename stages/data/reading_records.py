@@ -1,0 +1,207 @@
+"""Rows of JSON lines, in chunks. Must not import Paddle or Prefect."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+from hubflow.stages.data.reading_chunks import Chunk, Malformed, pieces
+from hubflow.stages.data.reading_source import Request, make_rows, wanted_columns
+from hubflow.stages.data.reading_text import blocks, is_damaged, notes, numbered
+
+MAX_VALUE_CHARS = 60
+Line = tuple[int, str]
+Record = dict[str, Any]
+
+
+class _NotUsable(ValueError):
+    """A line that gives no row: the check that it fails, what was found, and the remedy."""
+
+    def __init__(self, check: str, found: str, remedy: str = "") -> None:
+        super().__init__(found)
+        self.check, self.found, self.remedy = check, found, remedy
+
+
+def read_jsonl(request: Request, chunk_rows: int) -> Iterator[Chunk]:
+    """Rows of a file with one JSON object a line; numbers and true/false as labels become their text, and are counted.
+
+    A line that is no JSON object, or holds something else than text where text belongs, is malformed.
+    """
+    names: dict[str, None] = {}
+    looked_ahead = False
+    for block in blocks(request.path, request.spec.encoding):
+        lines, coerced = numbered(block), notes(block)
+        for piece in pieces(len(lines), chunk_rows):
+            malformed = Malformed()
+            part, records = _records(lines[piece], malformed, request.spec.encoding)
+            names |= dict.fromkeys(name for record in records for name in record)
+            if not looked_ahead:
+                names, looked_ahead = _names_ahead(request, names), True
+            yield _chunk(request, part, records, list(names), malformed, coerced)
+            coerced = {}
+
+
+def _names_ahead(request: Request, names: dict[str, None]) -> dict[str, None]:
+    """The names of the first records, or of all records when a column that is needed is not among them."""
+    spec = request.spec
+    needed = {spec.tokens_column} if request.kind == "tokens" else {spec.text_column, spec.text_pair_column} - {None}
+    found = {"labels", *names} if spec.label_column == "label" and "labels" in names else set(names)
+    if needed <= found and (not request.labelled or spec.label_column in found or "labels" in names):
+        return names
+    every = dict(names)
+    for block in blocks(request.path, spec.encoding):
+        _, records = _records(numbered(block), Malformed(), spec.encoding)
+        every |= dict.fromkeys(name for record in records for name in record)
+    return every
+
+
+def _chunk(
+    request: Request, lines: list[Line], records: list[Record], names: list[str], malformed: Malformed, coerced: dict[str, int]
+) -> Chunk:
+    taken = wanted_columns(request, names)
+    by_key = {key: _CONVERTERS[name] for name, key in taken.items()}
+    converters: dict[str, Callable[[object], Any]] = {name: by_key.get(name, carried) for name in names}
+    try:
+        table = {name: _column(records, name, convert) for name, convert in converters.items()}
+    except (TypeError, UnicodeEncodeError):
+        lines, records = _usable(lines, records, converters, malformed)
+        table = {name: _column(records, name, convert) for name, convert in converters.items()}
+    converted = {name: _converted(records, name) for name in names}
+    for name, key in taken.items():  # by the contract's names, as every check has them
+        converted[name] = converted.pop(key, 0) if name != key else converted[key]
+    coerced = coerced | {name: count for name, count in converted.items() if count}
+    return Chunk(make_rows(request, [number for number, _ in lines], table), malformed.frame(), coerced)
+
+
+def _records(lines: list[Line], malformed: Malformed, encoding: str) -> tuple[list[Line], list[Record]]:
+    """Lines that are JSON objects, and the objects; the others are noted."""
+    try:
+        return lines, [_record(line, encoding) for _, line in lines]
+    except _NotUsable:
+        pass
+    good, records = [], []
+    for number, line in lines:
+        try:
+            records.append(_record(line, encoding))
+            good.append((number, line))
+        except _NotUsable as fault:
+            malformed.add(number, line, fault.check, f"line {number}: {fault.found}", remedy=fault.remedy)
+    return good, records
+
+
+def _record(line: str, encoding: str) -> Record:
+    if is_damaged(line):
+        raise _NotUsable("encoding", f"not {encoding}", "set `encoding`")
+    try:
+        record = _decode(line)
+    except (ValueError, RecursionError) as error:
+        raise _NotUsable("json", f"not valid JSON ({error})", "expected one object a line") from error
+    if not isinstance(record, dict):
+        raise _NotUsable("json", f"expected a JSON object, found {type(record).__name__}")
+    if any(map(is_damaged, record)):
+        raise _NotUsable("surrogate", "a name holds half a surrogate pair", "write whole characters")
+    return record
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=_no_constant).decode
+
+
+def _column(records: list[Record], name: str, convert: Callable[[object], Any]) -> list[Any]:
+    values = [convert(record.get(name)) for record in records]
+    for value in values:
+        _require_unicode(value)
+    return values
+
+
+def _usable(
+    lines: list[Line], records: list[Record], converters: dict[str, Callable[[object], Any]], malformed: Malformed
+) -> tuple[list[Line], list[Record]]:
+    """Lines whose values are what their columns hold; the others are noted."""
+    good, usable = [], []
+    for (number, line), record in zip(lines, records, strict=True):
+        try:
+            for name, convert in converters.items():
+                _require_value(name, record.get(name), convert)
+            good.append((number, line))
+            usable.append(record)
+        except _NotUsable as fault:
+            malformed.add(number, line, fault.check, f"line {number}: {fault.found}", remedy=fault.remedy)
+    return good, usable
+
+
+def _require_value(name: str, value: object, convert: Callable[[object], Any]) -> None:
+    try:
+        _require_unicode(convert(value))
+    except TypeError as error:
+        found, _, remedy = str(error).rpartition("; ")
+        raise _NotUsable("type", f"{name!r} is {found}", remedy) from error
+    except UnicodeEncodeError as error:
+        raise _NotUsable("surrogate", f"{name!r} holds half a surrogate pair", "write whole characters") from error
+
+
+def _converted(records: list[Record], name: str) -> int:
+    """How many values are not text as they stand; in a list, its items."""
+    values = [record.get(name) for record in records]
+    if {str, type(None)}.issuperset(map(type, values)):
+        return 0
+    return sum(map(_conversions, values))
+
+
+def _conversions(value: object) -> int:
+    if isinstance(value, list):
+        return sum(not isinstance(item, str) for item in value)
+    return not isinstance(value, str) and value is not None
+
+
+def _require_unicode(value: object) -> None:
+    if isinstance(value, str) and not value.isascii():
+        value.encode()
+    elif isinstance(value, list):
+        "".join(item for item in value if item).encode()
+
+
+def _text(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise TypeError(f"{_brief(value)}; expected text")
+
+
+def _label(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return json.dumps(value)
+    raise TypeError(f"{_brief(value)}; expected a label: text or a number")
+
+
+def _texts(value: object) -> list[str | None] | None:
+    return _items(value, _text)
+
+
+def _labels(value: object) -> list[str | None] | None:
+    return _items(value, _label)
+
+
+def _items(value: object, convert: Any) -> list[str | None] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list):
+        raise TypeError(f"{_brief(value)}; expected a list")
+    return [convert(item) for item in value]
+
+
+def carried(value: object) -> str | None:
+    """A value of a further column, as text."""
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _brief(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= MAX_VALUE_CHARS else f"{text[:MAX_VALUE_CHARS]}…"
+
+
+_CONVERTERS = {"text": _text, "text_pair": _text, "label": _label, "tokens": _texts, "labels": _labels}

@@ -1,0 +1,162 @@
+"""Text files in blocks of whole lines, decoded in bounded memory. Must not import Paddle or Prefect."""
+
+import codecs
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hubflow.stages.data.reading_source import fitting_encoding, read_text, require_file
+from hubflow.stages.errors import DataError
+
+BLOCK_BYTES = 1 << 22
+MAX_LINE_CHARS = 1 << 25
+BYTE_ORDER_MARK = "\ufeff"
+# In these a line feed is one byte that is part of no other character, so that a wrong byte harms its own line alone.
+LINE_SAFE = re.compile(
+    r"utf-8(-sig)?|ascii|iso8859-\d+|cp(125\d|437|8[56]\d|874|932|949|950)|koi8-.|mac-.*|gb(2312|k|18030)|big5(hkscs)?"
+    r"|shift_ji.*|euc_.*|tis-620"
+)
+STREAMED = re.compile(r"utf-(16|32)(-[lb]e)?")  # others keep a state or have no decoder for parts: they are read at once
+ESCAPES = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole lines of a file.
+
+    Attributes:
+        text: ends in a line feed, except at the end of the file; bytes that are not in the encoding are half surrogates.
+        begins: 1-based number of the first line.
+        is_damaged: whether there are such bytes.
+        has_mark: whether a byte-order mark was taken off.
+    """
+
+    text: str
+    begins: int
+    is_damaged: bool
+    has_mark: bool = False
+
+
+def blocks(path: Path, encoding: str) -> Iterator[Block]:
+    """A text file that holds something, in blocks of about 4 MB.
+
+    Raises:
+        DataError: when the file is missing, empty or unreadable, the encoding is unknown, or one in which reading cannot go
+            on after a wrong byte; or a line is longer than 33 million characters.
+    """
+    require_file(path)
+    begins, rest, mark = 1, "", False
+    is_blank = True
+    for number, decoded in enumerate(_decoded(path, encoding)):
+        mark = mark or (number == 0 and decoded.startswith(BYTE_ORDER_MARK))
+        text = decoded.removeprefix(BYTE_ORDER_MARK) if number == 0 else decoded
+        if is_blank and not text.strip(BYTE_ORDER_MARK).strip():
+            _require_content(path, encoding)
+        is_blank = False
+        end = text.rfind("\n") + 1
+        if end:
+            whole = rest + text[:end]
+            yield Block(whole, begins, is_damaged(whole), mark)
+            begins, rest, mark = begins + whole.count("\n"), text[end:], False
+        else:
+            rest += text
+            _require_length(path, begins, rest)
+    if rest:
+        yield Block(rest, begins, is_damaged(rest), mark)
+
+
+def numbered(block: Block) -> list[tuple[int, str]]:
+    """Lines of a block that are not blank, each with its number; only a line feed ends a line."""
+    lines = enumerate(block.text.split("\n"), start=block.begins)
+    return [(number, line.removesuffix("\r")) for number, line in lines if line and not line.isspace()]
+
+
+def notes(block: Block, line_ends: int | None = None) -> dict[str, int]:
+    """What was taken off a block's text beside the values, counted."""
+    ends = block.text.count("\r\n") if line_ends is None else line_ends
+    return {name: count for name, count in (("byte-order mark", int(block.has_mark)), ("CRLF line ends", ends)) if count}
+
+
+def is_damaged(text: str) -> bool:
+    """Whether `text` holds half surrogates, which no file of ours can hold."""
+    if text.isascii():
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def escaped(text: str) -> str:
+    """Text with each half surrogate written out: `\\xb7` for the byte of another encoding, `\\ud800` for others."""
+    return ESCAPES.sub(_escape, text) if is_damaged(text) else text
+
+
+def encoding_fault(path: Path, encoding: str) -> DataError:
+    """What to say of a file that is not in `encoding`: line and byte, and an encoding that reads it."""
+    try:
+        read, line, pending = 0, 1, b""
+        decoder = codecs.getincrementaldecoder(encoding)()
+        with path.open("rb") as stream:
+            while True:
+                block = stream.read(BLOCK_BYTES)
+                pending = decoder.getstate()[0]
+                try:
+                    line += decoder.decode(block, final=not block).count("\n")
+                except UnicodeDecodeError as error:
+                    line += codecs.decode(error.object[: error.start], encoding, "replace").count("\n")
+                    offset = read - len(pending) + error.start
+                    return DataError(
+                        f"{path}: line {line}: byte 0x{error.object[error.start]:02x} at offset {offset} is not {encoding} "
+                        f"({error.reason}); set `encoding`{fitting_encoding(path, encoding)}"
+                    )
+                read += len(block)
+                if not block:
+                    break
+    except UnicodeError as error:
+        return DataError(f"{path}: is not {encoding} ({error}); set `encoding`{fitting_encoding(path, encoding)}")
+    return DataError(f"{path}: is not {encoding}; set `encoding`{fitting_encoding(path, encoding)}")
+
+
+def _decoded(path: Path, encoding: str) -> Iterator[str]:
+    try:
+        b"".decode(encoding)
+        name = codecs.lookup(encoding).name
+    except LookupError:
+        read_text(path, encoding)  # says so
+        raise
+    if not LINE_SAFE.fullmatch(name) and not STREAMED.fullmatch(name):
+        yield read_text(path, encoding)
+        return
+    try:
+        with path.open("rb") as stream:
+            if name in ("utf-16", "utf-32") and stream.peek(4)[:2] not in (b"\xff\xfe", b"\xfe\xff", b"\0\0"):
+                name += "-le"  # no byte-order mark: the decoder for whole texts takes the machine's order, this one refuses
+            decoder = codecs.getincrementaldecoder(name)("surrogateescape" if LINE_SAFE.fullmatch(name) else "strict")
+            while block := stream.read(BLOCK_BYTES):
+                yield decoder.decode(block)
+            yield decoder.decode(b"", final=True)
+    except UnicodeError as error:
+        raise encoding_fault(path, encoding) from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error}); make it readable or correct the path") from error
+
+
+def _require_content(path: Path, encoding: str) -> None:
+    if not any(text.strip(BYTE_ORDER_MARK).strip() for text in _decoded(path, encoding)):
+        raise DataError(f"{path}: the file is empty; expected rows")
+
+
+def _require_length(path: Path, line: int, text: str) -> None:
+    if len(text) > MAX_LINE_CHARS:
+        raise DataError(
+            f"{path}: line {line}: longer than {MAX_LINE_CHARS:,} characters; expected lines of text: correct the file or "
+            "`format`"
+        )
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"  # noqa: PLR2004
