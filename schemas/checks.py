@@ -64,9 +64,11 @@ def _hashable(items: Iterable[object]) -> set[object]:
 def _all_string_lists(values: "pd.Series[Any]") -> bool:
     if not set(map(type, values)).issubset(SEQUENCES):
         return False  # Arrow takes a str for a list of its characters
+    if not set(map(type, chain.from_iterable(values))).issubset((str,)):
+        return False  # and bytes for the text that they may be
     try:
         lists = arrow.array(values, type=arrow.large_list(arrow.large_string()))
-    except (arrow.ArrowInvalid, arrow.ArrowTypeError, arrow.ArrowNotImplementedError):
+    except (arrow.ArrowInvalid, arrow.ArrowTypeError, arrow.ArrowNotImplementedError, UnicodeEncodeError):
         return False
     items = lists.flatten()
     shortest = compute.min(compute.list_value_length(lists)).as_py() or 0

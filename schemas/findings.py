@@ -1,15 +1,16 @@
 """What checks of data find, and what is to be done about it. Must not import Paddle or Prefect."""
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from hubflow.schemas.base import Policy
 from hubflow.schemas.references import Split
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Policy = Literal["ignore", "warn", "fail"]
+__all__ = ["Finding", "Observer", "Policy"]
 
 
 class Finding(BaseModel):

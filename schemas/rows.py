@@ -1,6 +1,7 @@
 """The contracts of rows: what every accepted text, pair, token or image row holds. Must not import Paddle or Prefect."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from hubflow.schemas.references import RowKind
 
 MAX_EXAMPLES = 5
 MAX_VALUE_CHARS = 60
+MAX_KEPT_CHARS = 1_000
+WHOLE_ROW = "whole row"  # stands for the column in faults of a check that sees all columns
 FAILURE_COLUMNS = ["row", "column", "check", "value"]
 
 
@@ -95,9 +98,20 @@ EXPECTED = {
     "has_label": ("a label in every row", "fill it in or remove the row"),
     "string_list": ("a list of at least one string, none of them empty", "correct or remove the row"),
     "equal_lengths": ("as many labels as tokens", "give each token one label"),
+    "surrogate": ("whole characters", "write both halves of each surrogate pair, or remove the row"),
     "sha256": ("64 hexadecimal digits", "hash the file's content again"),
     "greater_than_or_equal_to(1)": ("row numbers from 1", "number the rows of the source from 1"),
 }
+CHECK_NAMES = {
+    "_has_text": "has_text",
+    "_has_text_pair": "has_text",
+    "_has_label": "has_label",
+    "_token_lists": "string_list",
+    "_label_lists": "string_list",
+    "_equal_lengths": "equal_lengths",
+    "_sha256": "sha256",
+}
+"""What the checks of the contracts are called, by method."""
 
 
 class RowsError(ContractError):
@@ -136,19 +150,23 @@ def validate_rows(
     try:
         return schema.validate(rows, lazy=True)
     except pa.errors.SchemaErrors as error:
-        failures = row_failures(error.failure_cases, rows, label_map)
-        raise RowsError(_render(failures, model, source, label_map), failures) from error
+        failures = row_failures(error.failure_cases, rows, label_map).drop(columns="place")
+        message = rows_message(failures, failures["row"].dropna().nunique(), model, source, label_map)
+        raise RowsError(message, failures) from error
 
 
 def row_schema(model: RowModel, label_map: LabelMap | None = None, labelled: bool = True) -> pa.DataFrameSchema:
     """The contract `model` as a schema, with labels held to `label_map`."""
-    schema: pa.DataFrameSchema = model.to_schema()
+    schema: pa.DataFrameSchema = copy.copy(model.to_schema())  # which pandera keeps
     column = label_column(model)
     if not labelled:
         return schema.remove_columns([column])
     if label_map is not None:
         known = pa.Check(checks.known_labels(label_map.labels), name="known_label", ignore_na=False)
         schema = schema.update_column(column, checks=[*schema.columns[column].checks, known])
+    for name, part in schema.columns.items():
+        schema = schema.update_column(name, checks=[_complete(check) for check in part.checks])
+    schema.checks = [_complete(check) for check in schema.checks]
     return schema
 
 
@@ -156,21 +174,41 @@ def row_failures(cases: pd.DataFrame, rows: pd.DataFrame, label_map: LabelMap | 
     """Pandera's failure cases as one line per fault, in the order of the file.
 
     Returns:
-        Columns row (number in the source, missing for a fault of a whole column), column, check, value.
+        Columns row (number in the source, missing for a fault of a whole column), column, check, value, and place
+        (position in `rows`, missing where row is).
     """
-    checked = cases["check"].astype(str)
-    whole_row = checked.eq("equal_lengths") & cases["column"].ne("tokens")  # reported once for each column of the row
-    wrong_dtype = cases["column"].isin(cases["column"][checked.str.startswith("dtype")])
-    follow_on = wrong_dtype & cases["index"].isna() & ~checked.str.startswith("dtype")  # the check itself failed on that dtype
-    kept = cases[~whole_row & ~follow_on].sort_values("index", kind="stable")
+    kept = _one_case_a_fault(cases)
     known = frozenset(label_map.labels if label_map else ())
     numbers = rows["row"].to_numpy() if "row" in rows else rows.index.to_numpy() + 1
     faults = []
     for index, column, check, value in zip(kept["index"], kept["column"], kept["check"], kept["failure_case"], strict=True):
-        number = None if pd.isna(index) else numbers[int(index)]
+        number, place = (None, None) if pd.isna(index) else (numbers[int(index)], int(index))
         name = value if check == "column_in_dataframe" else column
-        faults.append((number, name, str(check), _found(str(check), value, index, rows, known)))
-    return pd.DataFrame(faults, columns=FAILURE_COLUMNS, dtype=object)
+        faults.append((number, name, str(check), _found(str(check), value, index, rows, known), place))
+    return pd.DataFrame(faults, columns=[*FAILURE_COLUMNS, "place"], dtype=object)
+
+
+def _complete(check: pa.Check) -> pa.Check:
+    """A check that reports every row, since one that is not reported would count as good, under its own name."""
+    check = copy.copy(check)
+    check.n_failure_cases = None
+    # Pandera forgets the name once a schema was made of another class with the same check: CheckInfo.to_check pops it.
+    check.name = CHECK_NAMES.get(str(check.name), check.name)
+    return check
+
+
+def _one_case_a_fault(cases: pd.DataFrame) -> pd.DataFrame:
+    cases = cases.assign(check=cases["check"].astype(str))
+    is_type, is_row = cases["check"].str.startswith(("dtype", "coerce_dtype")), cases["index"].notna()
+    follow_on = cases["column"].isin(cases["column"][is_type]) & ~is_row & ~is_type  # the check itself failed on that dtype
+    kept = cases[~follow_on].sort_values("index", kind="stable")
+    whole_row = kept["schema_context"].eq("DataFrameSchema") & kept["index"].notna()  # reported for each column of the row
+    lengths = kept["check"].eq("equal_lengths")
+    kept = kept.assign(column=kept["column"].mask(whole_row, WHOLE_ROW).mask(whole_row & lengths, "tokens"))
+    # A value that cannot be converted is reported twice, for the conversion and for the type.
+    group = kept["check"].str.removeprefix("coerce_")
+    repeated = pd.DataFrame({"index": kept["index"], "column": kept["column"], "check": group}).duplicated()
+    return kept[~(repeated & kept["index"].notna())]
 
 
 def _found(check: str, value: object, index: Any, rows: pd.DataFrame, known: frozenset[str]) -> object:
@@ -180,25 +218,44 @@ def _found(check: str, value: object, index: Any, rows: pd.DataFrame, known: fro
     if check == "equal_lengths":
         tokens, labels = rows[["tokens", "labels"]].iloc[int(index)].map(len)
         return f"{tokens} tokens, {labels} labels"
+    if check != "column_in_dataframe" and isinstance(value, str) and len(value) > MAX_KEPT_CHARS:
+        return value[:MAX_KEPT_CHARS]
     if check == "known_label" and isinstance(value, checks.SEQUENCES):
         unknown = checks.first_unknown(value, known)
         return unknown and unknown[1]
     return value
 
 
-def _render(failures: pd.DataFrame, model: RowModel, source: str, label_map: LabelMap | None) -> str:
-    rows_at_fault = failures["row"].dropna().nunique()
+def rows_message(
+    failures: pd.DataFrame,
+    rows_at_fault: int,
+    model: RowModel,
+    source: str,
+    label_map: LabelMap | None = None,
+    counts: Mapping[tuple[str, str], int] | None = None,
+) -> str:
+    """What to say of rows that break their contract.
+
+    Args:
+        failures: as `row_failures` has them, or the first few for each column and check.
+        rows_at_fault: how many rows there are.
+        model: the contract.
+        source: where they are from.
+        label_map: what labels were held to.
+        counts: number of faults by column and check, when `failures` has only the first few.
+    """
     title = f"{source}: {rows_at_fault} row(s) break the contract {model.__name__}"
-    return "\n".join([title, *_fault_lines(failures, label_map)])
+    return "\n".join([title, *_fault_lines(failures, label_map, counts or {})])
 
 
-def _fault_lines(failures: pd.DataFrame, label_map: LabelMap | None) -> Iterator[str]:
+def _fault_lines(failures: pd.DataFrame, label_map: LabelMap | None, counts: Mapping[tuple[str, str], int]) -> Iterator[str]:
     for (column, check), faults in failures.groupby(["column", "check"], sort=False):
         expected, remedy = _expected(str(check), label_map)
         if faults["row"].isna().all():
             yield f"  - {column}: expected {expected}; found {bounded(map(_shortened, faults['value']))}; {remedy}"
         else:
-            yield f"  - {column}: expected {expected}; {len(faults)} row(s) differ: {_examples(faults)}; {remedy}"
+            count = counts.get((str(column), str(check)), len(faults))
+            yield f"  - {column}: expected {expected}; {count} row(s) differ: {_examples(faults, count)}; {remedy}"
 
 
 def _expected(check: str, label_map: LabelMap | None) -> tuple[str, str]:
@@ -210,10 +267,10 @@ def _expected(check: str, label_map: LabelMap | None) -> tuple[str, str]:
     return EXPECTED.get(check, (check, "correct or remove it"))
 
 
-def _examples(faults: pd.DataFrame) -> str:
+def _examples(faults: pd.DataFrame, count: int) -> str:
     first = faults.head(MAX_EXAMPLES)
     text = ", ".join(f"row {row} ({_shortened(value)})" for row, value in zip(first["row"], first["value"], strict=True))
-    return text if len(faults) <= MAX_EXAMPLES else f"{text}, … ({len(faults) - MAX_EXAMPLES} more)"
+    return text if count <= MAX_EXAMPLES else f"{text}, … ({count - MAX_EXAMPLES} more)"
 
 
 def _shortened(value: object) -> str:

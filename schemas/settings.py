@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from hubflow.schemas.base import Settings, Share
+from hubflow.schemas.data_checks import DataChecks
 from hubflow.schemas.training import TrainSettings
 
 TaskType = Literal["image_classification", "text_classification", "sequence_labelling"]
@@ -85,6 +86,21 @@ class DatasetSpec(Settings):
     max_rows: int | None = Field(None, ge=1, description="Use at most so many rows of each split, drawn by seed")
     split_seed: int = Field(0, ge=0, description="Seed of the splits made here")
     digits: tuple[Annotated[int, Field(ge=0, le=9)], ...] = Field(tuple(range(10)), description="Format digits: which classes")
+    max_invalid_share: Share = Field(
+        0.0, description="Share of a split's rows that may break their contract and be set aside; with more the stage fails"
+    )
+    contract: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$",
+        description="package.module:ClassName of your own contract, a subclass of the one of these rows",
+    )
+    checks: DataChecks = Field(DataChecks(), description="What is done about faults that no single row shows")
+    group_column: str | None = Field(
+        None,
+        min_length=1,
+        description="Column whose values, such as a patient or author, should not be in two splits; splits made here keep the "
+        "rows of a value together, and their shares are of the values",
+    )
 
     @model_validator(mode="after")
     def _paths(self) -> Self:

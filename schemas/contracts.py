@@ -1,0 +1,68 @@
+"""A user's own contract of rows: a subclass of the kind's, named in the settings or given. No Paddle or Prefect here."""
+
+import hashlib
+import importlib
+import inspect
+
+from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.references import RowKind
+from hubflow.schemas.rows import ROW_MODELS, RowModel
+
+NOT_THEIRS = ("hubflow", "pandera", "builtins", "typing")  # typing's source differs between releases of Python, and is long
+
+
+def contract_of(kind: RowKind, given: str | type | None) -> RowModel:
+    """The contract of rows of `kind`: hubflow's own, or a subclass of it that a user gives.
+
+    Args:
+        kind: what the rows are.
+        given: the class, or where to import it from: `package.module:ClassName`.
+
+    Raises:
+        SettingsError: when it cannot be imported, is no subclass of the kind's contract, or asks for values that are
+            unique, which cannot be said of rows that are seen a chunk at a time.
+    """
+    base = ROW_MODELS[kind]
+    if given is None:
+        return base
+    model = _imported(given, base) if isinstance(given, str) else given
+    if not isinstance(model, type) or not issubclass(model, base):
+        raise SettingsError(
+            f"contract: {given!r} is no subclass of hubflow.schemas.rows.{base.__name__}, the contract of {kind} rows; "
+            "derive your class from it"
+        )
+    schema = model.to_schema()
+    unique = [name for name, column in schema.columns.items() if column.unique] + list(schema.unique or ())
+    if unique:
+        raise SettingsError(
+            f"contract: {model.__name__} asks for unique values of {', '.join(map(repr, unique))}; rows are checked a chunk at "
+            "a time, so that repeats far apart would pass; leave `unique` out"
+        )
+    return model
+
+
+def contract_identity(model: RowModel) -> dict[str, str]:
+    """What tells one contract from another in the key of what was made under it: its name and its source."""
+    try:
+        theirs = [cls for cls in model.__mro__ if cls.__module__.split(".")[0] not in NOT_THEIRS]
+        source = "".join(map(inspect.getsource, theirs))
+    except (OSError, TypeError):
+        source = ""
+    return {
+        "name": f"{model.__module__}:{model.__qualname__}",
+        "source_sha256": hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest(),
+    }
+
+
+def _imported(path: str, base: RowModel) -> object:
+    module_name, _, class_name = path.partition(":")
+    expected = f"expected package.module:ClassName, a subclass of hubflow.schemas.rows.{base.__name__}"
+    try:
+        found: object = importlib.import_module(module_name)
+    except Exception as error:  # whatever the module raises as it is imported
+        raise SettingsError(f"contract: {path!r}: {module_name} cannot be imported ({error!r}); {expected}") from error
+    for name in class_name.split("."):
+        if not hasattr(found, name):
+            raise SettingsError(f"contract: {path!r}: {module_name} has no {class_name!r}; {expected}")
+        found = getattr(found, name)
+    return found

@@ -1,0 +1,356 @@
+"""Hold rows to their contract, split them and keep them, in two passes of bounded memory. Must not import Paddle or Prefect."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as arrow
+from pyarrow import compute, parquet
+
+from hubflow.schemas.errors import ContractError, HubflowError, bounded
+from hubflow.schemas.findings import Observer
+from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.references import DatasetRef, RowKind, Split
+from hubflow.schemas.rows import RowModel, RowsError, row_schema
+from hubflow.schemas.settings import DatasetSpec, TaskType
+from hubflow.stages.data.quarantine import Quarantine, sorted_out
+from hubflow.stages.data.reading import Chunk, malformed_texts
+from hubflow.stages.data.report import DataReport, Publish, SplitReport
+from hubflow.stages.data.splits import Mask, group_parts, sample_mask, split_masks
+from hubflow.stages.data.staging import Staging, staging_folder
+from hubflow.stages.data.text_keys import group_keys
+from hubflow.stages.errors import DataError
+from hubflow.stages.store import Artifact, Store
+
+KIND = "datasets"
+QUARANTINE = "quarantine"
+FORMAT_VERSION = 2  # of the artefact: raise it when the same sources would be written differently
+LABEL_MAP_FILE = "label_map.json"
+MIN_CLASSES = 2
+ORDER: tuple[Split, ...] = ("train", "dev", "test")
+LOG = logging.getLogger(__name__)
+Sources = Mapping[Split, Callable[[], Iterable[Chunk]]]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to load: the settings, the kind of rows, their contract, and the source of each split that has one."""
+
+    spec: DatasetSpec
+    task: TaskType
+    kind: RowKind
+    sources: dict[Split, Path]
+    model: RowModel
+
+    @property
+    def label_column(self) -> str:
+        """Column that holds a row's label, or its list of labels."""
+        return "labels" if self.kind == "tokens" else "label"
+
+    @property
+    def wanted(self) -> dict[Split, float]:
+        """Share of train that goes to each split that has no source of its own."""
+        shares: dict[Split, float] = {"dev": self.spec.dev_share, "test": self.spec.test_share}
+        return {split: share for split, share in shares.items() if split not in self.sources and share > 0}
+
+
+@dataclass
+class Staged:
+    """The accepted rows of one source on disk, and in memory their labels as codes, and the parts that their groups go to.
+
+    Attributes:
+        rows: the rows.
+        parts_of: gives the part of each row of a chunk (see `group_parts`) where parts are made of the rows by group.
+        labels: code of each label.
+    """
+
+    rows: Staging
+    parts_of: Callable[[pd.DataFrame], np.ndarray] | None = None
+    labels: dict[str, int] = field(default_factory=dict)
+    _codes: list[np.ndarray] = field(default_factory=list)
+    _parts: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, accepted: pd.DataFrame, label_column: str) -> None:
+        """Take one chunk of accepted rows."""
+        self.rows.add(accepted)
+        if self.parts_of is not None:
+            self._parts.append(self.parts_of(accepted))
+        if label_column == "labels":  # a sentence has no label to draw it by
+            for label in set(chain.from_iterable(accepted["labels"])):
+                self.labels.setdefault(label, len(self.labels))
+            self._codes.append(np.zeros(len(accepted), dtype=np.uint8))
+            return
+        codes, found = pd.factorize(accepted["label"])
+        known = np.array([self.labels.setdefault(label, len(self.labels)) for label in found], dtype=np.uint32)
+        self._codes.append(known[codes].astype(np.min_scalar_type(len(self.labels))))
+
+    def codes(self) -> np.ndarray:
+        """Code of each row's label, in the smallest type that holds it."""
+        self._codes = [np.concatenate(self._codes)]
+        return self._codes[0]
+
+    def masks(self, shares: Mapping[Split, float], seed: int) -> dict[Split, Mask]:
+        """Which rows go to train, and to each of `shares`."""
+        if self.parts_of is None or not shares:
+            return split_masks(self.codes(), shares, seed)
+        parts = np.concatenate(self._parts)
+        names: list[Split] = ["train", *shares]
+        return {name: parts == place for place, name in enumerate(names)}
+
+
+def keep_rows(
+    place: Store,
+    key: str,
+    plan: Plan,
+    sources: Sources,
+    listed: LabelMap | None,
+    digests: dict[str, str],
+    observers: Sequence[Observer] = (),
+    publish: Publish = lambda _report: None,
+) -> DatasetRef:
+    """Hold the rows to their contract, split them and write them; those that break it are set aside.
+
+    Args:
+        place: the store.
+        key: names the data set, and its quarantine, in the store.
+        plan: what to keep.
+        sources: chunks of each source.
+        listed: the label map when it is given; made from train otherwise.
+        digests: hash of the content of each source, for the facts.
+        observers: see every row that is kept; a finding of theirs with the policy `fail` is an error.
+        publish: is given the report, before the error when there is one.
+
+    Raises:
+        DataError: a source cannot be read, or gives fewer than two classes or a split without rows.
+        ContractError: more rows than `max_invalid_share` break their contract, a whole column does, or an observer's finding.
+        StoreError: the store cannot be written.
+    """
+    report = DataReport(plan.spec.max_invalid_share)
+    try:
+        with staging_folder(place.root) as folder:
+            staged, label_map = _staged(place, key, plan, sources, listed, folder, report)
+            with place.create(KIND, key) as draft:
+                counts = _write(plan, staged, draft.folder, observers)
+                label_map.save(draft.folder / LABEL_MAP_FILE)
+                _observed(observers, report)
+                draft.facts.update(_facts(plan, counts, label_map, digests), data_report=report.of_content())
+    except HubflowError as error:
+        publish(report.as_dict(str(error)))
+        raise
+    publish(report.as_dict())
+    return dataset_reference(place.made(KIND, key))
+
+
+def _staged(
+    place: Store, key: str, plan: Plan, sources: Sources, listed: LabelMap | None, folder: Path, report: DataReport
+) -> tuple[dict[Split, Staged], LabelMap]:
+    """Accepted rows of each source, and the label map that they were held to: `listed`, or made from train."""
+    label_map: LabelMap | None = listed
+
+    def stage(split: Split) -> Staged:
+        nonlocal label_map
+        quarantine = Quarantine(place.root / QUARANTINE / key, split)
+        path = quarantine.path.relative_to(place.root).as_posix()
+        counts = report.splits[split] = SplitReport(str(plan.sources[split]), path)
+        by_group = plan.spec.group_column is not None and split == "train"
+        staged = Staged(Staging(folder, split), partial(_parts_by_group, plan) if by_group else None)
+        try:
+            _sort_chunks(plan, sources[split](), label_map, staged, quarantine, counts)
+            quarantine.finish()
+        finally:
+            staged.rows.close()
+            quarantine.discard()
+        _require_valid(plan, split, counts, label_map, quarantine.path)
+        if split == "train":
+            found = _require_classes(plan, staged)
+            label_map = listed or LabelMap.from_values(found)
+        return staged
+
+    accepted = gathered([split for split in ORDER if split in sources], stage)
+    assert label_map is not None
+    return accepted, label_map
+
+
+def _sort_chunks(
+    plan: Plan,
+    chunks: Iterable[Chunk],
+    label_map: LabelMap | None,
+    staged: Staged,
+    quarantine: Quarantine,
+    counts: SplitReport,
+) -> None:
+    schema = row_schema(plan.model, label_map)
+    for chunk in chunks:
+        if not counts.read and plan.spec.format != "jsonl":  # whose columns may come later
+            _require_group(plan, counts.source, [str(name) for name in chunk.rows])
+        found = sorted_out(chunk.rows, schema, plan.model, label_map, counts.source)
+        counts.add(chunk, found)
+        quarantine.add(found.rejected, chunk.malformed)
+        if len(found.accepted):
+            staged.add(found.accepted, plan.label_column)
+    if counts.accepted:
+        _require_group(plan, counts.source, staged.rows.schema.names)
+
+
+def _require_group(plan: Plan, source: str, names: list[str]) -> None:
+    group = plan.spec.group_column
+    if group is not None and group not in names:
+        found = f"found {len(names)} column(s): {bounded(map(repr, names))}"
+        raise DataError(f"{source}: no column {group!r}; {found}; correct group_column, or leave it out")
+
+
+def _require_valid(plan: Plan, split: Split, counts: SplitReport, label_map: LabelMap | None, path: Path) -> None:
+    if not counts.read:
+        raise RowsError(f"{counts.source}: holds no rows; expected at least one")
+    if not counts.rejected:
+        return
+    share = plan.spec.max_invalid_share
+    if counts.rejected > share * counts.read:
+        malformed = pd.concat(counts.first_malformed, ignore_index=True) if counts.malformed else None
+        texts = [] if malformed is None else malformed_texts(plan.sources[split], plan.spec.encoding, malformed)
+        raise counts.fault(plan.model, label_map, texts, share, path)
+    checks = ", ".join(f"{name} {count}" for name, count in counts.as_dict()["checks"].items())
+    LOG.warning("%s: %d of %d rows are set aside in %s (%s)", counts.source, counts.rejected, counts.read, path, checks)
+
+
+def _require_classes(plan: Plan, staged: Staged) -> list[str]:
+    found = sorted(staged.labels)
+    if len(found) < MIN_CLASSES:
+        raise DataError(
+            f"{plan.sources['train']}: found only the label {found[0]!r} in all {staged.rows.rows} rows; expected at least "
+            f"{MIN_CLASSES} different labels to learn from; check label_column, or add rows of other classes"
+        )
+    return found
+
+
+def _parts_by_group(plan: Plan, rows: pd.DataFrame) -> np.ndarray:
+    keys, _ = group_keys(rows["row"])  # of a row that is in no group
+    if plan.spec.group_column in rows:  # whose chunk may lack the column
+        groups, known = group_keys(rows[plan.spec.group_column])
+        keys = np.where(known, groups, keys)
+    return group_parts(keys, plan.wanted, plan.spec.split_seed)
+
+
+def _masks(plan: Plan, staged: dict[Split, Staged]) -> Iterator[tuple[Split, dict[Split, Mask]]]:
+    """For each source, which of its rows go to which split: parts of train where none is given, at most `max_rows` of each."""
+    spec = plan.spec
+    wanted = plan.wanted
+    for source, rows in staged.items():
+        codes = rows.codes()
+        parts = rows.masks(wanted if source == "train" else {}, spec.split_seed)
+        parts = {source if part == "train" else part: mask for part, mask in parts.items()}
+        empty = [part for part, mask in parts.items() if not mask.any()]
+        if empty:
+            raise DataError(
+                f"{plan.sources['train']}: its {'rows' if spec.group_column is None else 'groups'} are too few to make "
+                f"{bounded(empty)} of them while each class keeps a row in train; add rows, give the split a file, or set its "
+                "share to 0"
+            )
+        yield source, {part: sample_mask(codes, mask, spec.max_rows, spec.split_seed) for part, mask in parts.items()}
+
+
+def _write(
+    plan: Plan, staged: dict[Split, Staged], folder: Path, observers: Sequence[Observer]
+) -> dict[Split, tuple[int, Counter[str]]]:
+    """Write each split chunk by chunk and show it to the observers; number of rows and of each label, by split."""
+    counts: dict[Split, tuple[int, Counter[str]]] = {}
+    for source, masks in _masks(plan, staged):
+        rows = staged[source].rows
+        writers = {split: parquet.ParquetWriter(folder / f"{split}.parquet", rows.schema) for split in masks}
+        labels: dict[Split, Counter[str]] = {split: Counter() for split in masks}
+        start = 0
+        for table in rows.tables():
+            for split, mask in masks.items():
+                part = table.filter(arrow.array(mask[start : start + len(table)]))
+                if len(part):
+                    writers[split].write_table(part)
+                    labels[split].update(_label_counts(part.column(plan.label_column)))
+                    _show(observers, split, part)
+            start += len(table)
+        for split, writer in writers.items():
+            writer.close()
+            counts[split] = int(masks[split].sum()), labels[split]
+    return {split: counts[split] for split in ORDER if split in counts}
+
+
+def _show(observers: Sequence[Observer], split: Split, part: Any) -> None:
+    if observers:
+        frame = part.to_pandas()
+        for observer in observers:
+            observer.add(split, frame)
+
+
+def _label_counts(labels: Any) -> dict[str, int]:
+    values = compute.list_flatten(labels) if arrow.types.is_list(labels.type) or _is_large(labels.type) else labels
+    return {entry["values"]: entry["counts"] for entry in compute.value_counts(values).to_pylist()}
+
+
+def _is_large(kind: Any) -> bool:
+    return bool(arrow.types.is_large_list(kind))
+
+
+def _observed(observers: Sequence[Observer], report: DataReport) -> None:
+    """Gather what the observers found.
+
+    Raises:
+        ContractError: for findings with the policy `fail`, all of them.
+    """
+    for observer in observers:
+        report.findings += observer.findings()
+        report.facts |= getattr(observer, "facts", dict)()
+    for finding in report.findings:
+        if finding.policy == "warn":
+            LOG.warning("%s: %s", finding.check, finding.message)
+    failing = [f"{finding.check}: {finding.message}" for finding in report.findings if finding.policy == "fail"]
+    if failing:
+        raise ContractError("\n".join(failing))
+
+
+def _facts(
+    plan: Plan, counts: dict[Split, tuple[int, Counter[str]]], label_map: LabelMap, digests: dict[str, str]
+) -> dict[str, Any]:
+    return {
+        "rows_kind": plan.kind,
+        "contract": plan.model.__name__,
+        "group_column": plan.spec.group_column,
+        "rows": {split: rows for split, (rows, _) in counts.items()},
+        "label_counts": {split: {label: found[label] for label in label_map.labels} for split, (_, found) in counts.items()},
+        "num_classes": label_map.num_classes,
+        "label_map_sha256": label_map.sha256,
+        "sources": {split: str(plan.sources.get(split, plan.sources["train"])) for split in counts},
+        "source_sha256": digests,
+    }
+
+
+def dataset_reference(artifact: Artifact) -> DatasetRef:
+    """Reference to a kept data set."""
+    facts = {name: artifact.facts[name] for name in ("rows_kind", "rows", "num_classes", "label_map_sha256")}
+    return DatasetRef(path=artifact.path, sha256=artifact.sha256, **facts)
+
+
+def gathered(splits: Iterable[Split], make: Callable[[Split], Result]) -> dict[Split, Result]:
+    """What `make` gives for each split; the faults of all of them are raised together.
+
+    Raises:
+        HubflowError: the fault itself when it is the only one, otherwise a DataError with all of them.
+    """
+    made: dict[Split, Result] = {}
+    faults: list[HubflowError] = []
+    for split in splits:
+        try:
+            made[split] = make(split)
+        except HubflowError as fault:
+            faults.append(fault)
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        raise DataError("\n".join(map(str, faults))) from ExceptionGroup("faults of several splits", faults)
+    return made

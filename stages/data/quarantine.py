@@ -1,0 +1,235 @@
+"""Rows that break their contract: sorted out, and set aside with what each failed. Must not import Paddle or Prefect."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+from pyarrow import parquet
+
+from hubflow.schemas.folders import StoreError, sync
+from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.rows import FAILURE_COLUMNS, RowModel, RowsError, row_failures, row_schema, rows_message
+from hubflow.stages.data.reading_text import escaped, is_damaged
+from hubflow.stages.data.staging import Staging
+
+OWN_COLUMNS = ("row", "checks", "content")
+SURROGATE = "surrogate"
+MAX_ROW_NUMBER = 2**63
+MALFORMED = "line"  # stands for the column in checks of lines that could not be read
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """Rows sorted by whether they keep their contract.
+
+    Attributes:
+        accepted: over a fresh index, as the contract gives them back.
+        rejected: the others, with the further column `checks`: a list of "column: check" for each row.
+        failures: row, column, check and value of each fault.
+        coerced: how many values the contract itself converted, by column.
+    """
+
+    accepted: pd.DataFrame
+    rejected: pd.DataFrame
+    failures: pd.DataFrame
+    coerced: dict[str, int] = field(default_factory=dict)
+
+
+def sort_out(
+    rows: pd.DataFrame, model: RowModel, label_map: LabelMap | None = None, source: str = "rows"
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows that keep the contract `model`, and those that do not, with the list of checks that each of them failed.
+
+    Pandera's own `drop_invalid_rows` lets rows pass that a check with `n_failure_cases` did not list, and drops good ones
+    that share an index label with a bad one: these are told by every failure case over a fresh index.
+
+    Args:
+        rows: as a reader gives them.
+        model: the contract.
+        label_map: when given, every label must be in it.
+        source: what an error names as the origin of the rows.
+
+    Raises:
+        RowsError: for the fault of a whole column: one that is missing or of another type.
+    """
+    found = sorted_out(rows, row_schema(model, label_map), model, label_map, source)
+    return found.accepted, found.rejected
+
+
+def sorted_out(
+    rows: pd.DataFrame, schema: pa.DataFrameSchema, model: RowModel, label_map: LabelMap | None, source: str
+) -> Sorted:
+    """What `sort_out` does, for a schema that is at hand, with all that is known of the faults."""
+    rows = rows.reset_index(drop=True)
+    checks: dict[int, list[str]] = {}
+    failures = _halves(rows, checks)
+    left = rows[~rows.index.isin(checks)] if checks else rows
+    lighter = _without_types_that_hold(schema, rows)
+    # One round, unless rows of a wrong type kept a check from seeing the others.
+    while len(left):
+        try:
+            accepted = lighter.validate(left.reset_index(drop=True) if checks else left, lazy=True)
+        except pa.errors.SchemaErrors as error:
+            faults = row_failures(error.failure_cases, left.reset_index(drop=True), label_map)
+            is_row, is_type = faults["place"].notna(), faults["check"].str.startswith(("dtype", "coerce_dtype"))
+            if not is_row.any() or (not is_row.all() and not (is_row & is_type).any()):
+                raise _column_error(faults, rows, model, source, label_map) from error
+            faults = faults[is_row]  # values of a wrong type make other checks fail as a whole: those see the rest again
+            places = left.index.to_numpy()[faults["place"].to_numpy(dtype=np.int64)]
+            for place, column, check in zip(places, faults["column"], faults["check"], strict=True):
+                checks.setdefault(int(place), []).append(f"{column}: {check}")
+            failures.append(faults[FAILURE_COLUMNS])
+            left = left[~left.index.isin(places)]
+        else:
+            break
+    else:
+        accepted = left
+    places_at_fault = sorted(checks)
+    rejected = rows.iloc[places_at_fault].reset_index(drop=True) if checks else rows.iloc[:0]  # which copies nothing
+    rejected = rejected.assign(checks=pd.Series([checks[place] for place in places_at_fault], dtype=object))
+    known = pd.concat(failures, ignore_index=True) if failures else pd.DataFrame(columns=FAILURE_COLUMNS, dtype=object)
+    return Sorted(accepted, rejected, known, _converted(left, accepted))
+
+
+class Quarantine:
+    """Writes the rejected rows of one split to `<folder>/<split>.parquet`, which takes its place when complete."""
+
+    def __init__(self, folder: Path, split: str) -> None:
+        self.path = folder / f"{split}.parquet"
+        self._temporary: Path | None = None
+        self._staging: Staging | None = None
+
+    def add(self, rejected: pd.DataFrame, malformed: pd.DataFrame) -> None:
+        """Set aside rejected rows as `sort_out` gives them, and malformed lines as readers do."""
+        if not len(rejected) and not len(malformed):
+            return
+        if self._staging is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._temporary = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
+            self._staging = Staging(self._temporary, "rejected")
+        self._staging.add(as_quarantined(rejected, malformed))
+
+    def finish(self) -> bool:
+        """Put the file in its place, and take away an earlier run's; False when no row was set aside.
+
+        Raises:
+            StoreError: when it cannot be written.
+        """
+        try:
+            if self._staging is None or self._temporary is None:
+                self.path.unlink(missing_ok=True)
+                return False
+            self._staging.close()
+            whole = self._temporary / "whole.parquet"
+            with parquet.ParquetWriter(whole, self._staging.schema) as writer:
+                for table in self._staging.tables():
+                    writer.write_table(table)
+            sync(whole)
+            os.replace(whole, self.path)
+            return True
+        except OSError as error:
+            raise StoreError(f"{self.path} could not be written ({error}); free space, or choose another `store`") from error
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove what is not complete."""
+        if self._staging is not None:
+            self._staging.close()
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+def as_quarantined(rejected: pd.DataFrame, malformed: pd.DataFrame) -> pd.DataFrame:
+    """Rejected rows and malformed lines in the order of their source: row, checks, content (of lines that could not be
+    read) and the rows' columns as text."""
+    content = [str(name) for name in rejected if name not in OWN_COLUMNS[:2]]
+    names = {name: f"source_{name}" if name in OWN_COLUMNS else name for name in content}
+    columns: dict[str, Any] = {
+        "row": pd.Series([*rejected.get("row", ()), *malformed["row"]], dtype="int64"),
+        "checks": [*rejected.get("checks", ()), *([f"{MALFORMED}: {check}"] for check in malformed["check"])],
+        "content": pd.Series([None] * len(rejected) + malformed["content"].tolist(), dtype="str"),
+    }
+    nothing = [None] * len(malformed)
+    for name, target in names.items():
+        columns[target] = pd.Series([*as_text(rejected[name]), *nothing], dtype="str")
+    return pd.DataFrame(columns).sort_values("row", kind="stable", ignore_index=True)
+
+
+def as_text(values: Iterable[Any]) -> list[str | None]:
+    """Values as a person can read them, whatever their type."""
+    return [_as_text(value) for value in values]
+
+
+def _as_text(value: Any) -> str | None:
+    if isinstance(value, str):
+        return escaped(value)
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    if isinstance(value, list | tuple | np.ndarray | dict):
+        plain = value.tolist() if isinstance(value, np.ndarray) else value
+        return escaped(json.dumps(plain, ensure_ascii=False, default=str))
+    return None if value is None or bool(pd.isna(value)) else str(value)
+
+
+def _without_types_that_hold(schema: pa.DataFrameSchema, rows: pd.DataFrame) -> pa.DataFrameSchema:
+    """The schema without the type of columns that are text by their own type: pandera would look at each value."""
+    names = [name for name, part in schema.columns.items() if not part.regex and not part.coerce and name in rows]
+    held = [name for name in names if str(schema.columns[name].dtype) == "string[pyarrow]" and rows[name].dtype == "str"]
+    return schema.update_columns({name: {"dtype": None} for name in held}) if held else schema
+
+
+def _halves(rows: pd.DataFrame, checks: dict[int, list[str]]) -> list[pd.DataFrame]:
+    """Faults of text with half a surrogate pair, which no file can hold, noted in `checks` by place.
+
+    Columns of text proper cannot hold it: only those of Python objects are looked at.
+    """
+    faults = []
+    for name in filter(lambda name: rows[name].dtype == object, rows):
+        for place, value in enumerate(rows[name]):
+            if _is_damaged(value):
+                checks.setdefault(place, []).append(f"{name}: {SURROGATE}")
+                number = rows["row"].iloc[place] if "row" in rows else place + 1
+                faults.append((number, str(name), SURROGATE, _as_text(value)))
+    return [pd.DataFrame(faults, columns=FAILURE_COLUMNS, dtype=object)] if faults else []
+
+
+def _is_damaged(value: Any) -> bool:
+    if isinstance(value, str):
+        return is_damaged(value)
+    if isinstance(value, list | tuple | np.ndarray):
+        return any(map(_is_damaged, value))
+    return isinstance(value, dict) and any(map(_is_damaged, (*value, *value.values())))
+
+
+def _column_error(
+    faults: pd.DataFrame, rows: pd.DataFrame, model: RowModel, source: str, label_map: LabelMap | None
+) -> RowsError:
+    known = faults[FAILURE_COLUMNS]
+    message = rows_message(known, known["row"].dropna().nunique(), model, source, label_map)
+    return RowsError(
+        message + (_first_without_number(rows["row"]) if "row" in set(faults["column"]) & set(rows) else ""), known
+    )
+
+
+def _first_without_number(numbers: "pd.Series[Any]") -> str:
+    """The first row whose number is none, by its place: it has no number to name it by."""
+    for place, number in enumerate(numbers, start=1):
+        is_whole = isinstance(number, int | np.integer) or (isinstance(number, float) and number.is_integer())
+        if not is_whole or abs(number) >= MAX_ROW_NUMBER:
+            return f"\n  - row: that at place {place} of its chunk is {number!r}, which is no number of a row"
+    return ""
+
+
+def _converted(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, int]:
+    """Values of columns that the contract gave another type."""
+    changed = [name for name in after if name in before and after[name].dtype != before[name].dtype]
+    return {str(name): int(before[name].notna().sum()) for name in changed if len(after)}

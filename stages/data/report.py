@@ -1,0 +1,134 @@
+"""What a person should know of a data set that was read: counts, first rejected rows, findings. No Paddle or Prefect here."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hubflow.schemas.findings import Finding
+from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.references import Split
+from hubflow.schemas.rows import MAX_EXAMPLES, RowModel, RowsError, rows_message
+from hubflow.stages.data.quarantine import MALFORMED, Sorted, as_quarantined
+from hubflow.stages.data.reading_chunks import Chunk
+
+MAX_MALFORMED = 1_000
+MAX_CELL_CHARS = 200
+Publish = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class SplitReport:
+    """Counts of one source as it is read, with the first few rows that were set aside."""
+
+    source: str
+    quarantine: str
+    read: int = 0
+    accepted: int = 0
+    malformed: int = 0
+    at_fault: int = 0
+    checks: Counter[tuple[str, str]] = field(default_factory=Counter)
+    coerced: Counter[str] = field(default_factory=Counter)
+    first_rejected: list[dict[str, Any]] = field(default_factory=list)
+    first_failures: dict[tuple[str, str], list[pd.Series]] = field(default_factory=dict)
+    first_malformed: list[pd.DataFrame] = field(default_factory=list)
+
+    @property
+    def rejected(self) -> int:
+        """Rows that were set aside."""
+        return self.malformed + self.at_fault
+
+    def add(self, chunk: Chunk, found: Sorted) -> None:
+        """Count one chunk."""
+        self.read += len(chunk.rows) + len(chunk.malformed)
+        self.accepted += len(found.accepted)
+        self.malformed += len(chunk.malformed)
+        self.at_fault += len(found.rejected)
+        self.coerced.update(chunk.coerced)
+        self.coerced.update(found.coerced)
+        self.checks.update((MALFORMED, str(check)) for check in chunk.malformed["check"])
+        if len(chunk.malformed) and sum(map(len, self.first_malformed)) < MAX_MALFORMED:
+            self.first_malformed.append(chunk.malformed.head(MAX_MALFORMED))
+        for (column, check), faults in found.failures.groupby(["column", "check"], sort=False):
+            self.checks[str(column), str(check)] += len(faults)
+            kept = self.first_failures.setdefault((str(column), str(check)), [])
+            kept += [faults.iloc[place] for place in range(min(len(faults), MAX_EXAMPLES - len(kept)))]
+        if len(self.first_rejected) < MAX_EXAMPLES and (len(found.rejected) or len(chunk.malformed)):
+            few = as_quarantined(found.rejected.head(MAX_EXAMPLES), chunk.malformed.head(MAX_EXAMPLES))
+            self.first_rejected += map(_brief, few.head(MAX_EXAMPLES - len(self.first_rejected)).to_dict("records"))
+
+    def failures(self) -> pd.DataFrame:
+        """The first few faults of each check."""
+        return pd.DataFrame([row for rows in self.first_failures.values() for row in rows]).reset_index(drop=True)
+
+    def fault(self, model: RowModel, label_map: LabelMap | None, texts: list[str], share: float, path: Path) -> RowsError:
+        """The error that more rows break the contract than `share` of them; `texts` are of malformed lines."""
+        lines, failures = [], self.failures()
+        if self.at_fault:
+            lines.append(rows_message(failures, self.at_fault, model, self.source, label_map, self.checks))
+        if self.malformed:
+            lines += [f"{self.source}: {self.malformed} line(s) cannot be read", *(f"  - {text}" for text in texts)]
+        lines.append(
+            f"  {self.rejected} of {self.read} row(s) ({self.rejected / self.read:.2%}) are set aside, with every check that "
+            f"they failed, in {path}; max_invalid_share is {share}: correct them, or raise it to go on without them"
+        )
+        return RowsError("\n".join(lines), failures)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the manifest and for a person."""
+        return {
+            "source": self.source,
+            "read": self.read,
+            "accepted": self.accepted,
+            "rejected": self.rejected,
+            "malformed": self.malformed,
+            "checks": {f"{column}: {check}": count for (column, check), count in self.checks.items()},
+            "first_rejected": self.first_rejected,
+            "quarantine": self.quarantine if self.rejected else None,
+            "coerced": dict(self.coerced),
+        }
+
+
+@dataclass
+class DataReport:
+    """The report of a data set: each source, and what the observers of its rows found."""
+
+    max_invalid_share: float
+    splits: dict[Split, SplitReport] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def of_content(self) -> dict[str, Any]:
+        """The part that is a function of the rows and the settings alone, and not of the data sets before."""
+        whole = self.as_dict()
+        findings = [one for one in whole["findings"] if one["check"].partition(".")[0] != DRIFT]
+        return {**whole, "findings": findings, "facts": {name: fact for name, fact in self.facts.items() if name != DRIFT}}
+
+    def as_dict(self, error: str | None = None) -> dict[str, Any]:
+        """JSON-serialisable; `error` says why the stage failed.
+
+        Returns:
+            max_invalid_share, splits (by source: read, accepted, rejected, malformed, checks, first_rejected, quarantine
+            relative to the store, coerced), findings, facts and error.
+        """
+        return {
+            "max_invalid_share": self.max_invalid_share,
+            "splits": {split: report.as_dict() for split, report in self.splits.items()},
+            "findings": [finding.model_dump(mode="json") for finding in self.findings],
+            "facts": self.facts,
+            "error": error,
+        }
+
+
+DRIFT = "drift"
+
+
+def _brief(row: dict[Any, Any]) -> dict[str, Any]:
+    return {
+        str(name): f"{value[:MAX_CELL_CHARS]}…" if isinstance(value, str) and len(value) > MAX_CELL_CHARS else value
+        for name, value in row.items()
+        if isinstance(value, list) or not pd.isna(value)
+    }
