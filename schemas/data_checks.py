@@ -1,0 +1,56 @@
+"""Settings of the checks of splits against each other and of what encoding loses. Must not import Paddle or Prefect."""
+
+from pydantic import Field
+
+from hubflow.schemas.base import Policy, Settings, Share
+from hubflow.schemas.drift import DriftSettings
+
+
+class DataChecks(Settings):
+    """What is done about faults that no single row shows.
+
+    Each check has a policy: `ignore` (it is not computed), `warn` or `fail`. The defaults warn, because published data sets
+    have some of these faults and a nightly run must not stop at them unasked; they fail where the settings themselves say
+    that it must not be.
+    """
+
+    same_text_across_splits: Policy = Field(
+        "warn", description="The same text, pair, words or image file in two splits: scores on it measure memory"
+    )
+    same_normalised_text_across_splits: Policy = Field(
+        "warn",
+        description="The same but for case, width (NFKC), white space and punctuation at the ends; few such rows are common",
+    )
+    duplicates_within_split: Policy = Field(
+        "warn", description="The same text, pair, words or image file twice in a split: it weighs twice; at times that is meant"
+    )
+    conflicting_labels: Policy = Field(
+        "warn", description="One text, pair, word list or image file with two labels: no model can get both right"
+    )
+    same_group_across_splits: Policy = Field(
+        "fail", description="The same value of `group_column` in two splits: whoever names the column says that it must not be"
+    )
+    labels_missing_from_train: Policy = Field(
+        "warn", description="Labels of dev or test that train lacks: never predicted, but samples and label lists have such"
+    )
+    labels_missing_from_dev: Policy = Field(
+        "warn", description="Labels of train that dev lacks: the choice of the best weights does not see them"
+    )
+    class_imbalance: Policy = Field("warn", description="Largest class of train over the smallest above max_imbalance_ratio")
+    max_imbalance_ratio: float = Field(
+        20.0, ge=1, description="Times that the largest class of train may have the rows (tokens, without O) of the smallest"
+    )
+    truncated_rows: Policy = Field("warn", description="Rows that max_seq_len cuts, above max_truncated_share of a split")
+    max_truncated_share: Share = Field(0.0, description="Share of a split's rows that may be cut without a word")
+    lost_words: Policy = Field("warn", description="Words that max_seq_len cuts off, above max_lost_share; they count as O")
+    lost_entities: Policy = Field("warn", description="Entities that lose a word to max_seq_len, above max_lost_share")
+    max_lost_share: Share = Field(0.0, description="Share of a split's words, or entities, that may be lost without a word")
+    near_duplicate_images: Policy = Field(
+        "warn",
+        description="Images of two splits that look the same though their files differ; a perceptual hash can err, and sides "
+        "under 32 pixels are not compared",
+    )
+    near_duplicate_distance: int = Field(
+        6, ge=0, le=15, description="Bits of 64 in which the perceptual hashes of near-duplicates may differ"
+    )
+    drift: DriftSettings = Field(DriftSettings(), description="How much the rows may differ from the last other data set")

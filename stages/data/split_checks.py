@@ -1,0 +1,181 @@
+"""Checks of the splits against each other, from hashes of their rows in bounded memory. Must not import Paddle or Prefect."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hubflow.schemas.data_checks import DataChecks
+from hubflow.schemas.errors import bounded
+from hubflow.schemas.findings import Finding, Policy
+from hubflow.schemas.references import RowKind, Split
+from hubflow.stages.data.key_ledger import RECORD, KeyLedger, Records
+from hubflow.stages.data.key_matches import MAX_EXAMPLES, SPLITS, Match, Tallies, Tally, match_groups, match_texts
+from hubflow.stages.data.text_keys import Keys, exact_texts, group_keys, hashed, label_lists, normalised_texts
+
+TEXT_CHECKS = (
+    "same_text_across_splits",
+    "same_normalised_text_across_splits",
+    "duplicates_within_split",
+    "conflicting_labels",
+)
+NOUNS: dict[RowKind, str] = {"text": "text", "text_pair": "pair of texts", "tokens": "sentence", "image": "image file"}
+OUTSIDE = "O"  # the label of most words: left out of the balance of classes
+
+
+class SplitChecks:
+    """An `Observer` that compares the splits of one data set.
+
+    Of each row it keeps 25 bytes: two hashes of its text, its label, number and split. The last million rows are held in
+    memory, those before them in temporary files, by hash.
+
+    Args:
+        checks: the policy of each check; what is ignored is not computed.
+        kind: of the rows.
+        group_column: column whose values must not be in two splits.
+        scratch: folder for temporary files; the system's when not given.
+        in_memory: rows held in memory.
+    """
+
+    def __init__(
+        self,
+        checks: DataChecks,
+        kind: RowKind,
+        group_column: str | None = None,
+        scratch: Path | None = None,
+        in_memory: int = 1_000_000,
+    ) -> None:
+        self._checks, self._kind = checks, kind
+        wanted = [name for name in TEXT_CHECKS if self._policy(name) != "ignore"]
+        self._normalises = kind != "image" and TEXT_CHECKS[1] in wanted
+        has_texts = bool(wanted) and (kind != "image" or wanted != [TEXT_CHECKS[1]])
+        self._texts = KeyLedger(in_memory, scratch) if has_texts else None
+        self._group_column = None if checks.same_group_across_splits == "ignore" else group_column
+        self._groups = KeyLedger(in_memory, scratch)
+        self._codes: dict[str, int] = {}
+        self._labels: dict[Split, Counter[str]] = {}
+
+    def add(self, split: Split, rows: pd.DataFrame) -> None:
+        """Take a chunk of the rows of `split`, in the order of the file."""
+        if rows.empty:
+            return
+        codes = self._count_labels(split, rows)
+        if self._texts is not None:
+            self._texts.add(self._text_records(split, rows, codes))
+        if self._group_column is not None and self._group_column in rows:
+            keys, known = group_keys(rows[self._group_column])
+            _, first = np.unique(keys[known], return_index=True)
+            kept = np.flatnonzero(known)[np.sort(first)]
+            self._groups.add(_records(split, rows.iloc[kept], keys[kept]))
+
+    def findings(self) -> list[Finding]:
+        """What was found, in the order of the settings; nothing for a check that is ignored."""
+        tallies: Tallies = {}
+        if self._texts is not None:
+            for part in self._texts.parts():
+                match_texts(part, tallies)
+        for part in self._groups.parts():
+            match_groups(part, tallies)
+        found = [self._matched(check, splits, tally) for (check, splits), tally in tallies.items()]
+        found += [*self._missing_labels(), *self._imbalance()]
+        order = list(DataChecks.model_fields)
+        kept = [finding for finding in found if finding.policy != "ignore"]
+        return sorted(kept, key=lambda one: (order.index(one.check), [SPLITS.index(split) for split in one.splits]))
+
+    def _policy(self, check: str) -> Policy:
+        policy: Policy = getattr(self._checks, check)
+        return policy
+
+    def _count_labels(self, split: Split, rows: pd.DataFrame) -> Keys:
+        """Add to the labels of `split`; give the label code of each row: a hash for a list of labels."""
+        counts = self._labels.setdefault(split, Counter())
+        if self._kind == "tokens":
+            codes, words = label_lists(rows["labels"])
+            counts.update(words)
+            return codes
+        values, names = pd.factorize(rows["label"].to_numpy(object))
+        counts.update(dict(zip(map(str, names), np.bincount(values).tolist(), strict=True)))
+        known = [self._codes.setdefault(str(name), len(self._codes)) for name in names]
+        return np.array(known, np.uint64)[values]
+
+    def _text_records(self, split: Split, rows: pd.DataFrame, codes: Keys) -> Records:
+        exact = hashed(exact_texts(rows, self._kind))
+        if not self._normalises:
+            return _records(split, rows, exact, None, codes)
+        return _records(split, rows, hashed(normalised_texts(rows, self._kind)), exact, codes)
+
+    def _matched(self, check: str, splits: tuple[Split, ...], tally: Tally) -> Finding:
+        noun, where = NOUNS[self._kind], " and ".join(splits)
+        messages = {
+            "same_text_across_splits": f"{tally.count} row(s) of {splits[-1]} have the same {noun} as a row of {splits[0]}; "
+            f"scores on {splits[-1]} are too good by what was learnt by heart: remove them from one of the two",
+            "same_normalised_text_across_splits": f"{tally.count} row(s) of {splits[-1]} differ from a {noun} of {splits[0]} "
+            "only in case, width, white space or punctuation at the ends: remove them from one of the two",
+            "duplicates_within_split": f"{tally.count} row(s) of {where} repeat the {noun} of an earlier row: remove them, or "
+            "ignore this when they are meant to weigh more",
+            "conflicting_labels": f"{tally.count} {noun}(s) of {where} have rows with different labels; expected one: decide "
+            "on a label, or remove them",
+            "same_group_across_splits": f"{tally.count} value(s) of {self._group_column!r} are in both {where}; expected "
+            "each in one split: split by group, or leave dev and test out and let dev_share and test_share do so",
+        }
+        examples = tuple(self._example(check, splits, match) for match in tally.first)
+        return self._finding(check, splits, tally.count, messages[check], examples)
+
+    def _example(self, check: str, splits: tuple[Split, ...], match: Match) -> str:
+        names = list(self._codes)
+        labels = ("", "") if not names else (f" ({names[match.other_label]!r})", f" ({names[match.label]!r})")
+        if check == "same_group_across_splits":
+            labels = ("", "")
+        sign = "≈" if check == "same_normalised_text_across_splits" else "="
+        return f"{splits[0]} row {match.other}{labels[0]} {sign} {splits[-1]} row {match.row}{labels[1]}"
+
+    def _missing_labels(self) -> Iterator[Finding]:
+        train = self._labels.get("train", Counter())
+        for split, counts in self._labels.items():
+            lacking = {label: count for label, count in counts.items() if label not in train}
+            if split != "train" and lacking:
+                message = f"{len(lacking)} label(s) of {split} are not in train, which cannot learn them: add rows to train"
+                examples = _label_examples(lacking, split)
+                yield self._finding("labels_missing_from_train", ("train", split), len(lacking), message, examples)
+        unseen = {label: count for label, count in train.items() if label not in self._labels.get("dev", train)}
+        if unseen:
+            message = f"{len(unseen)} label(s) of train are not in dev, which judges without them: add rows to dev"
+            examples = _label_examples(unseen, "train")
+            yield self._finding("labels_missing_from_dev", ("train", "dev"), len(unseen), message, examples)
+
+    def _imbalance(self) -> Iterator[Finding]:
+        counts = Counter(self._labels.get("train", Counter()))
+        if self._kind == "tokens":
+            counts.pop(OUTSIDE, None)
+        if not counts:
+            return
+        most, least = counts.most_common(1)[0], counts.most_common()[-1]
+        limit = self._checks.max_imbalance_ratio
+        small = {label: count for label, count in counts.items() if count * limit < most[1]}
+        if small:
+            unit = "tokens" if self._kind == "tokens" else "rows"
+            message = (
+                f"{len(small)} label(s) of train have less than 1/{limit:g} of the {unit} of {most[0]!r} ({most[1]}); the "
+                f"smallest, {least[0]!r}, has {least[1]}: add rows, set class weights, or raise max_imbalance_ratio"
+            )
+            yield self._finding("class_imbalance", ("train",), len(small), message, _label_examples(small, "train"))
+
+    def _finding(self, check: str, splits: tuple[Split, ...], count: int, message: str, examples: tuple[str, ...]) -> Finding:
+        return Finding(check=check, policy=self._policy(check), splits=splits, count=count, message=message, examples=examples)
+
+
+def _records(split: Split, rows: pd.DataFrame, keys: Keys, exact: Keys | None = None, codes: Keys | None = None) -> Records:
+    records = np.zeros(len(rows), RECORD)
+    records["key"], records["row"], records["split"] = keys, rows["row"].to_numpy(np.int64), SPLITS.index(split)
+    if exact is not None:
+        records["exact"] = exact.astype(np.uint32)
+    if codes is not None:
+        records["label"] = codes.astype(np.uint32)
+    return records
+
+
+def _label_examples(counts: dict[str, int], split: Split) -> tuple[str, ...]:
+    rarest = sorted(counts.items(), key=lambda item: (item[1], item[0]))[:MAX_EXAMPLES]
+    return tuple(f"{bounded([repr(label)])}: {count} in {split}" for label, count in rarest)
