@@ -1,0 +1,131 @@
+"""Profiles of accepted data sets in the store, and the comparison with the last of them. Must not import Paddle or Prefect."""
+
+import contextlib
+import datetime
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hubflow.schemas.drift import DriftSettings
+from hubflow.schemas.findings import Finding
+from hubflow.schemas.folders import StoreError, sync
+from hubflow.schemas.settings import DatasetSpec, TaskType
+from hubflow.stages.data.drift import as_report, finding, measured
+from hubflow.stages.data.profile import FORMAT_VERSION
+from hubflow.stages.store import Store, content_key
+
+FOLDER = "profiles"
+KEPT = 30
+NOTHING = "There was nothing to compare with: it is the first data set of this series."
+ONLY_THIS = "There was nothing to compare with: this series holds no other content than this."
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A profile of the store: of which content, and when it was accepted."""
+
+    path: Path
+    key: str
+    content: str
+    created: str
+    profile: dict[str, Any]
+
+
+def series_of(spec: DatasetSpec, task: TaskType, settings: DriftSettings) -> str:
+    """Name of the series of data sets that one belongs to: the same for tonight's rows as for last night's.
+
+    It is made from the task, the sources' places and the columns, or from `settings.series`; not from the rows.
+    """
+    if settings.series is not None:
+        return content_key("profiles", task, settings.series)
+    places = [None if path is None else os.path.abspath(Path(path).expanduser()) for path in (spec.train, spec.dev, spec.test)]
+    columns = (spec.text_column, spec.text_pair_column, spec.label_column, spec.tokens_column)
+    return content_key("profiles", task, spec.format, places, columns)
+
+
+def against_last(
+    place: Store, series: str, content: str, profile: Mapping[str, Any], settings: DriftSettings
+) -> tuple[list[Finding], dict[str, Any]]:
+    """Compare a profile with the latest one of other content in its series.
+
+    Args:
+        place: the store.
+        series: as `series_of` gives it.
+        content: hash of the rows' sources: a rerun on the same content is not compared with itself.
+        profile: as `Profiler.profile` gives it.
+        settings: limits.
+
+    Returns:
+        The findings, and the part "drift" of the data report: `note`, `compared_with` (created and key; None when there was
+        nothing to compare with) and `measures`.
+    """
+    kept = _read(place.root / FOLDER / series)
+    last = next((one for one in reversed(kept) if one.content != content), None)
+    if last is None:
+        return [], {"note": ONLY_THIS if kept else NOTHING, "compared_with": None, "measures": []}
+    measures = measured(last.profile, profile, settings)
+    findings = [finding(measure, settings) for measure in measures if measure.policy != "ok"]
+    note = f"Compared with the data set {last.key} of {last.created}."
+    report = {"note": note, "compared_with": {"key": last.key, "created": last.created}, "measures": as_report(measures)}
+    return findings, report
+
+
+def keep_profile(place: Store, series: str, key: str, content: str, profile: Mapping[str, Any]) -> Path:
+    """Keep the profile of an accepted data set; of one content the latest, and of a series the last KEPT.
+
+    Raises:
+        StoreError: when it cannot be written; those that are there are unharmed.
+    """
+    folder, now = place.root / FOLDER / series, datetime.datetime.now(datetime.UTC)
+    known = {"created": f"{now:%Y-%m-%d %H:%M:%S} UTC", "key": key, "content": content, "profile": dict(profile)}
+    path = folder / f"{now:%Y%m%dT%H%M%S.%f}-{key}.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(path, json.dumps(known, ensure_ascii=True))
+        others = [one for one in _read(folder) if one.path != path]
+        same = [one.path for one in others if one.content == content]
+        rest = [one.path for one in others if one.content != content]
+        for old in (*same, *rest[: max(0, len(rest) + 1 - KEPT)]):
+            old.unlink(missing_ok=True)  # another run may be tidying up too
+    except OSError as error:
+        raise StoreError(f"{path}: the profile cannot be written ({error}); free the store or choose another") from error
+    return path
+
+
+def _write(path: Path, text: str) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        sync(Path(name))
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+        sync(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def _read(folder: Path) -> list[Kept]:
+    """Profiles of a series, the oldest first; those that are damaged, or of another format, are left out with a word."""
+    kept = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            one = Kept(path, str(values["key"]), str(values["content"]), str(values["created"]), dict(values["profile"]))
+            version = one.profile["format_version"]
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("%s: no readable profile (%s); the data is not compared with it", path, error)
+            continue
+        if version == FORMAT_VERSION:
+            kept.append(one)
+    return kept
