@@ -65,7 +65,7 @@ def check(values: dict[str, Any], source: str) -> CheckReport:
             with _Faults(report):
                 report.module = load_module(module, store)
         if task is not None and module is not None and module == _sound(ModuleSpec, values.get("module")):
-            _check_together(report, task, module, _part(HeadSettings, values.get("head", {})), store)
+            _check_together(report, task, module, data, _part(HeadSettings, values.get("head", {})), store)
     with _Faults(report):
         Store(_given(values, "store"))
     with _Faults(report):
@@ -73,12 +73,14 @@ def check(values: dict[str, Any], source: str) -> CheckReport:
     return report
 
 
-def _check_together(report: CheckReport, task: TaskType, spec: ModuleSpec, head: HeadSettings | None, store: str) -> None:
+def _check_together(
+    report: CheckReport, task: TaskType, spec: ModuleSpec, data: DatasetSpec | None, head: HeadSettings | None, store: str
+) -> None:
     """Check what data, module and head must agree on, as far as they are sound."""
-    if report.dataset is None or report.module is None:
+    if report.dataset is None or report.module is None or data is None:
         return
     with _Faults(report):
-        encode_dataset(report.dataset, report.module, spec, store)
+        encode_dataset(report.dataset, report.module, spec, store, True, data.checks, data.max_invalid_share)
     if head is not None:
         with _Faults(report):
             build_head(task, report.module, report.dataset, spec, head, store)

@@ -1,7 +1,9 @@
 """Keep rows that are at hand as load_dataset keeps those of files, for a stage of your own in its place. No Paddle here."""
 
 import hashlib
+import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -9,13 +11,19 @@ import numpy as np
 import pandas as pd
 import pyarrow as arrow
 
+from hubflow.schemas.contracts import contract_identity, contract_of
+from hubflow.schemas.data_checks import DataChecks
 from hubflow.schemas.errors import bounded
+from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef, Split
 from hubflow.schemas.settings import DatasetSpec, TaskType
+from hubflow.stages.data.keep_rows import FORMAT_VERSION, Plan
+from hubflow.stages.data.reading import rows_kind
+from hubflow.stages.data.reading_chunks import CHUNK_ROWS, sliced
+from hubflow.stages.data.reading_source import require_file
+from hubflow.stages.data.watch import keep_watched
 from hubflow.stages.errors import DataError
-from hubflow.stages.load_dataset import FORMAT_VERSION, KIND, Plan, dataset_reference, keep_rows, label_map_of
-from hubflow.stages.reading import rows_kind
-from hubflow.stages.reading_source import require_file
+from hubflow.stages.load_dataset import label_map_of
 from hubflow.stages.store import Store, content_key, file_sha256
 
 
@@ -29,6 +37,10 @@ def keep_dataset(
     split_seed: int = 0,
     source: str = "DataFrame",
     reuse: bool = True,
+    contract: type | None = None,
+    max_invalid_share: float = 0.0,
+    group_column: str | None = None,
+    checks: DataChecks = DataChecks(),  # noqa: B008  # frozen
 ) -> DatasetRef:
     """Keep rows that are at hand, from a query for example, as `load_dataset` keeps those of files.
 
@@ -44,6 +56,10 @@ def keep_dataset(
         split_seed: see `dev_share`.
         source: what errors and facts name as the origin of the rows.
         reuse: take what the store already holds for the same rows.
+        contract: your own contract, a subclass of that of the rows' kind.
+        max_invalid_share: share of a split's rows that may break their contract and be set aside.
+        group_column: column whose values should not be in two splits; those made here keep the rows of a value together.
+        checks: what is done about faults that no single row shows.
 
     Raises:
         DataError: no `train`, fewer than two classes, a split without rows, or an image file that is missing.
@@ -63,18 +79,31 @@ def keep_dataset(
         dev_share=dev_share,
         test_share=test_share,
         split_seed=split_seed,
+        max_invalid_share=max_invalid_share,
+        group_column=group_column,
+        checks=checks,
     )
-    plan = Plan(spec, task, rows_kind(spec, task), {split: Path(f"{source}, {split}") for split in frames})
-    numbered = {split: _numbered(rows, is_image) for split, rows in frames.items()}
+    kind = rows_kind(spec, task)
+    plan = Plan(spec, task, kind, {split: Path(f"{source}, {split}") for split in frames}, contract_of(kind, contract))
+    numbered = {split: _numbered(rows, is_image, str(plan.sources[split])) for split, rows in frames.items()}
     digests: dict[str, str] = {split: _content_sha256(rows) for split, rows in numbered.items()}
-    place, key = Store(store), content_key("keep_dataset", FORMAT_VERSION, spec, task, labels, digests)
-    known = place.find(KIND, key) if reuse else None
-    listed = None if labels is None else label_map_of(labels, source)
-    return dataset_reference(known) if known is not None else keep_rows(place, key, plan, numbered, listed, digests)
+    identity = contract_identity(plan.model)
+    place, key = Store(store), content_key("keep_dataset", FORMAT_VERSION, spec, task, identity, labels, digests)
+    sources = {split: partial(sliced, rows, CHUNK_ROWS) for split, rows in numbered.items()}
+    return keep_watched(
+        place, key, plan, sources, lambda: None if labels is None else label_map_of(labels, source), digests, reuse
+    )
 
 
-def _numbered(rows: pd.DataFrame, is_image: bool) -> pd.DataFrame:
+def _listed(labels: Sequence[str] | None, source: str) -> LabelMap | None:
+    return None if labels is None else label_map_of(labels, source)
+
+
+def _numbered(rows: pd.DataFrame, is_image: bool, source: str) -> pd.DataFrame:
     """Rows with their number, and images with the hash of their content, where these are not given."""
+    repeated = rows.columns[rows.columns.duplicated()].unique()
+    if len(repeated):
+        raise DataError(f"{source}: column name(s) {bounded(map(repr, repeated))} repeat; name each column once")
     columns: dict[str, Any] = {} if "row" in rows else {"row": np.arange(1, len(rows) + 1, dtype=np.int64)}
     if is_image and "path" in rows and "sha256" not in rows:
         columns["sha256"] = [file_sha256(require_file(Path(path))) for path in rows["path"]]
@@ -82,8 +111,14 @@ def _numbered(rows: pd.DataFrame, is_image: bool) -> pd.DataFrame:
 
 
 def _content_sha256(rows: pd.DataFrame) -> str:
+    """Hash of the rows; of columns that Arrow cannot hold, whose rows their contract will name, the hash of how they look."""
     sink = arrow.BufferOutputStream()
-    table = arrow.Table.from_pandas(rows, preserve_index=False)
+    try:
+        table = arrow.Table.from_pandas(rows, preserve_index=False)
+    except (arrow.ArrowException, UnicodeEncodeError, OverflowError):
+        with np.printoptions(threshold=sys.maxsize):
+            looks = {str(name): rows[name].map(repr) for name in rows if rows[name].dtype == object}
+        table = arrow.Table.from_pandas(rows.assign(**looks), preserve_index=False)
     with arrow.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)
     return hashlib.sha256(sink.getvalue()).hexdigest()

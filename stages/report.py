@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from hubflow.schemas.folders import StoreError
+from hubflow.schemas.frames import require_evaluations, require_metrics, require_steps
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import EncodedRef, EvaluationRef, ExportRef
 from hubflow.schemas.settings import FineTuneSettings
+from hubflow.stages.data.encoding_watch import with_encoding
+from hubflow.stages.data.view import data_view, environment
+from hubflow.stages.data.watch import kept_report
 from hubflow.stages.hub.metrics import confusion
 from hubflow.stages.store import Store
 from hubflow.stages.tasks import stage_task
@@ -35,15 +38,22 @@ def write_report(
 ) -> str:
     """Write one self-contained HTML page that explains a run: metrics, curves, confusion, worst mistakes, timings, how to load.
 
+    Reads what keeps `TrainingSteps`, `Evaluations` and `Metrics`.
+
     Returns:
         Absolute path of the page, `runs/<time>-<name>/report.html` in the store.
+
+    Raises:
+        ContractError: when history or metrics break their contract.
+        StoreError: when an artefact is missing or altered, or the page cannot be written.
     """
     home = Store(store)
+    require_metrics(evaluation.metrics, "the evaluation")
     now = datetime.datetime.now(datetime.UTC)
     folder = home.root / "runs" / f"{now:%Y%m%dT%H%M%S.%f}-{settings.name}"
     checkpoint = home.open(evaluation.checkpoint)
     page = (
-        _environment()
+        environment()
         .get_template("report.html")
         .render(
             settings=settings,
@@ -52,6 +62,7 @@ def write_report(
             metric_names=list(dict.fromkeys(name for values in evaluation.metrics.values() for name in values)),
             checkpoint=evaluation.checkpoint,
             dataset=encoded.dataset,
+            data=data_view(_data_report(home, encoded)),
             curves=_curves(checkpoint.folder),
             splits=[_split_view(home, evaluation, encoded, split, settings) for split in evaluation.metrics],
             seconds=seconds,
@@ -105,19 +116,20 @@ class SplitView:
     mistakes: list[Mistake]
 
 
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("hubflow.stages", "templates"), autoescape=select_autoescape(["html"]), undefined=StrictUndefined
-    )
+def _data_report(home: Store, encoded: EncodedRef) -> dict[str, Any]:
+    """The reports that load_dataset and encode_dataset left, or what the references know."""
+    dataset = home.open(encoded.dataset)
+    report = kept_report(home, dataset.folder.name) or dataset.facts["data_report"]
+    return {"rows": encoded.dataset.rows, **with_encoding(report, home, home.open(encoded).folder.name)}
 
 
 def _curves(checkpoint: Path) -> list[Curve]:
-    steps = pd.read_parquet(checkpoint / "steps.parquet")
+    steps = require_steps(pd.read_parquet(checkpoint / "steps.parquet"), "steps.parquet")
     curves = [
         _curve("training loss", steps["step"], steps["loss"]),
         _curve("learning rate", steps["step"], steps["learning_rate"]),
     ]
-    evaluations = pd.read_parquet(checkpoint / "evaluations.parquet")
+    evaluations = require_evaluations(pd.read_parquet(checkpoint / "evaluations.parquet"), "evaluations.parquet")
     curves += [
         _curve(f"dev {name}", evaluations["step"], evaluations[name])
         for name in evaluations.columns
@@ -161,7 +173,7 @@ def _flat(values: "pd.Series[Any]") -> list[str]:
 def _mistakes(worst: pd.DataFrame, source: Path) -> list[Mistake]:
     present = pq.read_schema(source).names
     columns = [name for name in ("text", "text_pair", "tokens", "path", "image") if name in present]
-    rows = pq.read_table(source, columns=columns).take(worst.index.to_list()).to_pylist()
+    rows = pq.read_table(source, columns=columns).take(worst["position"].to_list()).to_pylist()
     return [_mistake(judged, row) for judged, row in zip(worst.to_dict("records"), rows, strict=True)]
 
 

@@ -55,6 +55,30 @@ def write_config(folder: Path, values: dict[str, Any]) -> str:
     return str(folder / "run.yaml")
 
 
+OWN_CONTRACT = """
+import pandera.pandas as pa
+from pandera.typing import Series
+from hubflow.schemas.rows import TextRows
+
+class Reviews(TextRows):
+    stars: Series[int] = pa.Field(ge=1, le=5, coerce=True)
+"""
+
+
+def test_a_contract_of_the_working_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_contracts.py").write_text(OWN_CONTRACT)
+    rows = "".join(f"review {place},{place % 2},{place % 5 + 1}\n" for place in range(40))
+    (tmp_path / "reviews.csv").write_text(f"text,label,stars\n{rows}odd,1,9\n")
+    data = {"format": "csv", "train": "reviews.csv", "contract": "my_contracts:Reviews"}
+    module = {"name": str(tmp_path / "no module")}
+    config = write_config(tmp_path, {"name": "r", "task": "text_classification", "module": module, "data": data})
+    checked = run_process("check", config)
+    assert checked.returncode == 2
+    assert "row 42" in checked.stderr
+    assert "stars" in checked.stderr
+
+
 def test_fine_tune_then_predict_in_fresh_processes_print_one_line_each(tmp_path: Path, prefect_server: str) -> None:
     config = write_config(tmp_path, digits_settings(tmp_path / "store"))
     tuned = run_process("fine-tune", config, "--json", "--set", "train.epochs=1", PREFECT_API_URL=prefect_server)

@@ -192,7 +192,8 @@ def demo(
 
 
 def main() -> None:
-    """Entry point of `hubflow`."""
+    """Entry point of `hubflow`; what settings name by module and name is looked for in the working folder too, at last."""
+    sys.path.append(str(Path.cwd()))
     app()
 
 

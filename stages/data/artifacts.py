@@ -1,0 +1,99 @@
+"""The data report as Prefect artifacts: a table of the splits, and a page of markdown. Must not import Paddle."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hubflow.stages.data.view import check_lines, data_view, finding_lines
+
+TABLE_KEY = "data-rows"
+MARKDOWN_KEY = "data-report"
+ENCODING_KEY = "encoding-report"
+MAX_LINES = 50
+_SPECIAL = str.maketrans(
+    {character: f"\\{character}" for character in "\\`*_{}[]()#+-.!|~$"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+)
+
+
+def publish(report: Mapping[str, Any]) -> None:
+    """Publish a data report as a table and a markdown artifact; outside a Prefect run there is nobody to publish it to.
+
+    Args:
+        report: see `hubflow.stages.data.view.data_view`.
+    """
+    if not _is_in_run():
+        return
+    from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+    create_table_artifact(
+        data_view(report)["splits"], key=TABLE_KEY, description="Rows read, accepted, set aside and kept, by split"
+    )
+    create_markdown_artifact(markdown(report), key=MARKDOWN_KEY, description="Data report")
+
+
+def publish_encoding(report: Mapping[str, Any]) -> None:
+    """Publish what encoding found as a markdown artifact, in a Prefect run, when there is something to say."""
+    if not _is_in_run() or not (report["findings"] or report["error"] or "drift" in report["facts"]):
+        return
+    from prefect.artifacts import create_markdown_artifact
+
+    view = data_view(report)
+    lines = [*_error(view), *_findings(report), *(_drift(view) if view["is_compared"] else [])]
+    create_markdown_artifact("\n".join(lines), key=ENCODING_KEY, description="Encoded rows: what was cut, left out or changed")
+
+
+def _is_in_run() -> bool:
+    from prefect.context import FlowRunContext, TaskRunContext
+
+    return FlowRunContext.get() is not None or TaskRunContext.get() is not None
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The data report as markdown; what comes from the data is shown as text, never as markup."""
+    view = data_view(report)
+    lines = [*_error(view), *_table("split", "rows kept", "read", "accepted", "set aside", "converted")]
+    names = ("split", "kept", "read", "accepted", "rejected", "coerced")
+    lines += [_line(*(line[name] for name in names)) for line in view["splits"]]
+    if view["checks"]:
+        lines += ["", "### Rows set aside", "", *_table("split", "check", "failed by")]
+        lines += [_line(one["split"], one["check"], one["count"]) for one in check_lines(report)[:MAX_LINES]]
+        lines += ["", *_table("split", "row", "failed", "content")]
+        lines += [_line(one["split"], one["row"], one["checks"], one["content"]) for one in view["rejected"][:MAX_LINES]]
+        lines += ["", *(f"All of them: {_plain(path)}" for path in view["quarantine"])]
+    return "\n".join([*lines, *_findings(report), *_drift(view)])
+
+
+def _error(view: Mapping[str, Any]) -> list[str]:
+    if not view["error"]:
+        return []
+    return ["**The data was refused.**", "", *(f"    {line}" for line in view["error"].splitlines()[:MAX_LINES]), ""]
+
+
+def _findings(report: Mapping[str, Any]) -> list[str]:
+    return ["", "### Findings", "", *([_finding(one) for one in finding_lines(report)[:MAX_LINES]] or ["None."])]
+
+
+def _drift(view: Mapping[str, Any]) -> list[str]:
+    lines = ["", "### Against the last data set", "", _plain(view["drift_note"])]
+    if view["drift"]:
+        lines += ["", *_table("split", "what", "measure", "value", "rows before", "rows now", "")]
+        columns = ("split", "name", "measure", "value", "before", "now", "policy")
+        lines += [_line(*(one[name] for name in columns)) for one in view["drift"][:MAX_LINES]]
+    return lines
+
+
+def _finding(finding: Mapping[str, Any]) -> str:
+    examples = "".join(f"\n  - {_plain(example)}" for example in finding["examples"])
+    return f"- **{_plain(finding['policy'])}** {_plain(finding['check'])}: {_plain(finding['message'])}{examples}"
+
+
+def _table(*names: str) -> list[str]:
+    return [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+
+
+def _line(*values: object) -> str:
+    return f"| {' | '.join(map(_plain, values))} |"
+
+
+def _plain(value: object) -> str:
+    """Text that markdown and HTML show as it is, on one line."""
+    return " ".join(str(value).split()).translate(_SPECIAL)

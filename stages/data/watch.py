@@ -1,0 +1,141 @@
+"""Watching a data set as it is kept: splits against each other, its profile, and the last data set. Must not import Paddle."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from hubflow.schemas.findings import Finding, Observer
+from hubflow.schemas.folders import StoreError, atomic_folder
+from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.references import DatasetRef, RowKind, Split
+from hubflow.stages.data import artifacts
+from hubflow.stages.data.keep_rows import KIND, Plan, Sources, dataset_reference, keep_rows
+from hubflow.stages.data.profile import Profiler
+from hubflow.stages.data.profile_history import against_last, keep_profile, series_of
+from hubflow.stages.data.split_checks import SplitChecks
+from hubflow.stages.data.view import write_data_page
+from hubflow.stages.store import Store, content_key
+
+PAGES, REPORT = "data-reports", "report.json"
+log = logging.getLogger(__name__)
+
+
+class DataWatch:
+    """What is done beside keeping rows: observe them, and tell what was seen.
+
+    Args:
+        place: the store.
+        key: of the data set in the store.
+        plan: what is kept; its settings hold the policies of the checks and the limits of drift.
+        content: hash of the content of all sources.
+    """
+
+    def __init__(self, place: Store, key: str, plan: Plan, content: str) -> None:
+        self._place, self._key, self._content = place, key, content
+        spec, drift = plan.spec, plan.spec.checks.drift
+        self._series = series_of(spec, plan.task, drift)
+        self._profile = _ProfileObserver(
+            plan.kind, self._series, partial(against_last, place, self._series, content, settings=drift)
+        )
+        self._checks = SplitChecks(spec.checks, plan.kind, spec.group_column, place.root)
+
+    @property
+    def observers(self) -> tuple[Observer, Observer]:
+        """Those that see every row."""
+        return self._checks, self._profile
+
+    def publish(self, report: Mapping[str, Any]) -> None:
+        """Tell of the rows: as artifacts in a Prefect run, and in the store, with a page where they were refused."""
+        artifacts.publish(report)
+        write_data_report(self._place, self._key, report)
+
+    def publish_again(self, of_content: Mapping[str, Any]) -> None:
+        """Tell of rows that are taken from the store: what was said when they were kept, the last data set included."""
+        artifacts.publish(kept_report(self._place, self._key) or of_content)
+
+    def keep(self) -> None:
+        """Keep the profile of the accepted data set, for the next one to be compared with."""
+        keep_profile(self._place, self._series, self._key, self._content, self._profile.facts()["profile"])
+
+
+def keep_watched(
+    place: Store,
+    key: str,
+    plan: Plan,
+    sources: Sources,
+    listed: Callable[[], LabelMap | None],
+    digests: dict[str, str],
+    reuse: bool,
+) -> DatasetRef:
+    """`keep_rows` under watch; with `reuse`, what the store already holds by this key, told of again.
+
+    Args:
+        place: the store.
+        key: of the data set in the store.
+        plan: what to keep.
+        sources: chunks of each source.
+        listed: gives the label map when there is a list of labels.
+        digests: hash of the content of each source.
+        reuse: take what the store already holds.
+
+    Raises:
+        HubflowError: as `keep_rows` does.
+    """
+    watch = DataWatch(place, key, plan, content_key(digests))
+    known = place.find(KIND, key) if reuse else None
+    if known is not None:
+        watch.publish_again(known.facts["data_report"])
+        return dataset_reference(known)
+    kept = keep_rows(place, key, plan, sources, listed(), digests, watch.observers, watch.publish)
+    watch.keep()
+    return kept
+
+
+class _ProfileObserver:
+    """Profiles the rows, and compares the profile with that of the last other content."""
+
+    def __init__(self, kind: RowKind, series: str, compare: Callable[..., tuple[list[Finding], dict[str, Any]]]) -> None:
+        self._profiler, self._series, self._compare = Profiler(kind), series, compare
+        self._facts: dict[str, Any] = {}
+
+    def add(self, split: Split, rows: pd.DataFrame) -> None:
+        """Take a chunk."""
+        self._profiler.add(split, rows)
+
+    def findings(self) -> list[Finding]:
+        """What differs from the last data set by more than the limits."""
+        profile = self._profiler.profile()
+        found, drift = self._compare(profile=profile)
+        self._facts = {"series": self._series, "profile": profile, "drift": drift}
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """The profile, and the comparison."""
+        return self._facts
+
+
+def write_data_report(place: Store, key: str, report: Mapping[str, Any]) -> None:
+    """Keep a report in the store, with a page where the data was refused."""
+    folder = place.root / PAGES / key
+    try:
+        with atomic_folder(folder) as draft:
+            (draft / REPORT).write_text(json.dumps(report, ensure_ascii=True), encoding="utf-8")
+            if report.get("error"):
+                write_data_page(draft, report)
+    except StoreError as error:  # a full disk must not hide why the data was refused
+        log.error("the report on the data cannot be written: %s", error)
+        return
+    if report.get("error"):
+        log.error("the data was refused; its report is %s", folder / "data.html")
+
+
+def kept_report(place: Store, key: str) -> dict[str, Any] | None:
+    """The report of a data set as it was published, if it is still there."""
+    try:
+        return dict(json.loads((place.root / PAGES / key / REPORT).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
