@@ -20,7 +20,7 @@ def demo_settings(store: str, pretrained: bool) -> FineTuneSettings:
         task="image_classification",
         module=ModuleSpec(name="digits", pretrained=pretrained),
         data=DatasetSpec(format="digits", digits=NEW_DIGITS, dev_share=0.1, test_share=0.8),
-        train=TrainSettings(epochs=6, batch_size=16, learning_rate=5e-3),
+        train=TrainSettings(epochs=4, batch_size=16, learning_rate=5e-3),
         store=store,
         device="cpu",
         reuse=False,

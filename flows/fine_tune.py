@@ -29,7 +29,8 @@ def fine_tune(settings: FineTuneSettings) -> FineTuneResult:
     store, reuse, device = str(Path(settings.store).expanduser().resolve()), settings.reuse, settings.device
     dataset = clock(load_dataset_task, settings.data, settings.task, store, reuse)
     module = clock(load_module_task, settings.module, store, reuse)
-    encoded = clock(encode_dataset_task, dataset, module, settings.module, store, reuse)
+    data = settings.data
+    encoded = clock(encode_dataset_task, dataset, module, settings.module, store, reuse, data.checks, data.max_invalid_share)
     task = clock(build_head_task, settings.task, module, dataset, settings.module, settings.head, store, reuse)
     train, seed = settings.train, settings.seed
     checkpoint = clock(fine_tune_task, task, encoded, train, store, seed, device, reuse, processes=settings.processes)

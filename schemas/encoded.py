@@ -9,13 +9,14 @@ import pyarrow as arrow
 from numpy.typing import NDArray
 
 from hubflow.schemas.errors import ContractError
+from hubflow.schemas.frames import held
 
 
 class EncodedRows(pa.DataFrameModel):
     """Encoded text rows: `row`, `input_ids` and `segment_ids` of equal lengths, and labels.
 
     Classification rows carry `label`; token rows carry `word_labels` and `first_piece` of equal lengths, each piece inside
-    its row. Limits are passed as a schema context by `check_encoded_text`.
+    its row. `check_encoded_text` holds the lists to the limits of module and label map, as flat arrays.
     """
 
     row: int = pa.Field(ge=1)
@@ -35,7 +36,7 @@ def check_encoded_text(batch: arrow.RecordBatch, vocab_size: int, max_seq_len: i
     columns = {name: batch.column(name) for name in batch.schema.names}
     lengths = _lengths(columns["input_ids"])
     frame = pd.DataFrame({"row": columns["row"].to_numpy()})
-    EncodedRows.validate(frame)
+    held(frame, EncodedRows.to_schema(), source)
     faults: dict[str, NDArray[np.bool_]] = {
         f"1 to {max_seq_len} tokens": (lengths < 1) | (lengths > max_seq_len),
         "as many segment ids as token ids": lengths != _lengths(columns["segment_ids"]),

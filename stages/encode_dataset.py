@@ -4,23 +4,47 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from hubflow.schemas.data_checks import DataChecks
 from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef, EncodedRef, ModuleRef
 from hubflow.schemas.settings import ModuleSpec
 from hubflow.stages.console import progress_bar
+from hubflow.stages.data.encoding_watch import EncodingWatch
 from hubflow.stages.hub.encoding import ENCODERS, EncodeContext
 from hubflow.stages.store import Artifact, Store, content_key
 from hubflow.stages.tasks import stage_task
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
-def encode_dataset(dataset: DatasetRef, module: ModuleRef, spec: ModuleSpec, store: str, reuse: bool = True) -> EncodedRef:
-    """Turn accepted rows into model inputs: token ids by the module's own tokenizer, or pixels at the module's size.
+def encode_dataset(
+    dataset: DatasetRef,
+    module: ModuleRef,
+    spec: ModuleSpec,
+    store: str,
+    reuse: bool = True,
+    checks: DataChecks = DataChecks(),  # noqa: B008  # frozen
+    max_invalid_share: float = 0.0,
+) -> EncodedRef:
+    """Turn accepted rows into model inputs (`EncodedRows`): token ids by the module's own tokenizer, or pixels at its size.
+
+    Every image is decoded, once. Those that do not decode are set aside in `quarantine/<key>/<split>.parquet` of the store.
+    What max_seq_len cuts off is counted; sizes and channel means of images are compared with those of the last data set. What
+    is found is published as an artifact, and kept in `data-reports/<key>` of the store.
+
+    Args:
+        dataset: the accepted rows.
+        module: whose tokenizer or image size is used.
+        spec: its settings.
+        store: the store's root folder.
+        reuse: take what the store already holds for the same rows, module and sizes.
+        checks: what is done about rows that are cut and images that look alike; the result does not depend on it.
+        max_invalid_share: share of a split's images that may be left out because they do not decode.
 
     Raises:
         SettingsError: when the rows' kind does not fit the module's.
+        ContractError: when a check whose policy is `fail` finds something.
         ImageError: naming every image that does not decode; TokenizerError when the module has no usable tokenizer.
     """
     is_image = dataset.rows_kind == "image"
@@ -37,6 +61,7 @@ def encode_dataset(dataset: DatasetRef, module: ModuleRef, spec: ModuleSpec, sto
     }
     home = Store(store)
     key = content_key("encode_dataset", FORMAT_VERSION, facts)
+    watch = EncodingWatch(home, key, dataset, checks, max_invalid_share)
     artifact = home.find("encoded", key) if reuse else None
     if artifact is None:
         source, tokenizer_folder = home.open(dataset).folder, home.open(module).folder
@@ -46,8 +71,9 @@ def encode_dataset(dataset: DatasetRef, module: ModuleRef, spec: ModuleSpec, sto
             for split, rows in dataset.rows.items():
                 _encode_split(source / f"{split}.parquet", draft.folder / f"{split}.arrow", rows, context)
             label_map.save(draft.folder / "label_map.json")
-            draft.facts |= {**facts, **context.facts()}
+            draft.facts |= {**facts, **context.facts(), "left_out": watch.set_aside(context.bad_images)}
         artifact = home.made("encoded", key)
+    watch.judge(artifact)
     return _reference(artifact, dataset, module)
 
 

@@ -120,7 +120,7 @@ class TextSplit:
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """Pixels `[3, size, size]` uint8 by row, normalised batch by batch."""
+    """Pixels `[3, size, size]` uint8 by row, normalised batch by batch; `positions` are those in the data set's file."""
 
     rows: IntArray
     label: IntArray | None
@@ -128,6 +128,7 @@ class ImageSplit:
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
     random_flip: bool = False
+    positions: IntArray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -205,9 +206,9 @@ def open_images(path: Path, mean: Sequence[float], std: Sequence[float], random_
     side = round((column.type.list_size / 3) ** 0.5)
     chunks = [chunk.values.to_numpy().reshape(len(chunk), 3, side, side) for chunk in column.chunks]
     label = table["label"].to_numpy() if "label" in table.column_names else None
-    return ImageSplit(
-        table["row"].to_numpy(), label, chunks, np.asarray(mean, np.float32), np.asarray(std, np.float32), random_flip
-    )
+    positions = table["position"].to_numpy() if "position" in table.column_names else None
+    scale = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    return ImageSplit(table["row"].to_numpy(), label, chunks, *scale, random_flip, positions)
 
 
 def epoch_batches(

@@ -1,6 +1,6 @@
 """Encoding: rows to the Arrow files that training reads, chunk by chunk in bounded memory. Must not import Paddle."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,22 +15,24 @@ from tokenizers import Tokenizer
 from hubflow.schemas.encoded import check_encoded_text
 from hubflow.schemas.labels import LabelMap
 from hubflow.stages.hub.encoded import ROWS_PER_CHUNK
-from hubflow.stages.hub.images import load_all_pixels
-from hubflow.stages.hub.tokenizer import encode_texts, encode_words, load_tokenizer, pad_token_id
+from hubflow.stages.hub.encoding_images import BadImage, encode_images
+from hubflow.stages.hub.tokenizer import encode_texts, encode_words, full_lengths, load_tokenizer, pad_token_id
+from hubflow.stages.hub.truncation import EntityEnds, SplitLengths
 
 OnRows = Callable[[int], None]
 
 
 @dataclass
 class EncodeContext:
-    """What encoding needs beside the rows; counts what it cut off."""
+    """What encoding needs beside the rows; keeps what it cut off, and the images that do not decode, by split."""
 
     rows_kind: str
     label_map: LabelMap
     module_folder: Path
     max_seq_len: int
     image_size: int
-    truncated: dict[str, int] = field(default_factory=dict)
+    lengths: dict[str, SplitLengths] = field(default_factory=dict)
+    bad_images: dict[str, list[BadImage]] = field(default_factory=dict)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -42,18 +44,36 @@ class EncodeContext:
         """Class id by label."""
         return self.label_map.index()
 
+    @cached_property
+    def entity_ends(self) -> EntityEnds:
+        """Where entities end, by the labels of the map."""
+        return EntityEnds(self.label_map.labels)
+
     def facts(self) -> dict[str, Any]:
-        """What the encoded folder's manifest keeps: the padding id, and rows at the length limit by split."""
+        """What the encoded folder's manifest keeps: the padding id; by split, lengths and what max_seq_len cut off."""
         if self.rows_kind == "image":
             return {}
-        return {"pad_token_id": pad_token_id(self.tokenizer), "rows_at_max_seq_len": self.truncated}
+        facts: dict[str, Any] = {
+            "pad_token_id": pad_token_id(self.tokenizer),
+            "length_histogram": {split: one.histogram() for split, one in self.lengths.items()},
+            "lengths": {split: {"p99": one.at(0.99), "longest": one.at(1.0)} for split, one in self.lengths.items()},
+            "truncated": {split: one.rows.facts() for split, one in self.lengths.items()},
+        }
+        if self.rows_kind == "tokens":
+            facts["words_lost"] = {split: one.words.facts() for split, one in self.lengths.items()}
+            facts["entities_lost"] = {split: one.entities.facts() for split, one in self.lengths.items()}
+        return facts
 
 
 def encode_text_rows(source: pq.ParquetFile, target: Path, context: EncodeContext, on_rows: OnRows) -> None:
     """Write texts, or pairs, as `row, input_ids, segment_ids, label`."""
 
     def encode(columns: dict[str, list[Any]]) -> pa.RecordBatch:
-        ids, segments = encode_texts(context.tokenizer, columns["text"], columns.get("text_pair"), context.max_seq_len)
+        texts, pairs = columns["text"], columns.get("text_pair")
+        ids, segments = encode_texts(context.tokenizer, texts, pairs, context.max_seq_len)
+        _count_lengths(
+            context, target.stem, columns["row"], ids, texts if pairs is None else list(zip(texts, pairs, strict=True))
+        )
         labels = pa.array([context.class_ids[label] for label in columns["label"]], pa.int64())
         return _batch(columns, target, context, ids, {"segment_ids": _lists(segments, pa.int8()), "label": labels})
 
@@ -66,6 +86,9 @@ def encode_token_rows(source: pq.ParquetFile, target: Path, context: EncodeConte
     def encode(columns: dict[str, list[Any]]) -> pa.RecordBatch:
         words = encode_words(context.tokenizer, columns["tokens"], context.max_seq_len)
         labels = [[context.class_ids[label] for label in row] for row in columns["labels"]]
+        cut = _count_lengths(context, target.stem, columns["row"], words.input_ids, columns["tokens"])
+        numbers = np.array(columns["row"], np.int64)
+        context.lengths[target.stem].add_words(words.first_piece, labels, context.entity_ends, cut, numbers)
         extra = {
             "segment_ids": _lists([np.zeros_like(row) for row in words.input_ids], pa.int8()),
             "word_labels": pa.array(labels, pa.list_(pa.int64())),
@@ -77,18 +100,8 @@ def encode_token_rows(source: pq.ParquetFile, target: Path, context: EncodeConte
 
 
 def encode_image_rows(source: pq.ParquetFile, target: Path, context: EncodeContext, on_rows: OnRows) -> None:
-    """Write images as `row, pixels [3 * size * size] uint8, label`, every image decoded once."""
-    size = context.image_size
-
-    def encode(columns: dict[str, list[Any]]) -> pa.RecordBatch:
-        sources = columns.get("image") or columns["path"]
-        items = list(zip(sources, columns["path"], strict=True))
-        pixels = load_all_pixels(items, size)
-        flat = pa.FixedSizeListArray.from_arrays(pa.array(pixels.reshape(-1)), 3 * size * size)
-        labels = pa.array([context.class_ids[label] for label in columns["label"]], pa.int64())
-        return pa.record_batch({"row": pa.array(columns["row"], pa.int64()), "pixels": flat, "label": labels})
-
-    _write(source, target, ["row", "path", "image", "label"], encode, on_rows)
+    """Write images as `encode_images` does; those that do not decode are left out and kept in `context.bad_images`."""
+    context.bad_images[target.stem] = encode_images(source, target, context.class_ids, context.image_size, on_rows)
 
 
 ENCODERS: dict[str, Callable[[pq.ParquetFile, Path, EncodeContext, OnRows], None]] = {
@@ -134,13 +147,25 @@ def _even_batches(source: pq.ParquetFile, columns: list[str]) -> Iterator[pa.Rec
 def _batch(
     columns: dict[str, list[Any]], target: Path, context: EncodeContext, ids: list[NDArray[Any]], extra: dict[str, pa.Array]
 ) -> pa.RecordBatch:
-    full = sum(len(row) >= context.max_seq_len for row in ids)
-    context.truncated[target.stem] = context.truncated.get(target.stem, 0) + full
     batch = pa.record_batch({"row": pa.array(columns["row"], pa.int64()), "input_ids": _lists(ids, pa.int32()), **extra})
     check_encoded_text(
         batch, context.tokenizer.get_vocab_size(), context.max_seq_len, context.label_map.num_classes, target.stem
     )
     return batch
+
+
+def _count_lengths(
+    context: EncodeContext, split: str, numbers: list[int], ids: list[NDArray[Any]], rows: Sequence[Any]
+) -> NDArray[np.int64]:
+    """Count the lengths that rows had before they were cut; gives the positions of those that were."""
+    lengths = np.array([len(row) for row in ids], np.int64)
+    full = np.flatnonzero(lengths >= context.max_seq_len)
+    if len(full):  # only these can have been longer
+        whole = full_lengths(context.tokenizer, [rows[place] for place in full.tolist()], words=context.rows_kind == "tokens")
+        lengths[full] = whole
+    counted = context.lengths.setdefault(split, SplitLengths())
+    counted.add(lengths, np.array(numbers, np.int64), context.max_seq_len)
+    return np.flatnonzero(lengths > context.max_seq_len)
 
 
 def _lists(rows: list[NDArray[Any]], kind: pa.DataType) -> pa.ListArray:

@@ -1,17 +1,19 @@
 """Images: decoded to RGB, resized and cropped to a square, by a pool of threads. Must not import Paddle."""
 
 import io
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from hubflow.schemas.errors import MAX_LISTED, HubflowError
-from hubflow.stages.hub.cores import usable_cores
+from hubflow.schemas.errors import HubflowError
 
 MAX_PIXELS = 100_000_000
 """More than this is refused as a decompression bomb."""
@@ -19,8 +21,22 @@ LONGEST = 8
 """An image with longer sides than so many shorter ones is cropped first: resized whole it could fill the memory."""
 
 
+_HASHED = 32
+_COSINES = np.cos(np.pi / (2 * _HASHED) * np.outer(np.arange(8), 2 * np.arange(_HASHED) + 1))
+
+
 class ImageError(HubflowError):
     """A file is not an image that can be decoded; the message names it."""
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """One image: RGB `pixels` `[3, size, size]`, its own `width` and `height`, and its perceptual hash, 64 bits."""
+
+    pixels: NDArray[np.uint8]
+    width: int
+    height: int
+    phash: int
 
 
 def load_pixels(source: str | Path | bytes, size: int, name: str = "") -> NDArray[np.uint8]:
@@ -32,39 +48,48 @@ def load_pixels(source: str | Path | bytes, size: int, name: str = "") -> NDArra
     Raises:
         ImageError: naming the file, when it is missing, is not an image, is damaged or has more than MAX_PIXELS pixels.
     """
+    with _opened(source, size, name) as (image, _):
+        return square_pixels(image, size)
+
+
+def decode_image(source: str | Path | bytes, size: int, name: str = "") -> DecodedImage:
+    """What `load_pixels` gives, and the image's own size and perceptual hash, from one decoding.
+
+    Raises:
+        ImageError: as `load_pixels`.
+    """
+    with _opened(source, size, name) as (image, (width, height)):
+        colours = image.convert("RGB")
+        return DecodedImage(square_pixels(colours, size), width, height, perceptual_hash(colours))
+
+
+@contextmanager
+def _opened(source: str | Path | bytes, size: int, name: str) -> Iterator[tuple[Image.Image, tuple[int, int]]]:
+    """An image about to be decoded for `size`, and its own size; what goes wrong in the block is its fault."""
     shown = name or (str(source) if not isinstance(source, bytes) else "image bytes")
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            own_size = image.size
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"{shown}: {image.width}x{image.height} pixels; at most {MAX_PIXELS} are decoded")
             image.draft("RGB", (size, size))
-            return square_pixels(image, size)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            yield image, own_size
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's readers raise many kinds on damaged files
         raise ImageError(f"{shown}: not an image that can be decoded ({error}); mend or remove it") from error
 
 
-def load_all_pixels(items: Sequence[tuple[str | bytes, str]], size: int) -> NDArray[np.uint8]:
-    """Pixels `[images, 3, size, size]` of `(source, name)` items, decoded in parallel.
+def perceptual_hash(image: Image.Image) -> int:
+    """64 bits that images of the same look share, or nearly: pHash by the discrete cosine transform.
 
-    Raises:
-        ImageError: listing every one that does not decode.
+    The 8 x 8 lowest frequencies of the 32 x 32 grey image, each above their median or not (C. Zauner, "Implementation and
+    Benchmarking of Perceptual Image Hash Functions", 2010; N. Krawetz, "Looks Like It", 2011). At most one bit is set for
+    an image of a single colour.
     """
-
-    def load(item: tuple[str | bytes, str]) -> NDArray[np.uint8] | ImageError:
-        try:
-            return load_pixels(item[0], size, item[1])
-        except ImageError as error:
-            return error
-
-    loaded = list(in_parallel(load, items, usable_cores()))
-    faults = [one for one in loaded if isinstance(one, ImageError)]
-    if len(faults) == 1:
-        raise faults[0]
-    if faults:
-        lines = "\n".join(f"  - {fault}" for fault in faults[:MAX_LISTED])
-        more = f"\n  … and {len(faults) - MAX_LISTED} more" if len(faults) > MAX_LISTED else ""
-        raise ImageError(f"{len(faults)} images cannot be decoded\n{lines}{more}")
-    return np.stack(loaded)
+    grey = np.asarray(image.convert("L").resize((_HASHED, _HASHED), Image.Resampling.BILINEAR), np.float64)
+    waves = np.round(_COSINES @ grey @ _COSINES.T, 3).reshape(-1)  # rounded: nothing is nothing, whatever the last bits say
+    return int.from_bytes(np.packbits(waves > np.median(waves[1:])).tobytes())
 
 
 def square_pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
@@ -90,5 +115,14 @@ def _middle(image: Image.Image, longest: int) -> Image.Image:
 def in_parallel(function: Callable[[Any], Any], items: Sequence[Any], workers: int, ahead: int = 64) -> Iterator[Any]:
     """Results of `function` in order, computed by threads at most `ahead` items ahead of the reader."""
     with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(items), ahead):
-            yield from pool.map(function, items[start : start + ahead])
+        waiting: deque[Future[Any]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) >= ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

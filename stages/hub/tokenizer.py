@@ -108,6 +108,18 @@ def encode_words(tokenizer: Tokenizer, token_lists: Sequence[Sequence[str]], max
     return encoded
 
 
+def full_lengths(tokenizer: Tokenizer, rows: Sequence[Any], words: bool = False) -> np.ndarray:
+    """Tokens `[rows]` that texts, pairs or lists of words have when nothing is cut, special ones included, int64."""
+    if words:
+        rows = _with_spaces(tokenizer, rows)
+    lengths: list[int] = []
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        with _TRUNCATION:  # another thread may have it on
+            encodings = tokenizer.encode_batch_fast(list(rows[start : start + _ROWS_AT_ONCE]), is_pretokenized=words)
+        lengths += [len(encoding) for encoding in encodings]
+    return np.array(lengths, np.int64)
+
+
 def _encode(
     tokenizer: Tokenizer, rows: Sequence[Any], max_seq_len: int, is_pair: bool = False, words: bool = False
 ) -> Iterator[Encoding]:

@@ -25,7 +25,7 @@ def test_the_demo_shows_its_stages_and_the_pretrained_module_wins(prefect_server
         "export_inference_program",
     ):
         assert len(re.findall(rf"^{stage} \d+\.\d s", ended.stderr, re.MULTILINE)) == 2, stage
-    assert re.search(r"training .* 36/36", ended.stderr)
+    assert re.search(r"training .* 24/24", ended.stderr)
     rows = {
         name: float(value) for name, value in re.findall(r"^ *(fine-tuned|from scratch) +(\d\.\d+)", ended.stdout, re.MULTILINE)
     }

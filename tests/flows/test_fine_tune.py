@@ -60,8 +60,11 @@ def test_a_run_returns_metrics_paths_and_seconds_of_every_stage(first: Any, sett
 def test_every_stage_publishes_what_it_made_and_training_its_progress(first: Any) -> None:
     _, artifacts = first
     by_key = {artifact.key: artifact for artifact in artifacts if artifact.type == "markdown"}
-    assert sorted(by_key) == sorted(STAGES)
+    assert sorted(by_key) == sorted([*STAGES, "data-report", "encoding-report"])
     assert "90 train" in str(by_key["load-dataset"].data)
+    assert "### Findings" in str(by_key["data-report"].data)
+    (rows,) = [artifact for artifact in artifacts if artifact.key == "data-rows"]
+    assert [line["split"] for line in json.loads(rows.data)] == ["train", "dev", "test"]
     assert "| test |" in str(by_key["evaluate"].data)
     assert [artifact.data for artifact in artifacts if artifact.type == "progress"] == [100.0]
 
@@ -103,7 +106,14 @@ def test_a_failing_stage_publishes_its_failure_and_raises(digits_run: Run) -> No
     assert state.is_failed()
     published = artifacts_of(state.state_details.flow_run_id)
     artifacts = {artifact.key: artifact for artifact in published if artifact.type == "markdown"}
-    assert sorted(artifacts) == ["build-head-failed", "encode-dataset", "load-dataset", "load-module"]
+    assert sorted(artifacts) == [
+        "build-head-failed",
+        "data-report",
+        "encode-dataset",
+        "encoding-report",
+        "load-dataset",
+        "load-module",
+    ]
     assert "head.num_classes is 9" in str(artifacts["build-head-failed"].data)
 
 

@@ -88,3 +88,8 @@ def test_a_slice_of_token_rows_is_held_to_its_own_rows() -> None:
     check_encoded_text(both.slice(1), **LIMITS)
     with pytest.raises(ContractError, match=r"rows \[1\]"):
         check_encoded_text(both.slice(0, 1), **LIMITS)
+
+
+def test_a_row_number_below_one_is_told_as_the_contracts_tell() -> None:
+    with pytest.raises(ContractError, match="train: breaks the contract EncodedRows"):
+        check_encoded_text(batch(row=[0, 2]), **LIMITS)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hubflow.stages.hub.images import ImageError, in_parallel, load_all_pixels, load_pixels, square_pixels
+from hubflow.stages.hub.images import ImageError, decode_image, in_parallel, load_pixels, perceptual_hash, square_pixels
 
 
 def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
@@ -102,11 +102,36 @@ def test_results_come_in_order_and_errors_come_through() -> None:
     assert list(in_parallel(work, [], 4)) == []
 
 
-def test_every_image_that_does_not_decode_is_named(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8)).save(tmp_path / "good.png")
-    for name in ("first.png", "second.png"):
-        (tmp_path / name).write_bytes(b"no image")
-    items = [(str(tmp_path / name), name) for name in ("good.png", "first.png", "second.png")]
-    with pytest.raises(ImageError, match=r"2 images cannot be decoded\n  - first\.png: .*\n  - second\.png: "):
-        load_all_pixels(items, 8)
-    assert load_all_pixels(items[:1] * 3, 8).shape == (3, 3, 8, 8)
+def test_one_decoding_gives_pixels_size_and_hash() -> None:
+    data = encoded(noise(40, 30))
+    image = decode_image(data, 12)
+    np.testing.assert_array_equal(image.pixels, load_pixels(data, 12))
+    assert (image.width, image.height) == (40, 30)
+    assert 0 < image.phash < 2**64
+    large = decode_image(encoded(noise(640, 480), "JPEG"), 32)  # decoded at a smaller scale
+    assert (large.width, large.height) == (640, 480)
+
+
+def test_the_hash_is_that_of_the_look_and_nothing_else() -> None:
+    soft = noise(6, 5).resize((120, 100), Image.Resampling.BICUBIC)
+    other = noise(7, 4).resize((120, 100), Image.Resampling.BICUBIC)
+
+    def apart(image: Image.Image) -> int:
+        return (perceptual_hash(image) ^ perceptual_hash(soft)).bit_count()
+
+    assert apart(Image.open(io.BytesIO(encoded(soft, "JPEG")))) <= 4
+    assert apart(soft.resize((60, 50))) <= 4
+    assert apart(soft.convert("L")) <= 4
+    assert apart(other) > 12
+    assert all(perceptual_hash(Image.new("RGB", (50, 40), colour)).bit_count() < 2 for colour in ("black", "white", "red"))
+
+
+def test_no_fault_of_a_reader_gets_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (EOFError("end"), KeyError("tag"), OverflowError("size")):
+
+        def fail(_source: object, error: Exception = error) -> Image.Image:
+            raise error
+
+        monkeypatch.setattr(Image, "open", fail)
+        with pytest.raises(ImageError, match=r"x\.png: not an image"):
+            load_pixels("x.png", 8)

@@ -1,0 +1,154 @@
+"""What is told of rows as they are encoded: what is cut or left out, and images against the last ones. No Paddle here."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hubflow.schemas.data_checks import DataChecks
+from hubflow.schemas.drift import DriftSettings
+from hubflow.schemas.errors import MAX_LISTED, ContractError, HubflowError
+from hubflow.schemas.findings import Finding
+from hubflow.schemas.folders import atomic_folder
+from hubflow.schemas.references import DatasetRef, Split
+from hubflow.stages.data import artifacts
+from hubflow.stages.data.encoding_checks import encoding_findings
+from hubflow.stages.data.key_matches import SPLITS
+from hubflow.stages.data.profile import IMAGE_MEASURES, image_profile
+from hubflow.stages.data.profile_history import against_last, keep_profile
+from hubflow.stages.data.watch import kept_report, write_data_report
+from hubflow.stages.hub.encoding_images import IMAGES_FILE, BadImage
+from hubflow.stages.hub.images import ImageError
+from hubflow.stages.store import Artifact, Store, content_key
+
+log = logging.getLogger(__name__)
+
+
+class EncodingWatch:
+    """Judges encoded rows by their folder and its facts alone, and publishes what is found before it refuses them.
+
+    Args:
+        place: the store.
+        key: of the encoded rows in the store.
+        dataset: the rows.
+        checks: policies.
+        max_invalid_share: share of a split's images that may be left out because they do not decode.
+    """
+
+    def __init__(self, place: Store, key: str, dataset: DatasetRef, checks: DataChecks, max_invalid_share: float) -> None:
+        self._place, self._key, self._dataset = place, key, dataset
+        self._checks, self._share = checks, max_invalid_share
+        self._quarantine = place.root / "quarantine" / key
+
+    def set_aside(self, images: Mapping[str, list[BadImage]]) -> dict[str, dict[str, Any]]:
+        """Keep the images that do not decode in the quarantine; give how many there are of each split, and the first of them.
+
+        Raises:
+            ImageError: when they are more than may be left out.
+        """
+        bad = {split: some for split, some in images.items() if some}
+        if bad:
+            with atomic_folder(self._quarantine) as draft:
+                for split, some in bad.items():
+                    frame = pd.DataFrame([asdict(image) for image in some])
+                    frame.insert(4, "checks", [["decodes"]] * len(frame))
+                    frame.to_parquet(draft / f"{split}.parquet", index=False)
+        left_out = {
+            split: {"count": len(some), "of": self._dataset.rows[split], "first": [image.error for image in some[:MAX_LISTED]]}
+            for split, some in bad.items()
+        }
+        self._require_images(left_out)
+        return left_out
+
+    def judge(self, encoded: Artifact) -> None:
+        """Publish what was found of the encoded rows; keep the profile of images, for the next ones to be compared with.
+
+        Raises:
+            ImageError: when more images do not decode than may be left out.
+            ContractError: when a check whose policy is `fail` finds something.
+        """
+        self._require_images(encoded.facts["left_out"])
+        report = self._report(encoding_findings(encoded.folder, encoded.facts, self._checks))
+        if encoded.facts["max_seq_len"] is not None:
+            report["facts"] |= {name: encoded.facts[name] for name in ("length_histogram", "max_seq_len")}
+        keep = self._compare(encoded.folder, report)
+        failed = [one for one in report["findings"] if one["policy"] == "fail"]
+        for one in report["findings"]:
+            log.warning("%s", one["message"])
+        if failed:
+            lines = "\n".join(f"  - {one['check']}: {one['message']}" for one in failed)
+            self._refuse(ContractError(f"the encoded rows fail {len(failed)} check(s):\n{lines}"), report)
+        self._publish(report)
+        if keep is not None:
+            keep_profile(self._place, keep[0], self._key, keep[1], report["facts"]["profile"])
+
+    def _report(self, findings: list[Finding]) -> dict[str, Any]:
+        found = [finding.model_dump(mode="json") for finding in findings]
+        return {"rows": self._dataset.rows, "findings": found, "facts": {}, "error": None}
+
+    def _compare(self, folder: Path, report: dict[str, Any]) -> tuple[str, str] | None:
+        """Add the images' profile, and what it is beside the last one; the series and the content of the images, if any."""
+        known = self._place.open(self._dataset).facts
+        series = (known["data_report"]["facts"] or {}).get("series")
+        if self._dataset.rows_kind != "image" or series is None:
+            return None
+        series, content = content_key("images", series), content_key(known["source_sha256"])
+        columns, splits = list(IMAGE_MEASURES), [split for split in SPLITS if split in self._dataset.rows]
+        frames: dict[Split, pd.DataFrame] = {
+            split: pd.read_parquet(folder / IMAGES_FILE.format(split=split), columns=columns) for split in splits
+        }
+        profile = image_profile(frames)
+        limits = DriftSettings(psi=self._checks.drift.psi, rows=_UNLIMITED)  # rows were compared as they were loaded
+        found, drift = against_last(self._place, series, content, profile, limits)
+        drift["measures"] = [measure for measure in drift["measures"] if measure["kind"] == "psi"]
+        report["findings"] += [finding.model_dump(mode="json") for finding in found]
+        report["facts"] |= {"profile": profile, "drift": drift}
+        return series, content
+
+    def _require_images(self, left_out: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse more undecodable images than are allowed, or a split that has no others."""
+        over = {
+            split: out for split, out in left_out.items() if out["count"] > self._share * out["of"] or out["count"] == out["of"]
+        }
+        if not over:
+            return
+        total, first = sum(out["count"] for out in over.values()), [error for out in over.values() for error in out["first"]]
+        lines = "\n".join(f"  - {error}" for error in first[:MAX_LISTED])
+        more = f"\n  … and {total - MAX_LISTED} more" if total > MAX_LISTED else ""
+        shares = ", ".join(f"{out['count']} of {out['of']} in {split}" for split, out in over.items())
+        message = (
+            f"{total} images cannot be decoded\n{lines}{more}\n{shares}; at most a share of {self._share:g} may be left out; "
+            f"all of them are listed in {self._quarantine}; mend or remove them, or raise max_invalid_share"
+        )
+        if total == 1:
+            message = f"{first[0]}; it is the only one, set aside in {self._quarantine}"
+        self._refuse(ImageError(message), self._report([]))
+
+    def _refuse(self, error: HubflowError, report: dict[str, Any]) -> None:
+        self._publish({**report, "error": str(error)})
+        raise error
+
+    def _publish(self, report: dict[str, Any]) -> None:
+        artifacts.publish_encoding(report)
+        write_data_report(self._place, self._key, report)
+
+
+_UNLIMITED = DriftSettings().rows.model_copy(update={"warn": None, "fail": None})
+
+
+def with_encoding(data_report: Mapping[str, Any], place: Store, key: str) -> dict[str, Any]:
+    """The data set's report with what encoding its rows found, which is kept by `key`."""
+    encoding = kept_report(place, key) or {"findings": [], "facts": {}}
+    merged: dict[str, Any] = json.loads(json.dumps(data_report))
+    facts, added = merged.setdefault("facts", {}), encoding["facts"]
+    merged["findings"] = [*merged.get("findings", []), *encoding["findings"]]
+    for split, counted in added.get("profile", {}).get("splits", {}).items():
+        facts["profile"]["splits"][split]["histograms"] |= counted["histograms"]
+    if "drift" in added and "drift" in facts:
+        facts["drift"]["measures"] += added["drift"]["measures"]
+    facts |= {name: added[name] for name in ("length_histogram", "max_seq_len") if name in added}
+    return merged
