@@ -3,13 +3,17 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
+from hubflow.schemas.frames import require_judged, require_metrics
 from hubflow.schemas.labels import LabelMap
-from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef
+from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, RowKind
 from hubflow.schemas.settings import EvaluateSettings
 from hubflow.stages.build_head import open_session
 from hubflow.stages.console import progress_bar
+from hubflow.stages.data.carried import with_carried
 from hubflow.stages.fine_tune import open_split
 from hubflow.stages.store import Store, content_key
 from hubflow.stages.tasks import stage_task
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
     from hubflow.stages.hub.encoded import EncodedSplit
     from hubflow.stages.hub.evaluation import Evaluation
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def evaluate(
@@ -31,9 +35,12 @@ def evaluate(
 ) -> EvaluationRef:
     """Judge the best weights on every split but train, exactly over all rows.
 
-    Beside the metrics, each split's predictions are kept as `<split>.parquet`: row, label, predicted, loss.
+    Beside the metrics (contract `Metrics`), each split's predictions are kept as `<split>.parquet` (`JudgedRows`, or
+    `JudgedTokens` of sentences): row, position (in the data set's file, from 0), label, predicted, loss, and the further
+    columns of the data. One of these that has a name of ours is called `source_<name>`.
 
     Raises:
+        ContractError: when what was computed breaks its contract.
         LabelMapError: when checkpoint and rows were made from different label maps.
     """
     from hubflow.stages.hub.evaluation import evaluate_split
@@ -54,19 +61,24 @@ def evaluate(
                 with progress_bar(f"evaluating {split}", len(rows)) as bar:
                     evaluation = evaluate_split(session, rows, label_map, settings.batch_size, bar.advance)
                 metrics[split] = evaluation.metrics
-                _keep(draft.folder / f"{split}.parquet", rows, evaluation, label_map)
+                data = home.open(encoded.dataset).folder / f"{split}.parquet"
+                _keep(draft.folder / f"{split}.parquet", data, encoded.dataset.rows_kind, rows, evaluation, label_map)
             label_map.save(draft.folder / "label_map.json")
-            draft.facts |= {**inputs, "metrics": metrics}
+            draft.facts |= {**inputs, "metrics": require_metrics(metrics, "evaluate")}
         artifact = home.made("evaluations", key)
     return EvaluationRef(path=artifact.path, sha256=artifact.sha256, checkpoint=checkpoint, metrics=artifact.facts["metrics"])
 
 
-def _keep(path: Path, rows: "EncodedSplit", evaluation: "Evaluation", label_map: LabelMap) -> None:
+def _keep(path: Path, data: Path, kind: RowKind, rows: "EncodedSplit", evaluation: "Evaluation", label_map: LabelMap) -> None:
     truth = _truth(rows)
-    frame = pd.DataFrame({"row": rows.rows, "loss": evaluation.losses})
+    positions = getattr(rows, "positions", None)  # of images: those that do not decode are left out
+    places = np.arange(len(rows)) if positions is None else positions
+    frame = pd.DataFrame({"row": rows.rows, "position": places, "loss": evaluation.losses})
     frame["label"] = [_named(value, label_map) for value in truth]
     frame["predicted"] = [_named(value, label_map) for value in evaluation.predicted]
-    frame.to_parquet(path, index=False)
+    numbers = pq.read_table(data, columns=["row"]).column("row").to_numpy()[places]
+    require_judged(frame, label_map, numbers, f"evaluate, {path.stem}")
+    pq.write_table(with_carried(frame, data, kind), path)
 
 
 def _truth(rows: "EncodedSplit") -> list[Any]:

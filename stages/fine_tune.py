@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
 from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.frames import require_evaluations, require_steps
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import CheckpointRef, EncodedRef, TaskRef
 from hubflow.schemas.requests import TrainRequest
@@ -47,7 +49,7 @@ def fine_tune(
     callbacks: Sequence[Callback] = (),
     processes: int = 1,
 ) -> CheckpointRef:
-    """Train a task on encoded rows and keep the best weights with their history.
+    """Train a task on encoded rows and keep the best weights with their history (`TrainingSteps`, `Evaluations`).
 
     A run that was stopped goes on from its last checkpoint as if it had not been.
 
@@ -246,8 +248,11 @@ def _keep(store: Store, key: str, working: Path, state: TrainState, request: Tra
     outcome = {"best_metric": metric, "best_value": state.best_value, "best_epoch": state.best_epoch, "steps": state.step}
     with store.create("checkpoints", key) as draft:
         shutil.copy2(checkpoints.best(state.best_step) / WEIGHTS, draft.folder / WEIGHTS)
-        pd.DataFrame(state.steps).to_parquet(draft.folder / "steps.parquet", index=False)
-        pd.DataFrame(state.evaluations).to_parquet(draft.folder / "evaluations.parquet", index=False)
+        steps, evaluations = pd.DataFrame(state.steps), pd.DataFrame(state.evaluations)
+        require_steps(steps, "steps.parquet", _rates(store, request))
+        require_evaluations(evaluations, "evaluations.parquet")
+        steps.to_parquet(draft.folder / "steps.parquet", index=False)
+        evaluations.to_parquet(draft.folder / "evaluations.parquet", index=False)
         how = {
             "device": str(place_of(request.device)),
             "processes": request.processes,
@@ -256,6 +261,15 @@ def _keep(store: Store, key: str, working: Path, state: TrainState, request: Tra
         }
         draft.facts |= {**request.identity(), **outcome, **how}
     return store.made("checkpoints", key)
+
+
+def _rates(store: Store, request: TrainRequest) -> Callable[[Any], Any]:
+    """The learning rate of steps, by the schedule."""
+    from hubflow.stages.hub.schedules import schedule_of
+
+    settings, rows = request.settings, len(open_split(store, request.encoded, "train"))
+    schedule = schedule_of(settings, settings.max_steps or settings.epochs * -(-rows // settings.batch_size))
+    return lambda steps: np.array([schedule.at(int(step) - 1) for step in steps])
 
 
 def _default_metric(task: TaskType, label_map: LabelMap) -> str:

@@ -11,11 +11,13 @@ import pandas as pd
 
 from hubflow.schemas.errors import SettingsError, bounded
 from hubflow.schemas.folders import StoreError
+from hubflow.schemas.frames import PROBABILITY, require_predictions
 from hubflow.schemas.references import RowKind
 from hubflow.schemas.rows import ROW_MODELS, validate_rows
 from hubflow.schemas.settings import FORMATS, DataFormat, DatasetSpec, PredictResult, PredictSettings, TaskType
 from hubflow.stages.console import progress_bar
-from hubflow.stages.reading import read_rows, rows_kind
+from hubflow.stages.data.carried import free_names
+from hubflow.stages.data.reading import read_rows, rows_kind
 from hubflow.stages.tasks import stage_task
 
 if TYPE_CHECKING:
@@ -28,8 +30,9 @@ INPUT_COLUMNS = ("text", "text_pair", "tokens", "image")
 def predict(settings: PredictSettings) -> PredictResult:
     """Label the rows of a file, or the images of a folder, with an exported folder and nothing else.
 
-    The output has one row for each input row, in order: `row`, the input's columns, `predicted` and `probability`, and for
-    classification `probability_<label>` for each label. It takes its place only when complete.
+    The output (contract `Predictions`, or `TokenPredictions` of sentences) has one row for each input row, in order: `row`, the
+    input's columns, `predicted` and `probability`, and for classification `probability_<label>` for each label. A column of
+    the input that has one of these names is called `source_<name>`. The output takes its place only when complete.
 
     Raises:
         StoreError: when the export is incomplete or altered, or the output cannot be written.
@@ -50,6 +53,8 @@ def predict(settings: PredictSettings) -> PredictResult:
             predictions += part
             bar.advance(len(part))
     frame = _frame(rows, predictions, predictor)
+    is_sequence = predictor.task == "sequence_labelling"
+    require_predictions(frame, predictor.label_map, rows["row"].to_numpy(), f"predict, {settings.data}", is_sequence)
     _write(frame, output)
     notes = _unknown_labels(rows, predictor)
     metrics = {} if notes else _metrics(rows, predictions, predictor)
@@ -103,14 +108,16 @@ def _inputs(rows: pd.DataFrame) -> list[Any]:
 
 def _frame(rows: pd.DataFrame, predictions: list["Prediction"], predictor: "Predictor") -> pd.DataFrame:
     frame = rows.drop(columns=["image", "sha256"], errors="ignore")
-    ours = ("predicted", "probability", *(f"probability_{label}" for label in predictor.label_map.labels))
-    frame = frame.rename(columns={name: f"source_{name}" for name in ours})  # of an earlier prediction, say
+    names = [f"{PROBABILITY}{label}" for label in predictor.label_map.labels]
+    frame = frame.rename(
+        columns=free_names(frame.columns, ("predicted", "probability", *names))
+    )  # an earlier prediction's, say
     is_sequence = predictor.task == "sequence_labelling"
     frame["predicted"] = [list(one.label) if is_sequence else one.label for one in predictions]
     frame["probability"] = [list(one.probability) if is_sequence else one.probability for one in predictions]
     if not is_sequence:
         table = np.stack([one.probabilities for one in predictions])
-        named = pd.DataFrame(table, columns=[f"probability_{label}" for label in predictor.label_map.labels], index=frame.index)
+        named = pd.DataFrame(table, columns=names, index=frame.index)
         frame = pd.concat([frame, named], axis=1)
     return frame
 

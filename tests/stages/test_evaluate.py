@@ -9,6 +9,7 @@ from runs import Run
 
 from hubflow.schemas.errors import LabelMapError
 from hubflow.schemas.settings import METRICS, EvaluateSettings
+from hubflow.stages.data.carried import with_carried
 from hubflow.stages.evaluate import evaluate, metrics_table
 
 
@@ -42,3 +43,25 @@ def test_a_metric_that_one_split_lacks_leaves_its_cell_empty() -> None:
         "| dev | 1.0000 |  |",
         "| test |  | 0.5000 |",
     ]
+
+
+def test_further_columns_of_the_data_are_kept_with_their_types_and_names_of_ours_make_way(tmp_path: Path) -> None:
+    data = tmp_path / "dev.parquet"
+    when = pd.Timestamp("2026-01-01 03:30", tz="UTC")
+    columns = {"row": [1, 2], "text": ["a", "b"], "label": ["0", "1"], "customer": [7, None], "loss": ["x", "y"]}
+    pd.DataFrame({**columns, "source_loss": [1, 2], "when": [None, when]}).astype({"customer": "Int64"}).to_parquet(data)
+    judged = pd.DataFrame({"row": [2], "position": [1], "loss": [0.25]})
+    table = with_carried(judged, data, "text")
+    assert table.column_names == ["row", "position", "loss", "customer", "source_source_loss", "source_loss", "when"]
+    assert table.select(["customer", "source_source_loss", "source_loss"]).to_pylist()[0] == {
+        "customer": None,
+        "source_source_loss": "y",
+        "source_loss": 2,
+    }
+    assert str(table.schema.field("customer").type) == "int64"
+    assert table.column("when").to_pylist()[0] == when
+
+
+def test_ids_travel_from_the_data_to_the_judged_rows(text_run: Run) -> None:
+    judged = pd.read_parquet(text_run.store.open(text_run.evaluation).folder / "test.parquet")
+    assert judged["id"].tolist() == [str(row + 98) for row in judged["row"]]

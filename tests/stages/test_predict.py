@@ -46,6 +46,14 @@ def test_rows_keep_their_order_and_their_columns_in_every_format(ending: str, te
     assert result.metrics == {}
 
 
+def test_a_column_that_has_a_name_of_ours_is_kept_under_another(text_run: Run, tmp_path: Path) -> None:
+    data = tmp_path / "rows.tsv"
+    data.write_text("text\tpredicted\tsource_predicted\tprobability_9\na film\told\tolder\tx\n", encoding="utf-8")
+    out = pd.read_parquet(predict(settings(text_run, data)).output)
+    assert out.loc[0, ["source_source_predicted", "source_predicted", "probability_9"]].tolist() == ["old", "older", "x"]
+    assert out.loc[0, "predicted"] in ("0", "1")
+
+
 def test_a_failure_leaves_no_file_and_what_was_there_unharmed(text_run: Run, tmp_path: Path) -> None:
     data, output = tmp_path / "rows.tsv", tmp_path / "out" / "predictions.csv"
     output.parent.mkdir()

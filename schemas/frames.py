@@ -1,0 +1,383 @@
+"""Contracts of the tables that stages hand on: splits, history, predictions, metrics. Must not import Paddle or Prefect."""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+from numpy.typing import NDArray
+from pandera.typing import Series
+
+from hubflow.schemas import checks
+from hubflow.schemas.errors import ContractError, bounded
+from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.references import Split
+from hubflow.schemas.settings import METRICS
+
+PROBABILITY = "probability_"
+"""Before a label: the column that holds its probability."""
+SUM_TOLERANCE = 1e-4
+RATE_TOLERANCE = 1e-9
+MAX_CASES = 5
+_SPLITS = ["train", "dev", "test"]
+_METRICS = sorted({name for names in METRICS.values() for name in names})
+_PLACE = ["step", "epoch"]
+Rates = Callable[[NDArray[np.int64]], NDArray[np.float64]]
+
+
+class SplitSummary(pa.DataFrameModel):
+    """One line for each label of each split: `count` rows, or tokens, have it, which is `share` of the split's."""
+
+    split: Series[str] = pa.Field(isin=_SPLITS)
+    rows: Series[np.int64] = pa.Field(ge=1)
+    label: Series[str]
+    count: Series[np.int64] = pa.Field(ge=0)
+    share: Series[float] = pa.Field(in_range={"min_value": 0.0, "max_value": 1.0})
+
+    class Config:
+        unique = ("split", "label")
+        strict = True
+
+    @pa.dataframe_check(name="shares of a split sum to one")
+    def _sums(cls, frame: Any) -> Any:
+        return (frame.groupby("split")["share"].transform("sum") - 1).abs() <= SUM_TOLERANCE
+
+
+class TrainingSteps(pa.DataFrameModel):
+    """The logged steps of a run: step and epoch rise, loss and gradient are finite, the rate is what the schedule says."""
+
+    step: Series[np.int64] = pa.Field(ge=1)
+    epoch: Series[np.int64] = pa.Field(ge=1)
+    loss: Series[float]
+    learning_rate: Series[float] = pa.Field(ge=0)
+    grad_norm: Series[float] = pa.Field(ge=0)
+
+    class Config:
+        strict = True
+
+    @pa.check("step", name="rising")
+    def _steps(cls, values: Any) -> Any:
+        return rising(values)
+
+    @pa.check("epoch", name="not falling")
+    def _epochs(cls, values: Any) -> Any:
+        return ~(values.diff() < 0)
+
+    @pa.check("loss", "learning_rate", "grad_norm", name="finite")
+    def _finite(cls, values: Any) -> Any:
+        return np.isfinite(values)
+
+
+class Evaluations(pa.DataFrameModel):
+    """The evaluations of a run: step and epoch rise, and every other column is a known metric, finite."""
+
+    step: Series[np.int64] = pa.Field(ge=1)
+    epoch: Series[np.int64] = pa.Field(ge=1)
+
+    class Config:
+        strict = False  # the metrics differ by task: they are checked together
+
+    @pa.check("step", name="rising")
+    def _steps(cls, values: Any) -> Any:
+        return rising(values)
+
+    @pa.check("epoch", name="not falling")
+    def _epochs(cls, values: Any) -> Any:
+        return ~(values.diff() < 0)
+
+    @pa.dataframe_check(name=f"metrics known ({', '.join(_METRICS)})")
+    def _known(cls, frame: Any) -> bool:
+        return set(frame.columns) <= {*_PLACE, *_METRICS}
+
+    @pa.dataframe_check(name="metrics finite")
+    def _finite(cls, frame: Any) -> Any:
+        values = frame.drop(columns=_PLACE)
+        if not all(map(pd.api.types.is_numeric_dtype, values.dtypes)):
+            return False
+        return pd.Series(np.isfinite(values.to_numpy(float)).all(axis=1), index=frame.index)
+
+
+class Metrics(pa.DataFrameModel):
+    """One line for each metric of each split: a known name, a finite value, and all but the loss within 0..1."""
+
+    split: Series[str] = pa.Field(isin=_SPLITS)
+    metric: Series[str] = pa.Field(isin=_METRICS)
+    value: Series[float]
+
+    class Config:
+        unique = ("split", "metric")
+        strict = True
+
+    @pa.check("value", name="finite")
+    def _finite(cls, values: Any) -> Any:
+        return np.isfinite(values)
+
+    @pa.dataframe_check(name="0 to 1, the loss from 0")
+    def _range(cls, frame: Any) -> Any:
+        return (frame["value"] >= 0) & ((frame["value"] <= 1) | (frame["metric"] == "loss"))
+
+
+class JudgedRows(pa.DataFrameModel):
+    """What evaluate keeps of each row of a split, in its order; further columns of the data are carried through."""
+
+    row: Series[np.int64] = pa.Field(ge=1)
+    position: Series[np.int64] = pa.Field(ge=0, description="In the data set's file, from 0")
+    loss: Series[float] = pa.Field(ge=0)
+    label: Series[str]
+    predicted: Series[str]
+
+    class Config:
+        strict = False
+
+    @pa.check("loss", name="finite")
+    def _finite(cls, values: Any) -> Any:
+        return np.isfinite(values)
+
+
+class JudgedTokens(pa.DataFrameModel):
+    """JudgedRows of sentences: `label` and `predicted` are lists of one length, a label for each token."""
+
+    row: Series[np.int64] = pa.Field(ge=1)
+    position: Series[np.int64] = pa.Field(ge=0, description="In the data set's file, from 0")
+    loss: Series[float] = pa.Field(ge=0)
+    label: Series[object]
+    predicted: Series[object]
+
+    class Config:
+        strict = False
+
+    @pa.check("loss", name="finite")
+    def _finite(cls, values: Any) -> Any:
+        return np.isfinite(values)
+
+    @pa.dataframe_check(name="as many predictions as labels")
+    def _lengths(cls, frame: Any) -> Any:
+        return checks.equal_lengths(frame["label"], frame["predicted"])
+
+
+class Predictions(pa.DataFrameModel):
+    """One line for each input row, in order: the label predicted, and a probability for every label, which sum to one."""
+
+    row: Series[np.int64] = pa.Field(ge=1)
+    predicted: Series[str]
+    probability: Series[float] = pa.Field(in_range={"min_value": 0.0, "max_value": 1.0})
+
+    class Config:
+        strict = False
+
+
+class TokenPredictions(pa.DataFrameModel):
+    """One line for each sentence, in order: lists of labels and probabilities, one for each token.
+
+    A token that `max_seq_len` cut off has no probability: NaN.
+    """
+
+    row: Series[np.int64] = pa.Field(ge=1)
+    tokens: Series[object]
+    predicted: Series[object]
+    probability: Series[object]
+
+    class Config:
+        strict = False
+
+    @pa.dataframe_check(name="as many predictions as tokens")
+    def _lengths(cls, frame: Any) -> Any:
+        lengths = checks.equal_lengths(frame["tokens"], frame["predicted"])
+        return lengths & checks.equal_lengths(frame["tokens"], frame["probability"])
+
+    @pa.check("probability", name="probabilities in 0..1")
+    def _range(cls, values: Any) -> Any:
+        flat = values.explode().astype(float)
+        return (flat.isna() | flat.between(0, 1)).groupby(level=0).all()
+
+
+JudgedModel = type[JudgedRows] | type[JudgedTokens]
+PredictionsModel = type[Predictions] | type[TokenPredictions]
+
+
+def rising(values: "pd.Series[Any]") -> "pd.Series[bool]":
+    """Whether each value is above the one before it."""
+    return ~(values.diff() <= 0)
+
+
+def require_steps(frame: pd.DataFrame, source: str, rates: Rates | None = None) -> pd.DataFrame:
+    """The logged steps, once they keep `TrainingSteps`.
+
+    Args:
+        frame: columns of `TrainingSteps`.
+        source: named in the error.
+        rates: learning rate `[steps]` that the schedule has for steps counted from 1 `[steps]`; not checked when not given.
+
+    Raises:
+        ContractError: naming the check, how many lines break it, and the first of them.
+    """
+    schema = _schema(TrainingSteps)
+    if rates is not None:
+        scheduled = pa.Check(
+            lambda steps: pd.Series(
+                np.isclose(steps["learning_rate"], rates(steps["step"].to_numpy()), rtol=RATE_TOLERANCE, atol=0.0),
+                index=steps.index,
+            ),
+            name="learning rate as the schedule says",
+        )
+        schema.checks = [*schema.checks, scheduled]
+    return held(frame, schema, source, "step")
+
+
+def require_evaluations(frame: pd.DataFrame, source: str) -> pd.DataFrame:
+    """The evaluations of a run, once they keep `Evaluations`; a run without a dev split has none.
+
+    Raises:
+        ContractError: naming the check, how many lines break it, and the first of them.
+    """
+    return frame if frame.empty else held(frame, _schema(Evaluations), source, "step")
+
+
+def metrics_frame(metrics: dict[str, dict[str, float]]) -> pd.DataFrame:
+    """Metrics by split and name as the table that `Metrics` is about."""
+    lines = [(split, name, float(value)) for split, values in metrics.items() for name, value in values.items()]
+    columns = {"split": [line[0] for line in lines], "metric": [line[1] for line in lines]}
+    return pd.DataFrame({**columns, "value": np.array([line[2] for line in lines], float)}).astype(
+        {"split": "str", "metric": "str"}
+    )
+
+
+def require_metrics(metrics: dict[str, dict[str, float]], source: str) -> dict[str, dict[str, float]]:
+    """Metrics by split and name, once they keep `Metrics`.
+
+    Raises:
+        ContractError: naming the check and the first values that break it.
+    """
+    held(metrics_frame(metrics), _schema(Metrics), source)
+    return metrics
+
+
+def require_judged(frame: pd.DataFrame, label_map: LabelMap, rows: Sequence[int] | NDArray[Any], source: str) -> pd.DataFrame:
+    """What evaluate keeps of a split, once it keeps `JudgedRows` or `JudgedTokens`.
+
+    Args:
+        frame: one line for each row; of token rows `label` holds lists.
+        label_map: every label, true or predicted, must be in it.
+        rows: the row numbers of the split, in its order.
+        source: named in the error.
+
+    Raises:
+        ContractError: naming the check, how many rows break it, and the first of them.
+    """
+    is_list = len(frame) > 0 and isinstance(frame["label"].iloc[0], checks.SEQUENCES)
+    model: JudgedModel = JudgedTokens if is_list else JudgedRows
+    schema = _labelled(_schema(model), ("label", "predicted"), label_map)
+    schema.checks = [*schema.checks, _in_order(rows)]
+    return held(frame, schema, source, "row")
+
+
+def require_predictions(
+    frame: pd.DataFrame, label_map: LabelMap, rows: Sequence[int] | NDArray[Any], source: str, is_sequence: bool = False
+) -> pd.DataFrame:
+    """Predictions, once they keep `Predictions`, or `TokenPredictions` when `is_sequence`.
+
+    Args:
+        frame: one line for each input row.
+        label_map: of the model: every predicted label must be in it, and `probability_<label>` is there for each.
+        rows: the row numbers of the input, in its order.
+        source: named in the error.
+        is_sequence: whether a row is a sentence.
+
+    Raises:
+        ContractError: naming the check, how many rows break it, and the first of them.
+    """
+    model: PredictionsModel = TokenPredictions if is_sequence else Predictions
+    schema = _labelled(_schema(model), ("predicted",), label_map)
+    schema.checks = [*schema.checks, _in_order(rows)]
+    if not is_sequence:
+        schema.checks += [_probabilities([f"{PROBABILITY}{label}" for label in label_map.labels])]
+    return held(frame, schema, source, "row")
+
+
+def split_summary(rows: dict[Split, int], label_counts: dict[Split, dict[str, int]]) -> pd.DataFrame:
+    """How often each label occurs in each split, as `SplitSummary` has it.
+
+    Args:
+        rows: number of rows by split.
+        label_counts: by split, how many rows (tokens, of sentences) have each label.
+    """
+    parts = [
+        pd.DataFrame({"split": split, "rows": rows[split], "label": list(counts), "count": list(counts.values())})
+        for split, counts in label_counts.items()
+        if counts
+    ]
+    if not parts:
+        return pd.DataFrame(columns=["split", "rows", "label", "count", "share"])
+    frame = pd.concat(parts, ignore_index=True).astype({"rows": np.int64, "count": np.int64, "split": "str", "label": "str"})
+    frame["share"] = frame["count"] / frame.groupby("split")["count"].transform("sum").clip(lower=1)
+    return held(frame, _schema(SplitSummary), "split summary")
+
+
+def held(frame: pd.DataFrame, schema: pa.DataFrameSchema, source: str, named_by: str | None = None) -> pd.DataFrame:
+    """`frame`, once it keeps `schema`.
+
+    Raises:
+        ContractError: naming each check that fails, how many lines fail it, and the first of them by their `named_by`;
+            pandera's own report is its `__cause__`.
+    """
+    rows = frame.reset_index(drop=True)
+    try:
+        schema.validate(rows, lazy=True)
+    except pa.errors.SchemaErrors as error:
+        lines = [f"{source}: breaks the contract {schema.name}", *_faults(error.failure_cases, rows, named_by)]
+        raise ContractError("\n".join(lines)) from error
+    return frame
+
+
+def _faults(cases: pd.DataFrame, rows: pd.DataFrame, named_by: str | None) -> list[str]:
+    """One line for each check that fails; of a check of several columns, the values are not told."""
+    lines = []
+    for check, faults in cases.groupby("check", sort=False):
+        places = faults["index"].dropna().astype(int).drop_duplicates()
+        names = rows[named_by].iloc[places.to_numpy()] if named_by in rows else places + 1
+        examples = bounded((f"{named_by or 'line'} {name}" for name in names), MAX_CASES)
+        where = f"; {len(places)} line(s): {examples}" if len(places) else ""
+        columns = faults["column"].dropna().astype(str).unique()
+        found = bounded(faults["failure_case"].drop_duplicates().map(_brief), MAX_CASES)
+        about = f"{columns[0]}: " if len(columns) == 1 and columns[0] in rows else ""
+        values = f"; found {found}" if about or check in ("column_in_dataframe", "column_in_schema") else ""
+        lines.append(f"  - {about}expected {check}{where}{values}")
+    return lines
+
+
+def _brief(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"  # noqa: PLR2004
+
+
+def _schema(model: type[pa.DataFrameModel]) -> pa.DataFrameSchema:
+    return deepcopy(model.to_schema())  # pandera keeps one for each model: checks added to it would stay
+
+
+def _labelled(schema: pa.DataFrameSchema, columns: Sequence[str], label_map: LabelMap) -> pa.DataFrameSchema:
+    known = pa.Check(checks.known_labels(label_map.labels), name="label of the map")
+    for column in columns:
+        schema = schema.update_column(column, checks=[*schema.columns[column].checks, known])
+    return schema
+
+
+def _in_order(rows: Sequence[int] | NDArray[Any]) -> pa.Check:
+    wanted = np.asarray(rows)
+
+    def same(frame: pd.DataFrame) -> Any:
+        return len(frame) == len(wanted) and pd.Series(frame["row"].to_numpy() == wanted, index=frame.index)
+
+    return pa.Check(same, name="one line for each row, in order")
+
+
+def _probabilities(names: list[str]) -> pa.Check:
+    def sound(frame: pd.DataFrame) -> Any:
+        if not set(names) <= set(frame.columns):
+            return False
+        table = frame[names].to_numpy(float)
+        inside = ((table >= 0) & (table <= 1)).all(axis=1)
+        return pd.Series(inside & (np.abs(table.sum(axis=1) - 1) <= SUM_TOLERANCE), index=frame.index)
+
+    return pa.Check(sound, name="a probability of each label in 0..1, together one")
