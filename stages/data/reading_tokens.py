@@ -1,5 +1,6 @@
 """Rows of token files: CoNLL columns, and tokens and labels joined by \\x02, in chunks. Must not import Paddle or Prefect."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pandas as pd
@@ -22,7 +23,7 @@ def read_conll(request: Request, chunk_rows: int) -> Iterator[Chunk]:
 
     The first column is the token; the tag is the column `label_column`, the last one unless set. A row's number is
     the line of its first token; `-DOCSTART-` lines are left out. A sentence with a line of another number of columns than
-    the first, or with bytes that are not in the encoding, is malformed.
+    most lines of the file's first part, or with bytes that are not in the encoding, is malformed.
 
     Raises:
         DataError: when there are no sentences, or `label_column` is not there.
@@ -36,7 +37,7 @@ def read_conll(request: Request, chunk_rows: int) -> Iterator[Chunk]:
 
 
 class _Conll:
-    """Makes rows of sentences, all with the number of columns of the first line."""
+    """Makes rows of sentences, all with the number of columns of most lines of the first chunk."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -45,8 +46,9 @@ class _Conll:
 
     def chunk(self, sentences: list[list[Line]], coerced: dict[str, int]) -> Chunk:
         if not self.width:
-            self._first_line, first = sentences[0][0]
-            self.width = len(first)
+            widths = Counter(len(fields) for lines in sentences for _, fields in lines)
+            self.width = widths.most_common(1)[0][0]
+            self._first_line = next(number for lines in sentences for number, fields in lines if len(fields) == self.width)
             self._tag = _tag_column(self._request, self.width)
         malformed, tag = Malformed(), self._tag
         good = [lines for lines in sentences if self._is_good(lines, malformed)]

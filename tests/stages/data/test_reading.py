@@ -279,6 +279,8 @@ def test_conll_tokens_may_be_unusual_white_space(tmp_path: Path) -> None:
 def test_faulty_conll_lines_and_columns_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "a B-X\nb\n\nc d O\n")
     assert "expected 2 column(s) in every line, as in line 1; line 2 has 1, line 4 has 3" in fault(path, "conll")
+    first = write(tmp_path / "first.txt", "a b O\n\nin O\n\nc O\nd O\n\n")
+    assert "expected 2 column(s) in every line, as in line 3; line 1 has 3" in fault(first, "conll")
     good = write(tmp_path / "b.txt", "a X O\n")
     assert "a position from 1 to 2" in fault(good, "conll", label_column=3)
     assert "a position from 1 to 2" in fault(good, "conll", label_column="tag")
