@@ -1,4 +1,4 @@
-"""What the fine-tune flow costs beside the plain functions that it calls: fresh processes, with and without a Prefect server."""
+"""What the fine-tune flow costs beside the plain functions that it calls, with a Prefect server and without one."""
 
 import argparse
 import json
@@ -10,8 +10,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +64,13 @@ def main() -> None:
                         seconds[name].append(taken)
     base, *others = ways
     print(
-        f"{os.cpu_count()} cores; {options.rounds} rounds in turn, each in a fresh process and an empty store; median seconds (least, most)"
+        f"{os.cpu_count()} cores; {options.rounds} rounds in turn, in fresh processes and stores; median seconds (least, most)"
     )
     for name, taken in seconds.items():
         print(f"  {name:32} {statistics.median(taken):6.2f} ({min(taken):.2f}, {max(taken):.2f})")
     for name in others:
         more = [one - plain for one, plain in zip(seconds[name], seconds[base], strict=True)]
-        print(
-            f"  {name}: {statistics.median(more):+.2f} s beside the plain functions (rounds {min(more):+.2f} to {max(more):+.2f})"
-        )
+        print(f"  {name}: {statistics.median(more):+.2f} s beside them (rounds {min(more):+.2f} to {max(more):+.2f})")
 
 
 def run(home: Path, command: list[str], environment: dict[str, str]) -> float:
