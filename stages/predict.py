@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from hubflow.stages.hub.predictor import Prediction, Predictor
 
 ENDINGS: dict[str, DataFormat] = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".parquet": "parquet", ".conll": "conll"}
-INPUT_COLUMNS = ("text", "text_pair", "tokens", "image")
 
 
 def predict(settings: PredictSettings) -> PredictResult:
@@ -44,20 +43,21 @@ def predict(settings: PredictSettings) -> PredictResult:
     started = time.perf_counter()
     output = _output(settings)
     predictor = Predictor.load(Path(settings.export).expanduser())
-    rows = _rows(settings, cast(TaskType, predictor.task), predictor.signature["rows_kind"])
+    kind: RowKind = predictor.signature["rows_kind"]
+    rows = _rows(settings, cast(TaskType, predictor.task), kind)
     with progress_bar("predicting", len(rows)) as bar:
         predictions: list[Prediction] = []
-        inputs = _inputs(rows)
+        inputs = _inputs(rows, kind)
         for start in range(0, len(rows), 16 * settings.batch_size):
             part = predictor.predict(inputs[start : start + 16 * settings.batch_size], settings.batch_size)
             predictions += part
             bar.advance(len(part))
-    frame = _frame(rows, predictions, predictor)
+    frame = _frame(rows, predictions, predictor, kind)
     is_sequence = predictor.task == "sequence_labelling"
     require_predictions(frame, predictor.label_map, rows["row"].to_numpy(), f"predict, {settings.data}", is_sequence)
     _write(frame, output)
-    notes = _unknown_labels(rows, predictor)
-    metrics = {} if notes else _metrics(rows, predictions, predictor)
+    notes = _unknown_labels(rows, predictor, kind)
+    metrics = {} if notes else _metrics(rows, predictions, predictor, kind)
     return PredictResult(
         export=str(predictor.folder.absolute()),
         output=str(output),
@@ -97,17 +97,18 @@ def _format(path: Path, task: TaskType) -> DataFormat:
     return known
 
 
-def _inputs(rows: pd.DataFrame) -> list[Any]:
-    if "tokens" in rows:
+def _inputs(rows: pd.DataFrame, kind: RowKind) -> list[Any]:
+    """What the predictor is given of each row; further columns may have any name."""
+    if kind == "tokens":
         return [list(words) for words in rows["tokens"]]
-    if "path" in rows:
+    if kind == "image":
         return rows["image" if "image" in rows else "path"].tolist()
     texts: list[Any] = rows["text"].tolist()
-    return list(zip(texts, rows["text_pair"], strict=True)) if "text_pair" in rows else texts
+    return list(zip(texts, rows["text_pair"], strict=True)) if kind == "text_pair" else texts
 
 
-def _frame(rows: pd.DataFrame, predictions: list["Prediction"], predictor: "Predictor") -> pd.DataFrame:
-    frame = rows.drop(columns=["image", "sha256"], errors="ignore")
+def _frame(rows: pd.DataFrame, predictions: list["Prediction"], predictor: "Predictor", kind: RowKind) -> pd.DataFrame:
+    frame = rows.drop(columns=["image", "sha256"], errors="ignore") if kind == "image" else rows
     names = [f"{PROBABILITY}{label}" for label in predictor.label_map.labels]
     frame = frame.rename(
         columns=free_names(frame.columns, ("predicted", "probability", *names))
@@ -122,10 +123,10 @@ def _frame(rows: pd.DataFrame, predictions: list["Prediction"], predictor: "Pred
     return frame
 
 
-def _metrics(rows: pd.DataFrame, predictions: list["Prediction"], predictor: "Predictor") -> dict[str, float]:
+def _metrics(rows: pd.DataFrame, predictions: list["Prediction"], predictor: "Predictor", kind: RowKind) -> dict[str, float]:
     from hubflow.stages.hub.metrics import classification_metrics, entity_metrics
 
-    label = "labels" if "tokens" in rows else "label"
+    label = "labels" if kind == "tokens" else "label"
     if label not in rows:
         return {}
     if label == "labels":
@@ -137,9 +138,9 @@ def _metrics(rows: pd.DataFrame, predictions: list["Prediction"], predictor: "Pr
     return classification_metrics(truth_ids, predicted, len(index))
 
 
-def _unknown_labels(rows: pd.DataFrame, predictor: "Predictor") -> list[str]:
+def _unknown_labels(rows: pd.DataFrame, predictor: "Predictor", kind: RowKind) -> list[str]:
     """Why the data's labels cannot be measured against; nothing when they can, or there are none."""
-    column = "labels" if "tokens" in rows else "label"
+    column = "labels" if kind == "tokens" else "label"
     if column not in rows:
         return []
     flat = rows[["row", column]].explode(column)

@@ -54,6 +54,18 @@ def test_a_column_that_has_a_name_of_ours_is_kept_under_another(text_run: Run, t
     assert out.loc[0, "predicted"] in ("0", "1")
 
 
+def test_further_columns_do_not_change_what_is_predicted(text_run: Run, tmp_path: Path) -> None:
+    """Whatever they are called."""
+    names = ("text", "path", "image", "text_pair", "tokens", "sha256")
+    rows = [dict(zip(names, (f"a {word} film", *"vwxyz"), strict=True)) for word in ("fine", "dull", "great")]
+    data, plain = tmp_path / "rows.jsonl", tmp_path / "plain.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    plain.write_text("".join(json.dumps({"text": row["text"]}) + "\n" for row in rows), encoding="utf-8")
+    found, expected = (pd.read_parquet(predict(settings(text_run, path)).output) for path in (data, plain))
+    assert found["probability"].tolist() == expected["probability"].tolist()
+    assert set(names) <= set(found)
+
+
 def test_a_failure_leaves_no_file_and_what_was_there_unharmed(text_run: Run, tmp_path: Path) -> None:
     data, output = tmp_path / "rows.tsv", tmp_path / "out" / "predictions.csv"
     output.parent.mkdir()
