@@ -3,6 +3,9 @@
 import hashlib
 import importlib
 import inspect
+import sys
+
+import pandera.pandas as pa
 
 from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.references import RowKind
@@ -19,8 +22,8 @@ def contract_of(kind: RowKind, given: str | type | None) -> RowModel:
         given: the class, or where to import it from: `package.module:ClassName`.
 
     Raises:
-        SettingsError: when it cannot be imported, is no subclass of the kind's contract, or asks for values that are
-            unique, which cannot be said of rows that are seen a chunk at a time.
+        SettingsError: when it cannot be imported, is no subclass of the kind's contract, would leave out or add anything
+            without a word, or asks for values that are unique, which cannot be said of rows that are seen a chunk at a time.
     """
     base = ROW_MODELS[kind]
     if given is None:
@@ -38,15 +41,32 @@ def contract_of(kind: RowKind, given: str | type | None) -> RowModel:
             f"contract: {model.__name__} asks for unique values of {', '.join(map(repr, unique))}; rows are checked a chunk at "
             "a time, so that repeats far apart would pass; leave `unique` out"
         )
+    _require_no_silence(model.__name__, schema)
     return model
 
 
+def _require_no_silence(name: str, schema: pa.DataFrameSchema) -> None:
+    """Refuse what makes pandera drop rows or columns, or add some, where nobody would be told."""
+    silent = {
+        "drop_invalid_rows = True": schema.drop_invalid_rows,
+        'strict = "filter"': schema.strict == "filter",
+        "add_missing_columns = True": schema.add_missing_columns,
+    }
+    for setting, is_set in silent.items():
+        if is_set:
+            raise SettingsError(
+                f"contract: {name} has {setting}, which would change the rows without a word; leave it out: rows that break "
+                "the contract are set aside, and further columns are carried through"
+            )
+
+
 def contract_identity(model: RowModel) -> dict[str, str]:
-    """What tells one contract from another in the key of what was made under it: its name and its source."""
+    """What tells one contract from another in the key of what was made under it: its name and its modules' source."""
     try:
         theirs = [cls for cls in model.__mro__ if cls.__module__.split(".")[0] not in NOT_THEIRS]
-        source = "".join(map(inspect.getsource, theirs))
-    except (OSError, TypeError):
+        modules = dict.fromkeys(sys.modules[cls.__module__] for cls in theirs)  # for the constants and helpers beside them
+        source = "".join([*map(inspect.getsource, modules), *(cls.__qualname__ for cls in theirs)])
+    except (OSError, TypeError, KeyError):
         source = ""
     return {
         "name": f"{model.__module__}:{model.__qualname__}",

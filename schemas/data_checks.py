@@ -31,7 +31,9 @@ class DataChecks(Settings):
         "fail", description="The same value of `group_column` in two splits: whoever names the column says that it must not be"
     )
     labels_missing_from_train: Policy = Field(
-        "warn", description="Labels of dev or test that train lacks: never predicted, but samples and label lists have such"
+        "warn",
+        description="Labels of dev or test that train lacks: never predicted, but samples and label lists have such; without a "
+        "label_list train names the labels, and such rows break their contract",
     )
     labels_missing_from_dev: Policy = Field(
         "warn", description="Labels of train that dev lacks: the choice of the best weights does not see them"

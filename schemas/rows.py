@@ -94,10 +94,11 @@ ROW_MODELS: dict[RowKind, RowModel] = {"text": TextRows, "text_pair": TextPairRo
 # What each check expects, and what to do about a row that fails it.
 EXPECTED = {
     "not_nullable": ("a value in every row", "fill it in or remove the row"),
-    "has_text": ("text with at least one visible character", "fill it in or remove the row"),
+    "has_text": ("text with at least one character that is no white space", "fill it in or remove the row"),
     "has_label": ("a label in every row", "fill it in or remove the row"),
     "string_list": ("a list of at least one string, none of them empty", "correct or remove the row"),
     "equal_lengths": ("as many labels as tokens", "give each token one label"),
+    "coerced_value": ("a value that keeps its meaning in the contract's type", "correct it, or choose another type"),
     "surrogate": ("whole characters", "write both halves of each surrogate pair, or remove the row"),
     "sha256": ("64 hexadecimal digits", "hash the file's content again"),
     "greater_than_or_equal_to(1)": ("row numbers from 1", "number the rows of the source from 1"),
@@ -244,7 +245,8 @@ def rows_message(
         label_map: what labels were held to.
         counts: number of faults by column and check, when `failures` has only the first few.
     """
-    title = f"{source}: {rows_at_fault} row(s) break the contract {model.__name__}"
+    at_fault = f"{rows_at_fault} row(s) break" if rows_at_fault else "as a whole it breaks"
+    title = f"{source}: {at_fault} the contract {model.__name__}"
     return "\n".join([title, *_fault_lines(failures, label_map, counts or {})])
 
 

@@ -15,7 +15,7 @@ import pyarrow as arrow
 from pyarrow import compute, parquet
 
 from hubflow.schemas.errors import ContractError, HubflowError, bounded
-from hubflow.schemas.findings import Observer
+from hubflow.schemas.findings import Finding, Observer
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef, RowKind, Split
 from hubflow.schemas.rows import RowModel, RowsError, row_schema
@@ -42,18 +42,34 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Plan:
-    """What to load: the settings, the kind of rows, their contract, and the source of each split that has one."""
+    """What to load: the settings, the kind of rows, their contract, and the source of each split that has one.
+
+    `series` names the series of data sets that it is compared in, where that is not told by the places of the sources.
+    """
 
     spec: DatasetSpec
     task: TaskType
     kind: RowKind
     sources: dict[Split, Path]
     model: RowModel
+    series: str | None = None
 
     @property
     def label_column(self) -> str:
         """Column that holds a row's label, or its list of labels."""
         return "labels" if self.kind == "tokens" else "label"
+
+    @property
+    def group(self) -> str | None:
+        """What the settings' `group_column` is called in the rows, whose columns have the contract's names."""
+        spec, column = self.spec, self.spec.group_column
+        if column is None or self.kind == "image":
+            return column
+        pair = {"text_pair": spec.text_pair_column} if self.kind == "text_pair" else {}
+        texts = {"tokens": spec.tokens_column} if self.kind == "tokens" else {"text": spec.text_column, **pair}
+        ours = {**texts, self.label_column: spec.label_column}
+        named = next((name for name, theirs in ours.items() if theirs == column), None)
+        return named or (f"source_{column}" if column in ("row", *ours) else column)
 
     @property
     def wanted(self) -> dict[Split, float]:
@@ -201,10 +217,10 @@ def _sort_chunks(
 
 
 def _require_group(plan: Plan, source: str, names: list[str]) -> None:
-    group = plan.spec.group_column
-    if group is not None and group not in names:
-        found = f"found {len(names)} column(s): {bounded(map(repr, names))}"
-        raise DataError(f"{source}: no column {group!r}; {found}; correct group_column, or leave it out")
+    if plan.group is not None and plan.group not in names:
+        theirs = [name for name in names if name != "row"]
+        found = f"found {len(theirs)} column(s): {bounded(map(repr, theirs))}"
+        raise DataError(f"{source}: no column {plan.spec.group_column!r}; {found}; correct group_column, or leave it out")
 
 
 def _require_valid(plan: Plan, split: Split, counts: SplitReport, label_map: LabelMap | None, path: Path) -> None:
@@ -233,8 +249,8 @@ def _require_classes(plan: Plan, staged: Staged) -> list[str]:
 
 def _parts_by_group(plan: Plan, rows: pd.DataFrame) -> np.ndarray:
     keys, _ = group_keys(rows["row"])  # of a row that is in no group
-    if plan.spec.group_column in rows:  # whose chunk may lack the column
-        groups, known = group_keys(rows[plan.spec.group_column])
+    if plan.group in rows:  # whose chunk may lack the column
+        groups, known = group_keys(rows[plan.group])
         keys = np.where(known, groups, keys)
     return group_parts(keys, plan.wanted, plan.spec.split_seed)
 
@@ -309,7 +325,20 @@ def _observed(observers: Sequence[Observer], report: DataReport) -> None:
     for finding in report.findings:
         if finding.policy == "warn":
             LOG.warning("%s: %s", finding.check, finding.message)
-    failing = [f"{finding.check}: {finding.message}" for finding in report.findings if finding.policy == "fail"]
+    require_none_fails(report.findings)
+
+
+def require_none_fails(findings: Iterable[Finding]) -> None:
+    """Refuse a data set with findings whose policy is `fail`.
+
+    Raises:
+        ContractError: with all of them, and the first few examples of each.
+    """
+    failing = []
+    for finding in findings:
+        if finding.policy == "fail":
+            first = f" (first: {'; '.join(finding.examples)})" if finding.examples else ""
+            failing.append(f"{finding.check}: {finding.message}{first}")
     if failing:
         raise ContractError("\n".join(failing))
 

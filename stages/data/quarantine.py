@@ -14,15 +14,18 @@ import pandas as pd
 import pandera.pandas as pa
 from pyarrow import parquet
 
+from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.folders import StoreError, sync
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.rows import FAILURE_COLUMNS, RowModel, RowsError, row_failures, row_schema, rows_message
+from hubflow.stages.data.carried import free_names
 from hubflow.stages.data.reading_text import escaped, is_damaged
 from hubflow.stages.data.staging import Staging
 
 OWN_COLUMNS = ("row", "checks", "content")
 SURROGATE = "surrogate"
 MAX_ROW_NUMBER = 2**63
+LOSSY = "coerced_value"
 MALFORMED = "line"  # stands for the column in checks of lines that could not be read
 
 
@@ -89,14 +92,22 @@ def sorted_out(
             failures.append(faults[FAILURE_COLUMNS])
             left = left[~left.index.isin(places)]
         else:
-            break
+            _require_same_rows(left, accepted, model)
+            lossy = _lossy(left, accepted)
+            if lossy.empty:
+                break
+            for place, column in zip(lossy["place"], lossy["column"], strict=True):
+                checks.setdefault(int(place), []).append(f"{column}: {LOSSY}")
+            failures.append(lossy[FAILURE_COLUMNS])
+            left = left[~left.index.isin(lossy["place"])]
     else:
         accepted = left
     places_at_fault = sorted(checks)
     rejected = rows.iloc[places_at_fault].reset_index(drop=True) if checks else rows.iloc[:0]  # which copies nothing
+    rejected = rejected.rename(columns=free_names(rejected.columns, ("checks",)))
     rejected = rejected.assign(checks=pd.Series([checks[place] for place in places_at_fault], dtype=object))
     known = pd.concat(failures, ignore_index=True) if failures else pd.DataFrame(columns=FAILURE_COLUMNS, dtype=object)
-    return Sorted(accepted, rejected, known, _converted(left, accepted))
+    return Sorted(accepted, rejected, known, _converted(left, accepted, _has_parsers(schema)))
 
 
 class Quarantine:
@@ -229,7 +240,52 @@ def _first_without_number(numbers: "pd.Series[Any]") -> str:
     return ""
 
 
-def _converted(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, int]:
-    """Values of columns that the contract gave another type."""
-    changed = [name for name in after if name in before and after[name].dtype != before[name].dtype]
-    return {str(name): int(before[name].notna().sum()) for name in changed if len(after)}
+def _require_same_rows(before: pd.DataFrame, after: pd.DataFrame, model: RowModel) -> None:
+    """Refuse a contract whose parsers drop, add or reorder rows, which would be lost without a word."""
+    if len(after) != len(before) or not np.array_equal(after["row"].to_numpy(), before["row"].to_numpy()):
+        raise SettingsError(
+            f"contract: a parser of {model.__name__} made {len(after)} rows of {len(before)}, or changed their order; "
+            "let a check say which rows are wrong, and they are set aside"
+        )
+
+
+_TRUTH = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
+
+
+def _lossy(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """Values that the contract's own conversion changes in meaning: 1.5 to 1, the text "False" to True."""
+    faults = []
+    for name in [name for name in after if name in before and after[name].dtype != before[name].dtype]:
+        was, is_now = before[name].reset_index(drop=True), after[name].reset_index(drop=True)
+        is_known = was.notna()
+        if pd.api.types.is_bool_dtype(is_now.dtype):
+            meant = was.astype("str").str.strip().str.lower().map(_TRUTH)
+            differs = meant != is_now.astype(float)
+        elif pd.api.types.is_integer_dtype(is_now.dtype) and pd.api.types.is_numeric_dtype(was.dtype):
+            differs = was.astype(float) != is_now.astype(float)
+        else:
+            continue
+        for place in np.flatnonzero(differs & is_known):
+            number = before["row"].iloc[place]
+            faults.append((number, str(name), LOSSY, _as_text(was.iloc[place]), before.index[int(place)]))
+    return pd.DataFrame(faults, columns=[*FAILURE_COLUMNS, "place"], dtype=object)
+
+
+def _has_parsers(schema: pa.DataFrameSchema) -> bool:
+    return bool(schema.parsers) or any(column.parsers for column in schema.columns.values())
+
+
+def _converted(before: pd.DataFrame, after: pd.DataFrame, has_parsers: bool) -> dict[str, int]:
+    """Values of columns that the contract gave another type, or that its parsers changed."""
+    counts = {}
+    for name in after:
+        if name not in before:
+            counts[str(name)] = int(after[name].notna().sum())
+        elif after[name].dtype != before[name].dtype:
+            counts[str(name)] = int(before[name].notna().sum())
+        elif has_parsers:
+            was, is_now = before[name].reset_index(drop=True), after[name].reset_index(drop=True)
+            if was.dtype == object:  # whose values may be arrays
+                was, is_now = was.map(repr), is_now.map(repr)
+            counts[str(name)] = int(((was != is_now) & ~(was.isna() & is_now.isna())).sum())
+    return {name: count for name, count in counts.items() if count}

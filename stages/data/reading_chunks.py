@@ -20,8 +20,8 @@ class Chunk:
 
     Attributes:
         rows: columns of the contract and those carried through; empty when every line is malformed.
-        malformed: a row for each line or record that cannot be read: row (its number), content (as written, at most
-            10,000 characters), check, and what found, expected and remedy say of it.
+        malformed: a row for each line or record that cannot be read: row (its number), content (as written; of more
+            than 10,000 characters the first, and how many follow), check, and what found, expected and remedy say of it.
         coerced: how many values were converted in reading, by column; for line ends and marks of the file, by their name.
     """
 
@@ -38,7 +38,9 @@ class Malformed:
 
     def add(self, row: int, content: str, check: str, found: str, expected: str = "", remedy: str = "") -> None:
         """Note one line; `found` names it."""
-        self._lines.append((row, escaped(content[:MAX_CONTENT_CHARS]), check, escaped(found), expected, remedy))
+        rest = len(content) - MAX_CONTENT_CHARS
+        more = f"… [{rest} more characters]" if rest > 0 else ""
+        self._lines.append((row, escaped(content[:MAX_CONTENT_CHARS]) + more, check, escaped(found), expected, remedy))
 
     def frame(self) -> pd.DataFrame:
         """The lines as `Chunk.malformed` has them."""

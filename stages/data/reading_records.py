@@ -107,7 +107,15 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-_decode = json.JSONDecoder(parse_constant=_no_constant).decode
+def _object(pairs: list[tuple[str, Any]]) -> Record:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} repeats")
+    return found
+
+
+_decode = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_object).decode
 
 
 def _column(records: list[Record], name: str, convert: Callable[[object], Any]) -> list[Any]:

@@ -183,7 +183,11 @@ def _column(request: Request, column: Column, names: list[str], setting: str) ->
         )
     close = difflib.get_close_matches(str(column), names, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    header = " (or header: false, when the first line is a row)" if request.spec.format in ("csv", "tsv") else ""
+    header = (
+        " (or header: false, when the first line is a row)"
+        if request.spec.header and request.spec.format in ("csv", "tsv")
+        else ""
+    )
     raise DataError(f"{request.path}: no column {column!r}; {found}{hint}; set {setting}{header}")
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import linecache
 import logging
 import sys
 from functools import partial
@@ -18,6 +19,7 @@ import pytest
 from filelock import FileLock
 from pandera.typing import Series
 
+from hubflow.schemas.contracts import contract_identity
 from hubflow.schemas.errors import ContractError, SettingsError
 from hubflow.schemas.findings import Finding
 from hubflow.schemas.labels import LabelMap
@@ -110,7 +112,7 @@ def test_dropping_invalid_rows_lets_bad_ones_pass_and_drops_good_ones_where_sort
     class Counted(TextRows):
         score: Series[int] = pa.Field(gt=0, n_failure_cases=2)
 
-    dropping = Counted.to_schema()
+    dropping = copy.deepcopy(Counted.to_schema())
     dropping.drop_invalid_rows = True
     rows = frame(6, score=[-1, -1, -1, -1, 1, 1])
     assert dropping.validate(rows, lazy=True)["score"].tolist() == [-1, -1, 1, 1]  # beyond the cases that are listed
@@ -353,6 +355,69 @@ class Priced(TextRows):
 """
 
 
+class Whole(TextRows):
+    """Conversions that may change what a value means."""
+
+    stars: Series[int] = pa.Field(coerce=True)
+    fresh: Series[bool] = pa.Field(coerce=True)
+
+
+def test_a_conversion_that_changes_what_a_value_means_is_a_fault_of_its_row() -> None:
+    rows = frame(4, stars=[1.0, 1.5, 2.0, 3.0], fresh=["True", "1", "no", "false"])
+    accepted, rejected = sort_out(rows, Whole)
+    assert accepted[["row", "stars", "fresh"]].to_numpy().tolist() == [[1, 1, True]]
+    checks = {row: list(failed) for row, failed in zip(rejected["row"], rejected["checks"], strict=True)}
+    expected = {2: ["stars: coerced_value"], 3: ["fresh: coerced_value"], 4: ["fresh: coerced_value"]}
+    assert checks == expected  # the text "false" is True to Python
+
+
+class Shortened(TextRows):
+    """A parser that changes values, and one that leaves rows out."""
+
+    @pa.parser("text")
+    def cut(cls, values: Any) -> Any:
+        return values.str.slice(0, 6)
+
+
+class Filtered(TextRows):
+    """A parser that leaves rows out."""
+
+    @pa.dataframe_parser
+    def without_first(cls, rows: Any) -> Any:
+        return rows.iloc[1:]
+
+
+class Dropping(TextRows):
+    """What pandera would do without a word."""
+
+    class Config:
+        """Of pandera."""
+
+        drop_invalid_rows = True
+
+
+def test_what_a_parser_changes_is_counted_and_what_it_leaves_out_is_refused(loader: Loader) -> None:
+    train = loader.write("a.csv", reviews(20))
+    loader.load(train=train, contract=Shortened)
+    assert loader.report["splits"]["train"]["coerced"] == {"text": 20}
+    with pytest.raises(SettingsError, match="a parser of Filtered made 19 rows of 20"):
+        loader.load(train=train, contract=Filtered)
+
+
+def test_a_constant_beside_a_contract_makes_another_data_set(loader: Loader, monkeypatch: Any) -> None:
+    monkeypatch.syspath_prepend(str(loader.folder))
+    train = loader.write("a.csv", "text,label,price\na,0,1.5\nb,1,5\nc,1,2\n")
+    paths = []
+    for name, limit in (("limits_a", 9), ("limits_b", 3)):
+        loader.write(f"{name}.py", OWN_CONTRACT.replace("values > 0", "values < LIMIT") + f"\nLIMIT = {limit}\n")
+        paths.append(loader.load(train=train, contract=f"{name}:Priced", max_invalid_share=0.5).path)
+    first = contract_identity(sys.modules["limits_a"].Priced)
+    loader.write("limits_a.py", OWN_CONTRACT + "\nLIMIT = 3\n")
+    linecache.checkcache()
+    assert contract_identity(sys.modules["limits_a"].Priced)["source_sha256"] != first["source_sha256"]
+    assert len(set(paths)) == 2
+
+
 class Unique(TextRows):
     """A contract that cannot be held chunk by chunk."""
 
@@ -368,6 +433,7 @@ class Unique(TextRows):
         ("hubflow.schemas.rows:label_column", "is no subclass of"),
         (TokenRows, "is no subclass of"),
         (Unique, "asks for unique values of 'id'"),
+        (Dropping, "drop_invalid_rows = True, which would change the rows without a word"),
     ],
 )
 def test_a_contract_that_is_none_for_these_rows_is_refused(loader: Loader, contract: Any, said: str) -> None:
@@ -380,7 +446,7 @@ def test_a_contract_that_is_none_for_these_rows_is_refused(loader: Loader, contr
 def test_the_group_column_travels_and_must_be_there(loader: Loader) -> None:
     train = loader.write("a.csv", "text,label,who\na,0,x\nb,1,y\n")
     assert loader.rows(loader.load(train=train, group_column="who"))["who"].tolist() == ["x", "y"]
-    with pytest.raises(DataError, match="no column 'whom'; found 4 column"):
+    with pytest.raises(DataError, match="no column 'whom'; found 3 column"):
         loader.load(train=train, group_column="whom")
 
 
@@ -396,6 +462,36 @@ def test_what_a_killed_load_left_is_removed_by_the_next_but_not_what_is_in_use(l
         assert not left.exists()
         assert used.exists()
     assert not list(loader.store.glob(".staging.left*"))
+
+
+@pytest.mark.parametrize(("group", "ours"), [("row", "source_row"), ("review", "text"), ("text", "text")])
+def test_the_group_column_is_the_one_of_the_file(loader: Loader, group: str, ours: str) -> None:
+    """Whatever the columns of the contract are called."""
+    names = "review,category,row" if group != "text" else "text,category,row"
+    rows = "".join(f"same {place // 3},{place % 2},g{place // 5}\n" for place in range(120))
+    reference = loader.load(
+        train=loader.write("a.csv", f"{names}\n{rows}"),
+        text_column=names.split(",", maxsplit=1)[0],
+        label_column="category",
+        group_column=group,
+        dev_share=0.3,
+    )
+    parts = [set(loader.rows(reference, split)[ours]) for split in ("train", "dev")]  # type: ignore[arg-type]
+    assert parts[0] & parts[1] == set()
+
+
+def test_a_fault_of_groups_names_the_first_rows(loader: Loader) -> None:
+    rows = "text,label,who\na,0,x\nb,1,y\n"
+    with pytest.raises(ContractError, match=r"1 value.*of 'who' are in both train and dev.*first: train row 2 = dev row 2"):
+        loader.load(train=loader.write("a.csv", rows), dev=loader.write("b.csv", "text,label,who\nc,0,x\n"), group_column="who")
+
+
+def test_a_column_called_checks_and_the_end_of_a_long_line_are_not_lost(loader: Loader) -> None:
+    rows = reviews(20).replace("text,label", "text,label,checks").replace(",0\n", ",0,hum\n").replace(",1\n", ",1,hum\n")
+    loader.load(train=loader.write("a.csv", f"{rows},1,mine\n{'long' * 5_000},1\n"), max_invalid_share=0.2)
+    quarantined = loader.quarantined()
+    assert quarantined["source_checks"].iloc[0] == "mine"
+    assert quarantined["content"].iloc[1].endswith("… [10002 more characters]")
 
 
 def test_splits_that_are_made_here_keep_groups_whole(loader: Loader) -> None:

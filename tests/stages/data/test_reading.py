@@ -262,6 +262,11 @@ def test_token_lists_of_parquet(tmp_path: Path) -> None:
 # Token files
 
 
+def test_a_name_that_repeats_in_a_json_line_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"text": "a", "label": "0"}\n{"text": "a", "text": "b", "label": "1"}\n')
+    assert "line 2: not valid JSON (the name 'text' repeats)" in fault(path, "jsonl")
+
+
 def test_conll_sentences_skip_document_starts_and_keep_the_line_of_their_first_token(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", "-DOCSTART- -X- -X- O\n\nEU NNP B-NP B-ORG\r\n. . O O\n\n\n \t\nOn\tIN\tB-PP\tO\n")
     rows = read(path, "conll")
