@@ -1,7 +1,11 @@
 """Check of a settings file: settings, data and module, without training; every fault at once."""
 
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import TypeAdapter, ValidationError
@@ -11,6 +15,7 @@ from hubflow.schemas.parsing import close_name, parse_settings
 from hubflow.schemas.references import DatasetRef, ModuleRef
 from hubflow.schemas.settings import FORMATS, DatasetSpec, FineTuneSettings, HeadSettings, ModuleSpec, TaskType
 from hubflow.stages.build_head import build_head
+from hubflow.stages.data.watch import PAGES
 from hubflow.stages.encode_dataset import encode_dataset
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.stages.load_module import load_module
@@ -57,7 +62,7 @@ def check(values: dict[str, Any], source: str) -> CheckReport:
         parse_settings(FineTuneSettings, values, source)
     data, module = _part(DatasetSpec, values.get("data")), _part(ModuleSpec, values.get("module"))
     task = next((known for known in get_args(TaskType) if known == values.get("task")), None)
-    with tempfile.TemporaryDirectory(prefix="hubflow-check-") as store:
+    with _store_for_now() as store:
         if data is not None and task is not None and data.format in FORMATS[task]:
             with _Faults(report):
                 report.dataset = load_dataset(data, task, store)
@@ -71,6 +76,21 @@ def check(values: dict[str, Any], source: str) -> CheckReport:
     with _Faults(report):
         _check_device(_given(values, "device"))
     return report
+
+
+@contextmanager
+def _store_for_now() -> Iterator[str]:
+    """A store that goes away, but for what faults point to: rows that were set aside, and pages of refused data."""
+    store = Path(tempfile.mkdtemp(prefix="hubflow-check-"))
+    try:
+        yield str(store)
+    finally:
+        is_told = any((store / "quarantine").glob("*/*")) or any((store / PAGES).glob("*/*.html"))
+        for folder in store.iterdir():
+            if folder.name not in ("quarantine", PAGES) or not is_told:
+                shutil.rmtree(folder, ignore_errors=True)
+        if not is_told:
+            shutil.rmtree(store, ignore_errors=True)
 
 
 def _check_together(

@@ -15,6 +15,7 @@ from hubflow.schemas.contracts import contract_identity, contract_of
 from hubflow.schemas.data_checks import DataChecks
 from hubflow.schemas.errors import bounded
 from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.parsing import parse_settings
 from hubflow.schemas.references import DatasetRef, Split
 from hubflow.schemas.settings import DatasetSpec, TaskType
 from hubflow.stages.data.keep_rows import FORMAT_VERSION, Plan
@@ -54,7 +55,8 @@ def keep_dataset(
         dev_share: share of train that becomes `dev` when there is none; `test_share` likewise; `split_seed` draws both.
         test_share: see `dev_share`.
         split_seed: see `dev_share`.
-        source: what errors and facts name as the origin of the rows.
+        source: what errors and facts name as the origin of the rows; with their columns, it says which data sets are compared
+            with each other.
         reuse: take what the store already holds for the same rows.
         contract: your own contract, a subclass of that of the rows' kind.
         max_invalid_share: share of a split's rows that may break their contract and be set aside.
@@ -62,6 +64,7 @@ def keep_dataset(
         checks: what is done about faults that no single row shows.
 
     Raises:
+        SettingsError: an argument is none of its kind.
         DataError: no `train`, fewer than two classes, a split without rows, or an image file that is missing.
         ContractError: rows break their contract.
         StoreError: the store cannot be written.
@@ -72,27 +75,28 @@ def keep_dataset(
     if strange:
         raise DataError(f"{source}: unknown split(s) {bounded(map(repr, strange))}; expected train, dev and test")
     is_image, is_pair = task == "image_classification", "text_pair" in frames["train"]
-    spec = DatasetSpec(
-        format="image_list" if is_image else "parquet",
-        train=source,
-        text_pair_column="text_pair" if is_pair else None,
-        dev_share=dev_share,
-        test_share=test_share,
-        split_seed=split_seed,
-        max_invalid_share=max_invalid_share,
-        group_column=group_column,
-        checks=checks,
-    )
+    given = {
+        "format": "image_list" if is_image else "parquet",
+        "train": source,
+        "text_pair_column": "text_pair" if is_pair else None,
+        "dev_share": dev_share,
+        "test_share": test_share,
+        "split_seed": split_seed,
+        "max_invalid_share": max_invalid_share,
+        "group_column": group_column,
+        "checks": checks,
+    }
+    spec = parse_settings(DatasetSpec, given, "keep_dataset")
     kind = rows_kind(spec, task)
-    plan = Plan(spec, task, kind, {split: Path(f"{source}, {split}") for split in frames}, contract_of(kind, contract))
+    sources = {split: Path(f"{source}, {split}") for split in frames}
+    series = content_key(source, sorted(map(str, frames["train"].columns)))
+    plan = Plan(spec, task, kind, sources, contract_of(kind, contract), series)
     numbered = {split: _numbered(rows, is_image, str(plan.sources[split])) for split, rows in frames.items()}
     digests: dict[str, str] = {split: _content_sha256(rows) for split, rows in numbered.items()}
     identity = contract_identity(plan.model)
     place, key = Store(store), content_key("keep_dataset", FORMAT_VERSION, spec, task, identity, labels, digests)
-    sources = {split: partial(sliced, rows, CHUNK_ROWS) for split, rows in numbered.items()}
-    return keep_watched(
-        place, key, plan, sources, lambda: None if labels is None else label_map_of(labels, source), digests, reuse
-    )
+    chunks = {split: partial(sliced, rows, CHUNK_ROWS) for split, rows in numbered.items()}
+    return keep_watched(place, key, plan, chunks, partial(_listed, labels, source), digests, reuse)
 
 
 def _listed(labels: Sequence[str] | None, source: str) -> LabelMap | None:

@@ -19,7 +19,7 @@ from hubflow.stages.data import artifacts
 from hubflow.stages.data.encoding_checks import encoding_findings
 from hubflow.stages.data.key_matches import SPLITS
 from hubflow.stages.data.profile import IMAGE_MEASURES, image_profile
-from hubflow.stages.data.profile_history import against_last, keep_profile
+from hubflow.stages.data.profile_history import against_last, forget_profile, keep_profile
 from hubflow.stages.data.watch import kept_report, write_data_report
 from hubflow.stages.hub.encoding_images import IMAGES_FILE, BadImage
 from hubflow.stages.hub.images import ImageError
@@ -93,10 +93,9 @@ class EncodingWatch:
     def _compare(self, folder: Path, report: dict[str, Any]) -> tuple[str, str] | None:
         """Add the images' profile, and what it is beside the last one; the series and the content of the images, if any."""
         known = self._place.open(self._dataset).facts
-        series = (known["data_report"]["facts"] or {}).get("series")
-        if self._dataset.rows_kind != "image" or series is None:
+        if self._dataset.rows_kind != "image":
             return None
-        series, content = content_key("images", series), content_key(known["source_sha256"])
+        series, content = content_key("images", known["data_report"]["facts"]["series"]), content_key(known["source_sha256"])
         columns, splits = list(IMAGE_MEASURES), [split for split in SPLITS if split in self._dataset.rows]
         frames: dict[Split, pd.DataFrame] = {
             split: pd.read_parquet(folder / IMAGES_FILE.format(split=split), columns=columns) for split in splits
@@ -129,6 +128,8 @@ class EncodingWatch:
         self._refuse(ImageError(message), self._report([]))
 
     def _refuse(self, error: HubflowError, report: dict[str, Any]) -> None:
+        dataset = self._place.open(self._dataset)
+        forget_profile(self._place, dataset.facts["data_report"]["facts"]["series"], dataset.folder.name)
         self._publish({**report, "error": str(error)})
         raise error
 

@@ -37,13 +37,16 @@ class Kept:
     profile: dict[str, Any]
 
 
-def series_of(spec: DatasetSpec, task: TaskType, settings: DriftSettings) -> str:
+def series_of(spec: DatasetSpec, task: TaskType, settings: DriftSettings, named: str | None = None) -> str:
     """Name of the series of data sets that one belongs to: the same for tonight's rows as for last night's.
 
-    It is made from the task, the sources' places and the columns, or from `settings.series`; not from the rows.
+    It is made from the task, the sources' places and the columns, or from `settings.series`; not from the rows. `named` takes
+    the place of the places, for rows that come from no file.
     """
     if settings.series is not None:
         return content_key("profiles", task, settings.series)
+    if named is not None:
+        return content_key("profiles", task, "rows at hand", named)
     places = [None if path is None else os.path.abspath(Path(path).expanduser()) for path in (spec.train, spec.dev, spec.test)]
     columns = (spec.text_column, spec.text_pair_column, spec.label_column, spec.tokens_column)
     return content_key("profiles", task, spec.format, places, columns)
@@ -96,6 +99,12 @@ def keep_profile(place: Store, series: str, key: str, content: str, profile: Map
     except OSError as error:
         raise StoreError(f"{path}: the profile cannot be written ({error}); free the store or choose another") from error
     return path
+
+
+def forget_profile(place: Store, series: str, key: str) -> None:
+    """Take back the profile of a data set that was refused later on: the next one is not to be compared with it."""
+    for path in (place.root / FOLDER / series).glob(f"*-{key}.json"):
+        path.unlink(missing_ok=True)
 
 
 def _write(path: Path, text: str) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 
 import pandas as pd
 
+from hubflow.schemas.errors import ContractError
 from hubflow.schemas.findings import Finding, Observer
 from hubflow.schemas.folders import StoreError, atomic_folder
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef, RowKind, Split
 from hubflow.stages.data import artifacts
-from hubflow.stages.data.keep_rows import KIND, Plan, Sources, dataset_reference, keep_rows
+from hubflow.stages.data.keep_rows import KIND, Plan, Sources, dataset_reference, keep_rows, require_none_fails
 from hubflow.stages.data.profile import Profiler
 from hubflow.stages.data.profile_history import against_last, keep_profile, series_of
 from hubflow.stages.data.split_checks import SplitChecks
@@ -37,11 +38,11 @@ class DataWatch:
     def __init__(self, place: Store, key: str, plan: Plan, content: str) -> None:
         self._place, self._key, self._content = place, key, content
         spec, drift = plan.spec, plan.spec.checks.drift
-        self._series = series_of(spec, plan.task, drift)
+        self._series = series_of(spec, plan.task, drift, plan.series)
         self._profile = _ProfileObserver(
             plan.kind, self._series, partial(against_last, place, self._series, content, settings=drift)
         )
-        self._checks = SplitChecks(spec.checks, plan.kind, spec.group_column, place.root)
+        self._checks = SplitChecks(spec.checks, plan.kind, plan.group, place.root)
 
     @property
     def observers(self) -> tuple[Observer, Observer]:
@@ -53,9 +54,25 @@ class DataWatch:
         artifacts.publish(report)
         write_data_report(self._place, self._key, report)
 
-    def publish_again(self, of_content: Mapping[str, Any]) -> None:
-        """Tell of rows that are taken from the store: what was said when they were kept, the last data set included."""
-        artifacts.publish(kept_report(self._place, self._key) or of_content)
+    def take_again(self, of_content: Mapping[str, Any]) -> None:
+        """Tell of rows that are taken from the store, compare them with the last other data set, and renew their profile.
+
+        Args:
+            of_content: what was told of them when they were kept, without what depends on the data sets before.
+
+        Raises:
+            ContractError: when they differ from the last data set by more than may be.
+        """
+        found, facts = self._profile.compared(of_content["facts"]["profile"])
+        told = [*of_content["findings"], *(finding.model_dump(mode="json") for finding in found)]
+        report = {**of_content, "findings": told, "facts": {**of_content["facts"], **facts}}
+        try:
+            require_none_fails(found)
+        except ContractError as error:
+            self.publish({**report, "error": str(error)})
+            raise
+        self.publish(report)
+        self.keep()
 
     def keep(self) -> None:
         """Keep the profile of the accepted data set, for the next one to be compared with."""
@@ -88,7 +105,7 @@ def keep_watched(
     watch = DataWatch(place, key, plan, content_key(digests))
     known = place.find(KIND, key) if reuse else None
     if known is not None:
-        watch.publish_again(known.facts["data_report"])
+        watch.take_again(known.facts["data_report"])
         return dataset_reference(known)
     kept = keep_rows(place, key, plan, sources, listed(), digests, watch.observers, watch.publish)
     watch.keep()
@@ -108,10 +125,14 @@ class _ProfileObserver:
 
     def findings(self) -> list[Finding]:
         """What differs from the last data set by more than the limits."""
-        profile = self._profiler.profile()
+        found, _ = self.compared(self._profiler.profile())
+        return found
+
+    def compared(self, profile: dict[str, Any]) -> tuple[list[Finding], dict[str, Any]]:
+        """What a profile differs in from that of the last other content, and the facts of both."""
         found, drift = self._compare(profile=profile)
         self._facts = {"series": self._series, "profile": profile, "drift": drift}
-        return found
+        return found, self._facts
 
     def facts(self) -> dict[str, Any]:
         """The profile, and the comparison."""
