@@ -1,6 +1,7 @@
 """Runs a document's commands in a world of their own: a home, a port, and no process that outlives it."""
 
 import contextlib
+import http
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from typing import Any
 
 FENCE = re.compile(r"^```bash ?([a-z-]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 STOP_SECONDS = 30
+BUSY_RETRIES = 5
 
 
 @dataclass(frozen=True)
@@ -95,15 +97,22 @@ class World:
         return (self.home / "running.log").read_text(encoding="utf-8", errors="replace")[-6000:]
 
     def api(self, path: str, body: Any = None, method: str | None = None) -> Any:
-        """Ask the server."""
+        """Ask the server; again while it says that its database is busy, as Prefect's own client does."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}/api/{path}",
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
             method=method,
         )
-        with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
-            return json.loads(response.read() or b"null")
+        for left in reversed(range(BUSY_RETRIES)):
+            try:
+                with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
+                    return json.loads(response.read() or b"null")
+            except urllib.error.HTTPError as error:
+                if error.code != http.HTTPStatus.SERVICE_UNAVAILABLE or not left:
+                    raise
+            time.sleep(2)
+        raise AssertionError
 
     def is_up(self) -> bool:
         """Whether the server answers."""
