@@ -94,17 +94,18 @@ def sorted_out(
         else:
             _require_same_rows(left, accepted, model)
             lossy = _lossy(left, accepted)
-            if lossy.empty:
+            if not lossy:
                 break
-            for place, column in zip(lossy["place"], lossy["column"], strict=True):
-                checks.setdefault(int(place), []).append(f"{column}: {LOSSY}")
-            failures.append(lossy[FAILURE_COLUMNS])
-            left = left[~left.index.isin(lossy["place"])]
+            for place, *_, column in lossy:
+                checks.setdefault(place, []).append(f"{column}: {LOSSY}")
+            failures.append(pd.DataFrame([(row, name, LOSSY, value) for _, row, value, name in lossy], columns=FAILURE_COLUMNS))
+            left = left[~left.index.isin([place for place, *_ in lossy])]
     else:
         accepted = left
     places_at_fault = sorted(checks)
     rejected = rows.iloc[places_at_fault].reset_index(drop=True) if checks else rows.iloc[:0]  # which copies nothing
-    rejected = rejected.rename(columns=free_names(rejected.columns, ("checks",)))
+    if "checks" in rejected:
+        rejected = rejected.rename(columns=free_names(rejected.columns, ("checks",)))
     rejected = rejected.assign(checks=pd.Series([checks[place] for place in places_at_fault], dtype=object))
     known = pd.concat(failures, ignore_index=True) if failures else pd.DataFrame(columns=FAILURE_COLUMNS, dtype=object)
     return Sorted(accepted, rejected, known, _converted(left, accepted, _has_parsers(schema)))
@@ -194,8 +195,17 @@ def _as_text(value: Any) -> str | None:
 def _without_types_that_hold(schema: pa.DataFrameSchema, rows: pd.DataFrame) -> pa.DataFrameSchema:
     """The schema without the type of columns that are text by their own type: pandera would look at each value."""
     names = [name for name, part in schema.columns.items() if not part.regex and not part.coerce and name in rows]
-    held = [name for name in names if str(schema.columns[name].dtype) == "string[pyarrow]" and rows[name].dtype == "str"]
-    return schema.update_columns({name: {"dtype": None} for name in held}) if held else schema
+    held = tuple(name for name in names if str(schema.columns[name].dtype) == "string[pyarrow]" and rows[name].dtype == "str")
+    if not held:
+        return schema
+    last = _LAST.get("lighter")
+    if last is None or last[0] is not schema or last[1] != held:
+        last = _LAST["lighter"] = (schema, held, schema.update_columns({name: {"dtype": None} for name in held}))
+    return last[2]
+
+
+_LAST: dict[str, tuple[pa.DataFrameSchema, tuple[str, ...], pa.DataFrameSchema]] = {}
+"""The schema that was made lighter last: chunks of one source come one after the other, and pandera copies schemas deeply."""
 
 
 def _halves(rows: pd.DataFrame, checks: dict[int, list[str]]) -> list[pd.DataFrame]:
@@ -252,10 +262,12 @@ def _require_same_rows(before: pd.DataFrame, after: pd.DataFrame, model: RowMode
 _TRUTH = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0, "1.0": 1.0, "0.0": 0.0}
 
 
-def _lossy(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
-    """Values that the contract's own conversion changes in meaning: 1.5 to 1, the text "False" to True."""
-    faults = []
-    for name in [name for name in after if name in before and after[name].dtype != before[name].dtype]:
+def _lossy(before: pd.DataFrame, after: pd.DataFrame) -> list[tuple[int, Any, str | None, str]]:
+    """Values that the contract's own conversion changes in meaning, 1.5 to 1 or the text "False" to True: place, row, value and
+    column of each."""
+    faults: list[tuple[int, Any, str | None, str]] = []
+    types, others = before.dtypes, after.dtypes
+    for name in [name for name in others.index if name in types.index and others[name] != types[name]]:
         was, is_now = before[name].reset_index(drop=True), after[name].reset_index(drop=True)
         is_known = was.notna()
         if pd.api.types.is_bool_dtype(is_now.dtype):
@@ -266,9 +278,8 @@ def _lossy(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
         else:
             continue
         for place in np.flatnonzero(differs & is_known):
-            number = before["row"].iloc[place]
-            faults.append((number, str(name), LOSSY, _as_text(was.iloc[place]), before.index[int(place)]))
-    return pd.DataFrame(faults, columns=[*FAILURE_COLUMNS, "place"], dtype=object)
+            faults.append((int(before.index[int(place)]), before["row"].iloc[place], _as_text(was.iloc[place]), str(name)))
+    return faults
 
 
 def _has_parsers(schema: pa.DataFrameSchema) -> bool:
