@@ -116,9 +116,35 @@ def verify_folder(folder: Path, remedy: str = "; make it again") -> dict[str, An
     return manifest
 
 
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file under another name beside `path`, which takes its place when it is whole and on disk.
+
+    Raises:
+        OSError: when it cannot be written; what was at `path` is unharmed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+        sync(Path(name))
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+        sync(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def leads_out(name: str) -> bool:
+    """Whether a relative path, as a manifest has it, would lead out of its folder."""
+    return not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
+
+
 def _intact(folder: Path, name: str, size: int, sha256: str) -> bool:
     file = folder / name
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or not file.is_file():
+    if leads_out(name) or not file.is_file():
         return False
     return file.stat().st_size == size and file_sha256(file) == sha256
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import logging
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,10 +11,25 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hubflow.schemas.folders import MANIFEST, StoreError, atomic_folder, file_sha256, jsonable, seal, verify_folder
-from hubflow.schemas.references import Reference
+from filelock import FileLock
 
-__all__ = ["Artifact", "Draft", "Store", "StoreError", "content_key", "file_sha256"]
+from hubflow.schemas.folders import (
+    MANIFEST,
+    StoreError,
+    atomic_folder,
+    file_sha256,
+    jsonable,
+    seal,
+    verify_folder,
+    write_atomically,
+)
+from hubflow.schemas.references import Reference
+from hubflow.schemas.urls import absolute_address, is_url
+from hubflow.stages.mirroring import DamagedError, fetch_folder, mirror_tree, remove_folder, send_folder, sha256_of
+from hubflow.stages.remote import Remote
+
+__all__ = ["Artifact", "Draft", "Store", "StoreError", "content_key", "file_sha256", "local_folder"]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,28 +52,60 @@ class Draft:
 
 
 class Store:
-    """Artefacts under one root folder, each at `<kind>/<key>`.
+    """Artefacts under one root folder, each at `<kind>/<key>`, and loose files beside them.
+
+    A store that is a URL (`s3://bucket/prefix`, any that fsspec knows) has its root on this machine too: a cache of what lies
+    there. Sealed folders are fetched into it when they are asked for, and sent when they are made; loose files are read and
+    written there, unless a stage wrote them below the root itself, which `mirror` then sends. `training/` stays here.
 
     Raises:
-        StoreError: when the root cannot be created or written.
+        StoreError: when the root cannot be created or written, or the URL is none of a store.
     """
 
     def __init__(self, root: str | Path) -> None:
+        address = str(root)
+        self._remote = Remote(address) if is_url(address) else None
+        self._damaged: set[str] = set()
         try:
-            self.root = Path(root).expanduser().resolve()
+            self.root = self._remote.cache if self._remote else Path(absolute_address(address))
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root):
                 pass
         except (OSError, RuntimeError, ValueError) as error:
-            raise StoreError(f"the store {root} cannot be written ({error}); choose another `store` or free it") from error
+            shown = self.root if self._remote else root
+            raise StoreError(f"the store {shown} cannot be written ({error}); choose another `store` or free it") from error
+
+    def require_writable(self) -> None:
+        """Find out, before long work, whether a store on object storage takes what is made.
+
+        Raises:
+            StoreError: when it does not.
+        """
+        if self._remote is not None:
+            self._remote.require_writable()
+
+    def shown(self, path: str) -> str:
+        """What a person, or another machine, finds a store-relative path by: an absolute path, or a URL."""
+        return f"{self._remote.url}/{path}" if self._remote else str(self.root / path)
 
     def find(self, kind: str, key: str) -> Artifact | None:
-        """The intact artefact at `<kind>/<key>`, or None when there is none or its files are gone or altered."""
+        """The intact artefact at `<kind>/<key>`, or None when there is none or its files are gone or altered.
+
+        Raises:
+            StoreError: when the storage that should have it cannot be reached.
+        """
         path = f"{kind}/{key}"
-        try:
-            return _verified(self.root / kind / key, path, reused=True)
-        except StoreError:
-            return None
+        here = self._found_here(path)
+        if self._remote is None:
+            return here
+        manifest = self._remote.read(f"{path}/{MANIFEST}")
+        if manifest is None:
+            if here is not None:  # made here, but not sent: its run was killed, or the storage was out of reach
+                send_folder(self._remote, self.root, path)
+            return here
+        if here is not None and here.sha256 == sha256_of(manifest):
+            return here
+        return self._fetched(path, manifest)
 
     def open(self, reference: Reference) -> Artifact:
         """The artefact that `reference` names, every file verified.
@@ -64,11 +113,17 @@ class Store:
         Raises:
             StoreError: when it is missing, altered, or not the one that the reference was made for.
         """
-        artifact = _verified(self.inside(reference.path), reference.path, reused=True)
+        folder = self.inside(reference.path)
+        if self._remote is not None:
+            here = self._found_here(reference.path)
+            if here is not None and here.sha256 == reference.sha256:
+                return here
+            fetch_folder(self._remote, self.root, reference.path)
+        artifact = _verified(folder, reference.path, reused=True)
         if artifact.sha256 != reference.sha256:
             raise StoreError(
-                f"{artifact.folder}: the reference is to manifest {reference.sha256[:12]}, found {artifact.sha256[:12]}; "
-                "run the stage that makes it again"
+                f"{self.shown(reference.path)}: the reference is to manifest {reference.sha256[:12]}, found "
+                f"{artifact.sha256[:12]}; run the stage that makes it again"
             )
         return artifact
 
@@ -84,23 +139,137 @@ class Store:
 
     @contextmanager
     def create(self, kind: str, key: str) -> Iterator[Draft]:
-        """Write an artefact: files go into the yielded draft's folder, which takes its place only when complete."""
-        target = self.root / kind / key
-        with atomic_folder(target) as folder:
+        """Write an artefact: files go into the yielded draft's folder, which takes its place only when complete.
+
+        Raises:
+            StoreError: when it cannot be written, or not sent to where the store is; the next run sends it then.
+        """
+        path = f"{kind}/{key}"
+        self.require_writable()
+        with atomic_folder(self.root / path) as folder:
             draft = Draft(folder)
             yield draft
             seal(folder, kind, draft.facts)
+        if self._remote is not None:
+            send_folder(self._remote, self.root, path, again=path in self._damaged)
+            self._damaged.discard(path)
 
     def made(self, kind: str, key: str) -> Artifact:
         """The artefact just created at `<kind>/<key>`."""
         path = f"{kind}/{key}"
-        return _verified(self.root / kind / key, path)
+        return _verified(self.root / path, path)
+
+    def discard(self, path: str) -> None:
+        """Remove a folder or a file, here and where the store is; the manifest first, so that nothing half is ever found."""
+        folder = self.inside(path)
+        if self._remote is not None:
+            remove_folder(self._remote, path)
+        (folder / MANIFEST).unlink(missing_ok=True)
+        if folder.is_dir():
+            shutil.rmtree(folder)
+        else:
+            folder.unlink(missing_ok=True)
+
+    def mirror(self, path: str) -> None:
+        """Send what a stage wrote below the root itself, a folder or a file, and take away there what is gone here."""
+        if self._remote is not None:
+            mirror_tree(self._remote, self.root, self.inside(path).relative_to(self.root).as_posix())
+
+    def read_bytes(self, path: str) -> bytes | None:
+        """Content of a loose file; None when there is none.
+
+        Raises:
+            StoreError: when it cannot be read, or leads out of the store.
+        """
+        file = self.inside(path)
+        if self._remote is not None:
+            return self._remote.read(path)
+        try:
+            return file.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StoreError(f"{file} cannot be read ({error})") from error
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """Write a loose file, whole or not at all.
+
+        Raises:
+            StoreError: when it cannot be written; what was there is unharmed.
+        """
+        file = self.inside(path)
+        if self._remote is not None:
+            self._remote.write(path, data)
+            return
+        try:
+            write_atomically(file, data)
+        except OSError as error:
+            raise StoreError(f"{file} cannot be written ({error}); free the store or choose another") from error
+
+    def swap_bytes(self, path: str, expected: bytes | None, data: bytes) -> bool:
+        """Write a loose file if it still holds `expected` (None: there is none yet); False when another was quicker.
+
+        Raises:
+            StoreError: when it cannot be read or written.
+        """
+        file = self.inside(path)
+        if self._remote is not None:
+            return self._remote.swap(path, expected, data)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(file.with_name(f".{file.name}.lock")):
+                if self.read_bytes(path) != expected:
+                    return False
+                write_atomically(file, data)
+        except OSError as error:
+            raise StoreError(f"{file} cannot be written ({error}); free the store or choose another") from error
+        return True
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the files and folders right below a folder of loose files or artefacts, sorted; hidden ones are left out."""
+        place = self.inside(folder)
+        if self._remote is not None:
+            found = {path.split("/")[0] for path in self._remote.sizes(folder)}
+        else:
+            found = {path.name for path in place.iterdir()} if place.is_dir() else set()
+        return sorted(name for name in found if not name.startswith("."))
+
+    def _found_here(self, path: str) -> Artifact | None:
+        try:
+            return _verified(self.root / path, path, reused=True)
+        except StoreError:
+            return None
+
+    def _fetched(self, path: str, manifest: bytes) -> Artifact | None:
+        assert self._remote is not None
+        try:
+            fetch_folder(self._remote, self.root, path, manifest)
+        except DamagedError as error:
+            log.warning("%s; it is made again", error)
+            self._damaged.add(path)
+            return None
+        return _verified(self.root / path, path, reused=True)
 
 
 def content_key(*parts: object) -> str:
     """Short hash of JSON-serialisable parts: the name of what is made from them."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=jsonable)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:20]
+
+
+def local_folder(address: str) -> Path:
+    """Where a sealed folder is on this machine: the folder itself, or where it is fetched to from `<store's URL>/<kind>/<key>`.
+
+    Raises:
+        StoreError: when there is none at the URL, or it is damaged.
+    """
+    if not is_url(address):
+        return Path(absolute_address(address))
+    url, kind, key = (address.rstrip("/").rsplit("/", 2) + ["", ""])[:3]
+    artifact = Store(url).find(kind, key)
+    if artifact is None:
+        raise StoreError(f"{address}: no such folder, or a damaged one; expected s3://bucket/prefix/exports/KEY or alike")
+    return artifact.folder
 
 
 def _verified(folder: Path, path: str, reused: bool = False) -> Artifact:

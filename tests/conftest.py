@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from object_storage import ObjectStorage
     from runs import Run
 
 
@@ -80,3 +81,20 @@ def tiny_exports(tiny_bert: Path, digits_module: Path, tmp_path_factory: pytest.
     from small_exports import KINDS, export
 
     return {kind: export(tmp_path_factory.mktemp(kind), kind, tiny_bert, digits_module) for kind in KINDS}
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Address of a server on loopback that speaks S3."""
+    from object_storage import s3_server as served
+
+    with served() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def s3(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "ObjectStorage":
+    """An empty bucket, with this process's credentials for it and a cache of its own."""
+    from object_storage import ObjectStorage
+
+    return ObjectStorage.prepared(s3_server, tmp_path, monkeypatch)
