@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from prefect import flow
 
+from hubflow.flows.store_access import open_store
 from hubflow.schemas.references import FineTuneResult
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.stages.build_head import build_head_task
@@ -26,7 +26,7 @@ R = TypeVar("R")
 def fine_tune(settings: FineTuneSettings) -> FineTuneResult:
     """Fine-tune a pretrained module on labelled data, judge it on every split, and export its inference program."""
     clock = Stopwatch()
-    store, reuse, device = str(Path(settings.store).expanduser().resolve()), settings.reuse, settings.device
+    store, reuse, device = open_store(settings.store, settings.store_block), settings.reuse, settings.device
     dataset = clock(load_dataset_task, settings.data, settings.task, store, reuse)
     module = clock(load_module_task, settings.module, store, reuse)
     data = settings.data
@@ -40,7 +40,7 @@ def fine_tune(settings: FineTuneSettings) -> FineTuneResult:
     return FineTuneResult(
         name=settings.name,
         store=store,
-        export=str(Path(store) / export.path),
+        export=f"{store}/{export.path}",
         report=report,
         metrics=evaluation.metrics,
         seconds=clock.seconds,

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.urls import SECRET
 
 AnySettings = TypeVar("AnySettings", bound=BaseModel)
 _CHOICES = ("literal[", "dict[")
@@ -114,7 +115,8 @@ def _fault(model: type[BaseModel], fault: Any) -> str:
     if fault["type"] in ("union_tag_invalid", "union_tag_not_found", "model_attributes_type"):
         return _fault_of_choice(name, fault, [tag for tag in map(_tag, groups) if tag is not None])
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{name}: {message}" if isinstance(fault["input"], dict) else f"{name}: {message} (found {fault['input']!r})"
+    is_shown = not isinstance(fault["input"], dict) and fault["type"] != SECRET
+    return f"{name}: {message} (found {fault['input']!r})" if is_shown else f"{name}: {message}"
 
 
 def _fault_of_choice(name: str, fault: Any, known: list[str]) -> str:

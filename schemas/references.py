@@ -89,9 +89,9 @@ class FineTuneResult(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
-    store: str = Field(description="Absolute path of the store")
-    export: str = Field(description="Absolute path of the exported folder")
-    report: str = Field(description="Absolute path of the HTML report")
+    store: str = Field(description="Absolute path, or URL, of the store")
+    export: str = Field(description="Absolute path, or URL, of the exported folder")
+    report: str = Field(description="Absolute path, or URL, of the HTML report")
     metrics: dict[str, dict[str, float]]
     seconds: dict[str, float] = Field(description="Seconds by stage")
     evaluation: EvaluationRef

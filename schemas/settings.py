@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from hubflow.schemas.base import Settings, Share
 from hubflow.schemas.data_checks import DataChecks
 from hubflow.schemas.training import TrainSettings
+from hubflow.schemas.urls import StoreAddress
 
 TaskType = Literal["image_classification", "text_classification", "sequence_labelling"]
 DataFormat = Literal["csv", "tsv", "jsonl", "parquet", "image_folder", "image_list", "conll", "msra", "digits"]
@@ -139,7 +140,12 @@ class FineTuneSettings(Settings):
     head: HeadSettings = HeadSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
-    store: str = Field("hubflow-store", min_length=1, description="Folder under which everything is kept")
+    store: StoreAddress = Field(
+        "hubflow-store", min_length=1, description="Folder under which everything is kept, or URL on object storage (s3://…)"
+    )
+    store_block: str | None = Field(
+        None, description="Prefect Secret block with fsspec's options for the store's URL: key, secret, endpoint_url …"
+    )
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|gpu(:\d+(,\d+)*)?)$", description="auto, cpu, gpu, gpu:N, or gpu:N,M to train on several"
     )
@@ -163,7 +169,10 @@ class FineTuneSettings(Settings):
 class PredictSettings(Settings):
     """All that one batch prediction needs: the parameter of the flow `predict`."""
 
-    export: str = Field(min_length=1, description="Exported folder")
+    export: StoreAddress = Field(min_length=1, description="Exported folder, or its URL (s3://…/exports/KEY)")
+    store_block: str | None = Field(
+        None, description="Prefect Secret block with fsspec's options for the store that the export's URL is of"
+    )
     data: str = Field(min_length=1, description="File of rows, or folder of images; labels are not needed")
     format: DataFormat | None = Field(None, description="By the file's ending when not given")
     output: str | None = Field(None, description="Predictions file (.parquet, .csv or .jsonl); beside the data when not given")

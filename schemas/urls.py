@@ -39,6 +39,7 @@ def absolute_address(address: str) -> str:
 def _without_secrets(address: str) -> str:
     fault = url_fault(address) if is_url(address) else None
     if fault is not None:
+        # Pydantic shows a value that is at fault: what is told of it comes without the value (see `parsing`).
         raise PydanticCustomError(SECRET, "{fault}", {"fault": fault})
     return address
 

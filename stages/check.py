@@ -72,7 +72,9 @@ def check(values: dict[str, Any], source: str) -> CheckReport:
         if task is not None and module is not None and module == _sound(ModuleSpec, values.get("module")):
             _check_together(report, task, module, data, _part(HeadSettings, values.get("head", {})), store)
     with _Faults(report):
-        Store(_given(values, "store"))
+        home = Store(_given(values, "store"))
+        if values.get("store_block") is None:  # whose block only a run on its server can read
+            home.require_writable()
     with _Faults(report):
         _check_device(_given(values, "device"))
     return report

@@ -84,7 +84,10 @@ def mirror_tree(remote: Remote, root: Path, path: str) -> None:
     if place.is_file():
         remote.upload(place, path)
         return
-    here = {file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file()} if place.is_dir() else set()
+    if not place.exists():
+        remove_folder(remote, path)
+        return
+    here = {file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file()}
     for name in sorted(here):
         remote.upload(place / name, f"{path}/{name}")
     remote.remove([f"{path}/{name}" for name in remote.sizes(path) if name not in here])

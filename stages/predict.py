@@ -18,6 +18,7 @@ from hubflow.schemas.settings import FORMATS, DataFormat, DatasetSpec, PredictRe
 from hubflow.stages.console import progress_bar
 from hubflow.stages.data.carried import free_names
 from hubflow.stages.data.reading import read_rows, rows_kind
+from hubflow.stages.store import local_folder
 from hubflow.stages.tasks import stage_task
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def predict(settings: PredictSettings) -> PredictResult:
 
     started = time.perf_counter()
     output = _output(settings)
-    predictor = Predictor.load(Path(settings.export).expanduser())
+    predictor = Predictor.load(local_folder(settings.export))
     kind: RowKind = predictor.signature["rows_kind"]
     rows = _rows(settings, cast(TaskType, predictor.task), kind)
     with progress_bar("predicting", len(rows)) as bar:

@@ -41,7 +41,7 @@ def write_report(
     Reads what keeps `TrainingSteps`, `Evaluations` and `Metrics`.
 
     Returns:
-        Absolute path of the page, `runs/<time>-<name>/report.html` in the store.
+        Absolute path, or URL, of the page: `runs/<time>-<name>/report.html` in the store.
 
     Raises:
         ContractError: when history or metrics break their contract.
@@ -50,7 +50,8 @@ def write_report(
     home = Store(store)
     require_metrics(evaluation.metrics, "the evaluation")
     now = datetime.datetime.now(datetime.UTC)
-    folder = home.root / "runs" / f"{now:%Y%m%dT%H%M%S.%f}-{settings.name}"
+    place = f"runs/{now:%Y%m%dT%H%M%S.%f}-{settings.name}"
+    folder = home.root / place
     checkpoint = home.open(evaluation.checkpoint)
     page = (
         environment()
@@ -66,7 +67,7 @@ def write_report(
             curves=_curves(checkpoint.folder),
             splits=[_split_view(home, evaluation, encoded, split, settings) for split in evaluation.metrics],
             seconds=seconds,
-            export_path=str(home.root / export.path),
+            export_path=home.shown(export.path),
             settings_json=settings.model_dump_json(indent=1),
         )
     )
@@ -78,7 +79,8 @@ def write_report(
         (folder / "run.json").write_text(json.dumps({**summary, **references}, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise StoreError(f"{folder}: the report cannot be written ({error})") from error
-    return str(folder / "report.html")
+    home.mirror(place)
+    return home.shown(f"{place}/report.html")
 
 
 @dataclass(frozen=True)

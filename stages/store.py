@@ -24,11 +24,11 @@ from hubflow.schemas.folders import (
     write_atomically,
 )
 from hubflow.schemas.references import Reference
-from hubflow.schemas.urls import absolute_address, is_url
+from hubflow.schemas.urls import absolute_address, is_url, url_fault
 from hubflow.stages.mirroring import DamagedError, fetch_folder, mirror_tree, remove_folder, send_folder, sha256_of
 from hubflow.stages.remote import Remote
 
-__all__ = ["Artifact", "Draft", "Store", "StoreError", "content_key", "file_sha256", "local_folder"]
+__all__ = ["Artifact", "Draft", "Store", "StoreError", "content_key", "file_sha256", "local_folder", "split_address"]
 log = logging.getLogger(__name__)
 
 
@@ -160,15 +160,24 @@ class Store:
         return _verified(self.root / path, path)
 
     def discard(self, path: str) -> None:
-        """Remove a folder or a file, here and where the store is; the manifest first, so that nothing half is ever found."""
-        folder = self.inside(path)
+        """Remove a folder or a file, here and where the store is; the manifest first, so that nothing half is ever found.
+
+        Raises:
+            StoreError: when it cannot be removed, or leads out of the store.
+        """
+        place = self.inside(path)
         if self._remote is not None:
             remove_folder(self._remote, path)
-        (folder / MANIFEST).unlink(missing_ok=True)
-        if folder.is_dir():
-            shutil.rmtree(folder)
-        else:
-            folder.unlink(missing_ok=True)
+        try:
+            if place.is_dir():
+                (place / MANIFEST).unlink(missing_ok=True)
+                shutil.rmtree(place)
+            else:
+                place.unlink(missing_ok=True)
+        except FileNotFoundError:  # another process removes it too
+            return
+        except OSError as error:
+            raise StoreError(f"{place} cannot be removed ({error})") from error
 
     def mirror(self, path: str) -> None:
         """Send what a stage wrote below the root itself, a folder or a file, and take away there what is gone here."""
@@ -265,11 +274,23 @@ def local_folder(address: str) -> Path:
     """
     if not is_url(address):
         return Path(absolute_address(address))
-    url, kind, key = (address.rstrip("/").rsplit("/", 2) + ["", ""])[:3]
+    url, kind, key = split_address(address)
     artifact = Store(url).find(kind, key)
     if artifact is None:
         raise StoreError(f"{address}: no such folder, or a damaged one; expected s3://bucket/prefix/exports/KEY or alike")
     return artifact.folder
+
+
+def split_address(address: str) -> tuple[str, str, str]:
+    """The URL of a store, and the kind and key of the folder in it that an address is of.
+
+    Raises:
+        StoreError: when it is no such address.
+    """
+    url, *path = absolute_address(address).rsplit("/", 2)
+    if not is_url(url) or len(path) != 2 or url_fault(url):  # noqa: PLR2004
+        raise StoreError("the URL is none of a folder in a store; expected s3://bucket/prefix/exports/KEY or alike")
+    return url, path[0], path[1]
 
 
 def _verified(folder: Path, path: str, reused: bool = False) -> Artifact:

@@ -69,7 +69,9 @@ def fine_tune(config: Config, overrides: Override = None, as_json: Json = False,
     settings = parse_settings(FineTuneSettings, with_overrides(read_settings(config), overrides or []), str(config))
     from hubflow.stages.store import Store
 
-    Store(settings.store)  # before a server is started: a store that cannot be written is told at once
+    home = Store(settings.store)  # before a server is started: a store that cannot be written is told at once
+    if settings.store_block is None:
+        home.require_writable()
     with _prefect(verbose):
         from hubflow.flows.fine_tune import fine_tune as flow
 
@@ -176,7 +178,7 @@ def demo(
     """Fine-tune a small module on scikit-learn's handwritten digits, beside the same network trained from scratch."""
     from hubflow.stages.store import Store
 
-    Store(store)
+    Store(store).require_writable()
     with _prefect(verbose):
         from hubflow.flows.demo import demo as run
 

@@ -42,7 +42,7 @@ class EncodingWatch:
     def __init__(self, place: Store, key: str, dataset: DatasetRef, checks: DataChecks, max_invalid_share: float) -> None:
         self._place, self._key, self._dataset = place, key, dataset
         self._checks, self._share = checks, max_invalid_share
-        self._quarantine = place.root / "quarantine" / key
+        self._quarantine = f"quarantine/{key}"
 
     def set_aside(self, images: Mapping[str, list[BadImage]]) -> dict[str, dict[str, Any]]:
         """Keep the images that do not decode in the quarantine; give how many there are of each split, and the first of them.
@@ -52,11 +52,12 @@ class EncodingWatch:
         """
         bad = {split: some for split, some in images.items() if some}
         if bad:
-            with atomic_folder(self._quarantine) as draft:
+            with atomic_folder(self._place.root / self._quarantine) as draft:
                 for split, some in bad.items():
                     frame = pd.DataFrame([asdict(image) for image in some])
                     frame.insert(4, "checks", [["decodes"]] * len(frame))
                     frame.to_parquet(draft / f"{split}.parquet", index=False)
+            self._place.mirror(self._quarantine)
         left_out = {
             split: {"count": len(some), "of": self._dataset.rows[split], "first": [image.error for image in some[:MAX_LISTED]]}
             for split, some in bad.items()
@@ -118,13 +119,14 @@ class EncodingWatch:
         total, first = sum(out["count"] for out in over.values()), [error for out in over.values() for error in out["first"]]
         lines = "\n".join(f"  - {error}" for error in first[:MAX_LISTED])
         more = f"\n  … and {total - MAX_LISTED} more" if total > MAX_LISTED else ""
+        where = self._place.shown(self._quarantine)
         shares = ", ".join(f"{out['count']} of {out['of']} in {split}" for split, out in over.items())
         message = (
             f"{total} images cannot be decoded\n{lines}{more}\n{shares}; at most a share of {self._share:g} may be left out; "
-            f"all of them are listed in {self._quarantine}; mend or remove them, or raise max_invalid_share"
+            f"all of them are listed in {where}; mend or remove them, or raise max_invalid_share"
         )
         if total == 1:
-            message = f"{first[0]}; it is the only one, set aside in {self._quarantine}"
+            message = f"{first[0]}; it is the only one, set aside in {where}"
         self._refuse(ImageError(message), self._report([]))
 
     def _refuse(self, error: HubflowError, report: dict[str, Any]) -> None:

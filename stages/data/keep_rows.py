@@ -181,10 +181,11 @@ def _staged(
         try:
             _sort_chunks(plan, sources[split](), label_map, staged, quarantine, counts)
             quarantine.finish()
+            place.mirror(path)
         finally:
             staged.rows.close()
             quarantine.discard()
-        _require_valid(plan, split, counts, label_map, quarantine.path)
+        _require_valid(plan, split, counts, label_map, place.shown(path))
         if split == "train":
             found = _require_classes(plan, staged)
             label_map = listed or LabelMap.from_values(found)
@@ -223,7 +224,7 @@ def _require_group(plan: Plan, source: str, names: list[str]) -> None:
         raise DataError(f"{source}: no column {plan.spec.group_column!r}; {found}; correct group_column, or leave it out")
 
 
-def _require_valid(plan: Plan, split: Split, counts: SplitReport, label_map: LabelMap | None, path: Path) -> None:
+def _require_valid(plan: Plan, split: Split, counts: SplitReport, label_map: LabelMap | None, path: str) -> None:
     if not counts.read:
         raise RowsError(f"{counts.source}: holds no rows; expected at least one")
     if not counts.rejected:

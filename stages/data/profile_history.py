@@ -1,11 +1,9 @@
 """Profiles of accepted data sets in the store, and the comparison with the last of them. Must not import Paddle or Prefect."""
 
-import contextlib
 import datetime
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 
 from hubflow.schemas.drift import DriftSettings
 from hubflow.schemas.findings import Finding
-from hubflow.schemas.folders import StoreError, sync
+from hubflow.schemas.folders import StoreError
 from hubflow.schemas.settings import DatasetSpec, TaskType
 from hubflow.stages.data.drift import as_report, finding, measured
 from hubflow.stages.data.profile import FORMAT_VERSION
@@ -30,7 +28,7 @@ log = logging.getLogger(__name__)
 class Kept:
     """A profile of the store: of which content, and when it was accepted."""
 
-    path: Path
+    path: str
     key: str
     content: str
     created: str
@@ -68,7 +66,7 @@ def against_last(
         The findings, and the part "drift" of the data report: `note`, `compared_with` (created and key; None when there was
         nothing to compare with) and `measures`.
     """
-    kept = _read(place.root / FOLDER / series)
+    kept = _read(place, series)
     last = next((one for one in reversed(kept) if one.content != content), None)
     if last is None:
         return [], {"note": ONLY_THIS if kept else NOTHING, "compared_with": None, "measures": []}
@@ -79,61 +77,47 @@ def against_last(
     return findings, report
 
 
-def keep_profile(place: Store, series: str, key: str, content: str, profile: Mapping[str, Any]) -> Path:
+def keep_profile(place: Store, series: str, key: str, content: str, profile: Mapping[str, Any]) -> str:
     """Keep the profile of an accepted data set; of one content the latest, and of a series the last KEPT.
 
     Raises:
         StoreError: when it cannot be written; those that are there are unharmed.
     """
-    folder, now = place.root / FOLDER / series, datetime.datetime.now(datetime.UTC)
+    now = datetime.datetime.now(datetime.UTC)
     known = {"created": f"{now:%Y-%m-%d %H:%M:%S} UTC", "key": key, "content": content, "profile": dict(profile)}
-    path = folder / f"{now:%Y%m%dT%H%M%S.%f}-{key}.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(path, json.dumps(known, ensure_ascii=True))
-        others = [one for one in _read(folder) if one.path != path]
-        same = [one.path for one in others if one.content == content]
-        rest = [one.path for one in others if one.content != content]
-        for old in (*same, *rest[: max(0, len(rest) + 1 - KEPT)]):
-            old.unlink(missing_ok=True)  # another run may be tidying up too
-    except OSError as error:
-        raise StoreError(f"{path}: the profile cannot be written ({error}); free the store or choose another") from error
+    path = f"{FOLDER}/{series}/{now:%Y%m%dT%H%M%S.%f}-{key}.json"
+    place.write_bytes(path, json.dumps(known, ensure_ascii=True).encode())
+    others = [one for one in _read(place, series) if one.path != path]
+    same = [one.path for one in others if one.content == content]
+    rest = [one.path for one in others if one.content != content]
+    for old in (*same, *rest[: max(0, len(rest) + 1 - KEPT)]):
+        place.discard(old)
     return path
 
 
 def forget_profile(place: Store, series: str, key: str) -> None:
     """Take back the profile of a data set that was refused later on: the next one is not to be compared with it."""
-    for path in (place.root / FOLDER / series).glob(f"*-{key}.json"):
-        path.unlink(missing_ok=True)
+    for name in place.names(f"{FOLDER}/{series}"):
+        if name.endswith(f"-{key}.json"):
+            place.discard(f"{FOLDER}/{series}/{name}")
 
 
-def _write(path: Path, text: str) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        sync(Path(name))
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-        sync(path.parent)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-
-
-def _read(folder: Path) -> list[Kept]:
+def _read(place: Store, series: str) -> list[Kept]:
     """Profiles of a series, the oldest first; those that are damaged, or of another format, are left out with a word."""
     kept = []
-    for path in sorted(folder.glob("*.json")):
+    for name in place.names(f"{FOLDER}/{series}"):
+        path = f"{FOLDER}/{series}/{name}"
+        if not name.endswith(".json"):
+            continue
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            content = place.read_bytes(path)
+            if content is None:  # another run may be tidying up
+                continue
+            values = json.loads(content)
             one = Kept(path, str(values["key"]), str(values["content"]), str(values["created"]), dict(values["profile"]))
             version = one.profile["format_version"]
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("%s: no readable profile (%s); the data is not compared with it", path, error)
+        except (StoreError, ValueError, KeyError, TypeError) as error:
+            log.warning("%s: no readable profile (%s); the data is not compared with it", place.shown(path), error)
             continue
         if version == FORMAT_VERSION:
             kept.append(one)

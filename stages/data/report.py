@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -64,7 +63,7 @@ class SplitReport:
         """The first few faults of each check."""
         return pd.DataFrame([row for rows in self.first_failures.values() for row in rows]).reset_index(drop=True)
 
-    def fault(self, model: RowModel, label_map: LabelMap | None, texts: list[str], share: float, path: Path) -> RowsError:
+    def fault(self, model: RowModel, label_map: LabelMap | None, texts: list[str], share: float, path: str) -> RowsError:
         """The error that more rows break the contract than `share` of them; `texts` are of malformed lines."""
         lines, failures = [], self.failures()
         if self.at_fault:

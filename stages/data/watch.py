@@ -141,22 +141,24 @@ class _ProfileObserver:
 
 def write_data_report(place: Store, key: str, report: Mapping[str, Any]) -> None:
     """Keep a report in the store, with a page where the data was refused."""
-    folder = place.root / PAGES / key
+    path = f"{PAGES}/{key}"
     try:
-        with atomic_folder(folder) as draft:
+        with atomic_folder(place.root / path) as draft:
             (draft / REPORT).write_text(json.dumps(report, ensure_ascii=True), encoding="utf-8")
             if report.get("error"):
                 write_data_page(draft, report)
+        place.mirror(path)
     except StoreError as error:  # a full disk must not hide why the data was refused
         log.error("the report on the data cannot be written: %s", error)
         return
     if report.get("error"):
-        log.error("the data was refused; its report is %s", folder / "data.html")
+        log.error("the data was refused; its report is %s", place.shown(f"{path}/data.html"))
 
 
 def kept_report(place: Store, key: str) -> dict[str, Any] | None:
     """The report of a data set as it was published, if it is still there."""
     try:
-        return dict(json.loads((place.root / PAGES / key / REPORT).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        kept = place.read_bytes(f"{PAGES}/{key}/{REPORT}")
+        return None if kept is None else dict(json.loads(kept))
+    except (StoreError, ValueError):
         return None

@@ -129,7 +129,7 @@ def test_the_last_thirty_are_kept_and_damaged_ones_are_passed_over(tmp_path: Pat
     kept = sorted((tmp_path / "profiles" / "s").iterdir())
     assert len(kept) == profile_history.KEPT
     assert kept[0].name.endswith("-key3.json")
-    path.write_text('{"profile": ', encoding="utf-8")
+    (tmp_path / path).write_text('{"profile": ', encoding="utf-8")
     report = against_last(store, "s", "new", small, SETTINGS)[1]
     assert report["compared_with"]["key"] == f"key{profile_history.KEPT + 1}"
     assert "no readable profile" in caplog.text
