@@ -14,7 +14,7 @@ from hubflow.stages.hub.errors import ModuleError
 from hubflow.stages.hub.lora import is_adapter
 from hubflow.stages.hub.networks import image, image_names, text
 from hubflow.stages.hub.networks.text_names import FAMILIES, canonical_tensors
-from hubflow.stages.hub.runtime import BUILD_LOCK, keep_program, paddle, set_variable
+from hubflow.stages.hub.runtime import BUILD_LOCK, keep_program, leave_dynamic_mode, paddle, set_variable
 from hubflow.stages.hub.weights import match_weights, read_weights, weight_names
 
 Context = tuple[dict[str, Any], dict[str, Any], Any]
@@ -167,7 +167,7 @@ def build_graph(
     Raises:
         ModuleError: when `max_seq_len` is not in 1..max_positions.
     """
-    paddle.enable_static()
+    leave_dynamic_mode()
     with BUILD_LOCK:
         main, startup = paddle.static.Program(), paddle.static.Program()
         with paddle.static.program_guard(main, startup):

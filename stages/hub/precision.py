@@ -7,7 +7,7 @@ from typing import Any
 
 from hubflow.schemas.training import Precision
 from hubflow.stages.hub.errors import DeviceError
-from hubflow.stages.hub.runtime import paddle
+from hubflow.stages.hub.runtime import leave_dynamic_mode, paddle
 
 BFLOAT16_FLAGS = ("amx_bf16", "avx512_bf16")
 ONEDNN = "FLAGS_use_mkldnn"
@@ -21,7 +21,7 @@ def cast_to(precision: Precision) -> Any:
     """
     if precision == "float32":
         return contextlib.nullcontext()
-    paddle.enable_static()  # in dynamic mode the context would be that of dynamic mode, and nothing be cast
+    leave_dynamic_mode()  # in dynamic mode the context would be that of dynamic mode, and nothing be cast
     return paddle.amp.auto_cast(level="O1", dtype=precision)
 
 

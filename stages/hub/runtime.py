@@ -68,6 +68,16 @@ def _sigterm_kept() -> Iterator[None]:
 paddle = _import_paddle()
 
 
+def leave_dynamic_mode() -> None:
+    """Go over to static programs, in this thread too.
+
+    A thread takes dynamic mode over from the one that imported Paddle, but not what `paddle.enable_static` leaves it by.
+    """
+    paddle.enable_static()
+    if paddle.in_dynamic_mode():
+        paddle.base.framework.global_var._dygraph_tracer_ = None
+
+
 def place_of(device: str) -> Any:
     """Paddle's place for `auto`, `cpu`, `gpu` or `gpu:N`; the first one of `gpu:N,M`.
 

@@ -58,3 +58,22 @@ except AttributeError as error:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["40 []", "module 'hubflow.stages.hub' has no attribute 'Nothing'"]
+
+
+def test_programs_are_built_in_a_thread_whatever_mode_the_one_that_imported_paddle_is_in() -> None:
+    script = """
+import threading
+from hubflow.stages.hub.runtime import leave_dynamic_mode, paddle
+modes = [paddle.in_dynamic_mode()]
+def build():
+    leave_dynamic_mode()
+    with paddle.static.program_guard(paddle.static.Program()):
+        paddle.static.data("x", [-1, 2])
+    modes.append(paddle.in_dynamic_mode())
+thread = threading.Thread(target=build)
+thread.start()
+thread.join()
+print(modes)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout.splitlines() == ["[True, False]"], done.stderr
