@@ -9,6 +9,7 @@ from typing import Any
 
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import RowKind
+from hubflow.stages.hub.inference_program import simplify
 from hubflow.stages.hub.lora import merged
 from hubflow.stages.hub.module import ImageConfig
 from hubflow.stages.hub.runtime import BUILD_LOCK, paddle
@@ -38,6 +39,8 @@ def write_export(
     """
     session = without_adapters(session)
     program = session.task.inference_program()
+    with BUILD_LOCK:
+        simplify(program)
     inputs = data_variables(program)
     outputs = [op.operand_source(0) for op in program.global_block().ops if op.name() == "pd_op.fetch"]
     signature: dict[str, Any] = {
