@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from hubflow.schemas.references import EncodedRef, TaskRef
+from hubflow.schemas.references import CheckpointRef, EncodedRef, TaskRef
 from hubflow.schemas.training import TrainSettings
 
 
@@ -19,8 +19,10 @@ class TrainRequest(BaseModel):
     seed: int = 0
     device: str = "auto"
     processes: int = 1
+    warm_start: CheckpointRef | None = None
 
     def identity(self) -> dict[str, Any]:
         """What the trained weights are a function of: the store, the device and the number of processes are not among it."""
         kept = self.model_dump(mode="json", include={"task", "encoded", "seed"})
-        return {**kept, "settings": self.settings.result_settings()}
+        warm = {} if self.warm_start is None else {"warm_start": self.warm_start.sha256}
+        return {**kept, **warm, "settings": self.settings.result_settings()}

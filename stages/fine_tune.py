@@ -25,6 +25,7 @@ from hubflow.stages.hub.checkpoints import WEIGHTS, Checkpoints
 from hubflow.stages.store import Artifact, Store, content_key
 from hubflow.stages.tasks import stage_task
 from hubflow.stages.unfinished import REQUEST, has_checkpoint, require_or_tell
+from hubflow.stages.warm_start import require_fitting
 from hubflow.stages.watching import Emitter, Replay, stoppable, watched
 
 if TYPE_CHECKING:
@@ -48,26 +49,37 @@ def fine_tune(
     reuse: bool = True,
     callbacks: Sequence[Callback] = (),
     processes: int = 1,
+    warm_start: CheckpointRef | None = None,
 ) -> CheckpointRef:
     """Train a task on encoded rows and keep the best weights with their history (`TrainingSteps`, `Evaluations`).
 
-    A run that was stopped goes on from its last checkpoint as if it had not been.
+    A run that was stopped goes on from its last checkpoint as if it had not been. With `warm_start` it begins with the weights
+    of that checkpoint, module and head, in place of the module's own and a fresh head.
 
     Raises:
         LabelMapError: when head and rows were made from different label maps.
-        SettingsError: when settings do not fit the module or the data.
+        SettingsError: when settings do not fit the module or the data, or `warm_start` is of another task.
         TrainingError: at the first loss or gradient that is not finite.
         ResumeError: when a checkpoint is required and there is none of a run with these data and settings.
         StoreError: when the store cannot be written; the checkpoints in it are unharmed.
         DeviceError: when a GPU, or a precision, is asked for that is not there.
     """
     request = TrainRequest(
-        task=task, encoded=encoded, settings=settings, store=store, seed=seed, device=device, processes=processes
+        task=task,
+        encoded=encoded,
+        settings=settings,
+        store=store,
+        seed=seed,
+        device=device,
+        processes=processes,
+        warm_start=warm_start,
     )
     _require_sense(request, reuse)
     home = Store(store)
     label_map = LabelMap.load(home.open(encoded).folder / "label_map.json")
     label_map.require_same(task.label_map_sha256, "the encoded rows", "the head")
+    if warm_start is not None:
+        require_fitting(home, warm_start, task)
     key = content_key("fine_tune", FORMAT_VERSION, request.identity())
     with _alone(home, key):
         artifact = home.find("checkpoints", key) if reuse else None
@@ -178,7 +190,8 @@ def run_training(
     rows = open_split(home, encoded, "train", settings.random_flip)
     dev = open_split(home, encoded, "dev") if "dev" in encoded.dataset.rows else None
     best_metric = settings.best_metric or _default_metric(request.task.task, label_map)
-    plan = TrainPlan(settings, request.seed, label_map, best_metric, rows, dev, request.identity())
+    warm = None if request.warm_start is None else home.open(request.warm_start).folder
+    plan = TrainPlan(settings, request.seed, label_map, best_metric, rows, dev, request.identity(), warm)
 
     def export(trained: "Session", folder: Path) -> None:
         write_export(trained, folder, label_map, encoded.dataset.rows_kind, {})

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hubflow.schemas.errors import StoppedError
@@ -45,6 +46,7 @@ class TrainPlan:
         train: rows to learn from.
         dev: rows to judge on, or None.
         request: all that the result is a function of, kept in each checkpoint and compared before it is resumed.
+        warm_start: folder with the weights of module and head to begin with, or None for the module's own and a fresh head.
     """
 
     settings: TrainSettings
@@ -54,6 +56,7 @@ class TrainPlan:
     train: EncodedSplit
     dev: EncodedSplit | None
     request: dict[str, Any] = field(default_factory=dict)
+    warm_start: Path | None = None
 
 
 def train(
@@ -144,6 +147,8 @@ class _Run:
         self._batches: tuple[int, list[IntArray]] = (-1, [])
         seed_everything(plan.seed)
         session.initialise(plan.seed)
+        if plan.warm_start is not None:
+            session.load(plan.warm_start)
         saved = in_turn(world, checkpoints.load)
         self.is_resumed = saved is not None
         if saved is not None:
