@@ -1,0 +1,148 @@
+"""What every command shares: the app, its options, a Prefect that is settled before its import, what goes to stdout.
+
+Imports Paddle and Prefect only when a command runs.
+"""
+
+import ctypes
+import importlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from hubflow.schemas.errors import HubflowError
+
+FAULT = 2
+
+
+class Commands(TyperGroup):
+    """Commands that tell a fault as a message, with exit code 2; with `--json` also as one line `{"error": …}` on stdout."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Remember whether the command was asked for JSON: when its options are wrong, nothing else tells."""
+        ctx.meta["json"] = "--json" in args
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; an error of hubflow's own becomes its message, any other error passes on."""
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort):
+            raise
+        except HubflowError as error:
+            typer.echo(f"hubflow: {error}", err=True)
+            _print_error(ctx, str(error))
+            raise typer.Exit(FAULT) from error
+        except Exception as error:
+            told = getattr(error, "format_message", None)  # of an option or argument that is wrong
+            _print_error(ctx, told() if told else f"{type(error).__name__}: {error}")
+            raise
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="Fine-tune pretrained Paddle modules as Prefect flows.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+out = Console(highlight=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable line at the end, and nothing else to stdout.")]
+Override = Annotated[list[str] | None, typer.Option("--set", help="Override a setting, for example train.epochs=2.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log.")]
+Config = Annotated[Path, typer.Argument(help="Settings file, YAML or JSON.")]
+
+
+class ServerError(HubflowError):
+    """Prefect's server cannot be reached; the message names it."""
+
+
+@contextmanager
+def prefect_settled(verbose: bool) -> Iterator[None]:
+    """Settle what Prefect reads when it is imported, without overruling the user; show progress.
+
+    Raises:
+        ServerError: when the server that Prefect is set to cannot be reached.
+    """
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    show_progress_bars()
+    from prefect.settings import get_current_settings
+
+    from hubflow.stages.console import say
+
+    current = get_current_settings()  # of the environment or of a profile
+    server = current.api.url
+    try:
+        with stdout_kept():
+            if not server and current.server.ephemeral.enabled:
+                say("[dim]no Prefect server is configured: starting a temporary one …[/dim]")
+                _start_server_while_importing()
+            yield
+    except RuntimeError as error:
+        if server and "Failed to reach API" in str(error):
+            raise ServerError(
+                f"Prefect's server {server} cannot be reached; start it (`prefect server start`), correct PREFECT_API_URL, "
+                "or unset it to run with a temporary server"
+            ) from error
+        raise
+
+
+def _start_server_while_importing() -> None:
+    """Start Prefect's own temporary server, which takes 10 s and more, and import meanwhile what the stages will need.
+
+    Prefect starts it in the same way at the first call when it is not running; an error of it comes up there again.
+    """
+
+    def start() -> None:
+        from prefect.server.api.server import SubprocessASGIServer
+
+        with suppress(Exception):
+            SubprocessASGIServer().start()
+
+    starting = threading.Thread(target=start, name="prefect-server", daemon=True)
+    starting.start()
+    for name in ("hubflow.stages.hub.runtime", "sklearn.datasets", "sklearn.metrics"):
+        importlib.import_module(name)
+    starting.join()
+
+
+@contextmanager
+def stdout_kept() -> Iterator[None]:
+    """Send what Paddle's C++ code prints to file descriptor 1 to stderr: stdout is for the outcome alone."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        if os.name == "posix":
+            ctypes.CDLL(None).fflush(None)  # what C still holds must not follow the outcome
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def show_progress_bars() -> None:
+    from hubflow.stages.console import show_progress
+
+    show_progress(True)
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False))
+
+
+def _print_error(ctx: Any, message: str) -> None:
+    if ctx.meta.get("json"):
+        print_json({"error": message})
