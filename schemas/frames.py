@@ -13,8 +13,8 @@ from pandera.typing import Series
 from hubflow.schemas import checks
 from hubflow.schemas.errors import ContractError, bounded
 from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.metrics import is_metric, metric_range
 from hubflow.schemas.references import Split
-from hubflow.schemas.settings import METRICS
 
 PROBABILITY = "probability_"
 """Before a label: the column that holds its probability."""
@@ -22,7 +22,6 @@ SUM_TOLERANCE = 1e-4
 RATE_TOLERANCE = 1e-9
 MAX_CASES = 5
 _SPLITS = ["train", "dev", "test"]
-_METRICS = sorted({name for names in METRICS.values() for name in names})
 _PLACE = ["step", "epoch"]
 Rates = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
@@ -87,9 +86,9 @@ class Evaluations(pa.DataFrameModel):
     def _epochs(cls, values: Any) -> Any:
         return ~(values.diff() < 0)
 
-    @pa.dataframe_check(name=f"metrics known ({', '.join(_METRICS)})")
+    @pa.dataframe_check(name="metrics known")
     def _known(cls, frame: Any) -> bool:
-        return set(frame.columns) <= {*_PLACE, *_METRICS}
+        return all(is_metric(name) for name in frame.columns if name not in _PLACE)
 
     @pa.dataframe_check(name="metrics finite")
     def _finite(cls, frame: Any) -> Any:
@@ -100,10 +99,13 @@ class Evaluations(pa.DataFrameModel):
 
 
 class Metrics(pa.DataFrameModel):
-    """One line for each metric of each split: a known name, a finite value, and all but the loss within 0..1."""
+    """One line for each metric of each split: a known name, and a finite value within the metric's range.
+
+    Losses are from 0, `mcc` is within -1..1, a user's own metric anywhere, and all others within 0..1.
+    """
 
     split: Series[str] = pa.Field(isin=_SPLITS)
-    metric: Series[str] = pa.Field(isin=_METRICS)
+    metric: Series[str]
     value: Series[float]
 
     class Config:
@@ -114,9 +116,15 @@ class Metrics(pa.DataFrameModel):
     def _finite(cls, values: Any) -> Any:
         return np.isfinite(values)
 
-    @pa.dataframe_check(name="0 to 1, the loss from 0")
+    @pa.check("metric", name="known metric")
+    def _known(cls, names: Any) -> Any:
+        return names.map(is_metric).astype(bool)
+
+    @pa.dataframe_check(name="in its range (0 to 1; a loss from 0; mcc from -1)")
     def _range(cls, frame: Any) -> Any:
-        return (frame["value"] >= 0) & ((frame["value"] <= 1) | (frame["metric"] == "loss"))
+        ranges = [metric_range(name) for name in frame["metric"]]
+        lowest, highest = np.array(ranges, float).reshape(-1, 2).T
+        return (frame["value"] >= lowest) & (frame["value"] <= highest)
 
 
 class JudgedRows(pa.DataFrameModel):
@@ -127,6 +135,7 @@ class JudgedRows(pa.DataFrameModel):
     loss: Series[float] = pa.Field(ge=0)
     label: Series[str]
     predicted: Series[str]
+    probability: Series[float] | None = pa.Field(in_range={"min_value": 0.0, "max_value": 1.0}, description="Of `predicted`")
 
     class Config:
         strict = False
@@ -259,7 +268,7 @@ def require_judged(frame: pd.DataFrame, label_map: LabelMap, rows: Sequence[int]
 
     Args:
         frame: one line for each row; of token rows `label` holds lists.
-        label_map: every label, true or predicted, must be in it.
+        label_map: every label, true or predicted, must be in it; where there is a `probability_<label>`, there is one for each.
         rows: the row numbers of the split, in its order.
         source: named in the error.
 
@@ -270,6 +279,8 @@ def require_judged(frame: pd.DataFrame, label_map: LabelMap, rows: Sequence[int]
     model: JudgedModel = JudgedTokens if is_list else JudgedRows
     schema = _labelled(_schema(model), ("label", "predicted"), label_map)
     schema.checks = [*schema.checks, _in_order(rows)]
+    if any(str(name).startswith(PROBABILITY) for name in frame.columns):
+        schema.checks += [_probabilities([f"{PROBABILITY}{label}" for label in label_map.labels])]
     return held(frame, schema, source, "row")
 
 

@@ -84,6 +84,15 @@ class ExportRef(Reference):
     metrics: dict[str, dict[str, float]]
 
 
+class ExportEvaluationRef(Reference):
+    """Metrics of an exported folder, exactly over all rows of one split of a data set."""
+
+    export: ExportRef
+    dataset: DatasetRef
+    split: str
+    metrics: dict[str, float] = Field(description="Value by metric")
+
+
 class FineTuneResult(BaseModel):
     """What the flow returns: one machine-readable summary of the run."""
 

@@ -6,22 +6,18 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from hubflow.schemas.base import Settings, Share
 from hubflow.schemas.data_checks import DataChecks
+from hubflow.schemas.metrics import METRICS, TaskType
 from hubflow.schemas.training import TrainSettings
 from hubflow.schemas.urls import StoreAddress
 
-TaskType = Literal["image_classification", "text_classification", "sequence_labelling"]
+__all__ = ["METRICS", "TaskType"]
+
 DataFormat = Literal["csv", "tsv", "jsonl", "parquet", "image_folder", "image_list", "conll", "msra", "digits"]
 FORMATS: dict[TaskType, tuple[DataFormat, ...]] = {
     "image_classification": ("image_folder", "image_list", "digits"),
     "text_classification": ("csv", "tsv", "jsonl", "parquet"),
     "sequence_labelling": ("conll", "msra", "jsonl", "parquet"),
 }
-METRICS: dict[TaskType, tuple[str, ...]] = {
-    "image_classification": ("loss", "accuracy", "precision_macro", "recall_macro", "f1_macro"),
-    "text_classification": ("loss", "accuracy", "precision_macro", "recall_macro", "f1_macro"),
-    "sequence_labelling": ("loss", "accuracy", "precision", "recall", "f1", "precision_strict", "recall_strict", "f1_strict"),
-}
-"""What is measured on each split, by task."""
 Column = str | int
 Projection = Literal["query", "key", "value", "output"]
 

@@ -1,28 +1,21 @@
 """Stage evaluate: judge the best weights on every split but train, exactly over all rows."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
-import pandas as pd
-import pyarrow.parquet as pq
 
-from hubflow.schemas.frames import require_judged, require_metrics
+from hubflow.schemas.evaluation import SplitDetails
+from hubflow.schemas.frames import require_metrics
 from hubflow.schemas.labels import LabelMap
-from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, RowKind
+from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, ExportEvaluationRef
 from hubflow.schemas.settings import EvaluateSettings
 from hubflow.stages.build_head import open_session
 from hubflow.stages.console import progress_bar
-from hubflow.stages.data.carried import with_carried
 from hubflow.stages.fine_tune import open_split
+from hubflow.stages.judgement.details import judge_options, split_details
+from hubflow.stages.judgement.folder import keep_judged, load_details, write_details
 from hubflow.stages.store import Store, content_key
 from hubflow.stages.tasks import stage_task
 
-if TYPE_CHECKING:
-    from hubflow.stages.hub.encoded import EncodedSplit
-    from hubflow.stages.hub.evaluation import Evaluation
-
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 def evaluate(
@@ -36,8 +29,9 @@ def evaluate(
     """Judge the best weights on every split but train, exactly over all rows.
 
     Beside the metrics (contract `Metrics`), each split's predictions are kept as `<split>.parquet` (`JudgedRows`, or
-    `JudgedTokens` of sentences): row, position (in the data set's file, from 0), label, predicted, loss, and the further
-    columns of the data. One of these that has a name of ours is called `source_<name>`.
+    `JudgedTokens` of sentences): row, position (in the data set's file, from 0), label, predicted, loss, of a classification
+    the probability of `predicted` and of every label, and the further columns of the data. One of these that has a name of
+    ours is called `source_<name>`. `details.json` holds the `SplitDetails` of each split (`read_details`).
 
     Raises:
         ContractError: when what was computed breaks its contract.
@@ -54,45 +48,33 @@ def evaluate(
     if artifact is None:
         session = open_session(checkpoint.task, home, device)
         session.load(home.open(checkpoint).folder)
+        source, options = home.open(encoded.dataset).folder, judge_options(settings)
         metrics: dict[str, dict[str, float]] = {}
+        details: dict[str, SplitDetails] = {}
         with home.create("evaluations", key) as draft:
             for split in [name for name in encoded.dataset.rows if name != "train"]:
                 rows = open_split(home, encoded, split)
                 with progress_bar(f"evaluating {split}", len(rows)) as bar:
-                    evaluation = evaluate_split(session, rows, label_map, settings.batch_size, bar.advance)
-                metrics[split] = evaluation.metrics
-                data = home.open(encoded.dataset).folder / f"{split}.parquet"
-                _keep(draft.folder / f"{split}.parquet", data, encoded.dataset.rows_kind, rows, evaluation, label_map)
+                    found = evaluate_split(session, rows, label_map, settings.batch_size, bar.advance, options)
+                metrics[split], details[split] = found.metrics, split_details(found.judge, label_map)
+                places = getattr(rows, "positions", None)  # of images: those that do not decode are left out
+                places = np.arange(len(rows)) if places is None else places
+                data, target = source / f"{split}.parquet", draft.folder / f"{split}.parquet"
+                keep_judged(target, data, encoded.dataset.rows_kind, found.judge, places, rows.rows, label_map)
+            write_details(draft.folder, details)
             label_map.save(draft.folder / "label_map.json")
             draft.facts |= {**inputs, "metrics": require_metrics(metrics, "evaluate")}
         artifact = home.made("evaluations", key)
     return EvaluationRef(path=artifact.path, sha256=artifact.sha256, checkpoint=checkpoint, metrics=artifact.facts["metrics"])
 
 
-def _keep(path: Path, data: Path, kind: RowKind, rows: "EncodedSplit", evaluation: "Evaluation", label_map: LabelMap) -> None:
-    truth = _truth(rows)
-    positions = getattr(rows, "positions", None)  # of images: those that do not decode are left out
-    places = np.arange(len(rows)) if positions is None else positions
-    frame = pd.DataFrame({"row": rows.rows, "position": places, "loss": evaluation.losses})
-    frame["label"] = [_named(value, label_map) for value in truth]
-    frame["predicted"] = [_named(value, label_map) for value in evaluation.predicted]
-    numbers = pq.read_table(data, columns=["row"]).column("row").to_numpy()[places]
-    require_judged(frame, label_map, numbers, f"evaluate, {path.stem}")
-    pq.write_table(with_carried(frame, data, kind), path)
+def read_details(home: Store, evaluation: EvaluationRef | ExportEvaluationRef) -> dict[str, SplitDetails]:
+    """The details of each split of an evaluation.
 
-
-def _truth(rows: "EncodedSplit") -> list[Any]:
-    from hubflow.stages.hub.encoded import TextSplit
-    from hubflow.stages.hub.evaluation import labels_of
-
-    if isinstance(rows, TextSplit) and rows.word_labels is not None:
-        return [rows.word_labels[row] for row in range(len(rows))]
-    labels: list[Any] = labels_of(rows).tolist()
-    return labels
-
-
-def _named(value: Any, label_map: LabelMap) -> Any:
-    return label_map.labels[value] if isinstance(value, int) else [label_map.labels[label] for label in value]
+    Raises:
+        StoreError: when it is missing or altered, or was made before there were details.
+    """
+    return load_details(home.open(evaluation).folder)
 
 
 def metrics_table(metrics: dict[str, dict[str, float]]) -> str:

@@ -4,12 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.metrics import LOWER_IS_BETTER
 from hubflow.schemas.training import TrainSettings
 from hubflow.stages.hub.callbacks import TrainState
 from hubflow.stages.hub.schedules import schedule_of
-
-LOWER_IS_BETTER = frozenset({"loss"})
-"""Metrics of which the smallest value is the best; of all others it is the largest."""
 
 
 class Course:

@@ -1,6 +1,6 @@
 """Evaluation: the test program over every row of a split, and the metrics that its task names, exactly over all rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +9,16 @@ from numpy.typing import NDArray
 
 from hubflow.schemas.labels import LabelMap
 from hubflow.stages.hub.encoded import EncodedSplit, TextSplit, sorted_batches
-from hubflow.stages.hub.metrics import classification_metrics, entity_metrics, log_softmax
+from hubflow.stages.hub.entities import scheme_of
+from hubflow.stages.hub.judging import ClassJudge, JudgeOptions
+from hubflow.stages.hub.judging_sequences import SequenceJudge
+from hubflow.stages.hub.metrics import log_softmax
 from hubflow.stages.hub.session import Session
 
 EVALUATION_BATCH = 64
 """Rows of a batch while training."""
+WHILE_TRAINING = JudgeOptions()
+"""What is measured while training, where it must cost little."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +27,21 @@ class Evaluation:
 
     Attributes:
         metrics: value by name.
-        predicted: class id by row, or ids of every word by row for sequences.
-        losses: cross-entropy by row (mean over its words for sequences) `[rows]`.
+        judge: the sums, and what is kept of each row.
     """
 
     metrics: dict[str, float]
-    predicted: list[Any]
-    losses: NDArray[np.float64]
+    judge: ClassJudge | SequenceJudge
+
+    @property
+    def predicted(self) -> list[Any]:
+        """Class id by row, or ids of every word by row for sequences."""
+        return [np.asarray(value).tolist() for value in self.judge.predicted]
+
+    @property
+    def losses(self) -> NDArray[np.float64]:
+        """Cross-entropy by row (mean over its words for sequences) `[rows]`."""
+        return self.judge.losses
 
 
 def evaluate_split(
@@ -37,29 +50,27 @@ def evaluate_split(
     label_map: LabelMap,
     batch_size: int,
     on_batch: Callable[[int], None] | None = None,
+    options: JudgeOptions = WHILE_TRAINING,
 ) -> Evaluation:
     """Run the test program over every row, the last smaller batch included.
 
     Metric variables are averaged with the number of examples (tokens) of each batch as weight; accuracy and the metrics that
-    a single batch cannot give are computed from all predictions at once.
+    a single batch cannot give come from sums over all batches. No logits are kept beyond their batch.
     """
     task = session.task
     names = task.metric_variable_names()
     fetch = [task.test_variable(name) for name in (*names, "num_examples", "logits")]
     sums, count = np.zeros(len(names)), 0.0
-    logits: list[Any] = [None] * len(split)
+    judge = _judge_of(split, label_map, options)
     for batch in sorted_batches(split.lengths, batch_size):
         *values, weight, scores = session.run(task.test_program(), split.feed(batch), fetch)
         sums += np.array([float(value) for value in values]) * float(weight)
         count += float(weight)
-        for place, index in enumerate(batch):
-            logits[index] = scores[place]
+        _add(judge, split, batch, scores)
         if on_batch is not None:
             on_batch(len(batch))
     metrics = dict(zip(names, (sums / max(count, 1.0)).tolist(), strict=True))
-    if isinstance(split, TextSplit) and split.word_labels is not None:
-        return _judge_sequences(metrics, split, logits, label_map)
-    return _judge_classes(metrics, np.asarray(labels_of(split)), np.stack(logits), label_map)
+    return Evaluation({**metrics, **judge.metrics()}, judge)
 
 
 def labels_of(split: EncodedSplit) -> NDArray[np.int64]:
@@ -74,37 +85,23 @@ def word_predictions(split_pieces: NDArray[Any], scores: NDArray[Any], fallback:
     return np.where(split_pieces >= 0, best[np.maximum(split_pieces, 0)], fallback)
 
 
-def outside_id(label_map: LabelMap) -> int:
-    """Class id that a word without a prediction gets: `O`, or the first label when there is none."""
-    return label_map.index().get("O", 0)
+def _judge_of(split: EncodedSplit, label_map: LabelMap, options: JudgeOptions) -> ClassJudge | SequenceJudge:
+    if isinstance(split, TextSplit) and split.word_labels is not None:
+        scheme = scheme_of(label_map.labels, (split.word_labels[row] for row in range(len(split))))
+        return SequenceJudge(len(split), label_map, scheme, options.bins)
+    return ClassJudge(len(split), label_map.num_classes, options)
 
 
-def _judge_classes(
-    metrics: dict[str, float], labels: NDArray[np.int64], logits: NDArray[np.float32], label_map: LabelMap
-) -> Evaluation:
-    predicted = logits.argmax(-1)
-    losses = -log_softmax(logits)[np.arange(len(labels)), labels]
-    exact = classification_metrics(labels, predicted, label_map.num_classes)
-    return Evaluation({**metrics, **exact}, predicted.tolist(), losses)
-
-
-def _judge_sequences(
-    metrics: dict[str, float], split: TextSplit, logits: Sequence[NDArray[np.float32]], label_map: LabelMap
-) -> Evaluation:
+def _add(judge: ClassJudge | SequenceJudge, split: EncodedSplit, batch: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
+    """Judge a batch: logits `[batch, classes]`, or `[batch, pieces, classes]` of sequences."""
+    if isinstance(judge, ClassJudge):
+        judge.add(batch, labels_of(split)[batch], log_softmax(logits))
+        return
+    assert isinstance(split, TextSplit)
     assert split.word_labels is not None
     assert split.first_piece is not None
-    outside = outside_id(label_map)
-    truth, predicted, losses, right, words = [], [], np.zeros(len(split)), 0, 0
-    for row in range(len(split)):
-        pieces, labels = split.first_piece[row], np.asarray(split.word_labels[row])
-        guess = word_predictions(pieces, logits[row], outside)
-        kept = pieces >= 0
-        if kept.any():
-            losses[row] = -log_softmax(logits[row][pieces[kept]])[np.arange(kept.sum()), labels[kept]].mean()
-        right, words = right + int((guess == labels).sum()), words + len(labels)
-        truth.append([label_map.labels[label] for label in labels])
-        predicted.append(guess.tolist())
-    tags = [[label_map.labels[label] for label in row] for row in predicted]
-    exact = {"accuracy": right / max(words, 1), **entity_metrics(truth, tags)}
-    strict = {f"{name}_strict": value for name, value in entity_metrics(truth, tags, "strict").items()}
-    return Evaluation({**metrics, **exact, **strict}, predicted, losses)
+    labels = [split.word_labels[row] for row in batch]
+    pieces = [split.first_piece[row] for row in batch]
+    seen = [row >= 0 for row in pieces]
+    scores = [row[first[kept]] for row, first, kept in zip(logits, pieces, seen, strict=True)]
+    judge.add(batch, labels, seen, log_softmax(np.concatenate(scores)))

@@ -17,9 +17,10 @@ from hubflow.schemas.folders import verify_folder
 from hubflow.schemas.labels import LabelMap
 from hubflow.stages.hub.cores import usable_cores
 from hubflow.stages.hub.encoded import Feed, normalised, pad_text, sorted_batches
-from hubflow.stages.hub.evaluation import outside_id, word_predictions
+from hubflow.stages.hub.evaluation import word_predictions
 from hubflow.stages.hub.export import LABELS, PROGRAM, SIGNATURE, TOKENIZER
 from hubflow.stages.hub.images import load_pixels, square_pixels
+from hubflow.stages.hub.judging_sequences import outside_id
 from hubflow.stages.hub.runtime import paddle
 from hubflow.stages.hub.tokenizer import encode_texts, encode_words
 

@@ -80,13 +80,19 @@ def test_evaluations_hold_known_metrics_that_are_finite() -> None:
         ({"dev": {"accuracy": 1.01}}, "0 to 1"),
         ({"dev": {"accuracy": float("nan")}}, "value"),
         ({"dev": {"loss": float("inf")}}, "finite"),
-        ({"dev": {"loss": -0.5}}, "the loss from 0"),
+        ({"dev": {"loss": -0.5}}, "a loss from 0"),
         ({"dev": {"bleu": 0.5}}, "metric: .*found bleu"),
+        ({"dev": {"mcc": -1.5}}, "mcc from -1"),
+        ({"dev": {"log_loss": -0.5}}, "a loss from 0"),
+        ({"dev": {"top_0_accuracy": 0.5}}, "metric: .*found top_0_accuracy"),
         ({"val": {"loss": 0.5}}, "split: .*found val"),
     ],
 )
 def test_metrics_are_known_finite_and_in_their_range(metrics: dict[str, dict[str, float]], expected: str) -> None:
-    good = {"dev": {"loss": 1.5, "accuracy": 0.5}, "test": {"accuracy": 1.0}}
+    good = {
+        "dev": {"loss": 1.5, "accuracy": 0.5, "mcc": -0.5},
+        "test": {"accuracy": 1.0, "top_7_accuracy": 1.0, "my:cost": -9.0},
+    }
     assert require_metrics(good, "evaluate") is good
     assert require_metrics({}, "evaluate") == {}
     with pytest.raises(ContractError, match=expected):

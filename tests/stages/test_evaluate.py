@@ -10,7 +10,7 @@ from runs import Run
 from hubflow.schemas.errors import LabelMapError
 from hubflow.schemas.settings import METRICS, EvaluateSettings
 from hubflow.stages.data.carried import with_carried
-from hubflow.stages.evaluate import evaluate, metrics_table
+from hubflow.stages.evaluate import evaluate, metrics_table, read_details
 
 
 @pytest.mark.parametrize("name", ["digits_run", "text_run"])
@@ -21,7 +21,31 @@ def test_accuracy_is_that_of_the_kept_predictions(name: str, request: pytest.Fix
         assert len(judged) == run.dataset.rows[split]
         assert metrics["accuracy"] == (judged["label"] == judged["predicted"]).mean()
         assert metrics["loss"] == pytest.approx(judged["loss"].mean(), rel=1e-5)
-        assert tuple(metrics) == METRICS[run.settings.task]  # what settings accept as best_metric
+        known = METRICS[run.settings.task]  # what settings accept as best_metric
+        assert tuple(metrics) == tuple(name for name in known if name not in ("top_3_accuracy", "top_5_accuracy"))
+        probabilities = judged[[f"probability_{label}" for label in judged["label"].unique()]]
+        assert (probabilities.sum(axis=1) - 1).abs().max() < 1e-5
+        assert (judged["probability"] - probabilities.max(axis=1)).abs().max() < 1e-6
+        assert set(map(str, probabilities.dtypes)) == {"float32"}
+
+
+@pytest.mark.parametrize("name", ["digits_run", "text_run"])
+def test_details_agree_with_the_flat_metrics_and_the_kept_predictions(name: str, request: pytest.FixtureRequest) -> None:
+    run: Run = request.getfixturevalue(name)
+    details = read_details(run.store, run.evaluation)
+    assert list(details) == list(run.evaluation.metrics)
+    for split, one in details.items():
+        judged = pd.read_parquet(run.store.open(run.evaluation).folder / f"{split}.parquet")
+        assert one.rows == len(judged)
+        assert sum(score.f1 for score in one.per_class.values()) / len(one.per_class) == pytest.approx(
+            run.evaluation.metrics[split]["f1_macro"]
+        )
+        assert one.confusion.labels is not None
+        counts = pd.crosstab(judged["label"], judged["predicted"]).reindex(
+            index=one.confusion.labels, columns=one.confusion.labels, fill_value=0
+        )
+        assert one.confusion.counts == counts.to_numpy().tolist()
+        assert sum(pair.count for pair in one.confusion.pairs) == (judged["label"] != judged["predicted"]).sum()
 
 
 def test_the_batch_size_changes_nothing(text_run: Run, tmp_path: Path) -> None:

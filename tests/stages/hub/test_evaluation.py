@@ -12,7 +12,8 @@ from small_modules import ENTITY_LABELS, SENTIMENT, image_split, some_texts, som
 
 from hubflow.schemas.labels import LabelMap
 from hubflow.stages.hub.encoded import EncodedSplit
-from hubflow.stages.hub.evaluation import evaluate_split, outside_id, word_predictions
+from hubflow.stages.hub.evaluation import evaluate_split, word_predictions
+from hubflow.stages.hub.judging_sequences import outside_id
 from hubflow.stages.hub.metrics import log_softmax
 from hubflow.stages.hub.runtime import set_variable
 from hubflow.stages.hub.session import Session, TaskSpec

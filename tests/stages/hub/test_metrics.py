@@ -6,20 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 import seqeval.metrics
+import seqeval.scheme
 import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import IOB2
 
-from hubflow.stages.hub.metrics import (
-    classification_metrics,
-    confusion,
-    entities,
-    entity_metrics,
-    log_softmax,
-    strict_entities,
-)
+from hubflow.stages.hub.entities import RULES, Scheme, TagReader, scheme_of
+from hubflow.stages.hub.judging import Calibration, ClassJudge, JudgeOptions
+from hubflow.stages.hub.metrics import ClassCounts, averages, classification_metrics, confusion, entity_metrics, log_softmax
 
 IOB_TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-a-b", "I-a-b"]
 ANY_TAGS = [*IOB_TAGS, "E-PER", "S-LOC", "E-LOC", "S-PER", "B", "I"]
@@ -59,10 +56,64 @@ def test_entity_scores_are_seqevals_in_strict_iob2(rows: list[tuple[list[str], l
         assert found == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
 
 
+SCHEMES: dict[Scheme, tuple[Any, str]] = {
+    "IOB1": (seqeval.scheme.IOB1, "IB"),
+    "IOB2": (seqeval.scheme.IOB2, "IB"),
+    "IOE1": (seqeval.scheme.IOE1, "IE"),
+    "IOE2": (seqeval.scheme.IOE2, "IE"),
+    "BIOES": (seqeval.scheme.IOBES, "BIES"),
+    "BILOU": (seqeval.scheme.BILOU, "BILU"),
+}
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_entities_are_seqevals_in_every_scheme_for_any_order_of_labels(data: st.DataObject) -> None:
+    scheme: Scheme = data.draw(st.sampled_from(sorted(RULES)))
+    theirs, prefixes = SCHEMES[scheme]
+    labels = data.draw(st.permutations(["O", *(f"{prefix}-{kind}" for prefix in prefixes for kind in ("x", "y", "a-b"))]))
+    ids = st.integers(0, len(labels) - 1)
+    rows = data.draw(st.lists(st.lists(ids, max_size=9), min_size=1, max_size=4))
+    reader = TagReader(labels, scheme)
+    flat = reader.flat([np.array(row, np.int64) for row in rows])
+    expected: dict[str, set[Any]] = {"default": set(), "strict": set()}
+    start = 0
+    warnings.simplefilter("ignore")  # seqeval does not take L and U for tags in its default mode
+    for row in rows:
+        tags = [labels[place] for place in row]
+        expected["default"] |= {(kind, start + a, start + b) for kind, a, b in get_entities(tags)}
+        strict = seqeval.scheme.Tokens(tags, theirs).entities
+        expected["strict"] |= {(one.tag, start + one.start, start + one.end - 1) for one in strict}
+        start += len(row) + 1
+    for mode in ("default", "strict"):
+        found = reader.read(flat, mode)  # type: ignore[arg-type]
+        assert {
+            (reader.kinds[kind], first, last) for kind, first, last in zip(found.kind, found.first, found.last, strict=True)
+        } == expected[mode]
+
+
+@pytest.mark.parametrize(
+    ("labels", "rows", "scheme"),
+    [
+        (["O", "B-x", "I-x"], [["B-x", "I-x", "O"], ["O", "B-x"]], "IOB2"),
+        (["I-x", "O", "B-x"], [["I-x", "I-x", "B-x"], ["O"]], "IOB1"),
+        (["O", "I-x"], [["I-x"]], "IOB1"),
+        (["O", "B-x", "I-x"], [["I-x", "O"], ["B-x"]], "IOB2"),
+        (["O", "B-x", "I-x"], [["I-x"], ["I-x", "B-x"]], "IOB1"),
+        (["O", "B-x", "I-x", "E-x", "S-x"], [["S-x"]], "BIOES"),
+        (["O", "B-x", "I-x", "L-x", "U-x"], [["U-x"]], "BILOU"),
+        (["O", "I-x", "E-x"], [["E-x"]], "IOE2"),
+    ],
+)
+def test_the_scheme_is_told_by_labels_and_tags(labels: list[str], rows: list[list[str]], scheme: str) -> None:
+    assert scheme_of(labels, [np.array([labels.index(tag) for tag in row]) for row in rows]) == scheme
+
+
 def test_the_two_modes_differ_where_an_entity_does_not_begin_with_b() -> None:
-    tags = ["I-PER", "I-PER", "O", "B-LOC", "I-PER"]
-    assert entities(tags) == [("PER", 0, 1), ("LOC", 3, 3), ("PER", 4, 4)]
-    assert strict_entities(tags) == [("LOC", 3, 3)]
+    tags = [["I-PER", "I-PER", "O", "B-LOC", "I-PER"]]
+    truth = [["B-PER", "I-PER", "O", "B-LOC", "B-PER"]]
+    assert entity_metrics(truth, tags)["f1"] == 1
+    assert entity_metrics(truth, tags, "strict") == {"precision": 1.0, "recall": pytest.approx(1 / 3), "f1": 0.5}
 
 
 def test_entities_do_not_run_over_the_end_of_a_row() -> None:
@@ -74,6 +125,8 @@ def test_entities_do_not_run_over_the_end_of_a_row() -> None:
 def test_rows_of_different_lengths_are_refused_rather_than_cut() -> None:
     with pytest.raises(ValueError, match=r"shorter|longer"):
         entity_metrics([["O"], ["O"]], [["O"]])
+    with pytest.raises(ValueError, match="more tags, or fewer"):
+        entity_metrics([["O", "O"]], [["O"]])
 
 
 @settings(max_examples=100, deadline=None)
@@ -81,19 +134,75 @@ def test_rows_of_different_lengths_are_refused_rather_than_cut() -> None:
 def test_classification_scores_are_scikit_learns(labels: tuple[np.ndarray, np.ndarray]) -> None:
     truth, predicted = labels
     found = classification_metrics(truth, predicted, 4)
-    averaged: dict[str, Any] = {"labels": [0, 1, 2, 3], "average": "macro", "zero_division": 0}
-    assert found == pytest.approx(
-        {
-            "accuracy": sklearn.metrics.accuracy_score(truth, predicted),
-            "precision_macro": sklearn.metrics.precision_score(truth, predicted, **averaged),
-            "recall_macro": sklearn.metrics.recall_score(truth, predicted, **averaged),
-            "f1_macro": sklearn.metrics.f1_score(truth, predicted, **averaged),
-        }
-    )
+    averaged: dict[str, Any] = {"labels": [0, 1, 2, 3], "zero_division": 0}
+    kinds = {
+        "precision": sklearn.metrics.precision_score,
+        "recall": sklearn.metrics.recall_score,
+        "f1": sklearn.metrics.f1_score,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert found == pytest.approx(
+            {
+                "accuracy": sklearn.metrics.accuracy_score(truth, predicted),
+                **{
+                    f"{name}_{kind}": score(truth, predicted, average=kind, **averaged)
+                    for kind in ("macro", "weighted")
+                    for name, score in kinds.items()
+                },
+                "balanced_accuracy": sklearn.metrics.recall_score(
+                    truth, predicted, labels=np.unique(truth), average="macro", zero_division=0
+                ),
+                "mcc": sklearn.metrics.matthews_corrcoef(truth, predicted),
+            }
+        )
+        counts = ClassCounts(4)
+        counts.add(truth, predicted)
+        micro = averages(counts.right, counts.predicted, counts.true)["micro"]
+        assert micro == pytest.approx(
+            {name: score(truth, predicted, average="micro", **averaged) for name, score in kinds.items()}
+        )
     assert found["accuracy"] == int((truth == predicted).sum()) / len(truth)
     np.testing.assert_array_equal(
         confusion(truth, predicted, 4), sklearn.metrics.confusion_matrix(truth, predicted, labels=range(4))
     )
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**31), st.integers(2, 7), st.integers(1, 40), st.integers(1, 9))
+def test_scores_of_probabilities_are_scikit_learns_for_any_batches(seed: int, classes: int, rows: int, batch: int) -> None:
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, classes, rows)
+    logits = log_softmax(generator.normal(size=(rows, classes)).round(1).astype(np.float32) * 3)  # rounded: some are equal
+    judge = ClassJudge(rows, classes, JudgeOptions(top_k=(1, 3), bins=5))
+    order = generator.permutation(rows)
+    for start in range(0, rows, batch):
+        places = order[start : start + batch]
+        judge.add(places, labels[places], logits[places])
+    found, probabilities = judge.metrics(), np.exp(logits)
+    assert found["log_loss"] == pytest.approx(sklearn.metrics.log_loss(labels, probabilities, labels=range(classes)))
+    assert found["top_1_accuracy"] == found["accuracy"] == (logits.argmax(-1) == labels).mean()
+    assert ("top_3_accuracy" in found) == (classes > 3)
+    if classes > 3:
+        apart = logits - 1e-9 * np.arange(classes)  # of equal scores the first class wins here, the last in scikit-learn
+        top = sklearn.metrics.top_k_accuracy_score(labels, apart, k=3, labels=range(classes))
+        assert found["top_3_accuracy"] == pytest.approx(top)
+    present, kept = np.unique(labels), logits.astype(np.float32)  # as scores are kept; what it makes equal counts by half
+    areas = [sklearn.metrics.roc_auc_score(labels == one, kept[:, one]) for one in present] if len(present) > 1 else []
+    if classes == 2 and areas:
+        areas = [sklearn.metrics.roc_auc_score(labels, kept[:, 1] - kept[:, 0])]
+    assert found.get("roc_auc") == (pytest.approx(np.mean(areas)) if areas else None)
+
+
+def test_the_calibration_error_is_that_of_its_definition() -> None:
+    confidence = np.array([0.05, 0.1, 0.15, 0.9, 0.95, 1.0])
+    right = np.array([False, True, False, True, True, False])
+    calibration = Calibration(10)
+    calibration.add(confidence[:4], right[:4])
+    calibration.add(confidence[4:], right[4:])
+    assert calibration.count.tolist() == [2, 1, 0, 0, 0, 0, 0, 0, 1, 2]
+    gaps = [2 * abs(0.5 - 0.075), abs(0 - 0.15), abs(1 - 0.9), 2 * abs(0.5 - 0.975)]
+    assert calibration.error == pytest.approx(sum(gaps) / 6)
 
 
 def test_log_probabilities_of_large_scores_are_finite() -> None:

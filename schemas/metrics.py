@@ -1,0 +1,67 @@
+"""Names of metrics: what is measured for which task, in which range, and which way is better. No Paddle or Prefect here."""
+
+import re
+from typing import Literal
+
+TaskType = Literal["image_classification", "text_classification", "sequence_labelling"]
+_CLASSIFICATION = (
+    "loss",
+    "accuracy",
+    "precision_macro",
+    "recall_macro",
+    "f1_macro",
+    "precision_weighted",
+    "recall_weighted",
+    "f1_weighted",
+    "balanced_accuracy",
+    "mcc",
+    "log_loss",
+    "ece",
+    "top_3_accuracy",
+    "top_5_accuracy",
+    "roc_auc",
+)
+METRICS: dict[TaskType, tuple[str, ...]] = {
+    "image_classification": _CLASSIFICATION,
+    "text_classification": _CLASSIFICATION,
+    "sequence_labelling": (
+        "loss",
+        "accuracy",
+        "precision",
+        "recall",
+        "f1",
+        "precision_strict",
+        "recall_strict",
+        "f1_strict",
+        "ece",
+    ),
+}
+"""What is measured on each split, by task, and what may pick the best weights.
+
+`top_<k>_accuracy` is there of more than k labels, `roc_auc` where it is defined and the labels are not too many.
+"""
+LOWER_IS_BETTER = frozenset({"loss", "log_loss", "ece"})
+"""Metrics of which the smallest value is the best; of all others it is the largest."""
+OWN_METRIC = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
+"""A user's own metric: `package.module:function`."""
+_KNOWN = frozenset(name for names in METRICS.values() for name in names)
+_FROM_ZERO = frozenset({"loss", "log_loss"})
+
+
+def is_metric(name: str) -> bool:
+    """Whether a metric is called so: one of `METRICS`, `top_<k>_accuracy`, or a user's own."""
+    return name in _KNOWN or re.fullmatch(r"top_[1-9]\d*_accuracy", name) is not None or is_own_metric(name)
+
+
+def is_own_metric(name: str) -> bool:
+    """Whether `name` is that of a user's own metric."""
+    return re.match(OWN_METRIC, name) is not None
+
+
+def metric_range(name: str) -> tuple[float, float]:
+    """Smallest and largest value that a metric can have."""
+    if is_own_metric(name):
+        return float("-inf"), float("inf")
+    if name in _FROM_ZERO:
+        return 0.0, float("inf")
+    return (-1.0, 1.0) if name == "mcc" else (0.0, 1.0)

@@ -1,0 +1,83 @@
+"""evaluate_export: what an exported folder alone gives on a data set is what evaluate gave of the weights in it."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from runs import Run
+
+from hubflow.schemas.errors import LabelMapError, SettingsError
+from hubflow.schemas.references import DatasetRef
+from hubflow.schemas.settings import DatasetSpec, EvaluateSettings
+from hubflow.stages.evaluate import read_details
+from hubflow.stages.evaluate_export import evaluate_export
+from hubflow.stages.load_dataset import load_dataset
+from hubflow.stages.store import Store
+
+
+def alone(run: Run, folder: Path) -> Store:
+    """A store that holds no more of a run than its export and its data set."""
+    for path in (run.export.path, run.dataset.path):
+        shutil.copytree(run.store.root / path, folder / path)
+    return Store(folder)
+
+
+@pytest.mark.parametrize("name", ["digits_run", "text_run"])
+def test_the_export_alone_gives_the_metrics_that_evaluate_gave(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    run: Run = request.getfixturevalue(name)
+    home = alone(run, tmp_path)
+    found = evaluate_export(run.export, run.dataset, EvaluateSettings(batch_size=7), str(tmp_path))
+    expected = run.evaluation.metrics["test"]
+    assert found.split == "test"
+    assert found.metrics == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert found.metrics["accuracy"] == expected["accuracy"]
+    frames = [
+        pd.read_parquet(store.open(reference).folder / "test.parquet")
+        for store, reference in ((home, found), (run.store, run.evaluation))
+    ]
+    assert frames[0].columns.tolist() == frames[1].columns.tolist()
+    for column in frames[0]:
+        left, right = (frame[column] for frame in frames)
+        if left.dtype.kind == "f":
+            np.testing.assert_allclose(left, right, rtol=1e-3, atol=1e-5)
+        else:
+            assert left.tolist() == right.tolist()
+    theirs, ours = read_details(run.store, run.evaluation)["test"], read_details(home, found)["test"]
+    assert ours.per_class == theirs.per_class
+    assert ours.confusion == theirs.confusion
+    assert evaluate_export(run.export, run.dataset, EvaluateSettings(), str(tmp_path)) == found
+
+
+def other_labels(run: Run, folder: Path, labels: dict[str, str]) -> DatasetRef:
+    """The run's test rows as a data set of its own, its labels of other names and in another order."""
+    frame = pd.read_csv(str(run.settings.data.test), sep="\t", dtype=str)
+    path, listed = folder / "other.tsv", folder / "labels.txt"
+    frame.assign(label=frame["label"].map(labels)).to_csv(path, sep="\t", index=False)
+    listed.write_text("".join(f"{label}\n" for label in reversed(labels.values())), encoding="utf-8")
+    spec = DatasetSpec(format="tsv", train=str(path), test=str(path), label_list=str(listed))
+    return load_dataset(spec, "text_classification", str(folder))
+
+
+def test_labels_meet_by_name_and_unknown_ones_are_refused(text_run: Run, tmp_path: Path) -> None:
+    home = alone(text_run, tmp_path)
+    reordered = other_labels(text_run, tmp_path, {"0": "0", "1": "1"})
+    assert reordered.label_map_sha256 != text_run.export.label_map_sha256
+    found = evaluate_export(text_run.export, reordered, EvaluateSettings(), str(tmp_path))
+    assert found.metrics == pytest.approx(text_run.evaluation.metrics["test"], rel=1e-4, abs=1e-6)
+    assert "is not that of the data set" in read_details(home, found)["test"].notes[-1]
+    unknown = other_labels(text_run, tmp_path, {"0": "0", "1": "good"})
+    with pytest.raises(LabelMapError, match=r"does not know: 'good' \(row \d+\); its labels are 0, 1"):
+        evaluate_export(text_run.export, unknown, EvaluateSettings(), str(tmp_path))
+
+
+def test_rows_of_another_kind_and_splits_that_are_not_there_are_refused(text_run: Run, digits_run: Run, tmp_path: Path) -> None:
+    alone(text_run, tmp_path)
+    alone(digits_run, tmp_path)
+    with pytest.raises(SettingsError, match="trained on text rows, the data set has image rows"):
+        evaluate_export(text_run.export, digits_run.dataset, EvaluateSettings(), str(tmp_path))
+    with pytest.raises(SettingsError, match="no rows of it; it has train, dev, test"):
+        evaluate_export(text_run.export, text_run.dataset, EvaluateSettings(), str(tmp_path), "holdout")
