@@ -9,6 +9,9 @@ from hubflow.schemas.settings import TaskType
 RowKind = Literal["text", "text_pair", "tokens", "image"]
 ModuleKind = Literal["text", "image"]
 Split = Literal["train", "dev", "test"]
+Decision = Literal["promoted", "kept_back", "undecided"]
+DEPLOYED_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""What a deployed pointer may be called: a file of the store is named so."""
 
 
 class Reference(BaseModel):
@@ -91,6 +94,16 @@ class ExportEvaluationRef(Reference):
     dataset: DatasetRef
     split: str
     metrics: dict[str, float] = Field(description="Value by metric")
+
+
+class VerdictRef(Reference):
+    """What the gate decided about a candidate."""
+
+    verdict: Decision
+    candidate: ExportRef
+    name: str = Field(description="Of the deployed pointer that the candidate was judged for")
+    revision: int = Field(description="Of that pointer when the candidate was judged against it; 0: nothing had been deployed")
+    reason: str
 
 
 class FineTuneResult(BaseModel):

@@ -1,13 +1,13 @@
 """Which checkpoint a fine-tune can begin with in place of the module's own weights. Must not import Paddle."""
 
-from pathlib import Path
+import hashlib
 from typing import Any
 
 from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.folders import MANIFEST
 from hubflow.schemas.references import CheckpointRef, TaskRef
 from hubflow.stages.hub.resuming import differences
-from hubflow.stages.store import Store, file_sha256
+from hubflow.stages.store import Store
 
 _SHAPING = ("task", "label_map_sha256", "num_classes", "hidden_units", "lora", "module")
 
@@ -41,8 +41,9 @@ def require_fitting(store: Store, checkpoint: CheckpointRef, task: TaskRef) -> N
 
 def find_checkpoint(store: Store, sha256: str) -> CheckpointRef | None:
     """The intact checkpoint of the store whose manifest has this hash, as an export remembers it; None when it is gone."""
-    for key in _keys(store.root / "checkpoints"):
-        if file_sha256(store.root / "checkpoints" / key / MANIFEST) != sha256:
+    for key in store.names("checkpoints"):
+        manifest = store.read_bytes(f"checkpoints/{key}/{MANIFEST}")
+        if manifest is None or hashlib.sha256(manifest).hexdigest() != sha256:
             continue
         found = store.find("checkpoints", key)
         if found is None:
@@ -57,7 +58,3 @@ def _shape(store: Store, task: TaskRef) -> dict[str, Any]:
     lora = facts["lora"] and {name: facts["lora"][name] for name in ("rank", "targets")}
     module = {name: facts["module"][name] for name in ("architecture", "pretrained", "sha256")}
     return {**{name: facts[name] for name in _SHAPING}, "lora": lora, "module": module}
-
-
-def _keys(folder: Path) -> list[str]:
-    return [path.parent.name for path in sorted(folder.glob(f"*/{MANIFEST}"))]

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+import hubflow.commands_deployed  # noqa: F401  # puts its commands on the app
 from hubflow.command_line import (
     FAULT,
     Config,

@@ -1,0 +1,34 @@
+"""Stores with exports to promote, and verdicts about them, for the tests of what is in use."""
+
+import datetime
+import shutil
+from pathlib import Path
+from typing import Any
+
+from runs import Run
+
+from hubflow.schemas.references import Decision, ExportRef, VerdictRef
+from hubflow.stages.candidates import export_reference, verdict_reference
+from hubflow.stages.store import Store
+
+
+def store_with_exports(run: Run, folder: Path, *keys: str) -> tuple[str, list[ExportRef]]:
+    """A copy of a run's store, and its export once more under each key: the same program, another folder."""
+    store = Store(shutil.copytree(run.settings.store, folder / "store"))
+    source = store.open(run.export)
+    for key in keys:
+        with store.create("exports", key) as draft:
+            shutil.copytree(source.folder, draft.folder, ignore=shutil.ignore_patterns("manifest.json"), dirs_exist_ok=True)
+            draft.facts |= {**source.facts, "fingerprints": {"data": key, "settings": key}}
+    return str(store.root), [export_reference(store.made("exports", key)) for key in keys]
+
+
+def verdict_on(
+    store: str, candidate: ExportRef, revision: int, verdict: Decision = "promoted", name: str = "digits", **more: Any
+) -> VerdictRef:
+    """A verdict as the gate keeps it."""
+    home, key = Store(store), f"{Path(candidate.path).name}-{revision}-{verdict}"
+    facts = {"verdict": verdict, "candidate": candidate, "name": name, "revision": revision, "reason": "it is better", **more}
+    with home.create("verdicts", key) as draft:
+        draft.facts |= {"at": datetime.datetime.now(datetime.UTC).isoformat(), **facts}
+    return verdict_reference(home.made("verdicts", key))
