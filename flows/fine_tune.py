@@ -35,7 +35,7 @@ def fine_tune(settings: FineTuneSettings) -> FineTuneResult:
     train, seed = settings.train, settings.seed
     checkpoint = clock(fine_tune_task, task, encoded, train, store, seed, device, reuse, processes=settings.processes)
     evaluation = clock(evaluate_task, checkpoint, encoded, settings.evaluate, store, device, reuse)
-    export = clock(export_inference_program_task, checkpoint, encoded, evaluation, store, reuse)
+    export = clock(export_inference_program_task, checkpoint, encoded, evaluation, store, reuse, settings.export)
     report = clock(write_report_task, settings, evaluation, encoded, export, clock.seconds, store)
     return FineTuneResult(
         name=settings.name,

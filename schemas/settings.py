@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from hubflow.schemas.base import Settings, Share
 from hubflow.schemas.data_checks import DataChecks
+from hubflow.schemas.export import ExportSettings
 from hubflow.schemas.metrics import METRICS, TaskType
 from hubflow.schemas.training import TrainSettings
 from hubflow.schemas.urls import StoreAddress
@@ -136,6 +137,7 @@ class FineTuneSettings(Settings):
     head: HeadSettings = HeadSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    export: ExportSettings = ExportSettings()
     store: StoreAddress = Field(
         "hubflow-store", min_length=1, description="Folder under which everything is kept, or URL on object storage (s3://…)"
     )

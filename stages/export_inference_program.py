@@ -1,20 +1,31 @@
 """Stage export_inference_program: write the best weights as a folder that stands alone."""
 
+from hubflow.schemas.export import PROOF, ExportSettings
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, ExportRef
 from hubflow.stages.build_head import open_session
+from hubflow.stages.fresh_process import FreshProcess
+from hubflow.stages.proof import prove, what_was_trained
 from hubflow.stages.store import Store, content_key
 from hubflow.stages.tasks import stage_task
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 def export_inference_program(
-    checkpoint: CheckpointRef, encoded: EncodedRef, evaluation: EvaluationRef, store: str, reuse: bool = True
+    checkpoint: CheckpointRef,
+    encoded: EncodedRef,
+    evaluation: EvaluationRef,
+    store: str,
+    reuse: bool = True,
+    settings: ExportSettings = ExportSettings(),  # noqa: B008 - frozen
 ) -> ExportRef:
     """Write the best weights as a folder that stands alone: program, labels, preprocessing, signature, metrics, checksums.
 
+    Before it counts, the program is loaded in a fresh process and held to the trained one: `proof.json` (`Proof`).
+
     Raises:
+        ExportError: when the exported program does not give what the trained one gives; nothing is kept then.
         LabelMapError: when checkpoint and rows were made from different label maps.
     """
     from hubflow.stages.hub.export import versions, write_export
@@ -42,13 +53,15 @@ def export_inference_program(
         },
         "versions": versions(),
     }
-    key = content_key("export", FORMAT_VERSION, facts)
+    key = content_key("export", FORMAT_VERSION, facts, settings.model_dump())
     artifact = home.find("exports", key) if reuse else None
     if artifact is None:
-        session = open_session(task, home, "cpu")
-        session.load(trained.folder)
-        with home.create("exports", key) as draft:
+        with FreshProcess() as process, home.create("exports", key) as draft:
+            session = open_session(task, home, "cpu")
+            session.load(trained.folder)
             write_export(session, draft.folder, label_map, encoded.dataset.rows_kind, sizes)
+            proof = prove(process, what_was_trained(session, home, encoded, evaluation, label_map), draft.folder, settings)
+            (draft.folder / PROOF).write_text(proof.model_dump_json(indent=1) + "\n", encoding="utf-8")
             draft.facts |= facts
         artifact = home.made("exports", key)
     names = ("task", "num_classes", "label_map_sha256", "metrics")

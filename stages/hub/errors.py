@@ -25,3 +25,7 @@ class TaskError(HubflowError):
 
 class DeviceError(HubflowError):
     """The device is not there: take `auto` or `cpu`, or install a Paddle built for the device."""
+
+
+class ExportError(HubflowError):
+    """The exported program is not what was trained, or cannot be made: no export is kept."""

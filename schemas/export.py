@@ -1,0 +1,108 @@
+"""Settings of the export, and the proof that it gives what was trained. Must not import Paddle or Prefect."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hubflow.schemas.base import Settings
+from hubflow.schemas.folders import StoreError
+
+PROOF = "proof.json"
+LATENCY_BATCHES = (1, 32)
+
+
+class ExportSettings(Settings):
+    """How the exported program is written, and what is measured of it. That it is proven is no setting."""
+
+    latency_rounds: int = Field(
+        20, ge=3, description="Timed runs at batch 1 and at 32; fewer where 5 s are over, never below 3"
+    )
+
+
+class Probe(BaseModel):
+    """Rows of the split that are run as one batch, by the trained program and by the exported one."""
+
+    model_config = ConfigDict(frozen=True)
+    rows: tuple[int, ...] = Field(description="Positions in the encoded split")
+    widened: bool = Field(False, description="Whether the batch has one token of padding more than it needs")
+
+
+class ProofRequest(BaseModel):
+    """What the fresh process is asked."""
+
+    model_config = ConfigDict(frozen=True)
+    export: str = Field(description="The exported folder, not yet sealed")
+    rows: str = Field(description="Arrow file of the encoded split")
+    probes: tuple[Probe, ...]
+    judged: int = Field(description="How many rows, from the first, are predicted for the metric")
+    timed: dict[int, tuple[int, ...]] = Field(description="Rows by size of the batch that is timed")
+    rounds: int
+    batch_size: int
+    answer: str = Field(description="Folder for what it finds")
+
+
+class ProvenProbe(BaseModel):
+    """What one batch gave."""
+
+    model_config = ConfigDict(frozen=True)
+    rows: int
+    length: int | None = Field(description="Tokens of each row, padding included; None of images")
+    max_abs_difference: float = Field(description="Of probabilities, trained against exported")
+
+
+class ProvenMetric(BaseModel):
+    """A metric of the split by both programs."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    trained: float
+    exported: float
+    tolerance: float
+    differing_labels: int = Field(description="Rows, or words of sequences, that the two programs label differently")
+
+
+class Latency(BaseModel):
+    """Milliseconds of a batch, encoded rows to probabilities."""
+
+    model_config = ConfigDict(frozen=True)
+    median: float
+    p95: float
+    rounds: int
+    length: int | None = Field(description="Tokens of each row, padding included; None of images")
+
+
+class Proof(BaseModel):
+    """What a fresh process found of the exported program: `proof.json` of the export."""
+
+    model_config = ConfigDict(frozen=True)
+    split: Literal["train", "dev", "test"]
+    rows: int = Field(description="Rows of the split that the metric is over")
+    max_abs_difference: float = Field(description="Largest of all probes")
+    tolerance: float
+    probes: tuple[ProvenProbe, ...]
+    metric: ProvenMetric
+    latency_ms: dict[str, Latency] = Field(description="By rows of the batch")
+    threads: int
+    cpu: str
+    peak_memory_bytes: int = Field(
+        description="Resident at most while probes and timed batches ran; Python and Paddle included"
+    )
+    imports_memory_bytes: int = Field(description="Of that, resident before the program was loaded")
+    size_bytes: int = Field(description="Program and weights")
+    seconds: float = Field(description="That proving took, from the fresh process's question to its answer")
+
+
+def read_proof(folder: Path) -> Proof | None:
+    """The proof of an exported folder; None of one that was exported before there were proofs.
+
+    Raises:
+        StoreError: when it is no proof.
+    """
+    path = folder / PROOF
+    if not path.is_file():
+        return None
+    try:
+        return Proof.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: no readable proof ({error}); make the export again") from error

@@ -1,0 +1,237 @@
+"""Proof of an export: the exported program, loaded in a fresh process, gives what the trained program gives, or is not kept."""
+
+import json
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from hubflow.schemas.export import LATENCY_BATCHES, ExportSettings, Probe, Proof, ProofRequest, ProvenMetric, ProvenProbe
+from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.references import EncodedRef, EvaluationRef, Split
+from hubflow.stages.fine_tune import open_split
+from hubflow.stages.fresh_process import FreshProcess
+from hubflow.stages.hub.errors import ExportError
+from hubflow.stages.store import Store
+
+if TYPE_CHECKING:
+    from hubflow.stages.hub.encoded import EncodedSplit
+    from hubflow.stages.hub.session import Session
+
+TOLERANCE = 1e-4
+"""Of probabilities: the order of sums differs with threads and kernels."""
+METRIC_TOLERANCE = 1e-3
+PROBE_ROWS = 7
+BATCH_SIZE = 64
+MOST_TRAINING_ROWS = 1000
+"""Where there are neither test nor dev rows to take the metric over."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the exported program is held to.
+
+    Attributes:
+        session: with the trained weights.
+        split: name of the split that `rows` are of, `file` its Arrow file.
+        predicted: class ids that the trained program gave the first rows `[rows]`, or every word of theirs.
+        truth: true ids, as many.
+        words: how many words each of these rows has, for sequences.
+        metric: the one that training kept the best weights by.
+    """
+
+    session: "Session"
+    label_map: LabelMap
+    split: Split
+    file: Path
+    rows: "EncodedSplit"
+    predicted: NDArray[np.int64]
+    truth: NDArray[np.int64]
+    words: NDArray[np.int64] | None
+    metric: str
+
+
+def what_was_trained(
+    session: "Session", home: Store, encoded: EncodedRef, evaluation: EvaluationRef, label_map: LabelMap
+) -> Trained:
+    """The rows to prove the export on, of test, or dev, or train, and what the trained program predicts of them.
+
+    Of a split that was evaluated these are the evaluation's predictions.
+    """
+    counts = encoded.dataset.rows
+    names: tuple[Split, ...] = ("test", "dev", "train")
+    split = next(name for name in names if counts.get(name))
+    rows, file = open_split(home, encoded, split), home.open(encoded).folder / f"{split}.arrow"
+    if split in evaluation.metrics:
+        judged = pq.read_table(home.open(evaluation).folder / f"{split}.parquet", columns=["label", "predicted"])
+        lists = {name: judged.column(name).to_pylist() for name in judged.column_names}
+        index = label_map.index()
+        truth, predicted = (_ids(lists[name], index) for name in ("label", "predicted"))
+        is_sequences = session.spec.task == "sequence_labelling"
+        words = np.array([len(tags) for tags in lists["label"]]) if is_sequences else None
+    else:
+        truth, predicted, words = _of_training(session, rows)
+    predicted = _all_labelled(predicted, label_map)
+    return Trained(session, label_map, split, file, rows, predicted, truth, words, evaluation.checkpoint.best_metric)
+
+
+def prove(process: FreshProcess, trained: Trained, folder: Path, settings: ExportSettings) -> Proof:
+    """Have the export in `folder` tried by the fresh process, and hold it to what was trained.
+
+    Raises:
+        ExportError: when probabilities or metric are further apart than the tolerances allow, or the program cannot be run.
+    """
+    from hubflow.stages.hub.export import PROGRAM
+    from hubflow.stages.hub.proving import ANSWER, PREDICTED, PROBES
+
+    started = time.perf_counter()
+    probes = probes_of(trained.rows.lengths, trained.session.spec.max_seq_len)
+    with tempfile.TemporaryDirectory() as answer:
+        process.ask(_request(trained, folder, probes, settings, answer))
+        found = json.loads(Path(answer, ANSWER).read_text(encoding="utf-8"))
+        with np.load(Path(answer, PROBES)) as arrays:
+            proven = _compared(trained, probes, [arrays[name] for name in arrays.files])
+        predicted = np.load(Path(answer, PREDICTED))
+    proof = Proof(
+        split=trained.split,
+        rows=_judged(trained),
+        max_abs_difference=max(probe.max_abs_difference for probe in proven),
+        tolerance=TOLERANCE,
+        probes=proven,
+        metric=_metric(trained, predicted),
+        size_bytes=sum(file.stat().st_size for file in folder.glob(f"{PROGRAM}.*")),
+        seconds=round(time.perf_counter() - started, 3),
+        **found,
+    )
+    faults = faults_of(proof)
+    if faults:
+        raise ExportError(
+            f"the exported program is not the trained one, and is not kept: {'; '.join(faults)}. "
+            "Train and export with the same versions of hubflow and Paddle; if they are, this is a fault of theirs"
+        )
+    return proof
+
+
+def faults_of(proof: Proof) -> list[str]:
+    """What keeps an export from being kept. One label may differ, whatever that makes of the metric: a tie."""
+    faults = [
+        f"probabilities of a batch of {probe.rows} row(s) are up to {probe.max_abs_difference:.3g} apart, "
+        f"tolerance {proof.tolerance:g}"
+        for probe in proof.probes
+        if not probe.max_abs_difference <= proof.tolerance
+    ]
+    metric = proof.metric
+    if metric.differing_labels > 1 and not abs(metric.trained - metric.exported) <= metric.tolerance:
+        faults.append(
+            f"{metric.name} on {proof.split} is {metric.exported:.4f}, that of the trained program {metric.trained:.4f}, "
+            f"tolerance {metric.tolerance:g}; {metric.differing_labels} labels differ"
+        )
+    return faults
+
+
+def probes_of(lengths: NDArray[np.int64], max_seq_len: int | None) -> tuple[Probe, ...]:
+    """Batches to try: the longest row and the shortest alone, seven from all lengths, and one of an odd number of tokens."""
+    order = np.argsort(lengths, kind="stable")
+    spread = order[np.linspace(0, len(order) - 1, min(PROBE_ROWS, len(order))).round().astype(int)]
+    probes = [Probe(rows=(int(order[-1]),)), Probe(rows=(int(order[0]),)), Probe(rows=tuple(spread.tolist()))]
+    if max_seq_len is None:
+        return tuple(probes)
+    odd = order[lengths[order] % 2 == 1]
+    if len(odd):
+        return (*probes, Probe(rows=(int(odd[-1]),)))
+    if lengths[order[0]] < max_seq_len:
+        return (*probes, Probe(rows=(int(order[0]),), widened=True))
+    return tuple(probes)
+
+
+def _request(trained: Trained, folder: Path, probes: tuple[Probe, ...], settings: ExportSettings, answer: str) -> ProofRequest:
+    order = np.argsort(trained.rows.lengths, kind="stable")
+    timed = {size: tuple(order[((np.arange(size) + 0.5) * len(order) / size).astype(int)].tolist()) for size in LATENCY_BATCHES}
+    return ProofRequest(
+        export=str(folder),
+        rows=str(trained.file),
+        probes=probes,
+        judged=_judged(trained),
+        timed=timed,
+        rounds=settings.latency_rounds,
+        batch_size=BATCH_SIZE,
+        answer=answer,
+    )
+
+
+def _judged(trained: Trained) -> int:
+    return len(trained.predicted if trained.words is None else trained.words)
+
+
+def _compared(trained: Trained, probes: tuple[Probe, ...], found: list[NDArray[np.float32]]) -> tuple[ProvenProbe, ...]:
+    from hubflow.stages.hub.proving import length_of, probe_feeds
+
+    task, session = trained.session.task, trained.session
+    proven = []
+    for feed, probe, exported in zip(probe_feeds(trained.rows, probes), probes, found, strict=True):
+        expected = session.run(task.test_program(), feed, [task.test_variable("probs")])[0]
+        if expected.ndim > 2:  # noqa: PLR2004 - of padding nothing is said
+            is_token = feed["input_mask"] > 0
+            expected, exported = expected[is_token], exported[is_token]  # noqa: PLW2901
+        difference = float(np.abs(expected - exported).max())
+        proven.append(ProvenProbe(rows=len(probe.rows), length=length_of(feed), max_abs_difference=difference))
+    return tuple(proven)
+
+
+def _metric(trained: Trained, predicted: NDArray[np.int64]) -> ProvenMetric:
+    exported = _all_labelled(predicted, trained.label_map)
+    by_trained, by_exported = _metrics(trained, trained.predicted), _metrics(trained, exported)
+    name = trained.metric if trained.metric in by_trained else "accuracy"
+    return ProvenMetric(
+        name=name,
+        trained=by_trained[name],
+        exported=by_exported[name],
+        tolerance=METRIC_TOLERANCE,
+        differing_labels=int((trained.predicted != exported).sum()),
+    )
+
+
+def _all_labelled(predicted: NDArray[np.int64], label_map: LabelMap) -> NDArray[np.int64]:
+    """With what a word counts as that truncation left out: `O`, or the first label when there is none."""
+    return np.where(predicted < 0, label_map.index().get("O", 0), predicted)
+
+
+def _metrics(trained: Trained, predicted: NDArray[np.int64]) -> dict[str, float]:
+    from hubflow.stages.hub.metrics import entity_metrics
+
+    accuracy = {"accuracy": float((trained.truth == predicted).mean())}
+    if trained.words is None:
+        return accuracy
+    return {**accuracy, **entity_metrics(_tags(trained, trained.truth), _tags(trained, predicted))}
+
+
+def _tags(trained: Trained, ids: NDArray[np.int64]) -> list[list[str]]:
+    assert trained.words is not None
+    labels = trained.label_map.labels
+    return [[labels[label] for label in row] for row in np.split(ids, np.cumsum(trained.words)[:-1])]
+
+
+def _ids(values: Iterable[Any], index: dict[str, int]) -> NDArray[np.int64]:
+    return np.array([index[label] for value in values for label in ([value] if isinstance(value, str) else value)], np.int64)
+
+
+def _of_training(session: "Session", rows: "EncodedSplit") -> tuple[NDArray[np.int64], NDArray[np.int64], Any]:
+    """Truth, what the test program predicts, and words by row, of the first training rows."""
+    from hubflow.stages.hub.encoded import TextSplit
+    from hubflow.stages.hub.evaluation import labels_of
+    from hubflow.stages.hub.proving import predicted_ids
+
+    count, task = min(len(rows), MOST_TRAINING_ROWS), session.task
+    probs = [task.test_variable("probs")]
+    predicted = predicted_ids(lambda feed: session.run(task.test_program(), feed, probs)[0], rows, count, BATCH_SIZE)
+    if not isinstance(rows, TextSplit) or rows.word_labels is None:
+        return np.asarray(labels_of(rows))[:count], predicted, None
+    labels = [np.asarray(rows.word_labels[row]) for row in range(count)]
+    words = np.array([len(row) for row in labels])
+    return np.concatenate(labels), predicted, words
