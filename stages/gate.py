@@ -1,0 +1,239 @@
+"""Stage gate: judge a candidate and what is in use on the same rows, and decide by rules. Must not import Paddle."""
+
+import datetime
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from hubflow.schemas.errors import HubflowError, LabelMapError, SettingsError
+from hubflow.schemas.gate import GATED, GateSettings
+from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.metrics import LOWER_IS_BETTER
+from hubflow.schemas.references import DatasetRef, Decision, ExportEvaluationRef, ExportRef, VerdictRef
+from hubflow.schemas.settings import EvaluateSettings
+from hubflow.schemas.verdicts import VERDICT, Rule, Verdict
+from hubflow.stages.candidates import VERDICTS, verdict_reference
+from hubflow.stages.evaluate_export import evaluate_export
+from hubflow.stages.gate_rules import absolute_rules, class_rule, gain_rule, value_rule
+from hubflow.stages.hub.paired import Judged, judged_classes, judged_losses, judged_tags, paired_interval
+from hubflow.stages.promote import read_deployed
+from hubflow.stages.store import Store, content_key
+from hubflow.stages.tasks import stage_task
+
+FORMAT_VERSION = 1
+
+
+class GateError(HubflowError):
+    """Candidate and deployed model cannot be paired; the message says where they differ."""
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """What is known of the two models on the same rows.
+
+    `deployed_value`, `difference` and `interval` are None where nothing is in use, or it cannot be judged on these rows.
+    """
+
+    candidate: ExportEvaluationRef
+    deployed: ExportEvaluationRef | None
+    metric: str
+    rows: int
+    candidate_value: float
+    deployed_value: float | None = None
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+    obstacle: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def gate(
+    candidate: ExportRef,
+    dataset: DatasetRef,
+    settings: GateSettings,
+    evaluate: EvaluateSettings,
+    name: str,
+    store: str,
+    against: int | None = None,
+    reuse: bool = True,
+) -> VerdictRef:
+    """Judge a candidate and the export in use under `name` on the same rows, and decide by the rules of the settings.
+
+    The verdict is `promoted` when every rule is kept, `kept_back` when one is broken, and `undecided` when none is broken but
+    one cannot be told: the interval of the difference, a paired bootstrap over the rows (sentences, of sequences), lies on
+    both sides of the smallest gain, or a rule asks for what is not known. Where nothing is in use the absolute rules alone
+    decide. Averages over labels are over those of the data set, for both.
+
+    Args:
+        candidate: the export to judge.
+        dataset: whose rows both are judged on.
+        settings: the rules.
+        evaluate: how exports are evaluated.
+        name: of the deployed pointer.
+        store: the store's root folder.
+        against: revision of the pointer to judge against; the latest by default.
+        reuse: take what the store already holds for the same.
+
+    Returns:
+        Reference to `verdict.json` (`hubflow.schemas.verdicts.Verdict`).
+
+    Raises:
+        SettingsError: when the metric cannot be compared row by row, or the data set has no such split.
+        LabelMapError: when the data set has labels that the candidate does not know.
+        StoreError: when an export or the data set is missing or altered.
+    """
+    home = Store(store)
+    history = read_deployed(store, name).history
+    revision = len(history) if against is None else against
+    deployed = history[revision - 1].export if revision else None
+    inputs = {"candidate": candidate, "deployed": deployed, "dataset": dataset, "settings": settings}
+    key = content_key("gate", FORMAT_VERSION, inputs, evaluate, name, revision)
+    artifact = home.find(VERDICTS, key) if reuse else None
+    if artifact is None:
+        compared = _compare(store, candidate, deployed, dataset, settings, evaluate, reuse)
+        verdict = _decide(home, compared, deployed, settings, name, revision)
+        with home.create(VERDICTS, key) as draft:
+            (draft.folder / VERDICT).write_text(verdict.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            known = verdict.model_dump(mode="json", include={"verdict", "candidate", "name", "revision", "reason", "at"})
+            draft.facts |= {**known, "deployed": deployed, "dataset": dataset}
+        artifact = home.made(VERDICTS, key)
+    return verdict_reference(artifact)
+
+
+def read_verdict(home: Store, verdict: VerdictRef) -> Verdict:
+    """All that a verdict says.
+
+    Raises:
+        StoreError: when it is missing or altered.
+    """
+    return Verdict.model_validate_json((home.open(verdict).folder / VERDICT).read_text(encoding="utf-8"))
+
+
+def _compare(
+    store: str,
+    candidate: ExportRef,
+    deployed: ExportRef | None,
+    dataset: DatasetRef,
+    settings: GateSettings,
+    evaluate: EvaluateSettings,
+    reuse: bool,
+) -> _Comparison:
+    home, split = Store(store), settings.split
+    metric = settings.metric or str(home.open(candidate).facts["training"]["best_metric"])
+    known = GATED[candidate.task]
+    if metric not in known:
+        raise SettingsError(f"gate.metric {metric!r} cannot be compared row by row; use one of {', '.join(known)}")
+    ours = evaluate_export(candidate, dataset, evaluate, store, split, reuse)
+    labels = LabelMap.load(home.open(dataset).folder / "label_map.json")
+    frame = _frame(home, ours)
+    mine = _judged(frame, labels, metric)
+    found = _Comparison(ours, None, metric, len(frame), _shown(mine.value, metric))
+    if deployed is None:
+        return found
+    try:
+        theirs = evaluate_export(deployed, dataset, evaluate, store, split, reuse)
+    except (LabelMapError, SettingsError) as error:
+        return replace(found, obstacle=str(error))
+    other = _judged(_paired(frame, _frame(home, theirs), theirs), labels, metric)
+    interval = paired_interval(mine, other, settings.resamples, settings.confidence, settings.seed)
+    return replace(
+        found,
+        deployed=theirs,
+        deployed_value=_shown(other.value, metric),
+        difference=mine.value - other.value,
+        interval=interval,
+        notes=_label_notes(home, candidate, deployed),
+    )
+
+
+def _frame(home: Store, evaluation: ExportEvaluationRef) -> pd.DataFrame:
+    path = home.open(evaluation).folder / f"{evaluation.split}.parquet"
+    return pd.read_parquet(path, columns=["position", "loss", "label", "predicted"]).sort_values("position", ignore_index=True)
+
+
+def _paired(ours: pd.DataFrame, theirs: pd.DataFrame, evaluation: ExportEvaluationRef) -> pd.DataFrame:
+    """The rows of the deployed model, once they are known to be those of the candidate, in its order."""
+    if not ours["position"].equals(theirs["position"]):
+        raise GateError(
+            f"{evaluation.export.path} was judged on {len(theirs)} rows of {evaluation.split}, the candidate on {len(ours)}, "
+            "and they are not the same; evaluate both again with `reuse: false`"
+        )
+    return theirs
+
+
+def _judged(frame: pd.DataFrame, labels: LabelMap, metric: str) -> Judged:
+    if metric == "loss":
+        return judged_losses(frame["loss"].tolist())
+    truth, predicted = frame["label"].tolist(), frame["predicted"].tolist()
+    if truth and not isinstance(truth[0], str):
+        return judged_tags(truth, predicted, metric)
+    return judged_classes(labels.labels, truth, predicted, metric)
+
+
+def _shown(value: float, metric: str) -> float:
+    """What a person calls the value: `Judged` negates what is better when it is smaller."""
+    return -value if metric in LOWER_IS_BETTER else value
+
+
+def _label_notes(home: Store, candidate: ExportRef, deployed: ExportRef) -> tuple[str, ...]:
+    if candidate.label_map_sha256 == deployed.label_map_sha256:
+        return ()
+    ours, theirs = (LabelMap.load(home.open(one).folder / "label_map.json").labels for one in (candidate, deployed))
+    gone, new = sorted(set(theirs) - set(ours)), sorted(set(ours) - set(theirs))
+    what = [f"{text} {', '.join(names)}" for text, names in (("without", gone), ("new:", new)) if names]
+    told = "; ".join(what) or "the same labels in another order"
+    return (f"the candidate's label map is not that of the deployed model: {told}; labels were matched by name",)
+
+
+def _decide(
+    home: Store, compared: _Comparison, deployed: ExportRef | None, settings: GateSettings, name: str, revision: int
+) -> Verdict:
+    rules = [
+        *value_rule(settings, compared.metric, compared.candidate_value),
+        *absolute_rules(settings, home.open(compared.candidate.export).folder),
+    ]
+    notes = list(compared.notes)
+    if deployed is None:
+        notes.append(f"nothing is in use as {name!r} yet: the absolute rules alone decide")
+    else:
+        rules += gain_rule(settings, compared.metric, compared.difference, compared.interval, compared.obstacle)
+        rules += class_rule(settings, home, compared.candidate, compared.deployed)
+    decision, reason = _verdict_of(rules, deployed is None)
+    return Verdict(
+        verdict=decision,
+        reason=reason,
+        name=name,
+        revision=revision,
+        candidate=compared.candidate.export,
+        deployed=deployed,
+        split=settings.split,
+        rows=compared.rows,
+        metric=compared.metric,
+        candidate_value=compared.candidate_value,
+        deployed_value=compared.deployed_value,
+        difference=compared.difference,
+        interval=compared.interval,
+        confidence=settings.confidence,
+        resamples=settings.resamples,
+        threshold=settings.min_gain,
+        rules=tuple(rules),
+        notes=tuple(notes),
+        at=datetime.datetime.now(datetime.UTC),
+    )
+
+
+def _verdict_of(rules: list[Rule], is_first: bool) -> tuple[Decision, str]:
+    broken, open_ones = ([rule.text for rule in rules if rule.outcome == one] for one in ("failed", "undecided"))
+    if broken:
+        return "kept_back", "; ".join(broken)
+    if open_ones:
+        return "undecided", "; ".join(open_ones)
+    kept = "; ".join(rule.text for rule in rules)
+    first = "nothing was in use yet" if is_first else ""
+    return "promoted", "; ".join(part for part in (first, kept or "no rule is set") if part)
+
+
+def _describe(verdict: VerdictRef) -> str:
+    return f"{verdict.verdict.replace('_', ' ')}: {verdict.candidate.path}\n\n{verdict.reason}"
+
+
+gate_task = stage_task(gate, _describe)
