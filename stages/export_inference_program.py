@@ -5,11 +5,12 @@ from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, ExportRef
 from hubflow.stages.build_head import open_session
 from hubflow.stages.fresh_process import FreshProcess
+from hubflow.stages.model_card import write_card
 from hubflow.stages.proof import prove, what_was_trained
 from hubflow.stages.store import Store, content_key
 from hubflow.stages.tasks import stage_task
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 def export_inference_program(
@@ -23,6 +24,7 @@ def export_inference_program(
     """Write the best weights as a folder that stands alone: program, labels, preprocessing, signature, metrics, checksums.
 
     Before it counts, the program is loaded in a fresh process and held to the trained one: `proof.json` (`Proof`).
+    `card.md` and `card.html` tell a person what it is.
 
     Raises:
         ExportError: when the exported program does not give what the trained one gives; nothing is kept then.
@@ -63,6 +65,7 @@ def export_inference_program(
             proof = prove(process, what_was_trained(session, home, encoded, evaluation, label_map), draft.folder, settings)
             (draft.folder / PROOF).write_text(proof.model_dump_json(indent=1) + "\n", encoding="utf-8")
             draft.facts |= facts
+            write_card(draft.folder, facts)
         artifact = home.made("exports", key)
     names = ("task", "num_classes", "label_map_sha256", "metrics")
     return ExportRef(path=artifact.path, sha256=artifact.sha256, **{name: artifact.facts[name] for name in names})

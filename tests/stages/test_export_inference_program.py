@@ -12,7 +12,7 @@ from hubflow.schemas.folders import verify_folder
 def test_the_folder_holds_all_that_predicting_needs(name: str, extra: set[str], request: pytest.FixtureRequest) -> None:
     run: Run = request.getfixturevalue(name)
     manifest = verify_folder(run.export_folder)
-    needed = {"program.json", "program.pdiparams", "label_map.json", "signature.json", "proof.json"}
+    needed = {"program.json", "program.pdiparams", "label_map.json", "signature.json", "proof.json", "card.md", "card.html"}
     assert set(manifest["files"]) == needed | extra
     facts = manifest["facts"]
     assert facts["metrics"] == run.evaluation.metrics
