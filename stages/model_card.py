@@ -1,4 +1,4 @@
-"""The model card of an export, Markdown and HTML, written from what the folder itself holds. Must not import Paddle or Prefect."""
+"""The model card of an export, Markdown and HTML, from what the folder itself holds. Must not import Paddle or Prefect."""
 
 import json
 import re
