@@ -7,7 +7,7 @@ from typing import ParamSpec, TypeVar
 from prefect import flow
 
 from hubflow.flows.store_access import open_store
-from hubflow.schemas.references import FineTuneResult
+from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, FineTuneResult
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.stages.build_head import build_head_task
 from hubflow.stages.encode_dataset import encode_dataset_task
@@ -25,16 +25,8 @@ R = TypeVar("R")
 @flow(name="fine-tune", persist_result=False)
 def fine_tune(settings: FineTuneSettings) -> FineTuneResult:
     """Fine-tune a pretrained module on labelled data, judge it on every split, and export its inference program."""
-    clock = Stopwatch()
-    store, reuse, device = open_store(settings.store, settings.store_block), settings.reuse, settings.device
-    dataset = clock(load_dataset_task, settings.data, settings.task, store, reuse)
-    module = clock(load_module_task, settings.module, store, reuse)
-    data = settings.data
-    encoded = clock(encode_dataset_task, dataset, module, settings.module, store, reuse, data.checks, data.max_invalid_share)
-    task = clock(build_head_task, settings.task, module, dataset, settings.module, settings.head, store, reuse)
-    train, seed = settings.train, settings.seed
-    checkpoint = clock(fine_tune_task, task, encoded, train, store, seed, device, reuse, processes=settings.processes)
-    evaluation = clock(evaluate_task, checkpoint, encoded, settings.evaluate, store, device, reuse)
+    clock, store, reuse = Stopwatch(), open_store(settings.store, settings.store_block), settings.reuse
+    encoded, checkpoint, evaluation = train_and_evaluate(settings, store, clock)
     export = clock(export_inference_program_task, checkpoint, encoded, evaluation, store, reuse, settings.export)
     report = clock(write_report_task, settings, evaluation, encoded, export, clock.seconds, store)
     return FineTuneResult(
@@ -47,6 +39,22 @@ def fine_tune(settings: FineTuneSettings) -> FineTuneResult:
         evaluation=evaluation,
         exported=export,
     )
+
+
+def train_and_evaluate(
+    settings: FineTuneSettings, store: str, clock: "Stopwatch"
+) -> tuple[EncodedRef, CheckpointRef, EvaluationRef]:
+    """The stages from data and module to judged weights, one after the other."""
+    reuse, device = settings.reuse, settings.device
+    dataset = clock(load_dataset_task, settings.data, settings.task, store, reuse)
+    module = clock(load_module_task, settings.module, store, reuse)
+    data = settings.data
+    encoded = clock(encode_dataset_task, dataset, module, settings.module, store, reuse, data.checks, data.max_invalid_share)
+    task = clock(build_head_task, settings.task, module, dataset, settings.module, settings.head, store, reuse)
+    train, seed = settings.train, settings.seed
+    checkpoint = clock(fine_tune_task, task, encoded, train, store, seed, device, reuse, processes=settings.processes)
+    evaluation = clock(evaluate_task, checkpoint, encoded, settings.evaluate, store, device, reuse)
+    return encoded, checkpoint, evaluation
 
 
 class Stopwatch:

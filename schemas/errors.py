@@ -13,6 +13,10 @@ class StoppedError(HubflowError):
     """Work was asked to stop, and can go on where it stopped: not a fault."""
 
 
+class GivenUpError(HubflowError):
+    """An onlooker ended work that is not worth going on with: nothing of it is kept. Not a fault."""
+
+
 class SettingsError(HubflowError):
     """One or more settings are wrong; the message lists every fault."""
 

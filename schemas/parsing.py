@@ -75,14 +75,23 @@ def with_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, An
         name, equals, text = entry.partition("=")
         if not equals or not name.strip():
             raise SettingsError(f"--set {entry}: expected NAME=VALUE, for example train.epochs=2")
-        *parents, last = name.strip().split(".")
-        place = result
-        for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise SettingsError(f"--set {entry}: {parent} is not a group of settings")
-        place[last] = _yaml_value(entry, text)
+        put_value(result, name.strip(), _yaml_value(entry, text), f"--set {entry}")
     return result
+
+
+def put_value(values: dict[str, Any], name: str, value: Any, source: str) -> None:
+    """Put a value at a dotted name into `values`, making the groups on the way.
+
+    Raises:
+        SettingsError: when the name goes below something that is not a mapping.
+    """
+    *parents, last = name.split(".")
+    place = values
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise SettingsError(f"{source}: {parent} is not a group of settings")
+    place[last] = value
 
 
 def _yaml_value(entry: str, text: str) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.errors import GivenUpError, SettingsError
 from hubflow.schemas.frames import require_evaluations, require_steps
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import CheckpointRef, EncodedRef, TaskRef
@@ -95,8 +95,12 @@ def fine_tune(
             require_or_tell(working, request.identity(), settings.checkpoints.resume == "required")
             working.mkdir(parents=True, exist_ok=True)
             (working / REQUEST).write_text(json.dumps(request.identity()), encoding="utf-8")
-            with watched() as watchers:
-                state = _train(request, working, watchers, callbacks)
+            try:
+                with watched() as watchers:
+                    state = _train(request, working, watchers, callbacks)
+            except GivenUpError:
+                shutil.rmtree(working)
+                raise
             artifact = _keep(home, key, working, state, request)
             shutil.rmtree(working)
     return _reference(artifact, task)

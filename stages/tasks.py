@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from rich.markup import escape
 
-from hubflow.schemas.errors import HubflowError, StoppedError
+from hubflow.schemas.errors import GivenUpError, HubflowError, StoppedError
 from hubflow.stages.console import say
 
 P = ParamSpec("P")
@@ -48,7 +48,7 @@ def stage_task(
         try:
             with _forwarded_logs():
                 result = function(*args, **kwargs)
-        except StoppedError:
+        except (StoppedError, GivenUpError):
             raise
         except HubflowError as error:
             create_markdown_artifact(f"```text\n{error}\n```", key=_key(name, "failed"), description=f"{name} failed")

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -58,11 +58,27 @@ class Watcher(Callback):
             update_progress_artifact(self._artifact, 100.0 * state.step / max(self._total, 1))
 
 
+_followers: ContextVar[tuple[Callback, ...]] = ContextVar("_followers", default=())
+
+
+@contextmanager
+def followed_by(*callbacks: Callback) -> Iterator[None]:
+    """Have every training that is started in this block, by a task or a flow too, tell these onlookers as well.
+
+    They see it through whatever number of processes it has; they carry no state through a kill.
+    """
+    token = _followers.set((*_followers.get(), *callbacks))
+    try:
+        yield
+    finally:
+        _followers.reset(token)
+
+
 @contextmanager
 def watched() -> Iterator[list[Callback]]:
     """The onlookers that every run of training has."""
     with progress_bar("training", 1) as bar:
-        yield [Watcher(bar)]
+        yield [Watcher(bar), *_followers.get()]
 
 
 def cancel_asked() -> bool:
@@ -138,6 +154,8 @@ class Replay:
         """Take one event of an `Emitter`."""
         kind = event["event"]
         self._state.step = event["step"]
+        if kind == "evaluate":
+            self._state.evaluations.append({"step": event["step"], **event["metrics"]})
         for callback in self._callbacks:
             if kind == "begin":
                 callback.on_train_begin(self._state, event["total_steps"])

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-import hubflow.commands_deployed  # noqa: F401  # puts its commands on the app
+from hubflow import commands_deployed, commands_sweep  # noqa: F401  # put their commands on the app
 from hubflow.command_line import (
     FAULT,
     Config,
@@ -25,6 +25,7 @@ from hubflow.command_line import (
 from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.parsing import parse_settings, read_settings, with_overrides
 from hubflow.schemas.settings import FineTuneSettings, PredictSettings
+from hubflow.schemas.sweep import SweepSettings
 
 __all__ = ["app", "main"]
 
@@ -124,11 +125,11 @@ def predict(
 
 @app.command()
 def schema(
-    which: Annotated[str, typer.Argument(help="fine-tune or predict.")] = "fine-tune",
+    which: Annotated[str, typer.Argument(help="fine-tune, predict or sweep.")] = "fine-tune",
     as_json: Annotated[bool, typer.Option("--json", help="Print it on one line.")] = False,
 ) -> None:
     """Print the JSON schema of the settings, for editors."""
-    models: dict[str, Any] = {"fine-tune": FineTuneSettings, "predict": PredictSettings}
+    models: dict[str, Any] = {"fine-tune": FineTuneSettings, "predict": PredictSettings, "sweep": SweepSettings}
     if which not in models:
         raise typer.BadParameter(f"expected one of {', '.join(models)}")
     declared = {"$schema": "https://json-schema.org/draft/2020-12/schema"}

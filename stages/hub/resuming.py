@@ -85,7 +85,7 @@ def restore(kept: Mapping[str, Any], request: Mapping[str, Any], callbacks: Sequ
     return TrainState(**kept["state"])
 
 
-def differences(then: Any, now: Any, name: str = "") -> list[str]:
+def differences(then: Any, now: Any, name: str = "", kept: str = "the checkpoint") -> list[str]:
     """A line for each value that differs between two nested mappings."""
     known, asked = dict(_flat(then, name)), dict(_flat(now, name))
     absent = object()
@@ -94,7 +94,7 @@ def differences(then: Any, now: Any, name: str = "") -> list[str]:
         before, after = known.get(key, absent), asked.get(key, absent)
         if before != after:
             shown = ["not set" if value is absent else repr(value) for value in (before, after)]
-            lines.append(f"{key}: {shown[0]} in the checkpoint, {shown[1]} now")
+            lines.append(f"{key}: {shown[0]} in {kept}, {shown[1]} now")
     return lines
 
 

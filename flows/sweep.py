@@ -1,0 +1,95 @@
+"""Flow sweep: fine-tune again and again with other settings, drawn by Optuna, and write down the best."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from hubflow.flows.fine_tune import Stopwatch, train_and_evaluate
+from hubflow.flows.store_access import open_store
+from hubflow.schemas.errors import StoppedError
+from hubflow.schemas.references import EvaluationRef
+from hubflow.schemas.settings import FineTuneSettings
+from hubflow.schemas.sweep import SweepResult, SweepSettings
+from hubflow.stages.console import say
+from hubflow.stages.store import Store
+from hubflow.stages.study import PrunedError, Pruning, Study, SweepError, open_study
+from hubflow.stages.watching import followed_by
+
+if TYPE_CHECKING:
+    import optuna
+
+MAX_ERROR = 500
+log = logging.getLogger(__name__)
+
+
+@flow(name="sweep", persist_result=False)
+def sweep(settings: SweepSettings) -> SweepResult:
+    """Fine-tune with settings drawn from a space, prune trials that fall behind, and write the best settings as YAML.
+
+    The study is kept in the store by its name: the same sweep goes on where it was stopped. A trial that fails is recorded.
+    """
+    store, failures = open_store(settings.base.store, settings.base.store_block), 0
+    with open_study(settings, Store(store)) as study:
+        while (trial := study.next()) is not None:
+            failures = 0 if _tried(study, trial, store) else failures + 1
+            place = study.keep()
+            if failures >= settings.max_failures:
+                last = study.trials()[-1]
+                raise SweepError(f"{failures} trials in a row failed, the last one with: {last.error}")
+        place, best = study.keep(), study.best()
+        _publish(study)
+        if best is None:
+            raise SweepError(f"none of the {settings.trials} trials of the sweep {settings.name!r} was completed")
+        return SweepResult(
+            name=settings.name,
+            metric=settings.dev_metric,
+            direction=settings.better,
+            best=best,
+            best_settings=place,
+            trials=study.trials(),
+        )
+
+
+@flow(name="sweep-trial", flow_run_name="{settings.name}", persist_result=False)
+def sweep_trial(settings: FineTuneSettings, store: str) -> tuple[EvaluationRef, str] | None:
+    """Train and judge with the settings of one trial: what was judged, and the hash of the data; None when it was pruned."""
+    try:
+        encoded, _, evaluation = train_and_evaluate(settings, store, Stopwatch())
+    except PrunedError as pruned:
+        say(f"[bold]{settings.name}[/bold] {pruned}")
+        return None
+    return evaluation, encoded.dataset.sha256
+
+
+def _tried(study: Study, trial: "optuna.Trial", store: str) -> bool:
+    """Run one trial and tell the study how it ended; False when it failed."""
+    try:
+        with followed_by(Pruning(trial, study.settings.dev_metric)):
+            judged = sweep_trial(study.settings_of(trial), store)
+    except StoppedError:
+        raise
+    except Exception as error:
+        log.warning("trial %d failed: %s", trial.number, error)
+        study.failed(trial, f"{type(error).__name__}: {error}"[:MAX_ERROR])
+        return False
+    if judged is None:
+        study.pruned(trial)
+    else:
+        study.complete(trial, judged[0].metrics.get("dev", {}), judged[1])
+    return True
+
+
+def _publish(study: Study) -> None:
+    """The trials as a table, and the best one's values, as artifacts of the run."""
+    trials, best = study.trials(), study.best()
+    rows = [
+        {"trial": one.number, "state": one.state, study.settings.dev_metric: one.value, **one.values, "error": one.error}
+        for one in trials
+    ]
+    create_table_artifact(rows, key="sweep-trials", description=f"Trials of the sweep {study.settings.name}")
+    if best is not None:
+        values = "\n".join(f"| `{name}` | {value} |" for name, value in best.values.items())
+        text = f"Trial {best.number}: {study.settings.dev_metric} {best.value:.4f} on dev\n\n| setting | value |\n|---|---|\n"
+        create_markdown_artifact(text + values, key="sweep-best", description=f"Best trial of the sweep {study.settings.name}")

@@ -1,0 +1,148 @@
+"""Settings of a sweep: which settings of a fine-tune are tried, and what is best. Must not import Paddle, Prefect or Optuna."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hubflow.schemas.base import Settings
+from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.parsing import parse_settings, put_value
+from hubflow.schemas.settings import METRICS, FineTuneSettings
+
+Direction = Literal["maximize", "minimize"]
+NOT_SWEPT = ("name", "store", "store_block", "reuse")
+SMALLER_IS_BETTER = ("loss", "log_loss", "ece")
+
+
+class Dimension(Settings):
+    """The values of one setting: from `low` to `high`, or one of `choices`. Whole numbers when both ends are."""
+
+    low: int | float | None = None
+    high: int | float | None = Field(None, description="Included")
+    log: bool = Field(False, description="Draw by the logarithm: as often between 1e-5 and 1e-4 as between 1e-4 and 1e-3")
+    step: int | float | None = Field(None, gt=0, description="Only low, low + step, low + 2 step … up to high")
+    choices: tuple[Any, ...] | None = Field(None, min_length=1, description="Any values, groups of settings too")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        given = {name for name in ("low", "high", "step") if getattr(self, name) is not None} | ({"log"} if self.log else set())
+        if self.choices is not None:
+            if given:
+                raise ValueError("give choices, or low and high, not both")
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError("low and high, or choices, are needed")
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low} is not below high {self.high}")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError("log needs a low above 0, and goes without step")
+        return self
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the values are whole numbers."""
+        return all(isinstance(end, int) for end in (self.low, self.high)) and not isinstance(self.step, float)
+
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """The values that show whether all are such as the setting takes."""
+        return self.choices if self.choices is not None else (self.low, self.high)
+
+
+class PrunerSettings(Settings):
+    """When a trial is ended early, judged after each evaluation of dev."""
+
+    name: Literal["median", "successive_halving", "none"] = Field(
+        "median", description="median: worse than half of the trials before at the same evaluation; Optuna's own pruners"
+    )
+    startup_trials: int = Field(4, ge=0, description="median: none is pruned before so many have ended")
+    warmup_evaluations: int = Field(0, ge=0, description="median: none is pruned in its first so many evaluations")
+
+
+class SweepSettings(Settings):
+    """All that one sweep needs: the parameter of the flow `sweep`."""
+
+    name: str = Field("sweep", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the study: the same goes on with it")
+    base: FineTuneSettings = Field(description="What every trial has, and the store; what the space names takes its place")
+    space: dict[str, Dimension] = Field(min_length=1, description="By dotted name, such as train.learning_rate")
+    trials: int = Field(20, ge=1, description="How many the study has when it is done, those that failed or were pruned too")
+    metric: str | None = Field(None, description="On dev; train.best_metric, else accuracy, or f1 of sequences, when not given")
+    direction: Direction | None = Field(None, description="minimize for loss, log_loss and ece, else maximize, when not given")
+    sampler: Literal["tpe", "random"] = Field("tpe", description="Tree-structured Parzen estimator, or no learning at all")
+    pruner: PrunerSettings = PrunerSettings()
+    seed: int = Field(0, ge=0, lt=2**31, description="Of the sampler; base.seed is that of each training")
+    max_failures: int = Field(3, ge=1, description="End the sweep when so many trials in a row fail")
+
+    @model_validator(mode="after")
+    def _values_are_settings(self) -> Self:
+        faults = [fault for name, dimension in self.space.items() for fault in self._faults(name, dimension)]
+        is_pruned, known = self.pruner.name != "none", METRICS[self.base.task]
+        if is_pruned and self.dev_metric not in known:
+            faults.append(
+                f"metric: {self.dev_metric!r} is not measured while a trial trains, so none can be pruned by it; use one of "
+                f"{', '.join(known)}, or pruner.name: none"
+            )
+        if faults:
+            raise ValueError("\n  - ".join(faults))
+        return self
+
+    @property
+    def dev_metric(self) -> str:
+        """What trials are judged by."""
+        return self.metric or self.base.train.best_metric or ("f1" if self.base.task == "sequence_labelling" else "accuracy")
+
+    @property
+    def better(self) -> Direction:
+        """Which way is better."""
+        return self.direction or ("minimize" if self.dev_metric in SMALLER_IS_BETTER else "maximize")
+
+    def identity(self) -> dict[str, Any]:
+        """What trials must share to be compared: all but how many there are, when to give up, and what changes no result."""
+        base = self.base.model_dump(mode="json", exclude={*NOT_SWEPT, "device", "processes", "evaluate"})
+        base["train"] = self.base.train.result_settings()
+        asked = self.model_dump(mode="json", exclude={"base", "trials", "max_failures", "name"})
+        return json.loads(json.dumps({**asked, "metric": self.dev_metric, "direction": self.better, "base": base}))  # type: ignore[no-any-return]
+
+    def candidate(self, values: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
+        """The base's settings as they were given, with `values` by dotted name in their places."""
+        given = self.base.model_dump(mode="json", exclude_unset=True)
+        for setting, value in values.items():
+            put_value(given, setting, value, f"space.{setting}")
+        return {**given, "name": name} if name else given
+
+    def _faults(self, name: str, dimension: Dimension) -> list[str]:
+        if name.partition(".")[0] in NOT_SWEPT:
+            return [f"space.{name}: is the same for all trials; set it in base"]
+        faults = []
+        for value in dimension.ends:
+            try:
+                parse_settings(FineTuneSettings, self.candidate({name: value}))
+            except SettingsError as error:
+                faults += [f"space.{name}: {line.strip(' -')}" for line in str(error).splitlines()[1:] or [str(error)]]
+        return list(dict.fromkeys(faults))
+
+
+class Trial(BaseModel):
+    """One trial of a study."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    number: int
+    state: Literal["complete", "pruned", "failed", "running"]
+    value: float | None = Field(description="The metric on dev of the weights kept, or the last one of a pruned trial")
+    values: dict[str, Any] = Field(description="By dotted name")
+    evaluations: int = Field(description="After how many evaluations of dev it ended")
+    error: str = ""
+
+
+class SweepResult(BaseModel):
+    """What the flow `sweep` returns."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    metric: str
+    direction: Direction
+    best: Trial
+    best_settings: str = Field(description="Absolute path, or URL, of the YAML file of the best trial's settings")
+    trials: list[Trial]
