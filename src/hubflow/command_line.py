@@ -19,6 +19,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from hubflow.schemas.errors import HubflowError
+from hubflow.temporary_server import ServerError, TemporaryServer, is_nothing_configured
 
 FAULT = 2
 
@@ -63,10 +64,6 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log.")]
 Config = Annotated[Path, typer.Argument(help="Settings file, YAML or JSON.")]
 
 
-class ServerError(HubflowError):
-    """Prefect's server cannot be reached; the message names it."""
-
-
 @contextmanager
 def prefect_settled(verbose: bool) -> Iterator[None]:
     """Settle what Prefect reads when it is imported, without overruling the user; show progress.
@@ -78,16 +75,25 @@ def prefect_settled(verbose: bool) -> Iterator[None]:
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     show_progress_bars()
-    from prefect.settings import get_current_settings
-
     from hubflow.stages.console import say
+
+    starting = "[dim]no Prefect server is configured: starting a temporary one …[/dim]"
+    if is_nothing_configured():
+        say(starting)
+        temporary = TemporaryServer()  # before Prefect is imported, which takes seconds
+        with stdout_kept():
+            _import_what_stages_need()
+            temporary.wait(float(os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"]))
+            yield
+        return
+    from prefect.settings import get_current_settings
 
     current = get_current_settings()  # of the environment or of a profile
     server = current.api.url
     try:
         with stdout_kept():
             if not server and current.server.ephemeral.enabled:
-                say("[dim]no Prefect server is configured: starting a temporary one …[/dim]")
+                say(starting)
                 _start_server_while_importing()
             yield
     except RuntimeError as error:
@@ -113,9 +119,13 @@ def _start_server_while_importing() -> None:
 
     starting = threading.Thread(target=start, name="prefect-server", daemon=True)
     starting.start()
-    for name in ("hubflow.stages.hub.runtime", "sklearn.datasets", "sklearn.metrics"):
-        importlib.import_module(name)
+    _import_what_stages_need()
     starting.join()
+
+
+def _import_what_stages_need() -> None:
+    for name in ("hubflow.flows.fine_tune", "hubflow.stages.hub.runtime", "sklearn.datasets", "sklearn.metrics"):
+        importlib.import_module(name)
 
 
 @contextmanager

@@ -1,0 +1,94 @@
+"""A temporary Prefect server that starts while Prefect itself is still being imported. Must not import Prefect or Paddle."""
+
+import atexit
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from importlib.util import find_spec
+from pathlib import Path
+
+from hubflow.schemas.errors import HubflowError
+
+ASKED_BY = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH", "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE")
+STOPPED_WITHIN_SECONDS = 5.0
+
+
+class ServerError(HubflowError):
+    """Prefect's server cannot be reached; the message names it."""
+
+
+def is_nothing_configured() -> bool:
+    """Whether Prefect would surely start a temporary server: it is not imported yet, and nothing says where another one is."""
+    if "prefect" in sys.modules or any(name in os.environ for name in (*ASKED_BY, "PREFECT_SERVER_EPHEMERAL_ENABLED")):
+        return False
+    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    if (home / "profiles.toml").exists() or Path("prefect.toml").exists():
+        return False
+    return not any(_mentions_prefect(Path(name)) for name in (".env", "pyproject.toml"))
+
+
+def _mentions_prefect(path: Path) -> bool:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return "PREFECT_" in text or "[tool.prefect" in text
+
+
+class TemporaryServer:
+    """Prefect's API on a free port of loopback, in a process that ends with this one; Prefect's own starts in the same way.
+
+    Prefect starts one when it is first asked something, and imports the whole server to do so. This one is there from the
+    beginning, and to Prefect a server like any other: the environment names it.
+    """
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        found = find_spec("prefect")
+        assert found is not None, "Prefect is installed with hubflow"
+        assert found.origin is not None
+        where = ["--app-dir", str(Path(found.origin).parents[1]), "--host", "127.0.0.1", "--port", str(port)]
+        command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", *where]
+        own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+        command += ["--log-level", "error", "--lifespan", "on"]
+        self._process = subprocess.Popen(command, env={**os.environ, **own})  # noqa: S603  # nothing of it is given
+        self.url = f"http://127.0.0.1:{port}/api"
+        os.environ["PREFECT_API_URL"] = self.url
+        atexit.register(self.stop)
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Return when it answers.
+
+        Raises:
+            ServerError: when it ended, or does not answer in time.
+        """
+        last = time.monotonic() + timeout_seconds
+        while time.monotonic() < last:
+            if self._process.poll() is not None:
+                raise ServerError(
+                    f"the temporary Prefect server ended with exit code {self._process.returncode}, for the reason above; "
+                    "start one yourself (`prefect server start`) and set PREFECT_API_URL"
+                )
+            try:
+                with urllib.request.urlopen(f"{self.url}/health", timeout=5):  # noqa: S310  # loopback
+                    return
+            except OSError:
+                time.sleep(0.05)
+        raise ServerError(
+            f"the temporary Prefect server did not answer within {timeout_seconds:.0f} s; start one yourself (`prefect server "
+            "start`) and set PREFECT_API_URL, or raise PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"
+        )
+
+    def stop(self) -> None:
+        """End it."""
+        self._process.terminate()
+        try:
+            self._process.wait(STOPPED_WITHIN_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
