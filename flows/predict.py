@@ -1,16 +1,22 @@
-"""Flow predict: label a file of rows, or a folder of images, with an exported folder."""
+"""Flow predict: label files of rows, or folders of images, with an exported folder."""
+
+from typing import Any
 
 from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
 
 from hubflow.flows.store_access import use_block
 from hubflow.schemas.settings import PredictResult, PredictSettings
-from hubflow.stages.predict import predict_task
+from hubflow.stages.predict import AT_ONCE, predict_task
+from hubflow.stages.prediction.mapping import OverRunner
 from hubflow.stages.store import split_address
 
+THREADS: Any = ThreadPoolTaskRunner(max_workers=AT_ONCE)
 
-@flow(name="predict", persist_result=False)
+
+@flow(name="predict", persist_result=False, task_runner=THREADS)
 def predict(settings: PredictSettings) -> PredictResult:
-    """Label a file of rows, or a folder of images, with an exported folder."""
+    """Label files of rows, or folders of images, with an exported folder; the parts are mapped over the flow's task runner."""
     if settings.store_block is not None:
         use_block(split_address(settings.export)[0], settings.store_block)
-    return predict_task(settings)
+    return predict_task(settings, OverRunner(settings.runner))

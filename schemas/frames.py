@@ -18,6 +18,8 @@ from hubflow.schemas.references import Split
 
 PROBABILITY = "probability_"
 """Before a label: the column that holds its probability."""
+TOP_LABELS, TOP_PROBABILITIES = "top_labels", "top_probabilities"
+"""Columns of lists: the most probable labels, and their probabilities."""
 SUM_TOLERANCE = 1e-4
 RATE_TOLERANCE = 1e-9
 MAX_CASES = 5
@@ -285,7 +287,12 @@ def require_judged(frame: pd.DataFrame, label_map: LabelMap, rows: Sequence[int]
 
 
 def require_predictions(
-    frame: pd.DataFrame, label_map: LabelMap, rows: Sequence[int] | NDArray[Any], source: str, is_sequence: bool = False
+    frame: pd.DataFrame,
+    label_map: LabelMap,
+    rows: Sequence[int] | NDArray[Any],
+    source: str,
+    is_sequence: bool = False,
+    top_k: int | None = None,
 ) -> pd.DataFrame:
     """Predictions, once they keep `Predictions`, or `TokenPredictions` when `is_sequence`.
 
@@ -295,6 +302,7 @@ def require_predictions(
         rows: the row numbers of the input, in its order.
         source: named in the error.
         is_sequence: whether a row is a sentence.
+        top_k: how many labels each row has as a list, in place of a column for each label; there may be fewer labels.
 
     Raises:
         ContractError: naming the check, how many rows break it, and the first of them.
@@ -302,7 +310,9 @@ def require_predictions(
     model: PredictionsModel = TokenPredictions if is_sequence else Predictions
     schema = _labelled(_schema(model), ("predicted",), label_map)
     schema.checks = [*schema.checks, _in_order(rows)]
-    if not is_sequence:
+    if top_k is not None:
+        schema.checks += [_most_probable(min(top_k, label_map.num_classes))]
+    elif not is_sequence:
         schema.checks += [_probabilities([f"{PROBABILITY}{label}" for label in label_map.labels])]
     return held(frame, schema, source, "row")
 
@@ -381,6 +391,21 @@ def _in_order(rows: Sequence[int] | NDArray[Any]) -> pa.Check:
         return len(frame) == len(wanted) and pd.Series(frame["row"].to_numpy() == wanted, index=frame.index)
 
     return pa.Check(same, name="one line for each row, in order")
+
+
+def _most_probable(count: int) -> pa.Check:
+    def sound(frame: pd.DataFrame) -> Any:
+        if not {TOP_LABELS, TOP_PROBABILITIES} <= set(frame.columns):
+            return False
+        lengths = frame[TOP_LABELS].map(len).eq(count) & frame[TOP_PROBABILITIES].map(len).eq(count)
+        if not lengths.all() or not len(frame):
+            return lengths
+        table = np.stack(frame[TOP_PROBABILITIES].tolist())
+        falls = (np.diff(table, axis=1) <= 0).all(axis=1) & (table >= 0).all(axis=1) & (table.sum(axis=1) <= 1 + SUM_TOLERANCE)
+        is_first = frame[TOP_LABELS].str[0].eq(frame["predicted"])
+        return is_first & falls & np.isclose(table[:, 0], frame["probability"])
+
+    return pa.Check(sound, name=f"the {count} most probable labels, falling, the predicted one first")
 
 
 def _probabilities(names: list[str]) -> pa.Check:

@@ -8,6 +8,7 @@ from hubflow.schemas.base import Settings, Share
 from hubflow.schemas.data_checks import DataChecks
 from hubflow.schemas.export import ExportSettings
 from hubflow.schemas.metrics import METRICS, TaskType
+from hubflow.schemas.prediction import RunnerSettings
 from hubflow.schemas.training import TrainSettings
 from hubflow.schemas.urls import StoreAddress
 
@@ -171,9 +172,14 @@ class PredictSettings(Settings):
     store_block: str | None = Field(
         None, description="Prefect Secret block with fsspec's options for the store that the export's URL is of"
     )
-    data: str = Field(min_length=1, description="File of rows, or folder of images; labels are not needed")
+    data: Annotated[str, Field(min_length=1)] | tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        description="File of rows, folder of images, or a glob of either, or several; labels are not needed"
+    )
     format: DataFormat | None = Field(None, description="By the file's ending when not given")
-    output: str | None = Field(None, description="Predictions file (.parquet, .csv or .jsonl); beside the data when not given")
+    output: str | None = Field(
+        None,
+        description="Predictions file (.parquet, .csv or .jsonl); beside the data when not given, needed for several files",
+    )
     encoding: str = Field("utf-8", description="Character encoding of text files")
     header: bool = Field(True, description="CSV and TSV: whether the first line names the columns")
     quoting: bool | None = Field(None, description='CSV and TSV: whether "…" quotes a field; by default in CSV, not in TSV')
@@ -181,7 +187,15 @@ class PredictSettings(Settings):
     text_pair_column: Column | None = None
     label_column: Column = Field("label", description="When the data has it, metrics are computed; never needed")
     tokens_column: Column = "tokens"
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(64, ge=1, description="Most rows of a run; long texts share one with fewer")
+    top_k: int | None = Field(
+        None, ge=1, description="Classification: the most probable labels as lists, in place of a column for each label"
+    )
+    max_invalid_share: float = Field(
+        1.0, ge=0, le=1, description="Share of the rows that may be set aside; with more, or no row left, the stage fails"
+    )
+    rows_per_part: int = Field(4096, ge=1, description="Rows that are predicted, kept and resumed together")
+    runner: RunnerSettings = Field(RunnerSettings(), description="What the parts are mapped over; in the flow only")
 
 
 class PredictResult(BaseModel):
@@ -189,8 +203,10 @@ class PredictResult(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     export: str = Field(description="Absolute path of the exported folder")
-    output: str = Field(description="Absolute path of the predictions file: one row for each input row, in order")
-    rows: int
+    output: str = Field(description="Absolute path of the predictions file: one row for each sound input row, in order")
+    rows: int = Field(description="That were predicted")
+    invalid_rows: int = Field(0, description="That were set aside")
+    quarantine: str | None = Field(None, description="File of the rows that were set aside, with all that is wrong with each")
     metrics: dict[str, float] = Field(description="Against the data's labels; empty when it has none")
     notes: list[str] = Field(description="What a person should know, such as labels that are not in the export's label map")
     seconds: float

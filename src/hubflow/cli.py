@@ -100,13 +100,14 @@ def modules(as_json: Json = False) -> None:
 @app.command()
 def predict(
     export: Annotated[str, typer.Argument(help="Exported folder.")],
-    data: Annotated[str, typer.Argument(help="File of rows, or folder of images.")],
+    data: Annotated[list[str], typer.Argument(help="Files of rows, or folders of images; quoted globs too.")],
     output: Annotated[str | None, typer.Option(help="Predictions file: .parquet, .csv or .jsonl.")] = None,
     overrides: Override = None,
     as_json: Json = False,
 ) -> None:
     """Label DATA with an exported folder; --set names columns, for example --set header=false --set text_column=0."""
-    given = with_overrides({"export": export, "data": data, "output": output}, overrides or [])
+    one_or_more = data[0] if len(data) == 1 else data
+    given = with_overrides({"export": export, "data": one_or_more, "output": output}, overrides or [])
     settings = parse_settings(PredictSettings, given, "hubflow predict")
     show_progress_bars()
     from hubflow.stages.predict import predict as run

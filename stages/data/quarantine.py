@@ -121,13 +121,16 @@ class Quarantine:
 
     def add(self, rejected: pd.DataFrame, malformed: pd.DataFrame) -> None:
         """Set aside rejected rows as `sort_out` gives them, and malformed lines as readers do."""
-        if not len(rejected) and not len(malformed):
-            return
+        if len(rejected) or len(malformed):
+            self.add_kept(as_quarantined(rejected, malformed))
+
+    def add_kept(self, rows: pd.DataFrame) -> None:
+        """Set aside rows as `as_quarantined` gives them."""
         if self._staging is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._temporary = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
             self._staging = Staging(self._temporary, "rejected")
-        self._staging.add(as_quarantined(rejected, malformed))
+        self._staging.add(rows)
 
     def finish(self) -> bool:
         """Put the file in its place, and take away an earlier run's; False when no row was set aside.

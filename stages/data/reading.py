@@ -9,7 +9,7 @@ from hubflow.schemas.references import RowKind, Split
 from hubflow.schemas.settings import FORMATS, DataFormat, DatasetSpec, TaskType
 from hubflow.stages.data.reading_chunks import CHUNK_ROWS, Chunk, explained, sliced
 from hubflow.stages.data.reading_delimited import read_delimited
-from hubflow.stages.data.reading_images import read_digits, read_image_folder, read_image_list
+from hubflow.stages.data.reading_images import image_chunks, read_digits, read_image_folder, read_image_list
 from hubflow.stages.data.reading_parquet import read_parquet
 from hubflow.stages.data.reading_records import read_jsonl
 from hubflow.stages.data.reading_source import Request, expanded, read_label_list
@@ -87,6 +87,9 @@ def iter_rows(
         DataError: naming the file, the line, what was expected and found, and what to do.
     """
     request = _request(spec, path, split, task, labelled)
+    if not labelled and spec.format in ("image_folder", "image_list"):
+        yield from image_chunks(request, chunk_rows)
+        return
     if spec.format in WHOLE_READERS:
         yield from sliced(WHOLE_READERS[spec.format](request), chunk_rows)
         return

@@ -2,7 +2,7 @@
 
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,14 +57,7 @@ class Staging:
         Raises:
             ContractError: when a column holds values that are not of one type.
         """
-        try:
-            table = arrow.Table.from_pandas(rows, preserve_index=False)
-        except (arrow.ArrowInvalid, arrow.ArrowTypeError, UnicodeEncodeError, OverflowError) as error:
-            reason = "; ".join(map(str, error.args))
-            raise ContractError(
-                f"{self._name}: rows cannot be kept ({reason}){_first_of_another_type(rows)}; "
-                "give each column values of one type"
-            ) from error
+        table = as_table(rows, self._name)
         if self._writer is None or not table.schema.equals(self._schemas[-1]):
             self._begin(table.schema)
         assert self._writer is not None
@@ -84,13 +77,7 @@ class Staging:
         Raises:
             ContractError: when a column is of one type here and of another there.
         """
-        if len(self._schemas) == 1:
-            return self._schemas[0]
-        try:
-            bare = [schema.remove_metadata() for schema in self._schemas]
-            return arrow.unify_schemas(bare, promote_options="permissive")
-        except (arrow.ArrowInvalid, arrow.ArrowTypeError) as error:
-            raise ContractError(f"{self._name}: {error}; give each column values of one type") from error
+        return unified(self._schemas, self._name)
 
     def tables(self) -> Iterator[Any]:
         """The chunks, each with the columns of `schema`."""
@@ -98,7 +85,7 @@ class Staging:
         for path in self._files:
             with parquet.ParquetFile(path, pre_buffer=False) as file:
                 for group in range(file.num_row_groups):
-                    yield _with_columns(file.read_row_group(group, use_threads=False), schema)
+                    yield with_columns(file.read_row_group(group, use_threads=False), schema)
 
     def _begin(self, schema: Any) -> None:
         self.close()
@@ -108,7 +95,37 @@ class Staging:
         self._writer = parquet.ParquetWriter(path, schema)
 
 
-def _with_columns(table: Any, schema: Any) -> Any:
+def as_table(rows: pd.DataFrame, name: str) -> Any:
+    """Rows as an Arrow table.
+
+    Raises:
+        ContractError: when a column holds values that are not of one type.
+    """
+    try:
+        return arrow.Table.from_pandas(rows, preserve_index=False)
+    except (arrow.ArrowInvalid, arrow.ArrowTypeError, UnicodeEncodeError, OverflowError) as error:
+        reason = "; ".join(map(str, error.args))
+        raise ContractError(
+            f"{name}: rows cannot be kept ({reason}){_first_of_another_type(rows)}; give each column values of one type"
+        ) from error
+
+
+def unified(schemas: Sequence[Any], name: str) -> Any:
+    """The columns of all tables with these schemas.
+
+    Raises:
+        ContractError: when a column is of one type here and of another there.
+    """
+    if len(schemas) == 1:
+        return schemas[0]
+    try:
+        return arrow.unify_schemas([schema.remove_metadata() for schema in schemas], promote_options="permissive")
+    except (arrow.ArrowInvalid, arrow.ArrowTypeError) as error:
+        raise ContractError(f"{name}: {error}; give each column values of one type") from error
+
+
+def with_columns(table: Any, schema: Any) -> Any:
+    """A table with the columns of `schema`; one that it lacks is empty."""
     if table.schema.equals(schema):
         return table.cast(schema)  # with its metadata
     nothing = {field.name: arrow.nulls(len(table), field.type) for field in schema if field.name not in table.column_names}

@@ -1,17 +1,66 @@
-"""The flow predict on a real Prefect server: labels a file with an exported folder and publishes where they are."""
+"""The flow predict on a real Prefect server: parts over threads, or over a real Dask cluster, and where the outcome is told."""
 
+import asyncio
 from pathlib import Path
 
 import pandas as pd
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, TaskRunFilter, TaskRunFilterName
 from runs import Run, write_reviews
 
 from hubflow.flows.predict import predict
-from hubflow.schemas.settings import PredictSettings
+from hubflow.schemas.settings import PredictResult, PredictSettings
+from hubflow.stages.predict import predict as predict_plainly
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
-def test_the_flow_labels_a_file(prefect_server: str, text_run: Run, tmp_path: Path) -> None:
+def settings(run: Run, data: Path, **more: object) -> PredictSettings:
+    return PredictSettings.model_validate({"export": str(run.export_folder), "data": str(data), **more})
+
+
+def test_the_flow_labels_a_file_part_by_part(text_run: Run, tmp_path: Path) -> None:
     data = write_reviews(tmp_path / "rows.tsv", 7)
-    result = predict(PredictSettings(export=str(text_run.export_folder), data=str(data)))
+    state = predict(settings(text_run, data, rows_per_part=3), return_state=True)
+    result: PredictResult = state.result()
     assert result.output == f"{data}.predictions.parquet"
     assert result.rows == len(pd.read_parquet(result.output)) == 7
     assert "accuracy" in result.metrics
+    assert parts_of(state.state_details.flow_run_id) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.tsv", "rows.tsv.predictions.parquet"]
+
+
+def test_a_dask_cluster_of_two_processes_gives_the_same_file(text_run: Run, tmp_path: Path) -> None:
+    data = write_reviews(tmp_path / "rows.tsv", 24)
+    plain = Path(predict_plainly(settings(text_run, data, rows_per_part=4)).output)
+    over = settings(
+        text_run, data, rows_per_part=4, output=str(tmp_path / "dask.parquet"), runner={"kind": "dask", "workers": 2}
+    )
+    state = predict(over, return_state=True)
+    result: PredictResult = state.result()
+    assert parts_of(state.state_details.flow_run_id) == 6
+    pd.testing.assert_frame_equal(pd.read_parquet(result.output), pd.read_parquet(plain), rtol=0, atol=1e-5)
+
+
+def test_a_part_that_fails_is_told_by_the_flow(text_run: Run, tmp_path: Path) -> None:
+    data = write_reviews(tmp_path / "rows.tsv", 8)
+    output = tmp_path / "out.parquet"
+    output.mkdir()  # no file can take its place
+    with pytest.raises(Exception, match="the predictions cannot be written"):
+        predict(settings(text_run, data, rows_per_part=3, output=str(output)))
+    assert len(list((tmp_path / ".out.parquet.parts").glob("*.json"))) == 3
+
+
+def parts_of(flow_run_id: object) -> int:
+    """How many runs of the task predict_part a flow run had."""
+
+    async def read() -> int:
+        async with get_client() as client:
+            runs = await client.read_task_runs(
+                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])),
+                task_run_filter=TaskRunFilter(name=TaskRunFilterName(like_="predict_part")),
+            )
+            return len(runs)
+
+    return asyncio.run(read())

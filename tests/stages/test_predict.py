@@ -1,6 +1,7 @@
 """predict: a row out for each row in, further columns carried, complete files only, and the metrics that evaluate gave."""
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from runs import Run, write_reviews
 
 from hubflow.schemas.errors import ContractError, HubflowError, SettingsError
 from hubflow.schemas.folders import StoreError
+from hubflow.schemas.parts import PartRecord, PartRef, PredictionWork
 from hubflow.schemas.settings import PredictSettings
 from hubflow.stages.predict import predict
+from hubflow.stages.prediction.part import predict_part
 
 
 def settings(run: Run, data: object, **more: Any) -> PredictSettings:
@@ -72,9 +75,118 @@ def test_a_failure_leaves_no_file_and_what_was_there_unharmed(text_run: Run, tmp
     output.write_text("old\n", encoding="utf-8")
     data.write_text("text\na film\n \n", encoding="utf-8")
     with pytest.raises(ContractError, match=r"row 3"):
-        predict(settings(text_run, data, output=str(output)))
-    assert [path.name for path in output.parent.iterdir()] == ["predictions.csv"]
+        predict(settings(text_run, data, output=str(output), max_invalid_share=0.4))
+    assert sorted(path.name for path in output.parent.iterdir()) == ["predictions.csv", "predictions.quarantine.parquet"]
     assert output.read_text(encoding="utf-8") == "old\n"
+
+
+def test_bad_rows_are_set_aside_beside_the_good_ones(text_run: Run, tmp_path: Path) -> None:
+    data = tmp_path / "rows.tsv"
+    data.write_text("id\ttext\n1\ta film\n2\t \n3\ta dull film\nfour\n5\ta plot\n", encoding="utf-8")
+    result = predict(settings(text_run, data, rows_per_part=2))
+    assert (result.rows, result.invalid_rows) == (3, 2)
+    assert "2 of 5 rows are set aside" in result.notes[0]
+    out = pd.read_parquet(result.output)
+    assert out["row"].tolist() == [2, 4, 6]
+    assert out["id"].tolist() == ["1", "3", "5"]
+    aside = pd.read_parquet(str(result.quarantine))
+    assert aside["row"].tolist() == [3, 5]
+    assert [list(checks) for checks in aside["checks"]] == [["text: has_text"], ["line: fields"]]
+    assert predict(settings(text_run, write_reviews(tmp_path / "rows.tsv", 3))).quarantine is None
+    assert not Path(str(result.quarantine)).exists()
+
+
+def test_rows_of_which_none_is_sound_are_refused(text_run: Run, tmp_path: Path) -> None:
+    data = tmp_path / "rows.tsv"
+    data.write_text("id\ttext\n1\t \n2\t\n", encoding="utf-8")
+    with pytest.raises(ContractError, match=r"2 of 2 row\(s\) \(100.00%\) are set aside"):
+        predict(settings(text_run, data))
+
+
+def test_a_glob_and_a_list_of_files_are_predicted_in_order_and_named(text_run: Run, tmp_path: Path) -> None:
+    for name, rows in (("b", 3), ("a", 2), ("c", 4)):
+        write_reviews(tmp_path / f"{name}.tsv", rows)
+    output = str(tmp_path / "out.parquet")
+    out = pd.read_parquet(predict(settings(text_run, tmp_path / "[ab].tsv", output=output)).output)
+    assert out["file"].map(lambda path: Path(path).name).tolist() == ["a.tsv"] * 2 + ["b.tsv"] * 3
+    assert out["row"].tolist() == [2, 3, 2, 3, 4]
+    both = PredictSettings(
+        export=str(text_run.export_folder), data=(str(tmp_path / "c.tsv"), str(tmp_path / "a.tsv")), output=output
+    )
+    assert predict(both).rows == 6
+    assert pd.read_parquet(output)["row"].tolist() == [2, 3, 4, 5, 2, 3]
+    with pytest.raises(SettingsError, match="several files need one named"):
+        predict(settings(text_run, tmp_path / "*.tsv"))
+    with pytest.raises(HubflowError, match="matches no file"):
+        predict(settings(text_run, tmp_path / "*.csv", output=output))
+
+
+def test_top_k_gives_the_most_probable_labels_as_lists(digits_run: Run, tmp_path: Path) -> None:
+    folder = some_images(digits_run, tmp_path / "images")
+    whole = pd.read_parquet(predict(settings(digits_run, folder)).output)
+    top = pd.read_parquet(predict(settings(digits_run, folder, top_k=2)).output)
+    names = [name for name in whole if name.startswith("probability_")]
+    assert not [name for name in top if name.startswith("probability_")]
+    for row, labels, values in zip(whole[names].to_numpy(), top["top_labels"], top["top_probabilities"], strict=True):
+        order = (-row).argsort()[:2]
+        assert [f"probability_{label}" for label in labels] == [names[place] for place in order]
+        assert list(values) == pytest.approx(row[order], abs=1e-6)
+    assert predict(settings(digits_run, folder, top_k=99, output=str(tmp_path / "out.jsonl"))).rows == len(whole)
+
+
+def test_an_image_that_does_not_decode_or_is_missing_is_set_aside(digits_run: Run, tmp_path: Path) -> None:
+    folder = some_images(digits_run, tmp_path / "images")
+    paths = sorted(path.relative_to(tmp_path).as_posix() for path in folder.rglob("*.png"))
+    (tmp_path / paths[1]).write_bytes(b"no image")
+    listed = tmp_path / "list.txt"
+    listed.write_text("\n".join([*paths, "images/gone.png", "../other.png"]), encoding="utf-8")
+    result = predict(settings(digits_run, listed, rows_per_part=3))
+    assert (result.rows, result.invalid_rows) == (len(paths) - 1, 3)
+    aside = pd.read_parquet(str(result.quarantine))
+    assert aside["row"].tolist() == [2, len(paths) + 1, len(paths) + 2]
+    assert [checks[0] for checks in aside["checks"]] == ["image: decodes", "line: file", "line: path"]
+    with pytest.raises(HubflowError, match=r"1 image\(s\) cannot be decoded"):
+        predict(settings(digits_run, folder, max_invalid_share=0.1))
+
+
+def test_only_rows_that_have_a_label_are_measured(text_run: Run, tmp_path: Path) -> None:
+    data = tmp_path / "rows.tsv"
+    data.write_text("text\tlabel\na fine film\t1\na dull film\t\na plot\t0\n", encoding="utf-8")
+    result = predict(settings(text_run, data))
+    assert result.notes == ["metrics are of the 2 rows, of 3, that have a label"]
+    right = pd.read_parquet(result.output).iloc[[0, 2]]
+    assert result.metrics["accuracy"] == (right["predicted"] == right["label"]).mean()
+
+
+class Stopped(Exception):
+    """Stands for a kill."""
+
+
+def test_a_stopped_run_goes_on_by_part_and_gives_the_same(text_run: Run, tmp_path: Path) -> None:
+    data = write_reviews(tmp_path / "rows.tsv", 20)
+    given = settings(text_run, data, rows_per_part=4)
+    whole = Path(predict(given).output).read_bytes()
+    Path(given.data + ".predictions.parquet").unlink()  # type: ignore[operator]
+    predicted: list[int] = []
+
+    def some(work: PredictionWork, parts: Sequence[PartRef], most: int) -> Iterator[PartRecord]:
+        for part in parts:
+            if not (Path(work.folder) / f"{part.key}.json").exists():
+                if len(predicted) == most:
+                    raise Stopped
+                predicted.append(part.number)
+            yield predict_part(work, part)
+
+    with pytest.raises(Stopped):
+        predict(given, lambda work, parts: some(work, parts, 3))
+    (work,) = tmp_path.glob(".*.parts")
+    assert len(list(work.glob("*.json"))) == 3
+    altered = next(path for path in work.glob("*.parquet") if path.with_suffix(".json").exists())
+    altered.write_bytes(altered.read_bytes()[:-1])
+    result = predict(given, lambda work, parts: some(work, parts, 99))
+    assert predicted == [0, 1, 2, 3, 4]
+    assert Path(result.output).read_bytes() == whole
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.tsv", "rows.tsv.predictions.parquet"]
 
 
 def test_an_output_that_cannot_be_written_is_named(text_run: Run, tmp_path: Path) -> None:
@@ -83,11 +195,16 @@ def test_an_output_that_cannot_be_written_is_named(text_run: Run, tmp_path: Path
         predict(settings(text_run, data, output=str(data / "out.csv")))
 
 
-def test_images_are_labelled_one_row_each(digits_run: Run, tmp_path: Path) -> None:
-    rows = pd.read_parquet(digits_run.store.open(digits_run.dataset).folder / "test.parquet").head(6)
+def some_images(run: Run, folder: Path) -> Path:
+    rows = pd.read_parquet(run.store.open(run.dataset).folder / "test.parquet").head(6)
     for row in rows.itertuples():
-        (tmp_path / "images" / str(row.label)).mkdir(parents=True, exist_ok=True)
-        (tmp_path / "images" / str(row.label) / f"{row.row}.png").write_bytes(row.image)
+        (folder / str(row.label)).mkdir(parents=True, exist_ok=True)
+        (folder / str(row.label) / f"{row.row}.png").write_bytes(row.image)
+    return folder
+
+
+def test_images_are_labelled_one_row_each(digits_run: Run, tmp_path: Path) -> None:
+    some_images(digits_run, tmp_path / "images")
     result = predict(settings(digits_run, tmp_path / "images"))
     out = pd.read_parquet(result.output)
     assert len(out) == 6

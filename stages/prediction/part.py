@@ -1,0 +1,189 @@
+"""Predict one part, wherever it is asked for: rows from disk, predictions to disk, named by content."""
+
+import itertools
+import json
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as arrow
+from numpy.typing import NDArray
+from pyarrow import parquet
+from pydantic import ValidationError
+
+from hubflow.schemas.folders import StoreError, sync
+from hubflow.schemas.parts import PartRecord, PartRef, PredictionWork
+from hubflow.stages.data.quarantine import as_quarantined
+from hubflow.stages.data.reading_chunks import Malformed
+from hubflow.stages.data.staging import as_table
+from hubflow.stages.prediction.layout import FILE, rows_file
+from hubflow.stages.prediction.measuring import Judged, judge_classes, judge_words
+from hubflow.stages.prediction.tables import class_table, word_table
+from hubflow.stages.store import file_sha256
+
+if TYPE_CHECKING:
+    from hubflow.stages.hub.predictor import Predictor
+
+DECODES = "decodes"  # the check that an image fails when it cannot be decoded, as encode_dataset calls it
+_LOADING = threading.Lock()
+_LOADED: dict[tuple[str, str, int | None], "Predictor"] = {}
+
+
+def predict_part(work: PredictionWork, part: PartRef) -> PartRecord:
+    """Predict the rows of a part and keep the predictions (`Predictions`, or `TokenPredictions`) by their content.
+
+    A part that is done already, and whose files are as they were written, is not predicted again.
+
+    Raises:
+        ContractError: when the predictions break their contract; StoreError when they cannot be written.
+    """
+    folder = Path(work.folder)
+    done = finished(folder, part)
+    if done is not None:
+        return done
+    predictor = _predictor(work)
+    rows = parquet.read_table(rows_file(folder, part.number))
+    bad_sha256, bad = None, 0
+    if work.rows_kind == "tokens":
+        table, judged = _words(rows, predictor, work)
+    else:
+        rows, scores, undecoded = _classes(rows, predictor, work)
+        table = class_table(rows, scores, predictor.label_map, work.rows_kind, work.top_k, f"predict, {work.source}")
+        judged = _judged_classes(rows, scores, predictor)
+        if len(undecoded):
+            bad, bad_sha256 = len(undecoded), _write(bad_file(folder, part), lambda path: parquet.write_table(undecoded, path))
+    sha256 = _write(predictions_file(folder, part), lambda path: parquet.write_table(table, path))
+    record = PartRecord(rows=len(table), sha256=sha256, bad=bad, bad_sha256=bad_sha256, **vars(judged))
+    _write(record_file(folder, part), lambda path: path.write_text(record.model_dump_json(), encoding="utf-8"))
+    return record
+
+
+def predictions_file(folder: Path, part: PartRef) -> Path:
+    """Where the predictions of a part are."""
+    return folder / f"{part.key}.parquet"
+
+
+def bad_file(folder: Path, part: PartRef) -> Path:
+    """Where rows of a part are whose image does not decode."""
+    return folder / f"{part.key}.bad.parquet"
+
+
+def record_file(folder: Path, part: PartRef) -> Path:
+    """Where it is written that a part is done."""
+    return folder / f"{part.key}.json"
+
+
+def finished(folder: Path, part: PartRef) -> PartRecord | None:
+    """What is known of a part that is done; None when it is not, or its files are gone or altered."""
+    try:
+        record = PartRecord.model_validate(json.loads(record_file(folder, part).read_text(encoding="utf-8")))
+        wanted = {predictions_file(folder, part): record.sha256}
+        if record.bad_sha256 is not None:
+            wanted[bad_file(folder, part)] = record.bad_sha256
+        return record if all(file_sha256(path) == sha256 for path, sha256 in wanted.items()) else None
+    except (OSError, ValueError, ValidationError):
+        return None
+
+
+def _predictor(work: PredictionWork) -> "Predictor":
+    """The export's predictor, loaded and verified once in a process."""
+    from hubflow.schemas.folders import MANIFEST
+    from hubflow.stages.hub.predictor import Predictor
+
+    name = (work.export, work.export_sha256, work.threads)
+    with _LOADING:
+        if name not in _LOADED:
+            predictor = Predictor.load(work.export, work.threads)
+            if file_sha256(predictor.folder / MANIFEST) != work.export_sha256:
+                raise StoreError(f"{work.export}: another export than that of this prediction; predict again")
+            _LOADED.clear()  # one at a time: each holds its weights
+            _LOADED[name] = predictor
+        return _LOADED[name]
+
+
+def _words(rows: Any, predictor: "Predictor", work: PredictionWork) -> tuple[Any, Judged]:
+    words = predictor.word_scores(rows.column("tokens").to_pylist(), work.batch_size)
+    table = word_table(rows, words, predictor.label_map, f"predict, {work.source}")
+    if "labels" not in rows.column_names:
+        return table, Judged()
+    numbers, labels = rows.column("row").to_pylist(), rows.column("labels").to_pylist()
+    return table, judge_words(numbers, labels, [best for best, _ in words], predictor.label_map)
+
+
+def _judged_classes(rows: Any, scores: NDArray[np.float32], predictor: "Predictor") -> Judged:
+    if "label" not in rows.column_names or not len(rows):
+        return Judged()
+    numbers = rows.column("row").to_pylist()
+    return judge_classes(numbers, rows.column("label").to_pylist(), scores.argmax(1), predictor.label_map)
+
+
+def _classes(rows: Any, predictor: "Predictor", work: PredictionWork) -> tuple[Any, NDArray[np.float32], Any]:
+    """The rows that could be predicted, their probabilities, and the others for the quarantine."""
+    if work.rows_kind == "image":
+        return _images(rows, predictor, work)
+    texts: list[Any] = rows.column("text").to_pylist()
+    if work.rows_kind == "text_pair":
+        texts = list(zip(texts, rows.column("text_pair").to_pylist(), strict=True))
+    return rows, predictor.scores(texts, work.batch_size), rows.slice(0, 0)
+
+
+def _images(rows: Any, predictor: "Predictor", work: PredictionWork) -> tuple[Any, NDArray[np.float32], Any]:
+    """Images are decoded by threads while those before them are predicted on; a few batches of pixels are in memory."""
+    from hubflow.stages.hub.cores import usable_cores
+    from hubflow.stages.hub.images import ImageError, in_parallel, load_pixels
+
+    size = predictor.signature["image"]["image_size"]
+    paths = rows.column("path").to_pylist()
+    sources = rows.column("image").to_pylist() if "image" in rows.column_names else paths
+
+    def decode(place: int) -> tuple[int, Any]:
+        try:
+            return place, load_pixels(sources[place], size, paths[place])
+        except ImageError as error:
+            return place, error
+
+    is_good = np.ones(len(rows), bool)
+
+    def decoded() -> Iterator[NDArray[np.uint8]]:
+        for place, pixels in in_parallel(decode, range(len(paths)), usable_cores(), ahead=2 * work.batch_size):
+            if isinstance(pixels, ImageError):
+                is_good[place] = False
+            else:
+                yield pixels
+
+    images, parts = decoded(), [np.zeros((0, predictor.label_map.num_classes), np.float32)]
+    while batch := list(itertools.islice(images, work.batch_size)):
+        parts.append(predictor.pixel_scores(np.stack(batch)))
+    good, bad = rows.filter(arrow.array(is_good)), rows.filter(arrow.array(~is_good))
+    return good, np.concatenate(parts), _undecoded(bad)
+
+
+def _undecoded(rows: Any) -> Any:
+    """Rows whose image does not decode, as the quarantine has them."""
+    if not len(rows):
+        return rows
+    frame = rows.drop_columns([name for name in ("image",) if name in rows.column_names]).to_pandas()
+    frame["checks"] = [[f"image: {DECODES}"]] * len(frame)
+    kept = as_quarantined(frame, Malformed().frame())
+    if FILE in kept:
+        kept.insert(0, FILE, kept.pop(FILE))
+    return as_table(kept, "rows set aside")
+
+
+def _write(path: Path, write: Callable[[Path], Any]) -> str:
+    """Write a file that takes its place when complete; its hash."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+    try:
+        write(temporary)
+        sync(temporary)
+        sha256 = file_sha256(temporary)
+        temporary.replace(path)
+        return sha256
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error}); free space, or choose another `output`") from error
+    finally:
+        temporary.unlink(missing_ok=True)
