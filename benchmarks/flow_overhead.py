@@ -1,10 +1,12 @@
-"""What the fine-tune flow costs beside the plain functions that it calls, with a Prefect server and without one."""
+"""What the fine-tune flow costs beside the plain functions that it calls, with a Prefect server and without one.
+
+`--write` puts the result into RESULTS.md.
+"""
 
 import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from measuring import median, spread, versions, write_section
 
 PLAIN = """
 import sys
@@ -26,6 +30,7 @@ from hubflow.stages.export_inference_program import export_inference_program
 from hubflow.stages.fine_tune import fine_tune
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.stages.load_module import load_module
+from hubflow.stages.report import write_report
 
 given = load_settings(FineTuneSettings, sys.argv[1])
 store = given.store
@@ -35,7 +40,8 @@ encoded = encode_dataset(dataset, module, given.module, store)
 task = build_head(given.task, module, dataset, given.module, given.head, store)
 checkpoint = fine_tune(task, encoded, given.train, store, given.seed, given.device)
 evaluation = evaluate(checkpoint, encoded, given.evaluate, store, given.device)
-export_inference_program(checkpoint, encoded, evaluation, store)
+export = export_inference_program(checkpoint, encoded, evaluation, store, given.reuse, given.export)
+write_report(given, evaluation, encoded, export, {}, store)
 """
 PORT = 4311
 
@@ -44,6 +50,7 @@ def main() -> None:
     """Run each way in turn, and print medians and what the flow adds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--write", action="store_true", help="keep the result in RESULTS.md")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
@@ -52,25 +59,24 @@ def main() -> None:
         cli = str(Path(sys.executable).with_name("hubflow"))
         with server(home) as url:
             ways: dict[str, tuple[list[str], dict[str, str]]] = {
-                "plain functions, 7 stages": ([sys.executable, str(script)], {}),
+                "plain functions": ([sys.executable, str(script)], {}),
                 "hubflow fine-tune, server up": ([cli, "fine-tune"], {"PREFECT_API_URL": url}),
                 "hubflow fine-tune, no server": ([cli, "fine-tune"], {}),
             }
-            seconds: dict[str, list[float]] = {name: [] for name in ways}
+            found: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
             for turn in range(options.rounds + 1):  # the first warms the disk
                 for name, (command, environment) in ways.items():
                     taken = run(home, command, environment)
                     if turn:
-                        seconds[name].append(taken)
-    base, *others = ways
-    print(
-        f"{os.cpu_count()} cores; {options.rounds} rounds in turn, in fresh processes and stores; median seconds (least, most)"
-    )
-    for name, taken in seconds.items():
-        print(f"  {name:32} {statistics.median(taken):6.2f} ({min(taken):.2f}, {max(taken):.2f})")
-    for name in others:
-        more = [one - plain for one, plain in zip(seconds[name], seconds[base], strict=True)]
-        print(f"  {name}: {statistics.median(more):+.2f} s beside them (rounds {min(more):+.2f} to {max(more):+.2f})")
+                        found[name].append({"seconds": taken})
+    base = median(found["plain functions"], "seconds")
+    lines = ["| way | seconds | more than the functions |", "|---|---|---|"]
+    for name, rounds in found.items():
+        more = "–" if name == "plain functions" else f"**{median(rounds, 'seconds') - base:+.1f}**"
+        lines.append(f"| {name} | {spread(rounds, 'seconds', 2)} | {more} |")
+    told = f"Medians (least–most) of {options.rounds} rounds in turn, in fresh processes and stores: digits, 2 epochs."
+    lines += ["", f"{told} {versions(['prefect', 'paddlepaddle'])}."]
+    write_section("Flow", "uv run python " + " ".join(["benchmarks/flow_overhead.py", *sys.argv[1:]]), lines)
 
 
 def run(home: Path, command: list[str], environment: dict[str, str]) -> float:
