@@ -4,6 +4,7 @@ Imports Paddle and Prefect only when a command runs.
 """
 
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -65,6 +66,17 @@ Config = Annotated[Path, typer.Argument(help="Settings file, YAML or JSON.")]
 
 
 @contextmanager
+def uncollected() -> Iterator[None]:
+    """Make many objects that all stay, as imports do, without Python's looking through them for garbage, now or later."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@contextmanager
 def prefect_settled(verbose: bool) -> Iterator[None]:
     """Settle what Prefect reads when it is imported, without overruling the user; show progress.
 
@@ -82,12 +94,15 @@ def prefect_settled(verbose: bool) -> Iterator[None]:
         say(starting)
         temporary = TemporaryServer()  # before Prefect is imported, which takes seconds
         with stdout_kept():
-            _import_what_stages_need()
+            with uncollected():
+                _import_what_stages_need()
             temporary.wait(float(os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"]))
             yield
         return
-    from prefect.settings import get_current_settings
+    with uncollected():
+        from prefect.settings import get_current_settings
 
+        importlib.import_module("hubflow.flows.fine_tune")
     current = get_current_settings()  # of the environment or of a profile
     server = current.api.url
     try:
