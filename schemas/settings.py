@@ -9,6 +9,7 @@ from hubflow.schemas.data_checks import DataChecks
 from hubflow.schemas.export import ExportSettings
 from hubflow.schemas.metrics import METRICS, TaskType
 from hubflow.schemas.prediction import RunnerSettings
+from hubflow.schemas.report import ReportSettings
 from hubflow.schemas.training import TrainSettings
 from hubflow.schemas.urls import StoreAddress
 
@@ -139,6 +140,7 @@ class FineTuneSettings(Settings):
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     export: ExportSettings = ExportSettings()
+    report: ReportSettings = ReportSettings()
     store: StoreAddress = Field(
         "hubflow-store", min_length=1, description="Folder under which everything is kept, or URL on object storage (s3://…)"
     )

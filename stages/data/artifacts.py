@@ -20,7 +20,7 @@ def publish(report: Mapping[str, Any]) -> None:
     Args:
         report: see `hubflow.stages.data.view.data_view`.
     """
-    if not _is_in_run():
+    if not in_run():
         return
     from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
@@ -32,7 +32,7 @@ def publish(report: Mapping[str, Any]) -> None:
 
 def publish_encoding(report: Mapping[str, Any]) -> None:
     """Publish what encoding found as a markdown artifact, in a Prefect run, when there is something to say."""
-    if not _is_in_run() or not (report["findings"] or report["error"] or "drift" in report["facts"]):
+    if not in_run() or not (report["findings"] or report["error"] or "drift" in report["facts"]):
         return
     from prefect.artifacts import create_markdown_artifact
 
@@ -41,7 +41,8 @@ def publish_encoding(report: Mapping[str, Any]) -> None:
     create_markdown_artifact("\n".join(lines), key=ENCODING_KEY, description="Encoded rows: what was cut, left out or changed")
 
 
-def _is_in_run() -> bool:
+def in_run() -> bool:
+    """Whether there is a Prefect run to publish artifacts to."""
     from prefect.context import FlowRunContext, TaskRunContext
 
     return FlowRunContext.get() is not None or TaskRunContext.get() is not None
@@ -58,7 +59,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines += [_line(one["split"], one["check"], one["count"]) for one in check_lines(report)[:MAX_LINES]]
         lines += ["", *_table("split", "row", "failed", "content")]
         lines += [_line(one["split"], one["row"], one["checks"], one["content"]) for one in view["rejected"][:MAX_LINES]]
-        lines += ["", *(f"All of them: {_plain(path)}" for path in view["quarantine"])]
+        lines += ["", *(f"All of them: {plain(path)}" for path in view["quarantine"])]
     return "\n".join([*lines, *_findings(report), *_drift(view)])
 
 
@@ -73,7 +74,7 @@ def _findings(report: Mapping[str, Any]) -> list[str]:
 
 
 def _drift(view: Mapping[str, Any]) -> list[str]:
-    lines = ["", "### Against the last data set", "", _plain(view["drift_note"])]
+    lines = ["", "### Against the last data set", "", plain(view["drift_note"])]
     if view["drift"]:
         lines += ["", *_table("split", "what", "measure", "value", "rows before", "rows now", "")]
         columns = ("split", "name", "measure", "value", "before", "now", "policy")
@@ -82,8 +83,8 @@ def _drift(view: Mapping[str, Any]) -> list[str]:
 
 
 def _finding(finding: Mapping[str, Any]) -> str:
-    examples = "".join(f"\n  - {_plain(example)}" for example in finding["examples"])
-    return f"- **{_plain(finding['policy'])}** {_plain(finding['check'])}: {_plain(finding['message'])}{examples}"
+    examples = "".join(f"\n  - {plain(example)}" for example in finding["examples"])
+    return f"- **{plain(finding['policy'])}** {plain(finding['check'])}: {plain(finding['message'])}{examples}"
 
 
 def _table(*names: str) -> list[str]:
@@ -91,9 +92,9 @@ def _table(*names: str) -> list[str]:
 
 
 def _line(*values: object) -> str:
-    return f"| {' | '.join(map(_plain, values))} |"
+    return f"| {' | '.join(map(plain, values))} |"
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
     """Text that markdown and HTML show as it is, on one line."""
     return " ".join(str(value).split()).translate(_SPECIAL)

@@ -60,12 +60,20 @@ def test_a_run_returns_metrics_paths_and_seconds_of_every_stage(first: Any, sett
 def test_every_stage_publishes_what_it_made_and_training_its_progress(first: Any) -> None:
     _, artifacts = first
     by_key = {artifact.key: artifact for artifact in artifacts if artifact.type == "markdown"}
-    assert sorted(by_key) == sorted([*STAGES, "data-report", "encoding-report"])
+    assert sorted(by_key) == sorted([*STAGES, "data-report", "encoding-report", "key-figures", "report"])
     assert "90 train" in str(by_key["load-dataset"].data)
     assert "### Findings" in str(by_key["data-report"].data)
     (rows,) = [artifact for artifact in artifacts if artifact.key == "data-rows"]
     assert [line["split"] for line in json.loads(rows.data)] == ["train", "dev", "test"]
     assert "| test |" in str(by_key["evaluate"].data)
+    result, _ = first
+    value = f"{result.metrics['test']['accuracy']:.4f}"
+    assert f"test **{value}**" in str(by_key["key-figures"].data)
+    assert f"`{result.report}`" in str(by_key["key-figures"].data)
+    (metrics,) = [artifact for artifact in artifacts if artifact.key == "metrics"]
+    assert [line["test"] for line in json.loads(metrics.data) if line["metric"] == "accuracy"] == [value]
+    (link,) = [artifact for artifact in artifacts if artifact.key == "report"]
+    assert Path(result.report).as_uri() in str(link.data)
     assert [artifact.data for artifact in artifacts if artifact.type == "progress"] == [100.0]
 
 

@@ -1,6 +1,8 @@
 """report.html: self-contained, with every metric, and hostile text shown as text."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +34,34 @@ def test_the_page_stands_alone_and_holds_every_metric(run_name: str, request: An
     page = page_of(run)
     assert re.findall(r"https?://|<script|<link|<iframe|@import|url\(", page) == []
     assert all(source.startswith("data:image/png;base64,") for source in re.findall(r'src="([^"]*)"', page))
-    assert re.findall(r"href=", page) == []
+    anchors = set(re.findall(r'href="([^"]*)"', page))
+    assert all(anchor.startswith("#") and f'id="{anchor[1:]}"' in page for anchor in anchors)
     for values in run.evaluation.metrics.values():
         for name, value in values.items():
             assert name in page
             assert f"{value:.4f}" in page
     assert "Worst mistakes" in page
     assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
+
+
+def test_the_next_run_says_what_has_changed_since_the_last(text_run: Run, tmp_path: Path) -> None:
+    store = shutil.copytree(text_run.settings.store, tmp_path / "store")
+    shutil.rmtree(store / "runs", ignore_errors=True)
+    named = text_run.settings.model_copy(update={"store": str(store), "name": "night-run"})
+    other = named.model_copy(update={"name": "other-night-run"})
+    warmer = named.model_copy(update={"train": named.train.model_copy(update={"learning_rate": 2e-3})})
+    references = (text_run.evaluation, text_run.encoded, text_run.export, {}, str(store))
+    write_report(other, *references)
+    first, second = (Path(write_report(one, *references)) for one in (named, warmer))
+    assert "This is the first run of this name in the store." in first.read_text(encoding="utf-8")
+    page = second.read_text(encoding="utf-8")
+    assert "The data is the same." in page
+    assert re.search(r"train\.learning_rate</th><td[^>]*>0\.001</td><td[^>]*>0\.002</td>", page)
+    assert "as in the last run" in page
+    summary = json.loads(second.with_name("run.json").read_text(encoding="utf-8"))
+    assert summary["split_sha256"].keys() == text_run.dataset.rows.keys()
+    second.with_name("run.json").write_text("{", encoding="utf-8")
+    assert "cannot be read" in Path(write_report(named, *references)).read_text(encoding="utf-8")
 
 
 def test_hostile_text_and_labels_are_shown_as_text(tmp_path: Path) -> None:
@@ -49,7 +72,7 @@ def test_hostile_text_and_labels_are_shown_as_text(tmp_path: Path) -> None:
         Path(values["data"][split]).write_text("\n".join(["text\tlabel", *rows]) + "\n", encoding="utf-8")
     run = run_stages(FineTuneSettings.model_validate(values))
     page = page_of(run)
-    for tag in ("<script", "<img src=x", "<a href", "<b>good"):
+    for tag in ("<script", "<img src=x", "<a href=x", "<b>good"):
         assert tag not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page or "&lt;script&gt;alert(1)" in page
     assert "w" * 401 not in page

@@ -1,0 +1,1 @@
+"""What the report of a run shows, and what a Prefect run publishes of it."""

@@ -1,0 +1,153 @@
+"""Charts as coordinates of inline SVG: lines with axes, bars behind them. Must not import Paddle or Prefect."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+WIDTH, HEIGHT = 360, 210
+LEFT, RIGHT, TOP, BOTTOM = 48, 12, 10, 38
+MAX_POINTS = 240
+TICKS = 4
+MANY, FEW = 1e6, 1e-4  # from where a tick is written with an exponent
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A place on an axis, in SVG units, and the value that it stands for."""
+
+    place: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """One series: its points as SVG coordinates; few are drawn as dots too. `mark` is a class of the page's style."""
+
+    name: str
+    points: str
+    dots: tuple[tuple[float, float, str], ...]
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A bar behind the lines."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    title: str
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """Lines over one pair of axes, in a box of WIDTH by HEIGHT.
+
+    Attributes:
+        title: what is drawn.
+        note: a sentence of its ends, for those who do not see the lines.
+        lines: the second is drawn dashed.
+        across: ticks of the horizontal axis.
+        up: ticks of the vertical axis.
+        axis: what the horizontal axis counts.
+        marked: a point that stands out, with what it is; None when there is none.
+        bars: behind the lines.
+    """
+
+    title: str
+    note: str
+    lines: tuple[Line, ...]
+    across: tuple[Tick, ...]
+    up: tuple[Tick, ...]
+    axis: str
+    marked: tuple[float, float, str] | None = None
+    bars: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True)
+class Series:
+    """What a line is drawn of: `x` and `y` of one length, finite."""
+
+    name: str
+    x: Floats
+    y: Floats
+
+
+def line_chart(title: str, series: Sequence[Series], note: str, axis: str = "step", marked: int | None = None) -> LineChart:
+    """Lines over axes that start and end at round values.
+
+    Args:
+        title: what is drawn.
+        series: one or two lines, none of them empty.
+        note: a sentence about them.
+        axis: what `x` counts.
+        marked: index of a point of the last series that stands out.
+    """
+    across = ticks(0.0, max(one.x.max() for one in series), is_whole=True)
+    up = ticks(min(one.y.min() for one in series), max(one.y.max() for one in series))
+    to_x, to_y = _scale(across, LEFT, WIDTH - RIGHT), _scale(up, HEIGHT - BOTTOM, TOP)
+    lines = tuple(_line(one, to_x, to_y, "second" if place else "") for place, one in enumerate(series))
+    point = None
+    if marked is not None:
+        x, y = series[-1].x[marked], series[-1].y[marked]
+        point = (to_x(x), to_y(y), f"{axis} {x:g}: {y:.4g}")
+    return LineChart(title, note, lines, _placed(across, to_x), _placed(up, to_y), axis, point)
+
+
+def ticks(low: float, high: float, is_whole: bool = False) -> list[float]:
+    """Up to about TICKS + 2 round values, the first at or below `low`, the last at or above `high`."""
+    if high - low <= abs(high) * 1e-12:  # a flat line is drawn through the middle
+        low, high = (low - 1, high + 1) if is_whole else (low - (abs(low) / 10 or 1), high + (abs(high) / 10 or 1))
+    raw = (high - low) / TICKS
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
+    if is_whole:
+        step = max(1.0, float(round(step)))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [number * step for number in range(first, last + 1)]
+
+
+def thinned(x: Floats, y: Floats, most: int = MAX_POINTS) -> tuple[Floats, Floats]:
+    """At most `most` points: means of neighbours where there are more."""
+    if len(x) <= most:
+        return x, y
+    parts = [np.array_split(values, most) for values in (x, y)]
+    return np.array([part.mean() for part in parts[0]]), np.array([part.mean() for part in parts[1]])
+
+
+def _line(one: Series, to_x: Any, to_y: Any, mark: str) -> Line:
+    x, y = thinned(one.x, one.y)
+    places = [(to_x(a), to_y(b)) for a, b in zip(x, y, strict=True)]
+    points = " ".join(f"{a:g},{b:g}" for a, b in places)
+    is_few = len(places) <= MAX_POINTS // 10
+    texts = [f"{one.name}, {a:g}: {b:.4g}" for a, b in zip(x, y, strict=True)]
+    dots = tuple((a, b, text) for (a, b), text in zip(places, texts, strict=True)) if is_few else ()
+    return Line(one.name, points, dots, mark)
+
+
+def _scale(values: Sequence[float], start: float, end: float) -> Any:
+    low, wide = values[0], values[-1] - values[0]
+
+    def place(value: float) -> float:
+        return round(start + (end - start) * (float(value) - low) / wide, 1)
+
+    return place
+
+
+def _placed(values: Sequence[float], to_place: Any) -> tuple[Tick, ...]:
+    return tuple(Tick(to_place(value), brief(value, values[1] - values[0])) for value in values)
+
+
+def brief(value: float, step: float) -> str:
+    """A tick's value with as many digits as its step needs."""
+    if abs(value) < step / 1e6:
+        return "0"
+    if abs(value) >= MANY or step < FEW:
+        return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"

@@ -1,0 +1,182 @@
+"""The rows that a model got most wrong, as a person looks at them: text marked, images small. Must not import Prefect."""
+
+import base64
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from hubflow.schemas.frames import PROBABILITY
+from hubflow.stages.reporting.influence import Span, influences
+
+if TYPE_CHECKING:
+    from hubflow.stages.hub.predictor import Predictor
+
+MAX_TEXT_CHARS = 400
+MAX_WORD_CHARS = 60
+MAX_VALUE_CHARS = 60
+MAX_FURTHER = 4
+NEAR_WORDS = 8
+WHOLE_WORDS = 40
+"""Of a sentence of up to so many words all are shown, of a longer one those near a wrong word."""
+MAX_MARKS = 6
+"""Words of a text that are marked: those with the most weight."""
+LEAST_WEIGHT = 0.01
+OURS = frozenset({"row", "position", "loss", "label", "predicted"})
+THUMBNAIL = 112
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part of a text, or a word: `mark` is a class of the page's style, `note` what is said of it, beside a word."""
+
+    text: str
+    mark: str = ""
+    note: str = ""
+    is_word: bool = False
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One row that the model got wrong.
+
+    Attributes:
+        row: its number in its source.
+        label: the true one; empty of a sentence, whose words have one each.
+        predicted: likewise.
+        loss: of the row.
+        probability: of the predicted and of the true label; None where it was not kept.
+        texts: of each text, its pieces in order.
+        image: a small copy as a data URL; empty where there is none.
+        name: of the image's file; empty of a text.
+        further: name and value of further columns of the data.
+        is_explained: whether marks say which words made the model predict so.
+    """
+
+    row: int
+    label: str
+    predicted: str
+    loss: float
+    probability: tuple[float, float] | None
+    texts: tuple[tuple[Piece, ...], ...]
+    image: str
+    name: str
+    further: tuple[tuple[str, str], ...]
+    is_explained: bool = False
+
+
+def is_wrong(judged: pd.DataFrame) -> "np.ndarray[Any, np.dtype[np.bool_]]":
+    """Whether any label of a row was predicted wrong `[rows]`."""
+    pairs = zip(judged["label"], judged["predicted"], strict=True)
+    return np.array([list(np.atleast_1d(a)) != list(np.atleast_1d(b)) for a, b in pairs], bool)
+
+
+def worst_mistakes(wrong: pd.DataFrame, source: Path, most: int) -> list[Mistake]:
+    """The rows with the largest loss among those that are wrong.
+
+    Args:
+        wrong: judged rows (`JudgedRows` or `JudgedTokens`) that are wrong.
+        source: Parquet file of the split in the data set.
+        most: how many.
+    """
+    worst = wrong.sort_values("loss", ascending=False, kind="stable").head(most)
+    present = pq.read_schema(source).names
+    columns = [name for name in ("text", "text_pair", "tokens", "path", "image") if name in present]
+    rows = pq.read_table(source, columns=columns).take(worst["position"].to_list()).to_pylist()
+    return [_mistake(judged, row) for judged, row in zip(worst.to_dict("records"), rows, strict=True)]
+
+
+def explained(mistakes: Sequence[Mistake], predictor: "Predictor") -> list[Mistake]:
+    """Mistakes in texts, with the words marked that made the model predict what it did, or nearly kept it from it."""
+    rows = [tuple("".join(piece.text for piece in text) for text in mistake.texts) for mistake in mistakes]
+    found = influences(predictor, rows, [mistake.predicted for mistake in mistakes], MAX_TEXT_CHARS)
+    return [
+        replace(mistake, texts=tuple(map(marked, row, spans)), is_explained=True)
+        for mistake, row, spans in zip(mistakes, rows, found, strict=True)
+    ]
+
+
+def _mistake(judged: dict[Any, Any], row: dict[str, Any]) -> Mistake:
+    label, predicted = judged["label"], judged["predicted"]
+    texts: tuple[tuple[Piece, ...], ...] = tuple((Piece(row[name]),) for name in ("text", "text_pair") if row.get(name))
+    image = name = ""
+    if "tokens" in row:
+        texts, label, predicted = (tuple(_words(row["tokens"], label, predicted)),), "", ""
+    if "path" in row:
+        image, name = thumbnail(row.get("image") or row["path"]), _cut(Path(row["path"]).name, MAX_VALUE_CHARS)
+    kept = [judged.get(f"{PROBABILITY}{one}") for one in (predicted, label)]
+    probability = None if None in kept else (float(kept[0]), float(kept[1]))  # type: ignore[arg-type]
+    further = tuple(_further(judged))
+    return Mistake(int(judged["row"]), label, predicted, float(judged["loss"]), probability, texts, image, name, further)
+
+
+def _further(judged: dict[Any, Any]) -> Iterator[tuple[str, str]]:
+    names = [name for name in judged if name not in OURS and not name.startswith(PROBABILITY)]
+    for name in names[:MAX_FURTHER]:
+        yield _cut(name, MAX_VALUE_CHARS), _cut(str(judged[name]), MAX_VALUE_CHARS)
+
+
+def _words(tokens: Sequence[str], label: Sequence[str], predicted: Sequence[str]) -> Iterator[Piece]:
+    """A sentence: every word that is wrong with both labels, and the words about it."""
+    wrong = np.array([true != guess for true, guess in zip(label, predicted, strict=True)])
+    shown = np.ones(len(tokens), bool)
+    if len(tokens) > WHOLE_WORDS:
+        near = np.convolve(wrong, np.ones(2 * NEAR_WORDS + 1), "same") > 0
+        shown = near & (np.cumsum(near) <= 2 * WHOLE_WORDS)
+    for place, word in enumerate(tokens):
+        if shown[place]:
+            is_entity = label[place] != "O" or wrong[place]
+            note = f"{label[place]} → {predicted[place]}" if wrong[place] else label[place] if is_entity else ""
+            yield Piece(
+                _cut(word, MAX_WORD_CHARS), "wrong" if wrong[place] else "right" if is_entity else "", note, is_word=True
+            )
+        elif place == 0 or shown[place - 1]:
+            yield Piece("…", is_word=True)
+
+
+def marked(text: str, spans: Sequence[Span]) -> tuple[Piece, ...]:
+    """A text in pieces: the spans with the most weight are marked, more strongly the nearer they are to the heaviest."""
+    heaviest = sorted(spans, key=lambda span: -abs(span.weight))[:MAX_MARKS]
+    pieces, end = [], 0
+    for span in sorted((span for span in heaviest if abs(span.weight) >= LEAST_WEIGHT), key=lambda span: span.start):
+        pieces += [Piece(text[end : span.start])] if span.start > end else []
+        strength = max(1, math.ceil(3 * abs(span.weight / heaviest[0].weight)))
+        factor = f"odds of the predicted label times {math.exp(-span.weight):.2f} without it"
+        pieces.append(Piece(text[span.start : span.end], f"{'for' if span.weight > 0 else 'against'} s{strength}", factor))
+        end = span.end
+    rest = text[end:MAX_TEXT_CHARS] + ("…" if len(text) > MAX_TEXT_CHARS else "")
+    return (*pieces, Piece(rest)) if rest else tuple(pieces)
+
+
+def cut_texts(mistake: Mistake) -> Mistake:
+    """The mistake with texts short enough to be shown."""
+    if mistake.is_explained:
+        return mistake
+    return replace(mistake, texts=tuple(tuple(replace(one, text=_cut(one.text)) for one in text) for text in mistake.texts))
+
+
+def thumbnail(source: bytes | str) -> str:
+    """A small PNG of an image as a data URL; nothing when the file is no longer there."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            small = image.convert("RGB")
+    except OSError:
+        return ""
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    times = THUMBNAIL // max(small.size)  # whole times, so that the pixels of a tiny image are seen as they are
+    small = small.resize((small.width * times, small.height * times), Image.Resampling.NEAREST)
+    stream = io.BytesIO()
+    small.save(stream, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def _cut(text: str, limit: int = MAX_TEXT_CHARS) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"

@@ -1,0 +1,134 @@
+"""What the report shows of one split: scores by label, what was confused, the worst mistakes. Must not import Prefect."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hubflow.schemas.evaluation import ClassScore, Confused, SplitDetails
+from hubflow.stages.reporting.mistakes import Mistake, cut_texts, explained, is_wrong, worst_mistakes
+
+MAX_MATRIX_LABELS = 30
+MAX_PAIRS = 15
+MAX_LABELS = 60
+MAX_LABEL_CHARS = 40
+"""Labels are cut so in tables; whole ones are in the mistakes."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """How many examples of a label were predicted as another, or itself; `share` of those of the label, 0 to 1."""
+
+    count: int
+    share: float
+    is_right: bool
+    title: str
+
+
+@dataclass(frozen=True)
+class ClassLine:
+    """Scores of one label, or type of entity."""
+
+    label: str
+    score: ClassScore
+
+
+@dataclass(frozen=True)
+class SplitView:
+    """What the page shows of one split.
+
+    Attributes:
+        name: train, dev or test.
+        rows: how many were judged.
+        wrong: of how many any label was predicted wrong.
+        is_sequence: whether its rows are sentences.
+        classes: the worst by F1 first, at most MAX_LABELS.
+        more_classes: how many further ones there are.
+        labels: of the matrix; empty when there are too many.
+        matrix: true label by predicted label.
+        pairs: the most frequent confusions.
+        notes: what evaluate left out, and why.
+        mistakes: with the largest loss first.
+    """
+
+    name: str
+    rows: int
+    wrong: int
+    is_sequence: bool
+    classes: list[ClassLine]
+    more_classes: int
+    labels: list[str]
+    matrix: list[list[Cell]]
+    pairs: list[Confused]
+    notes: list[str]
+    mistakes: list[Mistake] = field(default_factory=list)
+
+    @property
+    def is_explained(self) -> bool:
+        """Whether any mistake has its words marked."""
+        return any(mistake.is_explained for mistake in self.mistakes)
+
+    @property
+    def is_images(self) -> bool:
+        """Whether its rows are images."""
+        return any(mistake.name for mistake in self.mistakes)
+
+
+def split_view(judged: pd.DataFrame, details: SplitDetails, source: Path, name: str, most: int) -> SplitView:
+    """What the page shows of a split.
+
+    Args:
+        judged: what evaluate kept of it (`JudgedRows` or `JudgedTokens`).
+        details: what evaluate found of it.
+        source: Parquet file of the split in the data set.
+        name: of the split.
+        most: how many mistakes are shown.
+    """
+    wrong = is_wrong(judged)
+    is_sequence = len(judged) > 0 and not isinstance(judged["label"].iloc[0], str)
+    classes = sorted((ClassLine(cut_label(label), score) for label, score in details.per_class.items()), key=_worst_first)
+    labels, counts = details.confusion.labels or [], details.confusion.counts or []
+    few = len(labels) <= MAX_MATRIX_LABELS
+    return SplitView(
+        name=name,
+        rows=len(judged),
+        wrong=int(wrong.sum()),
+        is_sequence=is_sequence,
+        classes=classes[:MAX_LABELS],
+        more_classes=max(0, len(classes) - MAX_LABELS),
+        labels=[cut_label(label) for label in labels] if few else [],
+        matrix=_matrix(counts, labels) if few else [],
+        pairs=details.confusion.pairs[:MAX_PAIRS],
+        notes=details.notes,
+        mistakes=worst_mistakes(judged[wrong], source, most),
+    )
+
+
+def with_explanations(view: SplitView, predictor: Any, most: int) -> SplitView:
+    """The view with the words of its first `most` mistakes marked by what they did to the prediction; all texts cut."""
+    first = explained(view.mistakes[:most], predictor) if predictor is not None and most else view.mistakes[:most]
+    mistakes = [cut_texts(mistake) for mistake in (*first, *view.mistakes[most:])]
+    return SplitView(**{**vars(view), "mistakes": mistakes})
+
+
+def cut_label(label: str) -> str:
+    """A label as tables show it."""
+    return label if len(label) <= MAX_LABEL_CHARS else f"{label[:MAX_LABEL_CHARS]}…"
+
+
+def _worst_first(line: ClassLine) -> float:
+    return line.score.f1
+
+
+def _matrix(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> list[list[Cell]]:
+    totals = [sum(line) or 1 for line in counts]
+    names = [cut_label(label) for label in labels]
+    return [
+        [
+            Cell(count, count / totals[row], row == column, f"true {names[row]}, predicted {names[column]}")
+            for column, count in enumerate(line)
+        ]
+        for row, line in enumerate(counts)
+    ]
