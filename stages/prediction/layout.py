@@ -13,6 +13,7 @@ from hubflow.schemas.parts import PartRef, PredictionWork
 from hubflow.schemas.references import RowKind
 from hubflow.schemas.rows import ROW_MODELS, RowsError, label_column, row_schema
 from hubflow.schemas.settings import PredictSettings, TaskType
+from hubflow.stages.data.carried import free_names
 from hubflow.stages.data.quarantine import Quarantine, as_quarantined, sorted_out
 from hubflow.stages.data.reading import iter_rows, malformed_texts
 from hubflow.stages.data.reading_chunks import Chunk
@@ -94,8 +95,7 @@ def _sorted_chunk(chunk: Chunk, kind: RowKind, report: SplitReport) -> tuple[pd.
 
 
 def _with_file(frame: pd.DataFrame, path: str) -> pd.DataFrame:
-    if FILE in frame:
-        frame = frame.rename(columns={FILE: f"source_{FILE}"})
+    frame = frame.rename(columns=free_names(frame.columns, (FILE,)))
     frame.insert(0, FILE, pd.Series([path] * len(frame), index=frame.index, dtype="str"))
     return frame
 
