@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,7 +97,8 @@ def prefect_settled(verbose: bool) -> Iterator[None]:
             with uncollected():
                 _import_what_stages_need()
             temporary.wait(float(os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"]))
-            yield
+            with _without_heartbeats():
+                yield
         return
     with uncollected():
         from prefect.settings import get_current_settings
@@ -118,6 +119,13 @@ def prefect_settled(verbose: bool) -> Iterator[None]:
                 "or unset it to run with a temporary server"
             ) from error
         raise
+
+
+def _without_heartbeats() -> AbstractContextManager[Any]:
+    """Send none to a server that ends with this process; a flow waits up to a second for the thread that sends them."""
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
 
 
 def _start_server_while_importing() -> None:

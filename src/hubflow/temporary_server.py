@@ -7,12 +7,21 @@ import subprocess
 import sys
 import time
 import urllib.request
-from importlib.util import find_spec
 from pathlib import Path
 
 from hubflow.schemas.errors import HubflowError
 
 ASKED_BY = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH", "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE")
+PROGRAM = """
+import gc, sys
+gc.disable()  # imports make many objects that all stay: a fifth of the start
+import uvicorn
+from prefect.server.api.server import create_app
+app = create_app()
+gc.freeze()
+gc.enable()
+uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="error", lifespan="on")
+"""
 STOPPED_WITHIN_SECONDS = 5.0
 
 
@@ -49,13 +58,8 @@ class TemporaryServer:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        found = find_spec("prefect")
-        assert found is not None, "Prefect is installed with hubflow"
-        assert found.origin is not None
-        where = ["--app-dir", str(Path(found.origin).parents[1]), "--host", "127.0.0.1", "--port", str(port)]
-        command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", *where]
+        command = [sys.executable, "-P", "-c", PROGRAM, str(port)]  # -P: nothing of the working folder takes a library's place
         own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-        command += ["--log-level", "error", "--lifespan", "on"]
         self._process = subprocess.Popen(command, env={**os.environ, **own})  # noqa: S603  # nothing of it is given
         self.url = f"http://127.0.0.1:{port}/api"
         os.environ["PREFECT_API_URL"] = self.url
