@@ -139,7 +139,8 @@ def versions(names: Sequence[str], **others: str) -> str:
 
 def write_section(title: str, command: str, lines: Sequence[str]) -> None:
     """Print a section, and put it into RESULTS.md in place of the one of the same title."""
-    text = "\n".join([f"## {title}", "", f"{date.today().isoformat()}, `{command}`; {machine()}.", "", *lines, ""])
+    told = f"{date.today().isoformat()}, `{command.replace(' --write', '')}`; {machine()}."
+    text = "\n".join([f"## {title}", "", told, "", *lines, ""])
     print(text)
     if "--write" not in sys.argv:
         return
