@@ -100,7 +100,7 @@ class SweepSettings(Settings):
 
     def identity(self) -> dict[str, Any]:
         """What trials must share to be compared: all but how many there are, when to give up, and what changes no result."""
-        base = self.base.model_dump(mode="json", exclude={*NOT_SWEPT, "device", "processes", "evaluate"})
+        base = self.base.model_dump(mode="json", include={"task", "module", "data", "head", "seed"})
         base["train"] = self.base.train.result_settings()
         asked = self.model_dump(mode="json", exclude={"base", "trials", "max_failures", "name"})
         return json.loads(json.dumps({**asked, "metric": self.dev_metric, "direction": self.better, "base": base}))  # type: ignore[no-any-return]

@@ -1,0 +1,63 @@
+"""What is deployed: a Dockerfile that hadolint takes, units that systemd takes, packages that are those of the project."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+PROJECT = Path(__file__).parents[1]
+DEPLOY = PROJECT / "deploy"
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+EXTRAS = ("hub", "s3", "sweep")
+
+
+def pinned() -> dict[str, str]:
+    """Version of each package that is installed in the images."""
+    lock = (DEPLOY / "requirements.lock").read_text(encoding="utf-8")
+    return dict(re.findall(r"^([a-z0-9._-]+)==([^ ;\\]+)", lock, re.MULTILINE))
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([hadolint, DEPLOY / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_what_the_dockerfile_copies_is_there_and_not_ignored() -> None:
+    allowed = {line[1:] for line in (PROJECT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = {source for line in re.findall(r"^COPY (.*) \S+$", DOCKERFILE, re.MULTILINE) for source in line.split()}
+    assert copied == allowed
+    assert all((PROJECT / source).exists() for source in copied)
+
+
+def test_images_hold_the_projects_packages_in_the_versions_that_it_asks_for() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [*project["dependencies"], *(line for extra in EXTRAS for line in project["optional-dependencies"][extra])]
+    versions = pinned()
+    for requirement in map(Requirement, asked):
+        assert requirement.specifier.contains(versions[canonicalize_name(requirement.name)]), requirement
+    assert re.findall(r"paddlepaddle-gpu==(\S+)", DOCKERFILE) == [versions["paddlepaddle"]]
+
+
+def test_images_run_as_a_user_of_their_own() -> None:
+    targets = DOCKERFILE.split("\nFROM ")[2:]
+    assert [target.split(" AS ")[1].split()[0] for target in targets] == ["gpu", "cpu"]
+    assert all("\nUSER 10001\n" in target for target in targets)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here")
+@pytest.mark.parametrize("name", ["prefect-server.service", "hubflow-worker.service"])
+def test_systemd_takes_the_units(name: str, tmp_path: Path) -> None:
+    unit = (DEPLOY / name).read_text(encoding="utf-8")
+    command = unit.replace("/opt/hubflow/.venv", sys.prefix).replace("User=hubflow", "User=root")  # which are here
+    assert command != unit
+    (tmp_path / name).write_text(command, encoding="utf-8")
+    done = subprocess.run(["systemd-analyze", "verify", tmp_path / name], capture_output=True, text=True, check=False)
+    about = [line for line in done.stderr.splitlines() if name in line]
+    assert (done.returncode, about) == (0, [])
