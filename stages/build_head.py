@@ -104,11 +104,19 @@ def task_spec(facts: dict[str, Any]) -> "TaskSpec":
     )
 
 
-def open_session(task: TaskRef, store: Store, device: str, precision: Precision = "float32") -> "Session":
+def open_session(
+    task: TaskRef,
+    store: Store,
+    device: str,
+    precision: Precision = "float32",
+    lanes: int = 1,
+    image_size: int | None = None,
+) -> "Session":
     """Rebuild a task's programs, without weights, from its reference."""
     from hubflow.stages.hub.session import Session
 
-    return Session(task_spec(store.open(task).facts), store.open(task.module).folder, device, precision=precision)
+    spec, folder = task_spec(store.open(task).facts), store.open(task.module).folder
+    return Session(spec, folder, device, precision=precision, lanes=lanes, image_size=image_size)
 
 
 def _describe(task: TaskRef) -> str:

@@ -37,6 +37,7 @@ def evaluate(
         ContractError: when what was computed breaks its contract.
         LabelMapError: when checkpoint and rows were made from different label maps.
     """
+    from hubflow.stages.hub.cores import compute_lanes
     from hubflow.stages.hub.evaluation import evaluate_split
 
     home = Store(store)
@@ -46,7 +47,7 @@ def evaluate(
     key = content_key("evaluate", FORMAT_VERSION, inputs)
     artifact = home.find("evaluations", key) if reuse else None
     if artifact is None:
-        session = open_session(checkpoint.task, home, device)
+        session = open_session(checkpoint.task, home, device, lanes=compute_lanes(), image_size=encoded.image_size)
         session.load(home.open(checkpoint).folder)
         source, options = home.open(encoded.dataset).folder, judge_options(settings)
         metrics: dict[str, dict[str, float]] = {}

@@ -181,6 +181,7 @@ def run_training(
     Raises:
         HubflowError: as `fine_tune`.
     """
+    from hubflow.stages.hub.cores import compute_lanes
     from hubflow.stages.hub.distributed import in_turn, rank_device
     from hubflow.stages.hub.export import write_export
     from hubflow.stages.hub.preflight import preflight
@@ -190,7 +191,8 @@ def run_training(
     home, settings, encoded = Store(request.store), request.settings, request.encoded
     source = home.open(encoded)
     label_map = LabelMap.load(source.folder / "label_map.json")
-    session = open_session(request.task, home, rank_device() if world.size > 1 else request.device, settings.precision)
+    device = rank_device() if world.size > 1 else request.device
+    session = open_session(request.task, home, device, settings.precision, compute_lanes(), encoded.image_size)
     rows = open_split(home, encoded, "train", settings.random_flip)
     dev = open_split(home, encoded, "dev") if "dev" in encoded.dataset.rows else None
     best_metric = settings.best_metric or _default_metric(request.task.task, label_map)

@@ -54,6 +54,7 @@ from hubflow.schemas.labels import LabelMap
 from hubflow.stages.hub import training
 from hubflow.stages.hub.callbacks import Callback, Step, TrainState
 from hubflow.stages.hub.checkpoints import Checkpoints
+from hubflow.stages.hub.cores import compute_lanes
 from hubflow.stages.hub.download import resolve_module
 from hubflow.stages.hub.encoded import EncodedSplit
 from hubflow.stages.hub.session import Session, TaskSpec
@@ -89,7 +90,10 @@ class Job:
         plan = training.TrainPlan(settings(**self.values), seed, self.label_map, "loss", self.train, self.dev, asked)
         checkpoints = Checkpoints(folder, plan.settings.checkpoints.keep)
         return training.train(
-            Session(self.spec, self.module, "cpu"), plan, checkpoints, [*([Draws()] if draws else []), *callbacks]
+            Session(self.spec, self.module, "cpu", lanes=compute_lanes()),
+            plan,
+            checkpoints,
+            [*([Draws()] if draws else []), *callbacks],
         )
 
 

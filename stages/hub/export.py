@@ -37,7 +37,7 @@ def write_export(
         rows_kind: what the model was trained on, and so takes: texts, pairs of texts, lists of words or images.
         preprocessing: `max_seq_len` for text, `image_size` for images.
     """
-    session = without_adapters(session)
+    session = as_exported(session)
     program = session.task.inference_program()
     with BUILD_LOCK:
         simplify(program)
@@ -68,13 +68,14 @@ def write_export(
     (folder / SIGNATURE).write_text(json.dumps(signature, indent=1) + "\n", encoding="utf-8")
 
 
-def without_adapters(session: Session) -> Session:
-    """The session itself, or where it has LoRA adapters one without them, with weights that they are merged into."""
+def as_exported(session: Session) -> Session:
+    """The session itself, or one whose program is as it is exported: in a single lane, adapters merged into the weights."""
     lora = session.spec.lora
-    if lora is None:
+    if lora is None and session.lanes == 1:
         return session
     plain = Session(replace(session.spec, lora=None), session.module_folder, session.device, precision=session.precision)
-    plain.put(merged(session.weights(), lora.scale), "the merged weights")
+    weights = session.weights()
+    plain.put(merged(weights, lora.scale) if lora else weights, "the merged weights")
     return plain
 
 

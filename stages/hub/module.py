@@ -13,10 +13,12 @@ from hubflow.stages.hub.download import resolve_module
 from hubflow.stages.hub.errors import ModuleError
 from hubflow.stages.hub.lora import is_adapter
 from hubflow.stages.hub.networks import image, image_names, text
+from hubflow.stages.hub.networks.lanes import SeededDropout
 from hubflow.stages.hub.networks.text_names import FAMILIES, canonical_tensors
 from hubflow.stages.hub.runtime import BUILD_LOCK, keep_program, leave_dynamic_mode, paddle, set_variable
 from hubflow.stages.hub.weights import match_weights, read_weights, weight_names
 
+F = paddle.nn.functional
 Context = tuple[dict[str, Any], dict[str, Any], Any]
 
 
@@ -153,6 +155,8 @@ def build_graph(
     frozen: Collection[str] = (),
     max_seq_len: int | None = None,
     lora: LoraSettings | None = None,
+    lanes: int = 1,
+    image_size: int | None = None,
 ) -> ModuleGraph:
     """Build the network into a new program; the startup program holds fresh weights and is run only for those.
 
@@ -163,6 +167,8 @@ def build_graph(
         max_seq_len: longest sequence in tokens that will be fed; text modules only.
         lora: adapters to train in place of the module's own weights, which are then all frozen; text modules only. Those of
             a frozen block are frozen too.
+        lanes: in how many shares the rows of a batch are computed side by side (`networks/lanes.py`).
+        image_size: side in pixels of all images that will be fed, where known: some layers are then computed faster.
 
     Raises:
         ModuleError: when `max_seq_len` is not in 1..max_positions.
@@ -172,9 +178,9 @@ def build_graph(
         main, startup = paddle.static.Program(), paddle.static.Program()
         with paddle.static.program_guard(main, startup):
             if isinstance(config, ImageConfig):
-                return _image_graph(config, frozen, main, startup)
+                return _image_graph(config, frozen, main, startup, lanes, image_size or -1)
             check_max_seq_len(config, max_seq_len)
-            return _text_graph(config, frozen, lora, main, startup)
+            return _text_graph(config, frozen, lora, main, startup, lanes)
 
 
 def load_weights(
@@ -207,23 +213,24 @@ def check_max_seq_len(config: text.TextConfig, max_seq_len: int | None) -> None:
 
 
 def _text_graph(
-    config: text.TextConfig, frozen: Collection[str], lora: LoraSettings | None, main: Any, startup: Any
+    config: text.TextConfig, frozen: Collection[str], lora: LoraSettings | None, main: Any, startup: Any, lanes: int
 ) -> ModuleGraph:
     def is_frozen(name: str) -> bool:
         return module_block_of(config, name) in frozen or (lora is not None and not is_adapter(name))
 
     inputs = {name: paddle.static.data(name, [-1, -1], "int64") for name in ("input_ids", "position_ids", "segment_ids")}
     inputs["input_mask"] = paddle.static.data("input_mask", [-1, -1], "float32")
-    parameters = text.Parameters(config.initializer_range, is_frozen, lora)
-    pooled, sequence = text.encode(config, text.TextInputs(**inputs), parameters)
+    dropout = F.dropout if lanes == 1 else SeededDropout()
+    parameters = text.Parameters(config.initializer_range, is_frozen, lora, dropout)
+    pooled, sequence = text.encode(config, text.TextInputs(**inputs), parameters, lanes)
     outputs = {"pooled_output": pooled, "sequence_output": sequence}
     names = {name: name for name in parameters.shapes}
     return ModuleGraph(inputs, outputs, main, startup, names, parameters.shapes, parameters.adapter_startup)
 
 
-def _image_graph(config: ImageConfig, frozen: Collection[str], main: Any, startup: Any) -> ModuleGraph:
-    pixels = paddle.static.data("image", [-1, 3, -1, -1], "float32")
-    network = image.build(config.architecture, pixels, config.norm_epsilon, frozen)
+def _image_graph(config: ImageConfig, frozen: Collection[str], main: Any, startup: Any, lanes: int, side: int) -> ModuleGraph:
+    pixels = paddle.static.data("image", [-1, 3, side, side], "float32")
+    network = image.build(config.architecture, pixels, config.norm_epsilon, frozen, lanes)
     outputs = {"feature_map": network.feature_map}
     shapes = image.architecture_tensors(config.architecture)
     return ModuleGraph({"image": pixels}, outputs, main, startup, dict(network.parameters), shapes)

@@ -1,7 +1,6 @@
 """What a checkpoint knows beside the weights, and whether a run may go on from it. Must not import Paddle."""
 
 import logging
-import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -12,6 +11,7 @@ import numpy as np
 
 from hubflow.schemas.errors import HubflowError, bounded
 from hubflow.stages.hub.callbacks import Callback, TrainState
+from hubflow.stages.hub.cores import compute_cores
 
 MAX_DIFFERENCES = 20
 log = logging.getLogger(__name__)
@@ -23,8 +23,7 @@ class ResumeError(HubflowError):
 
 def environment() -> dict[str, str]:
     """What the bits of a run depend on beside its settings, and a restart may change."""
-    threads = os.environ.get("OMP_NUM_THREADS", "not set")
-    return {"OMP_NUM_THREADS": threads, **{name: version(name) for name in ("paddlepaddle", "numpy")}}
+    return {"cores": str(compute_cores()), **{name: version(name) for name in ("paddlepaddle", "numpy")}}
 
 
 def seed_everything(seed: int) -> None:

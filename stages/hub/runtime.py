@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from hubflow.stages.hub.cores import compute_cores
 from hubflow.stages.hub.errors import DeviceError
 
 BYTES_OF_SIGACTION = 512  # more than any system's struct sigaction has
@@ -36,12 +37,15 @@ def _import_paddle() -> Any:
     if _is_amd_with_avx2():
         # The MKL in Paddle's wheel runs its SSE code on AMD unless told so: 2.5 times slower matrix products.
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
+    threads = os.environ.get("OMP_NUM_THREADS")
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     warnings.filterwarnings("ignore", module=r"paddle\.")
     with _sigterm_kept():
         import paddle
 
+    if threads is None:  # Paddle sets it to 1, and processes started from here would take that for the user's word
+        os.environ.pop("OMP_NUM_THREADS", None)
     root.setLevel(level)
     for handler in [handler for handler in root.handlers if handler not in handlers]:
         root.removeHandler(handler)
@@ -97,12 +101,13 @@ def place_of(device: str) -> Any:
     return paddle.CUDAPlace(indices[0])
 
 
-def use_own_threads() -> None:
-    """Compute with as many threads as a fresh process does: OMP_NUM_THREADS, or 1.
+def use_own_threads(lanes: int) -> None:
+    """Let each of `lanes` compute with its share of the cores that may be used.
 
-    Loading a predictor sets the number for the whole process, and with it the order of sums and the bits of what is trained.
+    Loading a predictor sets the number of threads for the whole process, and with it the order of sums and the bits of what is
+    trained.
     """
-    paddle.base.core.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    paddle.base.core.set_num_threads(max(1, compute_cores() // lanes))
 
 
 def truncated_normal(std: float) -> Any:

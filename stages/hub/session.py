@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hubflow.schemas.errors import bounded
+from hubflow.schemas.labels import IGNORED_LABEL
 from hubflow.schemas.settings import LoraSettings, TaskType
 from hubflow.schemas.training import Precision
 from hubflow.stages.hub.blocks import HEAD, HEAD_PREFIX
@@ -24,6 +25,7 @@ from hubflow.stages.hub.module import (
     module_blocks,
     read_config,
 )
+from hubflow.stages.hub.networks.lanes import SEED
 from hubflow.stages.hub.networks.text import TextConfig
 from hubflow.stages.hub.precision import cast_to, require_precision, use_onednn
 from hubflow.stages.hub.runtime import BUILD_LOCK, get_variable, paddle, place_of, set_variable, use_own_threads
@@ -31,6 +33,8 @@ from hubflow.stages.hub.task import Task
 from hubflow.stages.hub.weights import match_weights, read_weights
 
 Feed = dict[str, NDArray[Any]]
+ROWS_OF = ("input_ids", "position_ids", "segment_ids", "input_mask", "seq_len", "image", "label")
+"""Inputs of programs that have a row for each row of the batch."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,9 @@ class Session:
             them where no trained weight needs it, batch norms by their running statistics and these unchanged. A text
             encoder's dropout acts in them all the same. All of them where `spec.trainable` is False.
         precision: of matrix products and convolutions; weights, norms and losses stay in float32.
+        lanes: on a CPU, in how many shares the rows of a batch are computed side by side; see `cores.compute_lanes`. Another
+            number of them adds up the same gradients in another order, and draws other dropout.
+        image_size: side in pixels of all images that will be fed, where known: with lanes some layers are then faster.
 
     Raises:
         TaskError: for an unknown block, or when the module's kind does not fit the task; ModuleError and DeviceError as they
@@ -77,10 +84,15 @@ class Session:
         device: str = "auto",
         frozen: frozenset[str] = frozenset(),
         precision: Precision = "float32",
+        lanes: int = 1,
+        image_size: int | None = None,
     ) -> None:
         self.spec, self.module_folder = spec, module_folder
         self.device, self.precision = device, precision
         self.place = place_of(device)
+        is_own_kernels = isinstance(self.place, paddle.CPUPlace) and precision == "float32"
+        self.lanes = lanes if is_own_kernels else 1  # oneDNN, which computes bfloat16, and GPUs spread each operator themselves
+        self._image_size = image_size if self.lanes > 1 else None
         require_precision(precision, self.place, spec.task == "image_classification")
         self.scope = paddle.static.Scope()
         self.config = _configured(read_config(module_folder, spec.pretrained), spec)
@@ -93,8 +105,12 @@ class Session:
         self.frozen = frozenset(frozen if self.spec.trainable else self.blocks)
         self._executor = paddle.static.Executor(self.place)
         with BUILD_LOCK, paddle.utils.unique_name.guard(), cast_to(self.precision):
-            self.graph = build_graph(self.config, self.frozen, self.spec.max_seq_len, self.spec.lora)
+            self.graph = build_graph(
+                self.config, self.frozen, self.spec.max_seq_len, self.spec.lora, self.lanes, self._image_size
+            )
             self.task = _put_head(self.spec, self.graph)
+        if self.lanes > 1:
+            self.seed_dropout(0)
 
     def refrozen(self, frozen: frozenset[str]) -> "Session":
         """A session on the same scope whose programs are built anew with `frozen` in place of what is frozen here.
@@ -146,10 +162,16 @@ class Session:
 
     def run(self, program: Any, feed: Feed | None = None, fetch: list[Any] | None = None) -> list[NDArray[Any]]:
         """Run `program` once in this session's scope."""
-        use_own_threads()
+        use_own_threads(self.lanes)
         use_onednn(self.precision == "bfloat16" and isinstance(self.place, paddle.CPUPlace))
-        result: list[NDArray[Any]] = self._executor.run(program, feed=feed or {}, fetch_list=fetch or [], scope=self.scope)
+        given = _filled(feed or {}, self.lanes)
+        result: list[NDArray[Any]] = self._executor.run(program, feed=given, fetch_list=fetch or [], scope=self.scope)
         return result
+
+    def seed_dropout(self, seed: int) -> None:
+        """Let `seed`, a whole number below 2**24, decide what dropout zeroes in the runs from now on."""
+        if self.lanes > 1:
+            set_variable(self.scope, SEED, np.array([seed], np.float32), self.place)
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """A copy of every weight of module and head, by our name."""
@@ -187,6 +209,17 @@ class Session:
         """Put back what `state` gave."""
         for name, array in state.items():
             set_variable(self.scope, name, array, self.place)
+
+
+def _filled(feed: Feed, lanes: int) -> Feed:
+    """The feed with as many rows as there are lanes at least; rows that are added count for nothing and come last."""
+    missing = lanes - min((len(array) for name, array in feed.items() if name in ROWS_OF), default=lanes)
+    if missing <= 0:
+        return feed
+    filled = {name: np.concatenate([feed[name], np.repeat(feed[name][:1], missing, 0)]) for name in feed if name in ROWS_OF}
+    if "label" in filled:
+        filled["label"][-missing:] = IGNORED_LABEL
+    return {**feed, **filled}
 
 
 def _configured(config: TextConfig | ImageConfig, spec: TaskSpec) -> TextConfig | ImageConfig:

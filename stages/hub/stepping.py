@@ -48,7 +48,9 @@ class Stepper:
         """
         # Dropout and augmentation are functions of seed and step alone, so that a resumed run draws the same.
         entropy = [self.seed, state.step, self.world.rank]
-        paddle.seed(int(np.random.SeedSequence(entropy).generate_state(1, np.uint32)[0]))
+        drawn = int(np.random.SeedSequence(entropy).generate_state(1, np.uint32)[0])
+        paddle.seed(drawn)
+        update.session.seed_dropout(drawn % 2**24)
         generator = np.random.default_rng(entropy)
         scale = state.loss_scale or 1.0
         weight = float(self.example_weights[rows].sum())

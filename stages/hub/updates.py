@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from hubflow.schemas.training import TrainSettings
 from hubflow.stages.hub.blocks import HEAD
 from hubflow.stages.hub.distributed import World, all_reduce_sum
+from hubflow.stages.hub.networks.lanes import SEED
 from hubflow.stages.hub.objective import NORMALISER, add_objective
 from hubflow.stages.hub.optimizers import Gradients, apply, is_decayed
 from hubflow.stages.hub.runtime import BUILD_LOCK, get_variable, paddle, set_variable
@@ -57,7 +58,7 @@ class Update:
     def __init__(
         self, session: Session, settings: TrainSettings, class_weights: NDArray[np.float32] | None, world: World
     ) -> None:
-        self._session, self._settings = session, settings
+        self.session, self._settings = session, settings
         self._rates: dict[str, float] = {}
         self._startup, self._second = paddle.static.Program(), None
         self._is_split = settings.accumulate_steps > 1 or settings.precision == "float16"
@@ -84,9 +85,9 @@ class Update:
         So weights stay, and so does the optimizer's state of parameters that were trained before more of them are. What L2-SP
         pulls a parameter towards is its value now: to be called before the parameter has been trained, and before `load_state`.
         """
-        scope, place = self._session.scope, self._session.place
+        scope, place = self.session.scope, self.session.place
         kept = {name: get_variable(scope, name) for name in self._names() if scope.find_var(name) is not None}
-        self._session.run(self._startup)
+        self.session.run(self._startup)
         for name in self._names():
             if name in kept:
                 set_variable(scope, name, kept[name], place)
@@ -95,13 +96,13 @@ class Update:
 
     def state(self) -> dict[str, NDArray[Any]]:
         """A copy of all that the next update depends on: weights and optimizer state, by variable name."""
-        names = [name for name in self._names() if not name.startswith((SUM, START, RATE))]
-        return {name: get_variable(self._session.scope, name) for name in names}
+        names = [name for name in self._names() if not name.startswith((SUM, START, RATE, SEED))]
+        return {name: get_variable(self.session.scope, name) for name in names}
 
     def load_state(self, state: dict[str, NDArray[Any]]) -> None:
         """Put back what `state` gave."""
         for name, array in state.items():
-            set_variable(self._session.scope, name, array, self._session.place)
+            set_variable(self.session.scope, name, array, self.session.place)
 
     def add(self, feed: Feed, normaliser: float, rate: float, stop: bool = False) -> Report:
         """Compute one part of an update; where there is but one, the parameters are updated with it.
@@ -115,7 +116,7 @@ class Update:
         if not self._is_split:
             self._set_rates(rate)
         scalars = {NORMALISER: np.array([normaliser], np.float32), STOP: np.array([float(stop)], np.float32)}
-        (report,) = self._session.run(self._main, {**feed, **scalars}, [self._report])
+        (report,) = self.session.run(self._main, {**feed, **scalars}, [self._report])
         loss, stops, *squares = (float(value) for value in report)
         return Report(loss, stops, dict(zip(self._blocks, np.sqrt(squares).tolist(), strict=True)))
 
@@ -125,28 +126,28 @@ class Update:
             return
         self._set_rates(rate)
         if keep:
-            self._session.run(self._second, {SCALE: np.array([1.0 / scale], np.float32)})
+            self.session.run(self._second, {SCALE: np.array([1.0 / scale], np.float32)})
         else:
             self._drop()
 
     def _drop(self) -> None:
         for name in self._names():
             if name.startswith(SUM):
-                zeros = np.zeros_like(get_variable(self._session.scope, name))
-                set_variable(self._session.scope, name, zeros, self._session.place)
+                zeros = np.zeros_like(get_variable(self.session.scope, name))
+                set_variable(self.session.scope, name, zeros, self.session.place)
 
     def _names(self) -> list[str]:
         return list(dict.fromkeys(name for program in (self._main, self._second) if program for name in variables_of(program)))
 
     def _set_rates(self, rate: float) -> None:
         for name, factor in self._rates.items():
-            set_variable(self._session.scope, name, np.asarray(rate * factor, np.float32), self._session.place)
+            set_variable(self.session.scope, name, np.asarray(rate * factor, np.float32), self.session.place)
 
     def _squares(self, gradients: Gradients) -> dict[str, Any]:
         """Squared norm `[1]` of each block's gradients."""
         by_block = defaultdict(list)
         for parameter, gradient in gradients:
-            by_block[self._session.block_of(parameter.name)].append(_square(gradient))
+            by_block[self.session.block_of(parameter.name)].append(_square(gradient))
         return {block: paddle.add_n(values) for block, values in by_block.items()}
 
     def _second_program(self, parameters: Sequence[tuple[str, list[int]]]) -> Any:
@@ -184,7 +185,7 @@ class Update:
     def _pull(self, parameter: Any) -> Any:
         """Gradient of the penalties on a pretrained weight: `l2 * w + l2_sp * (w - start)`; 0 for what they leave out."""
         settings, name = self._settings, parameter.name
-        if self._session.block_of(name) == HEAD or not is_decayed(name) or ".lora_" in name:
+        if self.session.block_of(name) == HEAD or not is_decayed(name) or ".lora_" in name:
             return 0.0
         pull = parameter * (settings.l2 + settings.l2_sp)
         if settings.l2_sp:
@@ -193,8 +194,8 @@ class Update:
 
     def _rate_factor(self, name: str) -> float:
         """Share of the learning rate that a parameter's block has: `layer_decay` to the number of blocks above it."""
-        order = (*self._session.blocks, HEAD)
-        depth = len(order) - 1 - order.index(self._session.block_of(name))
+        order = (*self.session.blocks, HEAD)
+        depth = len(order) - 1 - order.index(self.session.block_of(name))
         return float(self._settings.layer_decay**depth)
 
 

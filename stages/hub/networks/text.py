@@ -9,6 +9,7 @@ from hubflow.schemas.errors import bounded
 from hubflow.schemas.settings import LoraSettings
 from hubflow.stages.hub.errors import ModuleError
 from hubflow.stages.hub.lora import LORA_A, LORA_B
+from hubflow.stages.hub.networks.lanes import Dropout, in_lanes, joined
 from hubflow.stages.hub.networks.text_names import FAMILIES, Family
 from hubflow.stages.hub.runtime import paddle, truncated_normal
 
@@ -124,9 +125,17 @@ class Parameters:
             start fresh where the rest is pretrained.
     """
 
-    def __init__(self, initializer_range: float, is_frozen: Callable[[str], bool], lora: LoraSettings | None = None) -> None:
+    def __init__(
+        self,
+        initializer_range: float,
+        is_frozen: Callable[[str], bool],
+        lora: LoraSettings | None = None,
+        dropout: Dropout = F.dropout,
+    ) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.adapter_startup = paddle.static.Program() if lora else None
+        self.dropout = dropout
+        self._made: dict[str, Any] = {}
         self._is_frozen, self._lora = is_frozen, lora
         self._normal = truncated_normal(initializer_range)
 
@@ -160,7 +169,7 @@ class Parameters:
         with paddle.static.program_guard(paddle.static.default_main_program(), self.adapter_startup):
             a = self._make(f"{name}.{LORA_A}", (size, lora.rank), paddle.nn.initializer.Uniform(-bound, bound))
             b = self._make(f"{name}.{LORA_B}", (lora.rank, size), paddle.nn.initializer.Constant(0.0))
-        inner = paddle.matmul(F.dropout(x, lora.dropout), a)
+        inner = paddle.matmul(self.dropout(x, lora.dropout), a)
         return y + paddle.scale(paddle.matmul(inner, b), lora.scale)
 
     def norm(self, name: str, x: Any, size: int, epsilon: float) -> Any:
@@ -169,21 +178,36 @@ class Parameters:
         return F.layer_norm(x, [size], weight=scale, bias=shift, epsilon=epsilon)
 
     def _make(self, name: str, shape: tuple[int, ...], initializer: Any) -> Any:
+        if name in self._made:  # by another lane
+            return self._made[name]
         self.shapes[name] = shape
         attribute = paddle.ParamAttr(name=name, initializer=initializer, trainable=not self._is_frozen(name))
-        return paddle.create_parameter(list(shape), "float32", name=name, attr=attribute)
+        self._made[name] = paddle.create_parameter(list(shape), "float32", name=name, attr=attribute)
+        return self._made[name]
 
 
-def encode(config: TextConfig, inputs: TextInputs, parameters: Parameters) -> tuple[Any, Any]:
+def encode(config: TextConfig, inputs: TextInputs, parameters: Parameters, lanes: int = 1) -> tuple[Any, Any]:
     """Build the encoder: `(pooled_output [batch, hidden], sequence_output [batch, seq, hidden])`.
 
-    Tokens are kept in two dimensions, `[batch * seq, hidden]`, around every linear layer (on CPU 3-D operands cost twice).
-    Without a pooler the pooled output is the first token's vector. Dropout acts in training whatever is frozen.
+    Without a pooler the pooled output is the first token's vector. Dropout acts in training whatever is frozen. With several
+    `lanes` each computes its share of the rows, at least one, beside the others; what comes out is in the rows' order.
     """
-    shape = paddle.shape(inputs.input_ids)
-    batch, length = shape[0], shape[1]
-    x = _embed(config, inputs, parameters)
+    embedded = _embed(config, inputs, parameters)
     mask = ((1.0 - inputs.input_mask) * MASKED_SCORE).unsqueeze(1).unsqueeze(1)
+    shares = zip(in_lanes(embedded, lanes), in_lanes(mask, lanes), strict=True)
+    encoded = [_encode(config, x, part, parameters) for x, part in shares]
+    pooled, sequences = ([one[place] for one in encoded] for place in (0, 1))
+    return joined(pooled), joined(sequences)
+
+
+def _encode(config: TextConfig, embedded: Any, mask: Any, parameters: Parameters) -> tuple[Any, Any]:
+    """The encoder on embedded rows `[batch, seq, embedding]`.
+
+    Tokens are kept in two dimensions, `[batch * seq, hidden]`, around every linear layer (on CPU 3-D operands cost twice).
+    """
+    shape = paddle.shape(embedded)
+    batch, length = shape[0], shape[1]
+    x = _widened(config, embedded, parameters)
     for layer in range(config.num_layers):
         name = f"encoder.{layer}"
         attended = _attention(config, f"{name}.attention", x, (batch, length), mask, parameters)
@@ -192,7 +216,7 @@ def encode(config: TextConfig, inputs: TextInputs, parameters: Parameters) -> tu
         outer = parameters.linear(
             f"{name}.ffn.outer", ACTIVATIONS[config.activation](inner), (config.intermediate_size, config.hidden_size)
         )
-        x = x + F.dropout(outer, config.hidden_dropout)
+        x = x + parameters.dropout(outer, config.hidden_dropout)
         x = parameters.norm(f"{name}.ffn.norm", x, config.hidden_size, config.layer_norm_eps)
     sequence_output = x.reshape([batch, length, config.hidden_size])
     first = sequence_output[:, 0]
@@ -211,8 +235,14 @@ def _embed(config: TextConfig, inputs: TextInputs, parameters: Parameters) -> An
     if config.tasks:
         first_task = paddle.zeros_like(inputs.input_ids)
         x = x + F.embedding(first_task, parameters.matrix("embeddings.task.weight", (config.tasks, size)))
+    return x
+
+
+def _widened(config: TextConfig, x: Any, parameters: Parameters) -> Any:
+    """Embedded rows `[batch, seq, embedding]` normalised, as tokens `[batch * seq, hidden]`."""
+    size = config.embedding_size
     x = parameters.norm("embeddings.norm", x.reshape([-1, size]), size, config.layer_norm_eps)
-    x = F.dropout(x, config.hidden_dropout)
+    x = parameters.dropout(x, config.hidden_dropout)
     if size == config.hidden_size:
         return x
     return parameters.linear("embeddings.projection", x, (size, config.hidden_size))
@@ -230,6 +260,6 @@ def _attention(
 
     query, key, value = by_head("query"), by_head("key"), by_head("value")
     scores = paddle.matmul(paddle.scale(query, 1.0 / math.sqrt(hidden // heads)), key, transpose_y=True) + mask
-    weights = F.dropout(F.softmax(scores), config.attention_dropout)
-    joined = paddle.matmul(weights, value).transpose([0, 2, 1, 3]).reshape([-1, hidden])
-    return F.dropout(parameters.projection(f"{name}.output", joined, hidden), config.hidden_dropout)
+    weights = parameters.dropout(F.softmax(scores), config.attention_dropout)
+    mixed = paddle.matmul(weights, value).transpose([0, 2, 1, 3]).reshape([-1, hidden])
+    return parameters.dropout(parameters.projection(f"{name}.output", mixed, hidden), config.hidden_dropout)

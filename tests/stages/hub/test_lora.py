@@ -12,7 +12,7 @@ from small_sessions import add_descent, moved, step
 
 from hubflow.schemas.settings import LoraSettings
 from hubflow.stages.hub.errors import TaskError, WeightsError
-from hubflow.stages.hub.export import without_adapters, write_export
+from hubflow.stages.hub.export import as_exported, write_export
 from hubflow.stages.hub.lora import is_adapter, merged
 from hubflow.stages.hub.predictor import Predictor
 from hubflow.stages.hub.runtime import set_variable
@@ -113,13 +113,13 @@ def test_adapters_of_a_frozen_block_are_frozen(tiny_bert: Path, feed: dict[str, 
 def test_merged_weights_give_the_same(lora: LoraSettings, tiny_bert: Path, feed: dict[str, Any]) -> None:
     session = adapted(tiny_bert, lora)
     before = session.weights()
-    plain = without_adapters(session)
+    plain = as_exported(session)
     assert not [name for name in plain.names if is_adapter(name)]
     expected = probabilities(session, feed)
     np.testing.assert_allclose(probabilities(plain, feed), expected, atol=1e-5)
     assert np.abs(probabilities(plain, feed) - probabilities(started(BASE, tiny_bert), feed)).max() > 1e-2
     assert moved(session, before) == set()
-    assert without_adapters(plain) is plain
+    assert as_exported(plain) is plain
 
 
 def test_merging_adds_the_product_to_the_projection_alone() -> None:
