@@ -1,5 +1,6 @@
 """One update from rows: each process's share of them, in parts, with dropout and augmentation drawn from seed and step."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from hubflow.schemas.errors import HubflowError, bounded
 from hubflow.stages.hub.callbacks import TrainState
 from hubflow.stages.hub.distributed import World, share_of
-from hubflow.stages.hub.encoded import EncodedSplit, IntArray
+from hubflow.stages.hub.encoded import EncodedSplit, Feed, IntArray
 from hubflow.stages.hub.runtime import paddle
 from hubflow.stages.hub.updates import Report, Update
 
@@ -40,30 +41,45 @@ class Stepper:
     parts: int
     world: World
 
-    def take(self, update: Update, state: TrainState, rows: IntArray, rate: float, stop: bool) -> Report:
+    def feeds(self, rows: IntArray, step: int) -> list[Feed]:
+        """Inputs and labels of each part of an update, augmented as its step, counted from 0, has it.
+
+        A process without rows of its own still takes part in the sum over processes, with one that counts nothing.
+        """
+        generator = np.random.default_rng(self._entropy(step))
+        return [self.train.feed(part if len(part) else rows[:1], generator) for part in self._parts(rows)]
+
+    def take(
+        self,
+        update: Update,
+        state: TrainState,
+        rows: IntArray,
+        rate: float,
+        stop: bool,
+        feeds: Sequence[Feed] | None = None,
+    ) -> Report:
         """Update the parameters with the rows of one update, and say how it went.
 
         A loss or gradient that is not finite is reported, not raised. In float16 such an update is left out, and the loss
-        scale halved (Micikevicius et al., arXiv:1710.03740, section 3.2).
+        scale halved (Micikevicius et al., arXiv:1710.03740, section 3.2). `feeds` are what `feeds` gives, where that is known.
         """
-        # Dropout and augmentation are functions of seed and step alone, so that a resumed run draws the same.
-        entropy = [self.seed, state.step, self.world.rank]
-        drawn = int(np.random.SeedSequence(entropy).generate_state(1, np.uint32)[0])
+        drawn = int(np.random.SeedSequence(self._entropy(state.step)).generate_state(1, np.uint32)[0])
         paddle.seed(drawn)
         update.session.seed_dropout(drawn % 2**24)
-        generator = np.random.default_rng(entropy)
         scale = state.loss_scale or 1.0
         weight = float(self.example_weights[rows].sum())
         normaliser = scale / weight if weight > 0 else 0.0
         loss = 0.0
-        for part in self._parts(rows):
-            # A process without rows of its own still takes part in the sum over processes, with one that counts nothing.
-            feed = self.train.feed(part if len(part) else rows[:1], generator)
+        for part, feed in zip(self._parts(rows), feeds or self.feeds(rows, state.step), strict=True):
             report = update.add(feed, normaliser if len(part) else 0.0, rate, stop)
             loss += report.loss / scale
         report = Report(loss, report.stops, {block: norm / scale for block, norm in report.norms.items()})
         update.finish(rate, scale, keep=_adjust_scale(state, report))
         return report
+
+    def _entropy(self, step: int) -> list[int]:
+        """Dropout and augmentation are functions of seed and step alone, so that a resumed run draws the same."""
+        return [self.seed, step, self.world.rank]
 
     def _parts(self, rows: IntArray) -> list[IntArray]:
         """This process's rows in as many parts as every other process has."""

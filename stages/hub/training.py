@@ -9,13 +9,15 @@ from typing import Any
 from hubflow.schemas.errors import StoppedError
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.training import TrainSettings
+from hubflow.stages.hub.ahead import Ahead
 from hubflow.stages.hub.callbacks import Callback, Step, TrainState
 from hubflow.stages.hub.checkpoints import Checkpoints
 from hubflow.stages.hub.course import Course
 from hubflow.stages.hub.distributed import World, from_leader, in_turn, meet
-from hubflow.stages.hub.encoded import EncodedSplit, IntArray, epoch_batches
+from hubflow.stages.hub.encoded import EncodedSplit, Feed, IntArray, epoch_batches
 from hubflow.stages.hub.evaluation import EVALUATION_BATCH, evaluate_split
 from hubflow.stages.hub.interrupts import held_back
+from hubflow.stages.hub.memory import kept_between_steps
 from hubflow.stages.hub.objective import class_weights_of
 from hubflow.stages.hub.resuming import pack, restore, seed_everything
 from hubflow.stages.hub.session import Session
@@ -87,7 +89,7 @@ def train(
         TrainingStopped: when asked to stop, if whoever sent the signal leaves the process alive.
         ResumeError: when the checkpoint is of a run with other data or settings, listing what differs.
     """
-    with held_back() as interrupt:
+    with held_back() as interrupt, kept_between_steps():
         run = _Run(session, plan, checkpoints, callbacks, world or World.alone())
         state, course = run.state, run.course
         if not run.is_resumed:
@@ -145,6 +147,7 @@ class _Run:
         self.stepper = Stepper(plan.train, weights, plan.seed, settings.accumulate_steps, world)
         self.state = TrainState(loss_scale=FIRST_LOSS_SCALE if settings.precision == "float16" else None)
         self._batches: tuple[int, list[IntArray]] = (-1, [])
+        self._ahead: Ahead[list[Feed]] = Ahead()
         seed_everything(plan.seed)
         session.initialise(plan.seed)
         if plan.warm_start is not None:
@@ -185,7 +188,9 @@ class _Run:
         """Update the weights with the next rows; the step, and whether a process was asked to stop."""
         plan, state = self.plan, self.state
         rows, rate = self._rows(), self.course.schedule.at(state.step)
-        report = self.stepper.take(self.update, state, rows, rate, stop)
+        feeds = self._ahead.take(state.step, lambda: self.stepper.feeds(rows, state.step))
+        self._begin_next(state.step + 1)
+        report = self.stepper.take(self.update, state, rows, rate, stop, feeds)
         require_finite(report, state, plan.train.rows[rows])
         step = Step(state.step + 1, state.epoch + 1, report.loss, rate, report.grad_norm)
         self.course.advance(state)
@@ -212,6 +217,12 @@ class _Run:
             return evaluate_split(self.session, plan.dev, plan.label_map, EVALUATION_BATCH, look).metrics
         except _Asked:
             return None
+
+    def _begin_next(self, step: int) -> None:
+        """Let the next step's rows of this epoch be padded, or normalised, while the present step is computed."""
+        batches, position = self._batches[1], self.state.position + 1
+        if position < len(batches):
+            self._ahead.begin(step, lambda: self.stepper.feeds(batches[position], step))
 
     def _rows(self) -> IntArray:
         plan, state = self.plan, self.state
