@@ -14,6 +14,7 @@ from hubflow.stages.encode_dataset import encode_dataset_task
 from hubflow.stages.evaluate import evaluate_task
 from hubflow.stages.export_inference_program import export_inference_program_task
 from hubflow.stages.fine_tune import fine_tune_task
+from hubflow.stages.hub.onnx_program import require_onnx
 from hubflow.stages.load_dataset import load_dataset_task
 from hubflow.stages.load_module import load_module_task
 from hubflow.stages.report import write_report_task
@@ -25,6 +26,8 @@ R = TypeVar("R")
 @flow(name="fine-tune", persist_result=False)
 def fine_tune(settings: FineTuneSettings) -> FineTuneResult:
     """Fine-tune a pretrained module on labelled data, judge it on every split, and export its inference program."""
+    if settings.export.onnx:
+        require_onnx()
     clock, store, reuse = Stopwatch(), open_store(settings.store, settings.store_block), settings.reuse
     encoded, checkpoint, evaluation = train_and_evaluate(settings, store, clock)
     export = clock(export_inference_program_task, checkpoint, encoded, evaluation, store, reuse, settings.export)

@@ -15,6 +15,7 @@ LATENCY_BATCHES = (1, 32)
 class ExportSettings(Settings):
     """How the exported program is written, and what is measured of it. That it is proven is no setting."""
 
+    onnx: bool = Field(False, description="Write program.onnx too, proven through onnxruntime; needs the extra `onnx`")
     latency_rounds: int = Field(
         20, ge=3, description="Timed runs at batch 1 and at 32; fewer where 5 s are over, never below 3"
     )
@@ -39,6 +40,7 @@ class ProofRequest(BaseModel):
     timed: dict[int, tuple[int, ...]] = Field(description="Rows by size of the batch that is timed")
     rounds: int
     batch_size: int
+    onnx: bool = Field(description="Whether to write program.onnx, and try it too")
     answer: str = Field(description="Folder for what it finds")
 
 
@@ -72,25 +74,37 @@ class Latency(BaseModel):
     length: int | None = Field(description="Tokens of each row, padding included; None of images")
 
 
-class Proof(BaseModel):
-    """What a fresh process found of the exported program: `proof.json` of the export."""
+class Trial(BaseModel):
+    """What one program gave, held to what the trained one gives."""
 
     model_config = ConfigDict(frozen=True)
-    split: Literal["train", "dev", "test"]
-    rows: int = Field(description="Rows of the split that the metric is over")
     max_abs_difference: float = Field(description="Largest of all probes")
     tolerance: float
     probes: tuple[ProvenProbe, ...]
     metric: ProvenMetric
     latency_ms: dict[str, Latency] = Field(description="By rows of the batch")
+    size_bytes: int = Field(description="Program and weights")
+
+
+class OnnxTrial(Trial):
+    """What `program.onnx` gave through onnxruntime."""
+
+    opset: int
+
+
+class Proof(Trial):
+    """What a fresh process found of the exported program: `proof.json` of the export."""
+
+    split: Literal["train", "dev", "test"]
+    rows: int = Field(description="Rows of the split that the metric is over")
     threads: int
     cpu: str
     peak_memory_bytes: int = Field(
         description="Resident at most while probes and timed batches ran; Python and Paddle included"
     )
     imports_memory_bytes: int = Field(description="Of that, resident before the program was loaded")
-    size_bytes: int = Field(description="Program and weights")
     seconds: float = Field(description="That proving took, from the fresh process's question to its answer")
+    onnx: OnnxTrial | None = Field(None, description="Of `program.onnx`, where there is one")
 
 
 def read_proof(folder: Path) -> Proof | None:

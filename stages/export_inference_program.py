@@ -5,12 +5,13 @@ from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, ExportRef
 from hubflow.stages.build_head import open_session
 from hubflow.stages.fresh_process import FreshProcess
+from hubflow.stages.hub.onnx_program import require_onnx
 from hubflow.stages.model_card import write_card
 from hubflow.stages.proof import prove, what_was_trained
 from hubflow.stages.store import Store, content_key
 from hubflow.stages.tasks import stage_task
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 
 def export_inference_program(
@@ -28,10 +29,13 @@ def export_inference_program(
 
     Raises:
         ExportError: when the exported program does not give what the trained one gives; nothing is kept then.
+        SettingsError: for ONNX without the extra `onnx`.
         LabelMapError: when checkpoint and rows were made from different label maps.
     """
     from hubflow.stages.hub.export import versions, write_export
 
+    if settings.onnx:
+        require_onnx()
     home = Store(store)
     source = home.open(encoded)
     label_map = LabelMap.load(source.folder / "label_map.json")

@@ -12,7 +12,17 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from hubflow.schemas.export import LATENCY_BATCHES, ExportSettings, Probe, Proof, ProofRequest, ProvenMetric, ProvenProbe
+from hubflow.schemas.export import (
+    LATENCY_BATCHES,
+    ExportSettings,
+    OnnxTrial,
+    Probe,
+    Proof,
+    ProofRequest,
+    ProvenMetric,
+    ProvenProbe,
+    Trial,
+)
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import EncodedRef, EvaluationRef, Split
 from hubflow.stages.fine_tune import open_split
@@ -87,29 +97,25 @@ def prove(process: FreshProcess, trained: Trained, folder: Path, settings: Expor
     Raises:
         ExportError: when probabilities or metric are further apart than the tolerances allow, or the program cannot be run.
     """
-    from hubflow.stages.hub.export import PROGRAM
-    from hubflow.stages.hub.proving import ANSWER, PREDICTED, PROBES
+    from hubflow.stages.hub.proving import ANSWER, ONNX, PADDLE
 
     started = time.perf_counter()
     probes = probes_of(trained.rows.lengths, trained.session.spec.max_seq_len)
     with tempfile.TemporaryDirectory() as answer:
         process.ask(_request(trained, folder, probes, settings, answer))
         found = json.loads(Path(answer, ANSWER).read_text(encoding="utf-8"))
-        with np.load(Path(answer, PROBES)) as arrays:
-            proven = _compared(trained, probes, [arrays[name] for name in arrays.files])
-        predicted = np.load(Path(answer, PREDICTED))
+        paddle = _trial(trained, probes, Path(answer, PADDLE), folder, ("program.json", "program.pdiparams"))
+        onnx = _trial(trained, probes, Path(answer, ONNX), folder, ("program.onnx",)) if settings.onnx else None
     proof = Proof(
+        **paddle,
+        **found.pop(PADDLE),
+        onnx=onnx and OnnxTrial(**onnx, **found.pop(ONNX)),
         split=trained.split,
         rows=_judged(trained),
-        max_abs_difference=max(probe.max_abs_difference for probe in proven),
-        tolerance=TOLERANCE,
-        probes=proven,
-        metric=_metric(trained, predicted),
-        size_bytes=sum(file.stat().st_size for file in folder.glob(f"{PROGRAM}.*")),
         seconds=round(time.perf_counter() - started, 3),
         **found,
     )
-    faults = faults_of(proof)
+    faults = faults_of(proof) + [f"program.onnx: {fault}" for fault in (faults_of(proof.onnx) if proof.onnx else [])]
     if faults:
         raise ExportError(
             f"the exported program is not the trained one, and is not kept: {'; '.join(faults)}. "
@@ -118,7 +124,19 @@ def prove(process: FreshProcess, trained: Trained, folder: Path, settings: Expor
     return proof
 
 
-def faults_of(proof: Proof) -> list[str]:
+def _trial(trained: Trained, probes: tuple[Probe, ...], answer: Path, folder: Path, files: tuple[str, ...]) -> dict[str, Any]:
+    with np.load(answer.with_suffix(".npz")) as arrays:
+        proven = _compared(trained, probes, [arrays[name] for name in arrays.files])
+    return {
+        "probes": proven,
+        "max_abs_difference": max(probe.max_abs_difference for probe in proven),
+        "tolerance": TOLERANCE,
+        "metric": _metric(trained, np.load(answer.with_suffix(".npy"))),
+        "size_bytes": sum((folder / name).stat().st_size for name in files),
+    }
+
+
+def faults_of(proof: Trial) -> list[str]:
     """What keeps an export from being kept. One label may differ, whatever that makes of the metric: a tie."""
     faults = [
         f"probabilities of a batch of {probe.rows} row(s) are up to {probe.max_abs_difference:.3g} apart, "
@@ -129,7 +147,7 @@ def faults_of(proof: Proof) -> list[str]:
     metric = proof.metric
     if metric.differing_labels > 1 and not abs(metric.trained - metric.exported) <= metric.tolerance:
         faults.append(
-            f"{metric.name} on {proof.split} is {metric.exported:.4f}, that of the trained program {metric.trained:.4f}, "
+            f"{metric.name} is {metric.exported:.4f}, that of the trained program {metric.trained:.4f}, "
             f"tolerance {metric.tolerance:g}; {metric.differing_labels} labels differ"
         )
     return faults
@@ -161,6 +179,7 @@ def _request(trained: Trained, folder: Path, probes: tuple[Probe, ...], settings
         timed=timed,
         rounds=settings.latency_rounds,
         batch_size=BATCH_SIZE,
+        onnx=settings.onnx,
         answer=answer,
     )
 

@@ -10,7 +10,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,14 @@ from hubflow.schemas.export import Latency, Probe, ProofRequest
 from hubflow.schemas.labels import IGNORED_LABEL
 from hubflow.stages.hub.cores import usable_cores
 from hubflow.stages.hub.encoded import EncodedSplit, Feed, TextSplit, open_images, open_text, sorted_batches
+from hubflow.stages.hub.onnx_program import Run, onnx_runner, write_onnx
 from hubflow.stages.hub.predictor import Predictor
 
-ANSWER, PROBES, PREDICTED = "answer.json", "probes.npz", "predicted.npy"
+ANSWER = "answer.json"
+PADDLE, ONNX = "paddle", "onnx"
 WARM_UP_ROUNDS = 2
 MOST_SECONDS = 5.0
 FEWEST_ROUNDS = 3
-Run = Callable[[Feed], NDArray[np.float32]]
 
 
 def prove(request: ProofRequest) -> None:
@@ -35,21 +36,29 @@ def prove(request: ProofRequest) -> None:
     before = peak_memory_bytes()
     predictor = Predictor(Path(request.export), {})
     split = _open(Path(request.rows), predictor.signature)
-    probes = [predictor.run(feed) for feed in probe_feeds(split, request.probes)]
-    latency = {str(size): _timed(predictor.run, split, rows, request.rounds) for size, rows in request.timed.items()}
-    peak = peak_memory_bytes()  # before all rows of a split are read, which is not what predicting takes
-    predicted = predicted_ids(predictor.run, split, request.judged, request.batch_size)
-    answer = Path(request.answer)
-    np.savez(answer / PROBES, *probes)
-    np.save(answer / PREDICTED, predicted)
-    found = {
-        "latency_ms": {size: one.model_dump() for size, one in latency.items()},
+    latency, peak = _tried(PADDLE, predictor.run, split, request)
+    found: dict[str, Any] = {
+        PADDLE: {"latency_ms": latency},
         "threads": usable_cores(),
         "cpu": _cpu_name(),
         "peak_memory_bytes": peak,
         "imports_memory_bytes": before,
     }
-    (answer / ANSWER).write_text(json.dumps(found), encoding="utf-8")
+    if request.onnx:
+        opset = write_onnx(Path(request.export))
+        latency, _ = _tried(ONNX, onnx_runner(Path(request.export), usable_cores()), split, request)
+        found[ONNX] = {"latency_ms": latency, "opset": opset}
+    Path(request.answer, ANSWER).write_text(json.dumps(found), encoding="utf-8")
+
+
+def _tried(name: str, run: Run, split: EncodedSplit, request: ProofRequest) -> tuple[dict[str, Any], int]:
+    """Keep what a program gives of the probes and of the rows of the metric; its latency, and the peak of memory for that."""
+    probes = [run(feed) for feed in probe_feeds(split, request.probes)]
+    latency = {str(size): _timed(run, split, rows, request.rounds).model_dump() for size, rows in request.timed.items()}
+    peak = peak_memory_bytes()  # before all rows of a split are read, which is not what predicting takes
+    np.savez(Path(request.answer, f"{name}.npz"), *probes)
+    np.save(Path(request.answer, f"{name}.npy"), predicted_ids(run, split, request.judged, request.batch_size))
+    return latency, peak
 
 
 def probe_feeds(split: EncodedSplit, probes: tuple[Probe, ...]) -> Iterator[Feed]:

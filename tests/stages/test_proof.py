@@ -119,7 +119,7 @@ def test_an_export_with_another_metric_is_not_kept(digits_run: Run) -> None:
         metrics={"test": {"accuracy": 0.0}},
     )
     kept = sorted((store.root / "exports").iterdir())
-    with pytest.raises(ExportError, match=r"accuracy on test is 0.9.*, that of the trained program 0.0.* labels differ"):
+    with pytest.raises(ExportError, match=r"accuracy is 0.9.*, that of the trained program 0.0.* labels differ"):
         export_inference_program(digits_run.checkpoint, digits_run.encoded, swapped, digits_run.settings.store)
     assert sorted((store.root / "exports").iterdir()) == kept
     shutil.rmtree(folder)
