@@ -1,4 +1,4 @@
-"""Commands about what is in use: `deployed`, `promote` and `rollback`. Imports Paddle and Prefect only in the commands."""
+"""Commands about what is in use: `deployed`, `promote`, `rollback`, `prune`. Imports Paddle and Prefect in the commands."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from hubflow.command_line import Json, app, out, print_json
+from hubflow.command_line import Json, Override, app, out, print_json
 from hubflow.schemas.errors import HubflowError
+from hubflow.schemas.parsing import parse_settings, with_overrides
+from hubflow.schemas.prune import PruneSettings
 
 if TYPE_CHECKING:
     from hubflow.schemas.deployed import Deployed, Move
@@ -111,3 +113,24 @@ def _path(move: "Move") -> str:
 
 def _how(move: "Move") -> str:
     return f"{move.action.replace('_', ' ')} by {move.by} on {move.at:%Y-%m-%d %H:%M} UTC: {move.reason}"
+
+
+@app.command()
+def prune(
+    store: Store = "hubflow-store",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    overrides: Override = None,
+    as_json: Json = False,
+) -> None:
+    """Remove old runs, exports, checkpoints and evaluations that nothing in use needs; --set keep_last=5, min_age_days=7."""
+    from hubflow.stages.prune import prune as run
+
+    settings = parse_settings(PruneSettings, with_overrides({}, overrides or []), "hubflow prune")
+    pruned = run(settings, store, dry_run)
+    if as_json:
+        print_json(pruned.model_dump(mode="json"))
+        return
+    for path in pruned.removed:
+        out.print(path, soft_wrap=True, markup=False)
+    told = "would be removed" if dry_run else "removed"
+    out.print(f"{len(pruned.removed)} {told}, {pruned.bytes / 1e6:.1f} MB; {len(pruned.kept_in_use)} stay for what is in use")

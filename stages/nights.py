@@ -1,0 +1,105 @@
+"""Whether a nightly run has anything to do, what it begins with, and how far it came. Must not import Paddle."""
+
+import datetime
+import logging
+
+from pydantic import ValidationError
+
+from hubflow.schemas.deployed import Deployed
+from hubflow.schemas.folders import StoreError
+from hubflow.schemas.nightly import Night, NightlySettings
+from hubflow.schemas.references import CheckpointRef, DatasetRef, ModuleRef, TaskRef, VerdictRef
+from hubflow.stages.promote import read_deployed
+from hubflow.stages.store import Store, content_key
+from hubflow.stages.warm_start import unfitting
+
+ELSEWHERE = {"data", "module", "store", "store_block", "device", "processes", "reuse", "slot", "sample_rows"}
+"""Settings that do not change what a night finds, or are in its fingerprint by content."""
+log = logging.getLogger(__name__)
+
+
+def begin_night(settings: NightlySettings, dataset: DatasetRef, module: ModuleRef, store: str) -> Night:
+    """What tonight is made from; a night that `is_done` has the same data, module and settings, and nothing is left to do.
+
+    One that failed goes on from the pointer that it began with, so that every stage finds what it had made, unless somebody
+    else has moved the pointer since.
+
+    Raises:
+        StoreError: when the record cannot be read or written.
+    """
+    home = Store(store)
+    kept = settings.model_dump(mode="json", exclude=ELSEWHERE)
+    kept["train"] = settings.train.result_settings()
+    kept["module"] = settings.module.model_dump(mode="json", exclude={"name", "revision"})
+    fingerprint = content_key("nightly", dataset.sha256, module.sha256, kept)
+    known, deployed = _read(home, settings.name), read_deployed(store, settings.name)
+    if known is not None and known.fingerprint == fingerprint:
+        if known.is_done and settings.reuse:
+            return known
+        if not known.is_done and _is_where_it_was(known, deployed):
+            return known
+    night = Night(fingerprint=fingerprint, revision=deployed.revision, at=datetime.datetime.now(datetime.UTC))
+    _write(home, settings.name, night)
+    return night
+
+
+def end_night(name: str, night: Night, verdict: VerdictRef, report: str, store: str) -> None:
+    """Write down that all of a night is done, so that the next one of the same is skipped.
+
+    Raises:
+        StoreError: when the record cannot be written.
+    """
+    done = {"is_done": True, "verdict": verdict, "report": report, "at": datetime.datetime.now(datetime.UTC)}
+    _write(Store(store), name, night.model_copy(update=done))
+
+
+def weights_to_start_from(
+    settings: NightlySettings, night: Night, task: TaskRef, store: str
+) -> tuple[CheckpointRef | None, str]:
+    """The checkpoint that training begins with, or None for the module's own weights; and in words what and why.
+
+    Raises:
+        StoreError: when the deployed pointer cannot be read.
+    """
+    own = "the module's own weights"
+    if settings.start_from == "module":
+        return None, own
+    home = Store(store)
+    move = read_deployed(store, settings.name).history[night.revision - 1] if night.revision else None
+    if move is None or move.export is None:
+        return None, f"{own}: nothing was in use"
+    try:
+        differing = unfitting(home, move.checkpoint, task) if move.checkpoint else ["they were not kept"]
+        if move.checkpoint is not None and not differing:
+            home.open(move.checkpoint)
+            return move.checkpoint, f"the weights of {move.export.path}"
+    except StoreError as error:
+        differing = [str(error)]
+    told = f"{own}, not those of {move.export.path}, which cannot be started from: {'; '.join(differing)}"
+    log.warning("training begins with %s", told)
+    return None, told
+
+
+def _is_where_it_was(night: Night, deployed: Deployed) -> bool:
+    """Whether the pointer has not moved since the night began, but by the night itself."""
+    since, move = deployed.revision - night.revision, deployed.move
+    if since == 0:
+        return True
+    own = move is not None and move.action == "promoted" and move.verdict is not None
+    return since == 1 and own and move is not None and move.verdict is not None and move.verdict.revision == night.revision
+
+
+def _read(home: Store, name: str) -> Night | None:
+    content = home.read_bytes(_path(name))
+    try:
+        return None if content is None else Night.model_validate_json(content)
+    except ValidationError as error:
+        raise StoreError(f"{home.shown(_path(name))}: no record of a nightly run ({error}); remove it") from error
+
+
+def _write(home: Store, name: str, night: Night) -> None:
+    home.write_bytes(_path(name), (night.model_dump_json(indent=1) + "\n").encode())
+
+
+def _path(name: str) -> str:
+    return f"nightly/{name}.json"

@@ -1,0 +1,65 @@
+"""Stage predict_sample: label a few rows of a data set with an export, as a user of it would, and keep them. No Paddle here."""
+
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from hubflow.schemas.references import DatasetRef, ExportRef
+from hubflow.schemas.settings import PredictSettings
+from hubflow.stages.predict import predict
+from hubflow.stages.store import Store, content_key
+from hubflow.stages.tasks import stage_task
+
+PREDICTIONS = "predictions.parquet"
+COLUMNS = ("text", "text_pair", "tokens")
+
+
+def predict_sample(export: ExportRef, dataset: DatasetRef, split: str, rows: int, store: str, reuse: bool = True) -> str:
+    """Label the first rows of a split with an export, by the stage `predict` and from files, as a user of it would.
+
+    Returns:
+        Store-relative path of the predictions (contract of `predict`), in `samples/<key>` beside the rows.
+
+    Raises:
+        StoreError: when export or data set are missing or altered; and as `predict` does.
+    """
+    home = Store(store)
+    inputs = {"export": export, "dataset": dataset, "split": split, "rows": rows}
+    key = content_key("predict_sample", inputs)
+    if not reuse or home.find("samples", key) is None:
+        source = home.open(dataset).folder / f"{split}.parquet"
+        folder = home.open(export).folder
+        with home.create("samples", key) as draft:
+            data = _write_rows(source, rows, draft.folder)
+            more = {"text_pair_column": "text_pair"} if dataset.rows_kind == "text_pair" else {}
+            output = str(draft.folder / PREDICTIONS)
+            predict(PredictSettings.model_validate({"export": str(folder), "data": str(data), "output": output, **more}))
+            draft.facts |= inputs
+    return f"samples/{key}/{PREDICTIONS}"
+
+
+def _write_rows(source: Path, rows: int, folder: Path) -> Path:
+    """The rows without labels: a table, or a folder of images."""
+    table = pq.read_table(source).slice(0, rows)
+    columns = [name for name in COLUMNS if name in table.column_names]
+    if columns:
+        pq.write_table(table.select(columns), folder / "rows.parquet")
+        return folder / "rows.parquet"
+    images = folder / "images"
+    images.mkdir()
+    for place, row in enumerate(table.to_pylist()):
+        original = Path(row["path"])
+        target = images / f"{place:06d}{original.suffix if len(original.suffix) <= len('.jpeg') else ''}"
+        if row.get("image") is not None:
+            target.write_bytes(row["image"])
+        else:
+            shutil.copyfile(original, target)
+    return images
+
+
+def _describe(path: str) -> str:
+    return f"sample: {path}"
+
+
+predict_sample_task = stage_task(predict_sample, _describe)
