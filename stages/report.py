@@ -7,9 +7,10 @@ from typing import Any
 
 from hubflow.schemas.folders import StoreError, verify_folder
 from hubflow.schemas.frames import require_metrics
-from hubflow.schemas.references import EncodedRef, EvaluationRef, ExportRef
+from hubflow.schemas.references import EncodedRef, EvaluationRef, ExportRef, VerdictRef
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.stages.data.view import environment
+from hubflow.stages.gate import read_verdict
 from hubflow.stages.reporting.artifacts import publish
 from hubflow.stages.reporting.page import run_view
 from hubflow.stages.reporting.previous import RUNS, SUMMARY, since
@@ -24,8 +25,11 @@ def write_report(
     export: ExportRef,
     seconds: dict[str, float],
     store: str,
+    verdict: VerdictRef | None = None,
 ) -> str:
     """Write one self-contained HTML page that explains a run: key figures, what changed, mistakes, curves, data, how to load.
+
+    What the gate decided comes first, when it was asked.
 
     Reads what keeps `TrainingSteps`, `Evaluations` and `Metrics`. In a Prefect run the key figures, a table of the metrics and
     a link to the page are published as artifacts.
@@ -50,8 +54,10 @@ def write_report(
         "split_sha256": _split_hashes(home, encoded),
         "evaluation": evaluation.model_dump(),
         "export": export.model_dump(),
+        "verdict": None if verdict is None else verdict.model_dump(),
     }
     view = run_view(home, settings, evaluation, encoded, export, since(home, summary))
+    view["verdict"] = None if verdict is None else read_verdict(home, verdict)
     page = environment().get_template("report.html").render(view, created=created, seconds=seconds)
     _write(home.root / place, page, summary)
     home.mirror(place)

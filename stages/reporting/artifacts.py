@@ -13,7 +13,7 @@ def publish(view: Mapping[str, Any], path: str, shown: str) -> None:
     """Publish what a person wants to know of a run; outside a Prefect run there is nobody to publish it to.
 
     Args:
-        view: of `hubflow.stages.reporting.page.run_view`.
+        view: of `hubflow.stages.reporting.page.run_view`, with the `verdict`, None when there is none.
         path: of the report in the store.
         shown: absolute path or URL of the report.
     """
@@ -49,7 +49,9 @@ def _lines(view: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _figures(view: Mapping[str, Any], shown: str) -> Iterator[str]:
-    checkpoint = view["checkpoint"]
+    checkpoint, verdict = view["checkpoint"], view["verdict"]
+    if verdict is not None:
+        yield from [f"**{verdict.verdict.replace('_', ' ')}**: {plain(verdict.reason)}", ""]
     for line in view["metrics"]:
         if line.name in (checkpoint.best_metric, "loss"):
             values = [(split, value) for split, value in zip(view["splits"], line.values, strict=True) if value is not None]

@@ -1,5 +1,6 @@
 """report.html: self-contained, with every metric, and hostile text shown as text."""
 
+import html
 import json
 import re
 import shutil
@@ -10,7 +11,9 @@ import pytest
 from modules import make_tiny_bert
 from runs import WORDS, Run, run_stages, text_settings
 
+from hubflow.schemas.gate import GateSettings
 from hubflow.schemas.settings import FineTuneSettings
+from hubflow.stages.gate import gate
 from hubflow.stages.report import write_report
 
 HOSTILE = (
@@ -62,6 +65,19 @@ def test_the_next_run_says_what_has_changed_since_the_last(text_run: Run, tmp_pa
     assert summary["split_sha256"].keys() == text_run.dataset.rows.keys()
     second.with_name("run.json").write_text("{", encoding="utf-8")
     assert "cannot be read" in Path(write_report(named, *references)).read_text(encoding="utf-8")
+
+
+def test_what_the_gate_decided_comes_first(digits_run: Run, tmp_path: Path) -> None:
+    store = str(shutil.copytree(digits_run.settings.store, tmp_path / "store"))
+    settings = GateSettings(min_value=0.999)
+    verdict = gate(digits_run.export, digits_run.dataset, settings, digits_run.settings.evaluate, "digits", store)
+    references = (digits_run.evaluation, digits_run.encoded, digits_run.export, {}, store)
+    page = Path(write_report(digits_run.settings, *references, verdict)).read_text(encoding="utf-8")
+    assert page.index('<p class="verdict kept_back"><b>Kept back</b>') < page.index('<dl class="figures">')
+    assert html.escape(verdict.reason) in page
+    assert "What the gate found" in page
+    assert 'min_value</th><td class="bad">failed' in page
+    assert "What the gate found" not in Path(write_report(digits_run.settings, *references)).read_text(encoding="utf-8")
 
 
 def test_hostile_text_and_labels_are_shown_as_text(tmp_path: Path) -> None:
