@@ -1,9 +1,9 @@
 """Settings of the export, and the proof that it gives what was trained. Must not import Paddle or Prefect."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hubflow.schemas.base import Settings
 from hubflow.schemas.folders import StoreError
@@ -15,10 +15,20 @@ LATENCY_BATCHES = (1, 32)
 class ExportSettings(Settings):
     """How the exported program is written, and what is measured of it. That it is proven is no setting."""
 
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Of matrix products where the export predicts; bfloat16 is for text modules and CPUs that have it",
+    )
     onnx: bool = Field(False, description="Write program.onnx too, proven through onnxruntime; needs the extra `onnx`")
     latency_rounds: int = Field(
         20, ge=3, description="Timed runs at batch 1 and at 32; fewer where 5 s are over, never below 3"
     )
+
+    @model_validator(mode="after")
+    def _onnx_is_of_float32(self) -> Self:
+        if self.onnx and self.precision != "float32":
+            raise ValueError("onnx is written of the float32 program; leave out onnx or precision")
+        return self
 
 
 class Probe(BaseModel):
@@ -97,6 +107,7 @@ class Proof(Trial):
 
     split: Literal["train", "dev", "test"]
     rows: int = Field(description="Rows of the split that the metric is over")
+    precision: Literal["float32", "bfloat16"] = "float32"
     threads: int
     cpu: str
     peak_memory_bytes: int = Field(

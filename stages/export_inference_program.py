@@ -1,5 +1,6 @@
 """Stage export_inference_program: write the best weights as a folder that stands alone."""
 
+from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.export import PROOF, ExportSettings
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, ExportRef
@@ -11,7 +12,7 @@ from hubflow.stages.proof import prove, what_was_trained
 from hubflow.stages.store import Store, content_key
 from hubflow.stages.tasks import stage_task
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 
 
 def export_inference_program(
@@ -29,13 +30,16 @@ def export_inference_program(
 
     Raises:
         ExportError: when the exported program does not give what the trained one gives; nothing is kept then.
-        SettingsError: for ONNX without the extra `onnx`.
+        SettingsError: for ONNX without the extra `onnx`, and bfloat16 for images.
+        DeviceError: for bfloat16 on a CPU without it.
         LabelMapError: when checkpoint and rows were made from different label maps.
     """
     from hubflow.stages.hub.export import versions, write_export
 
     if settings.onnx:
         require_onnx()
+    if settings.precision == "bfloat16":
+        _require_text_and_bfloat16(checkpoint)
     home = Store(store)
     source = home.open(encoded)
     label_map = LabelMap.load(source.folder / "label_map.json")
@@ -65,7 +69,9 @@ def export_inference_program(
         with FreshProcess() as process, home.create("exports", key) as draft:
             session = open_session(task, home, "cpu")
             session.load(trained.folder)
-            write_export(session, draft.folder, label_map, encoded.dataset.rows_kind, sizes)
+            written = session if settings.precision == "float32" else open_session(task, home, "cpu", settings.precision)
+            written.load(trained.folder)
+            write_export(written, draft.folder, label_map, encoded.dataset.rows_kind, sizes)
             proof = prove(process, what_was_trained(session, home, encoded, evaluation, label_map), draft.folder, settings)
             (draft.folder / PROOF).write_text(proof.model_dump_json(indent=1) + "\n", encoding="utf-8")
             draft.facts |= facts
@@ -73,6 +79,14 @@ def export_inference_program(
         artifact = home.made("exports", key)
     names = ("task", "num_classes", "label_map_sha256", "metrics")
     return ExportRef(path=artifact.path, sha256=artifact.sha256, **{name: artifact.facts[name] for name in names})
+
+
+def _require_text_and_bfloat16(checkpoint: CheckpointRef) -> None:
+    from hubflow.stages.hub.precision import require_bfloat16_inference
+
+    if checkpoint.task.module.module_kind != "text":
+        raise SettingsError("export.precision bfloat16 is for text modules: batch norms do not take it; use float32")
+    require_bfloat16_inference()
 
 
 def _describe(export: ExportRef) -> str:

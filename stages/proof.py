@@ -25,6 +25,7 @@ from hubflow.schemas.export import (
 )
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import EncodedRef, EvaluationRef, Split
+from hubflow.schemas.training import Precision
 from hubflow.stages.fine_tune import open_split
 from hubflow.stages.fresh_process import FreshProcess
 from hubflow.stages.hub.errors import ExportError
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
     from hubflow.stages.hub.encoded import EncodedSplit
     from hubflow.stages.hub.session import Session
 
-TOLERANCE = 1e-4
-"""Of probabilities: the order of sums differs with threads and kernels."""
-METRIC_TOLERANCE = 1e-3
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
+"""Of probabilities: the order of sums differs with threads and kernels, and bfloat16 has 8 bits."""
+METRIC_TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-2}
 PROBE_ROWS = 7
 BATCH_SIZE = 64
 MOST_TRAINING_ROWS = 1000
@@ -104,12 +105,19 @@ def prove(process: FreshProcess, trained: Trained, folder: Path, settings: Expor
     with tempfile.TemporaryDirectory() as answer:
         process.ask(_request(trained, folder, probes, settings, answer))
         found = json.loads(Path(answer, ANSWER).read_text(encoding="utf-8"))
-        paddle = _trial(trained, probes, Path(answer, PADDLE), folder, ("program.json", "program.pdiparams"))
-        onnx = _trial(trained, probes, Path(answer, ONNX), folder, ("program.onnx",)) if settings.onnx else None
+        paddle = _trial(
+            trained, probes, Path(answer, PADDLE), folder, ("program.json", "program.pdiparams"), settings.precision
+        )
+        onnx = (
+            _trial(trained, probes, Path(answer, ONNX), folder, ("program.onnx",), settings.precision)
+            if settings.onnx
+            else None
+        )
     proof = Proof(
         **paddle,
         **found.pop(PADDLE),
         onnx=onnx and OnnxTrial(**onnx, **found.pop(ONNX)),
+        precision=settings.precision,
         split=trained.split,
         rows=_judged(trained),
         seconds=round(time.perf_counter() - started, 3),
@@ -124,14 +132,16 @@ def prove(process: FreshProcess, trained: Trained, folder: Path, settings: Expor
     return proof
 
 
-def _trial(trained: Trained, probes: tuple[Probe, ...], answer: Path, folder: Path, files: tuple[str, ...]) -> dict[str, Any]:
+def _trial(
+    trained: Trained, probes: tuple[Probe, ...], answer: Path, folder: Path, files: tuple[str, ...], precision: Precision
+) -> dict[str, Any]:
     with np.load(answer.with_suffix(".npz")) as arrays:
         proven = _compared(trained, probes, [arrays[name] for name in arrays.files])
     return {
         "probes": proven,
         "max_abs_difference": max(probe.max_abs_difference for probe in proven),
-        "tolerance": TOLERANCE,
-        "metric": _metric(trained, np.load(answer.with_suffix(".npy"))),
+        "tolerance": TOLERANCE[precision],
+        "metric": _metric(trained, np.load(answer.with_suffix(".npy")), precision),
         "size_bytes": sum((folder / name).stat().st_size for name in files),
     }
 
@@ -203,7 +213,7 @@ def _compared(trained: Trained, probes: tuple[Probe, ...], found: list[NDArray[n
     return tuple(proven)
 
 
-def _metric(trained: Trained, predicted: NDArray[np.int64]) -> ProvenMetric:
+def _metric(trained: Trained, predicted: NDArray[np.int64], precision: Precision) -> ProvenMetric:
     exported = _all_labelled(predicted, trained.label_map)
     by_trained, by_exported = _metrics(trained, trained.predicted), _metrics(trained, exported)
     name = trained.metric if trained.metric in by_trained else "accuracy"
@@ -211,7 +221,7 @@ def _metric(trained: Trained, predicted: NDArray[np.int64]) -> ProvenMetric:
         name=name,
         trained=by_trained[name],
         exported=by_exported[name],
-        tolerance=METRIC_TOLERANCE,
+        tolerance=METRIC_TOLERANCE[precision],
         differing_labels=int((trained.predicted != exported).sum()),
     )
 

@@ -46,6 +46,7 @@ def write_export(
     signature: dict[str, Any] = {
         "task": session.spec.task,
         "rows_kind": rows_kind,
+        "precision": session.precision,
         "inputs": {value.name: _described(value) for value in inputs},
         "outputs": {"probs": _described(session.task.variable("probs"))},
     }

@@ -48,6 +48,21 @@ def require_precision(precision: Precision, place: Any, is_image: bool) -> None:
         )
 
 
+def require_bfloat16_inference() -> None:
+    """Refuse to predict with an export in bfloat16 on a CPU that would only emulate it.
+
+    Raises:
+        DeviceError: saying what was found.
+    """
+    found = _cpu_flags()
+    if not found.intersection(BFLOAT16_FLAGS):
+        known = ", ".join(sorted(flag for flag in found if flag.startswith(("avx", "amx")))) or "no AVX"
+        raise DeviceError(
+            f"this export computes in bfloat16, which needs a CPU with {' or '.join(BFLOAT16_FLAGS)}; this one has {known}. "
+            "Export with export.precision: float32"
+        )
+
+
 def use_onednn(wanted: bool) -> None:
     """Switch oneDNN on or off for the programs that run for the first time from now on.
 
