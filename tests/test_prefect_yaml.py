@@ -34,7 +34,7 @@ NIGHTLY = DEPLOYMENTS["fine-tune/nightly"]
 
 
 def test_the_deployments_are_those_documented() -> None:
-    assert set(DEPLOYMENTS) == {"fine-tune/on-demand", "fine-tune/nightly", "predict/on-demand"}
+    assert set(DEPLOYMENTS) == {"fine-tune/on-demand", "fine-tune/nightly", "nightly/every-night", "predict/on-demand"}
     assert FILE["pull"] == []
     assert {one["work_pool"]["name"] for one in DEPLOYMENTS.values()} == {"hubflow"}
 

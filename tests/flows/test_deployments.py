@@ -85,7 +85,7 @@ def test_report_and_export_are_where_the_document_says(outcome: Outcome) -> None
 
 def test_the_server_schedules_the_coming_nights(outcome: Outcome) -> None:
     assert outcome.upcoming
-    assert {one["expected_start_time"][11:16] for one in outcome.upcoming} == {"03:30"}
+    assert {one["expected_start_time"][11:16] for one in outcome.upcoming} <= {"03:30", "04:30"}
 
 
 def test_a_paused_schedule_stays_paused_when_deployed_again(outcome: Outcome) -> None:
