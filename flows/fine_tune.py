@@ -11,7 +11,7 @@ from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef,
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.stages.build_head import build_head_task
 from hubflow.stages.encode_dataset import encode_dataset_task
-from hubflow.stages.evaluate import evaluate_task
+from hubflow.stages.evaluate import evaluate_task, require_evaluable
 from hubflow.stages.export_inference_program import export_inference_program_task
 from hubflow.stages.fine_tune import fine_tune_task
 from hubflow.stages.hub.onnx_program import require_onnx
@@ -50,6 +50,7 @@ def train_and_evaluate(
     """The stages from data and module to judged weights, one after the other."""
     reuse, device = settings.reuse, settings.device
     dataset = clock(load_dataset_task, settings.data, settings.task, store, reuse)
+    require_evaluable(settings.evaluate, dataset, store)
     module = clock(load_module_task, settings.module, store, reuse)
     data = settings.data
     encoded = clock(encode_dataset_task, dataset, module, settings.module, store, reuse, data.checks, data.max_invalid_share)

@@ -1,13 +1,13 @@
 """A user's own contract of rows: a subclass of the kind's, named in the settings or given. No Paddle or Prefect here."""
 
 import hashlib
-import importlib
 import inspect
 import sys
 
 import pandera.pandas as pa
 
 from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.importing import imported
 from hubflow.schemas.references import RowKind
 from hubflow.schemas.rows import ROW_MODELS, RowModel
 
@@ -28,7 +28,8 @@ def contract_of(kind: RowKind, given: str | type | None) -> RowModel:
     base = ROW_MODELS[kind]
     if given is None:
         return base
-    model = _imported(given, base) if isinstance(given, str) else given
+    expected = f"package.module:ClassName, a subclass of hubflow.schemas.rows.{base.__name__}"
+    model = imported(given, "contract", expected) if isinstance(given, str) else given
     if not isinstance(model, type) or not issubclass(model, base):
         raise SettingsError(
             f"contract: {given!r} is no subclass of hubflow.schemas.rows.{base.__name__}, the contract of {kind} rows; "
@@ -72,17 +73,3 @@ def contract_identity(model: RowModel) -> dict[str, str]:
         "name": f"{model.__module__}:{model.__qualname__}",
         "source_sha256": hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest(),
     }
-
-
-def _imported(path: str, base: RowModel) -> object:
-    module_name, _, class_name = path.partition(":")
-    expected = f"expected package.module:ClassName, a subclass of hubflow.schemas.rows.{base.__name__}"
-    try:
-        found: object = importlib.import_module(module_name)
-    except Exception as error:  # whatever the module raises as it is imported
-        raise SettingsError(f"contract: {path!r}: {module_name} cannot be imported ({error!r}); {expected}") from error
-    for name in class_name.split("."):
-        if not hasattr(found, name):
-            raise SettingsError(f"contract: {path!r}: {module_name} has no {class_name!r}; {expected}")
-        found = getattr(found, name)
-    return found

@@ -1,5 +1,7 @@
 """Details of an evaluation: what is known of a split beyond its flat metrics, as `details.json` holds it. No Paddle here."""
 
+from typing import Any, Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 DETAILS = "details.json"
@@ -22,6 +24,13 @@ class ClassScore(Detail):
     roc_auc: float | None = Field(None, description="Of this label against all others; None where it is not defined")
 
 
+class Scores(Detail):
+    """Scores of several labels, or types of entities, and their means."""
+
+    per_class: dict[str, ClassScore]
+    averages: dict[str, dict[str, float]] = Field(description="precision, recall and f1 by kind: micro, macro, weighted")
+
+
 class Confused(Detail):
     """How often one label was predicted in place of another."""
 
@@ -41,10 +50,73 @@ class Confusion(Detail):
     left_out: int = Field(description="How many more pairs of labels were confused than `pairs` has")
 
 
-class SplitDetails(Detail):
-    """What is known of one split beyond its flat metrics."""
+class CalibrationBin(Detail):
+    """Rows (words) whose probability of what was predicted is above `low` and at most `high`."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float = Field(description="Mean probability of what was predicted; 0 of none")
+    accuracy: float = Field(description="Share that is right; 0 of none")
+
+
+class Calibration(Detail):
+    """How well the probability of what was predicted tells how often it is right."""
+
+    ece: float = Field(description="Expected calibration error: mean difference of confidence and accuracy, weighted by count")
+    bins: list[CalibrationBin]
+
+
+class Slice(Detail):
+    """Some rows of the split, judged by themselves."""
+
+    by: Literal["column", "length", "label"]
+    column: str | None = Field(None, description="Of the data, where the slice is by a column")
+    value: str = Field(description="Value, range of lengths or values, label, or type of entity")
+    rows: int
+    metrics: dict[str, float]
+    accuracy_interval: tuple[float, float] | None = Field(
+        None, description="Wilson's; None of sentences, whose words are not drawn one by one"
+    )
+
+
+class Interval(Detail):
+    """Confidence interval of a metric."""
+
+    low: float
+    high: float
+
+
+class Mistake(Detail):
+    """A row that the model got wrong."""
+
+    row: int = Field(description="Number in its source file")
+    position: int = Field(description="In the data set's file, from 0")
+    label: str | list[str]
+    predicted: str | list[str]
+    loss: float
+    probability: float | None = Field(None, description="Of what was predicted; None of sentences")
+    content: dict[str, Any] = Field(description="The row's text, pair, tokens or path; texts cut after 400 characters")
+
+
+class SplitDetails(Scores):
+    """What is known of one split beyond its flat metrics.
+
+    `per_class` and `averages` are by label; of sequences by type of entity, as seqeval's default mode has them.
+    """
 
     rows: int = Field(description="Rows that were judged")
-    per_class: dict[str, ClassScore] = Field(description="By label; of sequences by type of entity, in seqeval's default mode")
+    strict: Scores | None = Field(None, description="Of sequences: by type of entity, as seqeval's strict mode has them")
+    per_tag: dict[str, ClassScore] | None = Field(None, description="Of sequences: by tag, over words")
+    scheme: str | None = Field(None, description="Of sequences: that tags were read by in strict mode")
     confusion: Confusion
+    calibration: Calibration | None = None
+    top_k: dict[int, float] = Field(
+        {}, description="Of classification: share of rows whose true label is among the k most probable"
+    )
+    slices: list[Slice] = []
+    intervals: dict[str, Interval] = Field({}, description="By metric; percentiles of a bootstrap over the split's rows")
+    confidence: float | None = Field(None, description="Of the intervals")
+    resamples: int = Field(0, description="That the intervals are from")
+    worst: list[Mistake] = Field([], description="The wrong rows with the largest loss, largest first")
     notes: list[str] = Field([], description="What was left out, and why")

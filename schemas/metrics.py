@@ -65,3 +65,15 @@ def metric_range(name: str) -> tuple[float, float]:
     if name in _FROM_ZERO:
         return 0.0, float("inf")
     return (-1.0, 1.0) if name == "mcc" else (0.0, 1.0)
+
+
+SCORED_WHILE_TRAINING = 20
+"""Up to so many labels `roc_auc` is measured while training; the stages that judge do so up to more."""
+
+
+def measured_while_training(task: TaskType, num_classes: int) -> tuple[str, ...]:
+    """Metrics that are there after each evaluation while training, and so may pick the best weights."""
+    absent = {f"top_{k}_accuracy" for k in (3, 5) if k >= num_classes}
+    if num_classes > SCORED_WHILE_TRAINING:
+        absent.add("roc_auc")
+    return tuple(name for name in METRICS[task] if name not in absent)

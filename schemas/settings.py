@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from hubflow.schemas.base import Settings, Share
 from hubflow.schemas.data_checks import DataChecks
+from hubflow.schemas.evaluate_settings import EvaluateSettings
 from hubflow.schemas.export import ExportSettings
 from hubflow.schemas.metrics import METRICS, TaskType
 from hubflow.schemas.prediction import RunnerSettings
@@ -13,7 +14,7 @@ from hubflow.schemas.report import ReportSettings
 from hubflow.schemas.training import TrainSettings
 from hubflow.schemas.urls import StoreAddress
 
-__all__ = ["METRICS", "TaskType"]
+__all__ = ["METRICS", "EvaluateSettings", "TaskType"]
 
 DataFormat = Literal["csv", "tsv", "jsonl", "parquet", "image_folder", "image_list", "conll", "msra", "digits"]
 FORMATS: dict[TaskType, tuple[DataFormat, ...]] = {
@@ -120,13 +121,6 @@ class HeadSettings(Settings):
         None,
         description="Of the module's output before the head's layers; 0.1 for text classification, 0 for others when not given",
     )
-
-
-class EvaluateSettings(Settings):
-    """How the best weights are judged."""
-
-    batch_size: int = Field(64, ge=1)
-    worst_mistakes: int = Field(20, ge=0, description="How many of the rows with the largest loss the report shows")
 
 
 class FineTuneSettings(Settings):

@@ -13,15 +13,24 @@ from pydantic import TypeAdapter, ValidationError
 from hubflow.schemas.errors import HubflowError, SettingsError
 from hubflow.schemas.parsing import close_name, parse_settings
 from hubflow.schemas.references import DatasetRef, ModuleRef
-from hubflow.schemas.settings import FORMATS, DatasetSpec, FineTuneSettings, HeadSettings, ModuleSpec, TaskType
+from hubflow.schemas.settings import (
+    FORMATS,
+    DatasetSpec,
+    EvaluateSettings,
+    FineTuneSettings,
+    HeadSettings,
+    ModuleSpec,
+    TaskType,
+)
 from hubflow.stages.build_head import build_head
 from hubflow.stages.data.watch import PAGES
 from hubflow.stages.encode_dataset import encode_dataset
+from hubflow.stages.evaluate import require_evaluable
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.stages.load_module import load_module
 from hubflow.stages.store import Store
 
-Model = TypeVar("Model", DatasetSpec, ModuleSpec, HeadSettings)
+Model = TypeVar("Model", DatasetSpec, ModuleSpec, HeadSettings, EvaluateSettings)
 STAND_INS: dict[str, Any] = {
     "max_seq_len": 1,
     "image_size": None,
@@ -66,6 +75,10 @@ def check(values: dict[str, Any], source: str) -> CheckReport:
         if data is not None and task is not None and data.format in FORMATS[task]:
             with _Faults(report):
                 report.dataset = load_dataset(data, task, store)
+        evaluation = _sound(EvaluateSettings, values.get("evaluate", {}))
+        if evaluation is not None:
+            with _Faults(report):
+                require_evaluable(evaluation, report.dataset, store)
         if module is not None:
             with _Faults(report):
                 report.module = load_module(module, store)

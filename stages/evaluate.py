@@ -5,13 +5,16 @@ import numpy as np
 from hubflow.schemas.evaluation import SplitDetails
 from hubflow.schemas.frames import require_metrics
 from hubflow.schemas.labels import LabelMap
-from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, ExportEvaluationRef
+from hubflow.schemas.references import CheckpointRef, DatasetRef, EncodedRef, EvaluationRef, ExportEvaluationRef
 from hubflow.schemas.settings import EvaluateSettings
 from hubflow.stages.build_head import open_session
 from hubflow.stages.console import progress_bar
 from hubflow.stages.fine_tune import open_split
-from hubflow.stages.judgement.details import judge_options, split_details
-from hubflow.stages.judgement.folder import keep_judged, load_details, write_details
+from hubflow.stages.judgement.details import identity_of, judge_options
+from hubflow.stages.judgement.folder import keep_split, load_details, write_details
+from hubflow.stages.judgement.judged import JudgedSplit
+from hubflow.stages.judgement.own_metrics import own_metrics
+from hubflow.stages.judgement.slices import require_columns
 from hubflow.stages.store import Store, content_key
 from hubflow.stages.tasks import stage_task
 
@@ -36,6 +39,8 @@ def evaluate(
     Raises:
         ContractError: when what was computed breaks its contract.
         LabelMapError: when checkpoint and rows were made from different label maps.
+        MetricError: when a metric of the user's own fails; SettingsError when it cannot be imported, or the data has no column
+            that the settings slice by.
     """
     from hubflow.stages.hub.cores import compute_lanes
     from hubflow.stages.hub.evaluation import evaluate_split
@@ -43,10 +48,12 @@ def evaluate(
     home = Store(store)
     label_map = LabelMap.load(home.open(encoded).folder / "label_map.json")
     label_map.require_same(checkpoint.task.label_map_sha256, "the encoded rows", "the checkpoint")
-    inputs = {"checkpoint": checkpoint.model_dump(), "encoded": encoded.model_dump()}
+    own = own_metrics(settings.metrics)
+    inputs = {"checkpoint": checkpoint.model_dump(), "encoded": encoded.model_dump(), **identity_of(settings, own)}
     key = content_key("evaluate", FORMAT_VERSION, inputs)
     artifact = home.find("evaluations", key) if reuse else None
     if artifact is None:
+        require_evaluable(settings, encoded.dataset, store)
         session = open_session(checkpoint.task, home, device, lanes=compute_lanes(), image_size=encoded.image_size)
         session.load(home.open(checkpoint).folder)
         source, options = home.open(encoded.dataset).folder, judge_options(settings)
@@ -57,16 +64,30 @@ def evaluate(
                 rows = open_split(home, encoded, split)
                 with progress_bar(f"evaluating {split}", len(rows)) as bar:
                     found = evaluate_split(session, rows, label_map, settings.batch_size, bar.advance, options)
-                metrics[split], details[split] = found.metrics, split_details(found.judge, label_map)
                 places = getattr(rows, "positions", None)  # of images: those that do not decode are left out
                 places = np.arange(len(rows)) if places is None else places
-                data, target = source / f"{split}.parquet", draft.folder / f"{split}.parquet"
-                keep_judged(target, data, encoded.dataset.rows_kind, found.judge, places, rows.rows, label_map)
+                data, kind = source / f"{split}.parquet", encoded.dataset.rows_kind
+                judged = JudgedSplit(found.judge, label_map, data, kind, places, rows.rows)
+                details[split], given = keep_split(draft.folder, judged, settings, own)
+                metrics[split] = {**found.metrics, **given}
             write_details(draft.folder, details)
             label_map.save(draft.folder / "label_map.json")
             draft.facts |= {**inputs, "metrics": require_metrics(metrics, "evaluate")}
         artifact = home.made("evaluations", key)
     return EvaluationRef(path=artifact.path, sha256=artifact.sha256, checkpoint=checkpoint, metrics=artifact.facts["metrics"])
+
+
+def require_evaluable(settings: EvaluateSettings, dataset: DatasetRef | None, store: str) -> None:
+    """Refuse, before hours of training, what the evaluation after it would refuse.
+
+    Raises:
+        SettingsError: when a metric of the user's own cannot be imported, or a split has no column that the settings slice by.
+    """
+    own_metrics(settings.metrics)
+    if dataset is not None and settings.slices.columns:
+        folder = Store(store).open(dataset).folder
+        for split in dataset.rows:
+            require_columns(folder / f"{split}.parquet", settings.slices)
 
 
 def read_details(home: Store, evaluation: EvaluationRef | ExportEvaluationRef) -> dict[str, SplitDetails]:

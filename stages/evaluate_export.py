@@ -16,8 +16,11 @@ from hubflow.schemas.references import DatasetRef, ExportEvaluationRef, ExportRe
 from hubflow.schemas.settings import EvaluateSettings
 from hubflow.stages.console import progress_bar
 from hubflow.stages.evaluate import metrics_table
-from hubflow.stages.judgement.details import judge_options, split_details
-from hubflow.stages.judgement.folder import keep_judged, write_details
+from hubflow.stages.judgement.details import identity_of, judge_options
+from hubflow.stages.judgement.folder import keep_split, write_details
+from hubflow.stages.judgement.judged import JudgedSplit
+from hubflow.stages.judgement.own_metrics import own_metrics
+from hubflow.stages.judgement.slices import require_columns
 from hubflow.stages.store import Store, content_key
 from hubflow.stages.tasks import stage_task
 
@@ -49,28 +52,32 @@ def evaluate_export(
     Raises:
         ContractError: when what was computed breaks its contract.
         LabelMapError: when the data has labels that the export does not know.
-        SettingsError: when there is no such split, or the rows are of another kind than the export was trained on.
+        MetricError: when a metric of the user's own fails.
+        SettingsError: when there is no such split, the rows are of another kind than the export was trained on, or what the
+            settings name, a metric or a column, is not there.
         StoreError: when the export or the data set is missing or altered.
     """
     home = Store(store)
     if not dataset.rows.get(split):
         raise SettingsError(f"split {split!r}: the data set has no rows of it; it has {bounded(dataset.rows)}")
-    inputs = {"export": export.model_dump(), "dataset": dataset.model_dump(), "split": split}
+    own = own_metrics(settings.metrics)
+    inputs = {"export": export.model_dump(), "dataset": dataset.model_dump(), "split": split, **identity_of(settings, own)}
     key = content_key("evaluate_export", FORMAT_VERSION, inputs)
     artifact = home.find("evaluations", key) if reuse else None
     if artifact is None:
         data = home.open(dataset).folder / f"{split}.parquet"
+        require_columns(data, settings.slices)
         predictor = _load(home, export, dataset)
         known = LabelMap.load(data.parent / "label_map.json")
         with home.create("evaluations", key) as draft:
             judge, numbers = _judge(predictor, data, dataset.rows_kind, settings)
-            places = np.arange(len(numbers))
-            keep_judged(draft.folder / data.name, data, dataset.rows_kind, judge, places, numbers, predictor.label_map)
-            details = split_details(judge, predictor.label_map)
-            notes = _notes(len(numbers) - len(judge.rows), predictor.label_map, known)
+            label_map, places = predictor.label_map, np.arange(len(numbers))
+            judged = JudgedSplit(judge, label_map, data, dataset.rows_kind, places, numbers)
+            details, given = keep_split(draft.folder, judged, settings, own)
+            notes = _notes(len(numbers) - len(judged.rows), label_map, known)
             write_details(draft.folder, {split: details.model_copy(update={"notes": [*details.notes, *notes]})})
-            predictor.label_map.save(draft.folder / "label_map.json")
-            metrics = {split: {"loss": judge.loss, **judge.metrics()}}
+            label_map.save(draft.folder / "label_map.json")
+            metrics = {split: {"loss": judge.loss, **judge.metrics(), **given}}
             draft.facts |= {**inputs, "metrics": require_metrics(metrics, "evaluate_export")}
         artifact = home.made("evaluations", key)
     found = artifact.facts["metrics"][split]
@@ -93,7 +100,6 @@ def _judge(
     predictor: "Predictor", data: Path, kind: RowKind, settings: EvaluateSettings
 ) -> tuple["ClassJudge | SequenceJudge", Any]:
     """What was judged, and the row numbers of all rows of the split `[rows]`."""
-    from hubflow.stages.hub.entities import scheme_of
     from hubflow.stages.hub.judging import ClassJudge
     from hubflow.stages.hub.judging_sequences import SequenceJudge
 
@@ -101,10 +107,8 @@ def _judge(
     table = pq.read_table(data, columns=["row", label])
     ids = _ids(table.column(label).to_pylist(), predictor.label_map, table.column("row").to_pylist(), data)
     options = judge_options(settings)
-    judge: ClassJudge | SequenceJudge
     if kind == "tokens":
-        scheme = scheme_of(predictor.label_map.labels, ids)
-        judge = SequenceJudge(len(ids), predictor.label_map, scheme, options.bins)
+        judge: ClassJudge | SequenceJudge = SequenceJudge(ids, predictor.label_map, options)
     else:
         judge = ClassJudge(len(ids), predictor.label_map.num_classes, options)
     with progress_bar(f"evaluating the export on {data.stem}", len(ids)) as bar:
@@ -178,7 +182,7 @@ def _add(judge: "ClassJudge | SequenceJudge", rows: Any, ids: list[Any], predict
         return
     seen = [~np.isnan(one.probabilities[:, 0]) for one in predictions]
     scores = np.concatenate([one.probabilities[kept] for one, kept in zip(predictions, seen, strict=True)])
-    judge.add(rows, ids, seen, log_of(scores))
+    judge.add(rows, seen, log_of(scores))
 
 
 def _notes(undecoded: int, of_export: LabelMap, of_data: LabelMap) -> list[str]:

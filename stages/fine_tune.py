@@ -15,9 +15,10 @@ from filelock import FileLock, Timeout
 from hubflow.schemas.errors import GivenUpError, SettingsError
 from hubflow.schemas.frames import require_evaluations, require_steps
 from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.metrics import measured_while_training
 from hubflow.schemas.references import CheckpointRef, EncodedRef, TaskRef
 from hubflow.schemas.requests import TrainRequest
-from hubflow.schemas.settings import METRICS, TaskType
+from hubflow.schemas.settings import TaskType
 from hubflow.schemas.training import TrainSettings
 from hubflow.stages.build_head import open_session
 from hubflow.stages.hub.callbacks import Callback, TrainState
@@ -118,7 +119,7 @@ def _require_sense(request: TrainRequest, reuse: bool) -> None:
         )
     if len(set(gpus)) != len(gpus):
         raise SettingsError(f"device {request.device!r} names a GPU twice")
-    known = METRICS[request.task.task]
+    known = measured_while_training(request.task.task, request.task.num_classes)
     if settings.best_metric not in (None, *known):
         raise SettingsError(f"train.best_metric {settings.best_metric!r} is not measured; use one of {', '.join(known)}")
 

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from hubflow.schemas.labels import LabelMap
 from hubflow.stages.hub.encoded import EncodedSplit, TextSplit, sorted_batches
-from hubflow.stages.hub.entities import scheme_of
 from hubflow.stages.hub.judging import ClassJudge, JudgeOptions
 from hubflow.stages.hub.judging_sequences import SequenceJudge
 from hubflow.stages.hub.metrics import log_softmax
@@ -87,8 +86,7 @@ def word_predictions(split_pieces: NDArray[Any], scores: NDArray[Any], fallback:
 
 def _judge_of(split: EncodedSplit, label_map: LabelMap, options: JudgeOptions) -> ClassJudge | SequenceJudge:
     if isinstance(split, TextSplit) and split.word_labels is not None:
-        scheme = scheme_of(label_map.labels, (split.word_labels[row] for row in range(len(split))))
-        return SequenceJudge(len(split), label_map, scheme, options.bins)
+        return SequenceJudge([split.word_labels[row] for row in range(len(split))], label_map, options)
     return ClassJudge(len(split), label_map.num_classes, options)
 
 
@@ -98,10 +96,8 @@ def _add(judge: ClassJudge | SequenceJudge, split: EncodedSplit, batch: NDArray[
         judge.add(batch, labels_of(split)[batch], log_softmax(logits))
         return
     assert isinstance(split, TextSplit)
-    assert split.word_labels is not None
     assert split.first_piece is not None
-    labels = [split.word_labels[row] for row in batch]
     pieces = [split.first_piece[row] for row in batch]
     seen = [row >= 0 for row in pieces]
     scores = [row[first[kept]] for row, first, kept in zip(logits, pieces, seen, strict=True)]
-    judge.add(batch, labels, seen, log_softmax(np.concatenate(scores)))
+    judge.add(batch, seen, log_softmax(np.concatenate(scores)))

@@ -1,12 +1,16 @@
 """Judging a classification: batches of log probabilities, in any order, summed in one pass. Must not import Paddle."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hubflow.stages.hub.metrics import ClassCounts, count_metrics, ranking_metrics
+from hubflow.schemas.evaluate_settings import TagScheme
+from hubflow.schemas.metrics import SCORED_WHILE_TRAINING
+from hubflow.stages.hub.metrics import ClassCounts, class_aucs, count_metrics, ranking_scores
 
 SMALLEST = float(np.finfo(np.float32).tiny)
 """What a float32 probability of 0 counts as, so that its logarithm is finite: a loss of 87.3."""
@@ -20,11 +24,13 @@ class JudgeOptions:
         top_k: for each k below the number of classes, how often the true class is among the k most probable.
         bins: of equal width, of the calibration.
         scored_classes: up to so many classes the probabilities of all are kept, which ROC-AUC needs.
+        scheme: of tags; told by the labels and the true tags when `auto`.
     """
 
     top_k: tuple[int, ...] = (3, 5)
     bins: int = 15
-    scored_classes: int = 20
+    scored_classes: int = SCORED_WHILE_TRAINING
+    scheme: TagScheme = "auto"
 
 
 class Calibration:
@@ -38,13 +44,13 @@ class Calibration:
         self.right = np.zeros(bins, np.int64)
         self.confidence = np.zeros(bins, np.float64)
 
-    def add(self, confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> None:
+    def add(self, confidence: NDArray[np.floating[Any]], right: NDArray[np.bool_]) -> None:
         """Count examples: the probability of what was predicted, and whether that was right."""
         bins = len(self.count)
-        place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+        place = bin_of(confidence, bins)
         self.count += np.bincount(place, minlength=bins)
         self.right += np.bincount(place[right], minlength=bins)
-        self.confidence += np.bincount(place, confidence, bins)
+        self.confidence += np.bincount(place, confidence.astype(np.float64), bins)
 
     @property
     def error(self) -> float:
@@ -52,10 +58,15 @@ class Calibration:
         return float(np.abs(self.right - self.confidence).sum() / max(int(self.count.sum()), 1))
 
 
+def bin_of(confidence: NDArray[np.floating[Any]], bins: int) -> NDArray[np.int64]:
+    """Which of `bins` bins of equal width each confidence is in, counted from 0; an edge belongs to the bin below it."""
+    return np.clip(np.ceil(confidence.astype(np.float64) * bins).astype(np.int64) - 1, 0, bins - 1)
+
+
 class ClassJudge:
     """Sums over the rows of a split, and what is kept of each.
 
-    Memory is a function of rows (28 bytes each, and 4 more for each class up to `scored_classes`) and, beside it, of classes.
+    Memory is a function of rows (32 bytes each, and 4 more for each class up to `scored_classes`) and, beside it, of classes.
 
     Attributes:
         rows: positions in the split that were judged `[judged]`.
@@ -63,6 +74,7 @@ class ClassJudge:
         predicted: class id of the highest score `[rows]`, the first of equal ones.
         losses: cross-entropy `[rows]`.
         confidence: probability of `predicted` `[rows]`.
+        ranks: how many classes are more probable than the true one `[rows]`.
         scores: log probabilities `[rows, classes]`, or None of more than `scored_classes`.
     """
 
@@ -70,25 +82,25 @@ class ClassJudge:
         self.options, self.num_classes = options, num_classes
         self.labels, self.predicted = np.full(rows, -1, np.int64), np.full(rows, -1, np.int64)
         self.losses, self.confidence = np.zeros(rows, np.float64), np.zeros(rows, np.float32)
+        self.ranks = np.zeros(rows, np.int32)
         is_scored = num_classes <= options.scored_classes
         self.scores = np.zeros((rows, num_classes), np.float32) if is_scored else None
         self.counts, self.calibration = ClassCounts(num_classes), Calibration(options.bins)
-        self.top = dict.fromkeys([k for k in options.top_k if k < num_classes], 0)
+        self.top_k = tuple(k for k in options.top_k if k < num_classes)
 
     def add(self, rows: NDArray[np.int64], labels: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
         """Judge a batch: positions in the split `[batch]`, true class ids `[batch]`, log probabilities `[batch, classes]`."""
         places = np.arange(len(rows))
         predicted, of_truth = scores.argmax(-1), scores[places, labels]
-        confidence = np.exp(scores[places, predicted])
+        confidence = np.exp(scores[places, predicted]).astype(np.float32)
         self.labels[rows], self.predicted[rows] = labels, predicted
         self.losses[rows], self.confidence[rows] = -of_truth, confidence
         if self.scores is not None:
             self.scores[rows] = scores
         self.counts.add(labels, predicted)
         self.calibration.add(confidence, labels == predicted)
-        if self.top:
-            rank = ranks(scores, labels, of_truth)
-            self.top = {k: count + int((rank < k).sum()) for k, count in self.top.items()}
+        if self.top_k:
+            self.ranks[rows] = ranks(scores, labels, of_truth)
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -103,16 +115,18 @@ class ClassJudge:
     def metrics(self) -> dict[str, float]:
         """Every flat metric that is defined of what was judged, but the loss."""
         rows = self.rows
-        total = max(len(rows), 1)
-        found = {
-            **count_metrics(self.counts),
-            "log_loss": self.loss,
-            "ece": self.calibration.error,
-            **{f"top_{k}_accuracy": count / total for k, count in self.top.items()},
-        }
-        if self.scores is not None:
-            found |= ranking_metrics(self.labels[rows], self.scores[rows])
-        return found
+        found = {**count_metrics(self.counts), "log_loss": self.loss, "ece": self.calibration.error}
+        found |= {f"top_{k}_accuracy": float((self.ranks[rows] < k).mean()) for k in self.top_k}
+        areas = self.areas[~np.isnan(self.areas)]
+        return {**found, "roc_auc": float(areas.mean())} if len(areas) else found
+
+    @functools.cached_property
+    def areas(self) -> NDArray[np.float64]:
+        """ROC-AUC of each class against all others `[classes]`, NaN where it is not defined; of two classes they are one."""
+        if self.scores is None:
+            return np.full(self.num_classes, np.nan)
+        rows = self.rows
+        return class_aucs(self.labels[rows], ranking_scores(self.scores[rows]))
 
 
 def ranks(scores: NDArray[np.float64], labels: NDArray[np.int64], of_truth: NDArray[np.float64]) -> NDArray[np.int64]:

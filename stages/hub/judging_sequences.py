@@ -1,86 +1,100 @@
 """Judging sequence labelling: batches of rows, in any order, summed in one pass by word and by entity. No Paddle here."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hubflow.schemas.labels import LabelMap
-from hubflow.stages.hub.entities import Mode, Scheme, TagReader
-from hubflow.stages.hub.judging import Calibration
+from hubflow.stages.hub.entities import Mode, TagReader, scheme_of
+from hubflow.stages.hub.judging import Calibration, JudgeOptions
 from hubflow.stages.hub.metrics import ClassCounts, scores_of
 
 MODES: tuple[Mode, ...] = ("default", "strict")
 
 
 class SequenceJudge:
-    """Sums over the words and entities of a split, and what is kept of each row.
+    """Sums over the words and entities of a split of which the true label ids are known, and what is kept of each row.
 
-    Memory is a function of words (8 bytes each for what was predicted), rows and labels; scores are not kept.
+    Memory is a function of words (8 bytes each for what was predicted), rows (88 bytes) and labels; scores are not kept.
 
     Attributes:
+        labels: true label id of each word, by row.
         predicted: label id of each word, by row; None where a row was not judged.
         losses: mean cross-entropy of a row's words that the model saw `[rows]`.
+        row_sums: of each row how many of its words are right, its words, its summed loss, the words that the model saw, and
+            for each mode how many entities are right, predicted and true `[rows, 10]`.
         words: counts of tags, by label.
         entities: counts of entities by type, for each mode of seqeval.
         calibration: of the words that the model saw.
     """
 
-    def __init__(self, rows: int, label_map: LabelMap, scheme: Scheme, bins: int) -> None:
+    def __init__(self, truth: Sequence[NDArray[np.int64]], label_map: LabelMap, options: JudgeOptions) -> None:
+        rows = len(truth)
+        scheme = scheme_of(label_map.labels, truth) if options.scheme == "auto" else options.scheme
         self.reader = TagReader(label_map.labels, scheme)
-        self.predicted: list[NDArray[np.int64] | None] = [None] * rows
-        self.labels: list[NDArray[np.int64] | None] = [None] * rows
-        self.losses = np.zeros(rows, np.float64)
+        self.labels = truth
+        self.predicted: list[Any] = [None] * rows
+        self.losses, self.row_sums = np.zeros(rows, np.float64), np.zeros((rows, 10), np.float64)
         self.words = ClassCounts(label_map.num_classes)
         self.entities = {mode: ClassCounts(len(self.reader.kinds)) for mode in MODES}
-        self.calibration = Calibration(bins)
+        self.calibration = Calibration(options.bins)
         self._outside = outside_id(label_map)
-        self._loss, self._seen = 0.0, 0
 
-    def add(
-        self,
-        rows: NDArray[np.int64],
-        labels: Sequence[NDArray[np.int64]],
-        seen: Sequence[NDArray[np.bool_]],
-        scores: NDArray[np.float64],
-    ) -> None:
+    def add(self, rows: NDArray[np.int64], seen: Sequence[NDArray[np.bool_]], scores: NDArray[np.float64]) -> None:
         """Judge a batch of rows.
 
         Args:
             rows: positions in the split `[batch]`.
-            labels: of each row, true label ids `[words]`.
             seen: of each row, whether truncation left the word to the model `[words]`; one that it cut off counts as predicted
                 `O`, or as the first label where there is no `O`.
             scores: log probabilities of the words that the model saw, row after row, `[seen words, classes]`.
         """
+        labels = [self.labels[row] for row in rows.tolist()]
         truth, was_seen = np.concatenate(labels), np.concatenate(seen)
         lengths = [len(row) for row in labels]
         guess = np.full(len(truth), self._outside, np.int64)
         guess[was_seen] = scores.argmax(-1)
         self.words.add(truth, guess)
-        self._add_scores(rows, np.repeat(np.arange(len(rows)), lengths)[was_seen], truth[was_seen], scores)
+        owner = np.repeat(np.arange(len(rows)), lengths)
+        self.row_sums[rows, 0] = np.bincount(owner, truth == guess, len(rows))
+        self.row_sums[rows, 1] = lengths
+        self._add_scores(rows, owner[was_seen], truth[was_seen], scores)
         guesses = np.split(guess, np.cumsum(lengths)[:-1])
-        for row, one, true in zip(rows.tolist(), guesses, labels, strict=True):
-            self.predicted[row], self.labels[row] = one, true
-        self._add_entities(self.reader.flat(labels), self.reader.flat(guesses))
+        for row, one in zip(rows.tolist(), guesses, strict=True):
+            self.predicted[row] = one
+        self._add_entities(rows, np.cumsum([0, *lengths]) + np.arange(len(rows) + 1), labels, guesses)
 
     def _add_scores(
         self, rows: NDArray[np.int64], owner: NDArray[np.int64], truth: NDArray[np.int64], scores: NDArray[np.float64]
     ) -> None:
         places, best = np.arange(len(truth)), scores.argmax(-1)
-        losses = -scores[places, truth]
+        sums = np.bincount(owner, -scores[places, truth], len(rows))
         counts = np.bincount(owner, minlength=len(rows))
-        self.losses[rows] = np.bincount(owner, losses, len(rows)) / np.maximum(counts, 1)
-        self._loss, self._seen = self._loss + float(losses.sum()), self._seen + len(losses)
-        self.calibration.add(np.exp(scores[places, best]), best == truth)
+        self.losses[rows] = sums / np.maximum(counts, 1)
+        self.row_sums[rows, 2], self.row_sums[rows, 3] = sums, counts
+        self.calibration.add(np.exp(scores[places, best]).astype(np.float32), best == truth)
 
-    def _add_entities(self, truth: NDArray[np.int64], predicted: NDArray[np.int64]) -> None:
-        kinds = len(self.reader.kinds)
-        for mode, counts in self.entities.items():
+    def _add_entities(
+        self,
+        rows: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        labels: Sequence[NDArray[np.int64]],
+        guesses: Sequence[NDArray[np.int64]],
+    ) -> None:
+        """Count the entities of a batch, whose rows begin at `starts` of the flat tags."""
+        truth, predicted = self.reader.flat(labels), self.reader.flat(guesses)
+        for place, (mode, counts) in enumerate(self.entities.items()):
             true, found = self.reader.read(truth, mode), self.reader.read(predicted, mode)
-            counts.true += np.bincount(true.kind, minlength=kinds)
-            counts.predicted += np.bincount(found.kind, minlength=kinds)
-            counts.right += np.bincount(found.kind[found.among(true)], minlength=kinds)
+            is_right = found.among(true)
+            for which, (kind, first) in enumerate(
+                ((found.kind[is_right], found.first[is_right]), (found.kind, found.first), (true.kind, true.first))
+            ):
+                column = (counts.right, counts.predicted, counts.true)[which]
+                column += np.bincount(kind, minlength=len(column))
+                owner = np.searchsorted(starts, first, side="right") - 1
+                self.row_sums[rows, 4 + 3 * place + which] = np.bincount(owner, minlength=len(rows))
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -90,7 +104,7 @@ class SequenceJudge:
     @property
     def loss(self) -> float:
         """Mean cross-entropy of the words that the model saw."""
-        return self._loss / max(self._seen, 1)
+        return float(self.row_sums[:, 2].sum() / max(self.row_sums[:, 3].sum(), 1.0))
 
     def metrics(self) -> dict[str, float]:
         """Every flat metric, but the loss."""

@@ -106,18 +106,15 @@ def class_aucs(labels: NDArray[np.int64], scores: NDArray[np.float32]) -> NDArra
     return found
 
 
-def ranking_metrics(labels: NDArray[np.int64], scores: NDArray[np.float32]) -> dict[str, float]:
-    """`roc_auc` of log probabilities `[rows, classes]`: of two classes that of the second, of more the mean over classes.
+def ranking_scores(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What ranks rows by class `[rows, classes]`: log probabilities, of two classes their difference.
 
-    Each class is judged against all others (scikit-learn's `multi_class="ovr", average="macro"`); a class that has no rows is
-    left out of the mean, and nothing is returned when no class has an area.
+    Of two classes the order is the same, but probabilities near 1 are all equal in float32.
     """
-    if scores.shape[1] == BINARY:  # by the difference: of probabilities near 1 all would be equal in float32
-        found = class_aucs(1 - labels, scores[:, 1:] - scores[:, :1])
-    else:
-        found = class_aucs(labels, scores)
-    defined = found[~np.isnan(found)]
-    return {"roc_auc": float(defined.mean())} if len(defined) else {}
+    if scores.shape[1] != BINARY:
+        return scores
+    difference = scores[:, 1] - scores[:, 0]
+    return np.stack([-difference, difference], axis=1)
 
 
 def entity_metrics(

@@ -1,6 +1,7 @@
 """The folder of an evaluation: judged rows of each split as Parquet, and the details of all as JSON. Must not import Paddle."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,47 +10,32 @@ import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from hubflow.schemas.evaluate_settings import EvaluateSettings
 from hubflow.schemas.evaluation import DETAILS, SplitDetails
+from hubflow.schemas.folders import StoreError
 from hubflow.schemas.frames import PROBABILITY, require_judged
 from hubflow.schemas.labels import LabelMap
-from hubflow.schemas.references import RowKind
 from hubflow.stages.data.carried import with_carried
+from hubflow.stages.judgement.details import split_details
+from hubflow.stages.judgement.judged import JudgedSplit
+from hubflow.stages.judgement.own_metrics import OwnMetric, measured_by
 
 if TYPE_CHECKING:
     from hubflow.stages.hub.judging import ClassJudge
     from hubflow.stages.hub.judging_sequences import SequenceJudge
 
 
-def keep_judged(
-    path: Path,
-    data: Path,
-    kind: RowKind,
-    judge: "ClassJudge | SequenceJudge",
-    positions: NDArray[np.int64],
-    numbers: NDArray[np.int64],
-    label_map: LabelMap,
-) -> None:
+def keep_judged(path: Path, judged: JudgedSplit) -> None:
     """Write the judged rows of a split (`JudgedRows`, or `JudgedTokens` of sentences) with the further columns of the data.
-
-    Args:
-        path: file to write, `<split>.parquet`.
-        data: Parquet file of the split in the data set.
-        kind: of its rows.
-        judge: what was judged.
-        positions: where each row of the judge is in `data`, from 0 `[rows]`.
-        numbers: its row number in its source file `[rows]`.
-        label_map: of the model.
 
     Raises:
         ContractError: when what was computed breaks its contract.
     """
-    rows = judge.rows
-    places = positions[rows]
-    expected = pq.read_table(data, columns=["row"]).column("row").to_numpy()[places]
-    frame = pd.DataFrame({"row": numbers[rows], "position": places, "loss": judge.losses[rows]})
-    frame = _with_labels(frame, judge, rows, label_map)
-    require_judged(frame, label_map, expected, f"evaluate, {path.stem}")
-    pq.write_table(with_carried(frame, data, kind), path)
+    expected = pq.read_table(judged.data, columns=["row"]).column("row").to_numpy()[judged.positions]
+    columns = {"row": judged.numbers[judged.rows], "position": judged.positions, "loss": judged.judge.losses[judged.rows]}
+    frame = _with_labels(pd.DataFrame(columns), judged.judge, judged.rows, judged.label_map)
+    require_judged(frame, judged.label_map, expected, f"evaluate, {judged.name}")
+    pq.write_table(with_carried(frame, judged.data, judged.kind), path)
 
 
 def _with_labels(
@@ -70,6 +56,23 @@ def _with_labels(
     return pd.concat([frame, pd.DataFrame(np.exp(judge.scores[rows]), columns=columns)], axis=1)
 
 
+def keep_split(
+    folder: Path, judged: JudgedSplit, settings: EvaluateSettings, own: Mapping[str, OwnMetric]
+) -> tuple[SplitDetails, dict[str, float]]:
+    """Write the judged rows of a split to `<split>.parquet`; its details, and what a user's own metrics give of it.
+
+    Raises:
+        ContractError: when what was computed breaks its contract.
+        MetricError: when a user's own metric fails.
+    """
+    path = folder / f"{judged.name}.parquet"
+    keep_judged(path, judged)
+    given: dict[str, float] = {}
+    if own:
+        given = measured_by(own, pq.read_table(path).to_pandas(), judged.label_map.labels, judged.name)
+    return split_details(judged, settings), given
+
+
 def write_details(folder: Path, details: dict[str, SplitDetails]) -> None:
     """Write the details of every split to `details.json`."""
     text = json.dumps({split: one.model_dump(mode="json") for split, one in details.items()}, ensure_ascii=False)
@@ -77,6 +80,13 @@ def write_details(folder: Path, details: dict[str, SplitDetails]) -> None:
 
 
 def load_details(folder: Path) -> dict[str, SplitDetails]:
-    """Read what `write_details` wrote."""
-    found = json.loads((folder / DETAILS).read_text(encoding="utf-8"))
+    """Read what `write_details` wrote.
+
+    Raises:
+        StoreError: when there is no such file.
+    """
+    try:
+        found = json.loads((folder / DETAILS).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise StoreError(f"{folder} has no {DETAILS}: it was made by an earlier version of hubflow; evaluate again") from error
     return {split: SplitDetails.model_validate(one) for split, one in found.items()}

@@ -7,10 +7,12 @@ import pandas as pd
 import pytest
 from runs import Run
 
-from hubflow.schemas.errors import LabelMapError
+from hubflow.schemas.errors import LabelMapError, SettingsError
+from hubflow.schemas.evaluate_settings import SliceSettings
 from hubflow.schemas.settings import METRICS, EvaluateSettings
 from hubflow.stages.data.carried import with_carried
-from hubflow.stages.evaluate import evaluate, metrics_table, read_details
+from hubflow.stages.evaluate import evaluate, metrics_table, read_details, require_evaluable
+from hubflow.stages.store import Store
 
 
 @pytest.mark.parametrize("name", ["digits_run", "text_run"])
@@ -89,3 +91,32 @@ def test_further_columns_of_the_data_are_kept_with_their_types_and_names_of_ours
 def test_ids_travel_from_the_data_to_the_judged_rows(text_run: Run) -> None:
     judged = pd.read_parquet(text_run.store.open(text_run.evaluation).folder / "test.parquet")
     assert judged["id"].tolist() == [str(row + 98) for row in judged["row"]]
+
+
+def test_slices_and_metrics_of_ones_own_see_the_further_columns_of_the_data(
+    text_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = str(shutil.copytree(text_run.settings.store, tmp_path / "store"))
+    source = "def high(judged, labels):\n    return (judged['id'].astype(int) > 110).sum() + len(labels)\n"
+    (tmp_path / "metrics_of_mine.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings = EvaluateSettings(
+        metrics=("metrics_of_mine:high",), slices=SliceSettings(columns=("id",), max_values=4), bootstrap={"resamples": 50}
+    )
+    found = evaluate(text_run.checkpoint, text_run.encoded, settings, store, "cpu")
+    assert found.path != text_run.evaluation.path  # other settings, another evaluation
+    assert found.metrics["test"]["metrics_of_mine:high"] == 20 + 2
+    details = read_details(Store(store), found)["test"]
+    assert [one.rows for one in details.slices if one.by == "column"] == [1, 1, 1, 28]
+    assert {one.by for one in details.slices} == {"column", "length", "label"}
+    assert details.resamples == 50
+    assert details.intervals["accuracy"].low <= found.metrics["test"]["accuracy"] <= details.intervals["accuracy"].high
+
+
+def test_what_the_evaluation_would_refuse_is_refused_before_training(text_run: Run) -> None:
+    for settings, message in [
+        (EvaluateSettings(slices=SliceSettings(columns=("shop",))), "has no column 'shop'; it has row, text, label, id"),
+        (EvaluateSettings(metrics=("absent_module:cost",)), "absent_module cannot be imported"),
+    ]:
+        with pytest.raises(SettingsError, match=message):
+            require_evaluable(settings, text_run.dataset, text_run.settings.store)

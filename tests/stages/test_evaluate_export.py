@@ -1,18 +1,23 @@
 """evaluate_export: what an exported folder alone gives on a data set is what evaluate gave of the weights in it."""
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from runs import Run
+from small_modules import some_tokens
 
 from hubflow.schemas.errors import LabelMapError, SettingsError
-from hubflow.schemas.references import DatasetRef
-from hubflow.schemas.settings import DatasetSpec, EvaluateSettings
+from hubflow.schemas.folders import file_sha256
+from hubflow.schemas.references import DatasetRef, ExportRef
+from hubflow.schemas.settings import METRICS, DatasetSpec, EvaluateSettings
 from hubflow.stages.evaluate import read_details
 from hubflow.stages.evaluate_export import evaluate_export
+from hubflow.stages.hub.evaluation import evaluate_split
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.stages.store import Store
 
@@ -81,3 +86,50 @@ def test_rows_of_another_kind_and_splits_that_are_not_there_are_refused(text_run
         evaluate_export(text_run.export, digits_run.dataset, EvaluateSettings(), str(tmp_path))
     with pytest.raises(SettingsError, match="no rows of it; it has train, dev, test"):
         evaluate_export(text_run.export, text_run.dataset, EvaluateSettings(), str(tmp_path), "holdout")
+
+
+def test_sentences_are_judged_as_the_trained_program_judges_them(tiny_exports: dict[str, Any], tmp_path: Path) -> None:
+    exported = tiny_exports["token"]
+    folder = shutil.copytree(exported.folder, tmp_path / "exports" / "token")
+    tokens, tags = some_tokens(len(exported.split))
+    rows = [{"tokens": words, "label": labels} for words, labels in zip(tokens, tags, strict=True)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "labels.txt").write_text("\n".join(exported.label_map.labels), encoding="utf-8")
+    files = {"train": str(tmp_path / "rows.jsonl"), "test": str(tmp_path / "rows.jsonl")}
+    spec = DatasetSpec(format="jsonl", label_list=str(tmp_path / "labels.txt"), **files)
+    dataset = load_dataset(spec, "sequence_labelling", str(tmp_path))
+    reference = ExportRef(
+        path="exports/token",
+        sha256=file_sha256(folder / "manifest.json"),
+        task="sequence_labelling",
+        num_classes=5,
+        label_map_sha256=exported.label_map.sha256,
+        metrics={},
+    )
+    found = evaluate_export(reference, dataset, EvaluateSettings(batch_size=3), str(tmp_path))
+    expected = evaluate_split(exported.session, exported.split, exported.label_map, 4)
+    assert found.metrics == pytest.approx(expected.metrics, rel=1e-4, abs=1e-6)
+    assert tuple(found.metrics) == METRICS["sequence_labelling"]
+    judged = pd.read_parquet(tmp_path / found.path / "test.parquet")
+    names = exported.label_map.labels
+    assert [list(row) for row in judged["predicted"]] == [[names[tag] for tag in row] for row in expected.predicted]
+
+
+def test_images_that_do_not_decode_are_left_out_and_counted(digits_run: Run, tmp_path: Path) -> None:
+    home = alone(digits_run, tmp_path)
+    rows = pd.read_parquet(home.open(digits_run.dataset).folder / "test.parquet").head(9)
+    for row in rows.itertuples():
+        path = tmp_path / "images" / str(row.label) / f"{row.row}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(row.image if row.Index != 4 else row.image[:40])
+    spec = DatasetSpec(format="image_folder", train=str(tmp_path / "images"), test=str(tmp_path / "images"))
+    dataset = load_dataset(spec, "image_classification", str(tmp_path))
+    found = evaluate_export(digits_run.export, dataset, EvaluateSettings(), str(tmp_path))
+    details = read_details(home, found)["test"]
+    assert details.rows == 8
+    assert "1 image(s) that do not decode were left out" in details.notes
+    judged = pd.read_parquet(home.open(found).folder / "test.parquet")
+    before = pd.read_parquet(digits_run.store.open(digits_run.evaluation).folder / "test.parquet").set_index("row")
+    paths = pd.read_parquet(home.open(dataset).folder / "test.parquet")["path"].iloc[judged["position"]]
+    for path, predicted in zip(paths, judged["predicted"], strict=True):
+        assert predicted == before.loc[int(Path(path).stem), "predicted"]

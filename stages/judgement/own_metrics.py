@@ -1,0 +1,84 @@
+"""A user's own metrics: functions that the settings name, called with the judged rows of a split. Must not import Paddle."""
+
+import hashlib
+import inspect
+import math
+import numbers
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from hubflow.schemas.errors import HubflowError, SettingsError
+from hubflow.schemas.importing import imported
+from hubflow.schemas.metrics import is_own_metric
+
+OwnMetric = Callable[[pd.DataFrame, tuple[str, ...]], float | Mapping[str, float]]
+"""`metric(judged, labels)`: the columns of `<split>.parquet`, further columns of the data included, and the ordered labels; one
+number, or several by name."""
+SETTING = "evaluate.metrics"
+EXPECTED = "package.module:function, called as function(judged: DataFrame, labels: tuple[str, ...]) -> float"
+
+
+class MetricError(HubflowError):
+    """A user's own metric failed, or gave what is no number; the message names it and the split."""
+
+
+def own_metrics(paths: Sequence[str]) -> dict[str, OwnMetric]:
+    """The functions that the settings name, by that name.
+
+    Raises:
+        SettingsError: naming each that cannot be imported or called.
+    """
+    found: dict[str, OwnMetric] = {}
+    for path in paths:
+        function = imported(path, SETTING, EXPECTED)
+        if not callable(function):
+            raise SettingsError(f"{SETTING}: {path!r} is a {type(function).__name__} and cannot be called; expected {EXPECTED}")
+        found[path] = function
+    return found
+
+
+def metrics_identity(metrics: Mapping[str, OwnMetric]) -> dict[str, str]:
+    """What tells the results of one version of the functions from another's: the source of the modules that they are in."""
+    return {
+        path: hashlib.sha256(_source(function).encode("utf-8", "surrogatepass")).hexdigest()
+        for path, function in metrics.items()
+    }
+
+
+def measured_by(
+    metrics: Mapping[str, OwnMetric], judged: pd.DataFrame, labels: tuple[str, ...], split: str
+) -> dict[str, float]:
+    """What a user's own metrics give of a split, by `module:function`, or `module:function.name` of several values.
+
+    Raises:
+        MetricError: naming the metric and the split, when it raises, or gives something else than finite numbers.
+    """
+    found: dict[str, float] = {}
+    for path, function in metrics.items():
+        try:
+            given = function(judged.copy(), labels)
+        except Exception as error:  # whatever a user's function raises
+            raise MetricError(f"{SETTING}: {path!r} failed on {split} ({len(judged)} rows): {error!r}") from error
+        values = given if isinstance(given, Mapping) else {"": given}
+        for name, value in values.items():
+            full = f"{path}.{name}" if name else path
+            if not is_own_metric(full):
+                raise MetricError(f"{SETTING}: {path!r} gave a value called {name!r}; a name is letters, digits and _")
+            found[full] = _number(full, value, split)
+    return found
+
+
+def _number(name: str, value: Any, split: str) -> float:
+    if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise MetricError(f"{SETTING}: {name!r} gave {value!r} on {split}; expected one finite number, or several by name")
+
+
+def _source(function: OwnMetric) -> str:
+    try:
+        return inspect.getsource(sys.modules[function.__module__])
+    except (OSError, TypeError, KeyError, AttributeError):
+        return ""

@@ -1,0 +1,154 @@
+"""Slices of a split, each judged by itself: by a column of the data, by length, by label. Must not import Paddle."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from hubflow.schemas.errors import SettingsError, bounded
+from hubflow.schemas.evaluate_settings import SliceSettings
+from hubflow.schemas.evaluation import Slice
+from hubflow.stages.judgement.judged import JudgedSplit
+
+if TYPE_CHECKING:
+    from hubflow.stages.hub.judging import ClassJudge
+    from hubflow.stages.hub.judging_sequences import SequenceJudge
+
+MISSING, OTHER = "(missing)", "(other)"
+RANGES = 4
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which rows of a split are in a slice `[rows]`."""
+
+    by: Literal["column", "length", "label"]
+    value: str
+    rows: Mask
+    column: str | None = None
+
+
+def require_columns(data: Path, settings: SliceSettings) -> None:
+    """Refuse columns to slice by that a split of the data set does not have.
+
+    Raises:
+        SettingsError: naming them, and those that there are.
+    """
+    there = pq.read_schema(data).names
+    absent = [name for name in settings.columns if name not in there]
+    if absent:
+        raise SettingsError(
+            f"evaluate.slices.columns: {data.stem} has no column {bounded(map(repr, absent))}; it has {bounded(there, 30)}"
+        )
+
+
+def slices_of(judged: JudgedSplit, settings: SliceSettings, confidence: float) -> list[Slice]:
+    """Each slice with its metrics, and the interval of its accuracy at `confidence`.
+
+    Raises:
+        SettingsError: when the data has no column of the settings' name.
+    """
+    require_columns(judged.data, settings)
+    cuts = [*_by_columns(judged, settings), *(_by_length(judged, settings) if settings.length else ())]
+    cuts += _by_label(judged, settings) if settings.labels else []
+    return [_judged(judged.judge, cut, confidence) for cut in cuts if cut.rows.any()]
+
+
+def _by_columns(judged: JudgedSplit, settings: SliceSettings) -> Iterator[Cut]:
+    for column in settings.columns:
+        values = pq.read_table(judged.data, columns=[column]).take(judged.positions).column(0).to_pandas()
+        names, order = _binned(values, settings.max_values)
+        for name in order:
+            yield Cut("column", name, (names == name).to_numpy(), column)
+
+
+def _binned(values: "pd.Series[Any]", most: int) -> tuple["pd.Series[str]", list[str]]:
+    """The slice that each value belongs to, and the slices: ranges in their order, or values, the most frequent first."""
+    is_ordered = pd.api.types.is_numeric_dtype(values) or pd.api.types.is_datetime64_any_dtype(values)
+    if is_ordered and not pd.api.types.is_bool_dtype(values) and values.nunique() > most:
+        bins = pd.qcut(values, RANGES, duplicates="drop")
+        names = bins.astype(object).where(bins.notna(), MISSING).map(str)
+        return names, [*map(str, bins.cat.categories), MISSING]
+    names = values.astype(object).where(values.notna(), MISSING).map(str)
+    counts = names.value_counts()
+    kept = [str(name) for name in (counts.index if len(counts) <= most else counts.index[: most - 1])]
+    return names.where(names.isin(kept), OTHER), list(dict.fromkeys([*kept, OTHER]))
+
+
+def _by_length(judged: JudgedSplit, settings: SliceSettings) -> Iterator[Cut]:
+    columns = {"text": ["text"], "text_pair": ["text", "text_pair"], "tokens": ["tokens"]}.get(judged.kind)
+    if columns is None:
+        return
+    table = pq.read_table(judged.data, columns=columns).take(judged.positions)
+    lengths = np.sum([[len(value) for value in table.column(name).to_pylist()] for name in columns], axis=0)
+    edges = settings.length_edges or tuple(sorted({int(edge) for edge in np.quantile(lengths, [0.25, 0.5, 0.75])}))
+    place: NDArray[np.int64] = np.atleast_1d(np.searchsorted(np.array(edges), lengths))
+    lows, highs = [0, *(edge + 1 for edge in edges)], [*map(str, edges), ""]
+    for index, (low, high) in enumerate(zip(lows, highs, strict=True)):
+        yield Cut("length", f"{low}–{high}", place == index)
+
+
+def _by_label(judged: JudgedSplit, settings: SliceSettings) -> Iterator[Cut]:
+    from hubflow.stages.hub.judging import ClassJudge
+
+    judge, rows, label_map = judged.judge, judged.rows, judged.label_map
+    if isinstance(judge, ClassJudge):
+        labels = judge.labels[rows]
+        counts = np.bincount(labels, minlength=label_map.num_classes)
+        for label in np.argsort(-counts, kind="stable")[: settings.max_values].tolist():
+            yield Cut("label", label_map.labels[label], labels == label)
+        return
+    has = np.zeros((len(judge.reader.kinds), len(rows)), bool)
+    for place, row in enumerate(rows.tolist()):
+        has[judge.reader.read(judge.reader.flat([judge.labels[row]]), "default").kind, place] = True
+    for kind in np.argsort(-has.sum(1), kind="stable")[: settings.max_values].tolist():
+        yield Cut("label", judge.reader.kinds[kind], has[kind])
+    yield Cut("label", "(no entity)", np.asarray(~has.any(0)))
+
+
+def _judged(judge: "ClassJudge | SequenceJudge", cut: Cut, confidence: float) -> Slice:
+    from hubflow.stages.hub.judging import ClassJudge
+
+    count, interval = int(cut.rows.sum()), None
+    if isinstance(judge, ClassJudge):
+        metrics = _class_metrics(judge, judge.rows[cut.rows], cut.by == "label")
+        interval = wilson(metrics["accuracy"], count, confidence)
+    else:
+        metrics = _sequence_metrics(judge, cut.rows)
+    return Slice(by=cut.by, column=cut.column, value=cut.value, rows=count, metrics=metrics, accuracy_interval=interval)
+
+
+def _class_metrics(judge: "ClassJudge", rows: NDArray[np.int64], is_one_label: bool) -> dict[str, float]:
+    """Metrics of some rows; the macro F1 is over the labels that are true or predicted in them."""
+    from hubflow.stages.hub.judging import Calibration
+    from hubflow.stages.hub.metrics import ClassCounts, count_metrics
+
+    occurring, places = np.unique(np.concatenate([judge.labels[rows], judge.predicted[rows]]), return_inverse=True)
+    labels, predicted = np.split(places, 2)
+    counts, calibration = ClassCounts(len(occurring)), Calibration(judge.options.bins)
+    counts.add(labels, predicted)
+    calibration.add(judge.confidence[rows], labels == predicted)
+    flat = count_metrics(counts)
+    names = ("accuracy",) if is_one_label else ("accuracy", "balanced_accuracy", "f1_macro", "mcc")
+    return {"loss": float(judge.losses[rows].mean()), **{name: flat[name] for name in names}, "ece": calibration.error}
+
+
+def _sequence_metrics(judge: "SequenceJudge", rows: Mask) -> dict[str, float]:
+    from hubflow.stages.judgement.statistics import SequenceStatistics
+
+    return {name: float(values[0]) for name, values in SequenceStatistics(judge)(rows[None, :]).items()}
+
+
+def wilson(share: float, count: int, confidence: float) -> tuple[float, float]:
+    """Interval of a share of `count` rows (Wilson, J. Am. Stat. Assoc. 22, 1927): sound for few rows and shares near 0 or 1."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -1,0 +1,94 @@
+"""A user's own metrics: called with the judged rows, told by name when they fail."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from pydantic import ValidationError
+
+from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.settings import EvaluateSettings
+from hubflow.stages.judgement.own_metrics import MetricError, measured_by, metrics_identity, own_metrics
+
+SOURCE = """
+def cost(judged, labels):
+    wrong = judged["label"] != judged["predicted"]
+    return float((wrong * judged["amount"]).sum())
+
+def both(judged, labels):
+    judged["label"] = labels[0]
+    return {"rows": len(judged), "labels": len(labels)}
+
+def broken(judged, labels):
+    return judged["amuont"].sum()
+
+def nothing(judged, labels):
+    return float("nan")
+
+def strangely_named(judged, labels):
+    return {"a b": 1.0}
+
+number = 5
+"""
+JUDGED = pd.DataFrame({"label": ["a", "b"], "predicted": ["a", "a"], "amount": [3, 4]})
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (tmp_path / "my_metrics.py").write_text(SOURCE, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path / "my_metrics.py"
+    sys.modules.pop("my_metrics", None)
+
+
+def measured(*names: str) -> dict[str, float]:
+    return measured_by(own_metrics([f"my_metrics:{name}" for name in names]), JUDGED, ("a", "b"), "test")
+
+
+def test_one_number_or_several_are_told_under_the_functions_name() -> None:
+    assert measured("both", "cost") == {"my_metrics:both.rows": 2, "my_metrics:both.labels": 2, "my_metrics:cost": 4.0}
+    assert JUDGED["label"].tolist() == ["a", "b"]  # what a metric does to its rows stays its own
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("broken", r"'my_metrics:broken' failed on test \(2 rows\): KeyError\('amuont'\)"),
+        ("nothing", "'my_metrics:nothing' gave nan on test; expected one finite number"),
+        ("strangely_named", "'my_metrics:strangely_named' gave a value called 'a b'"),
+    ],
+)
+def test_a_metric_that_fails_is_named(name: str, message: str) -> None:
+    with pytest.raises(MetricError, match=message):
+        measured(name)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("my_metrics:costs", "my_metrics has no 'costs'; expected package.module:function"),
+        ("your_metrics:cost", "your_metrics cannot be imported"),
+        ("my_metrics:number", "is a int and cannot be called"),
+    ],
+)
+def test_a_metric_that_is_not_there_is_told(path: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        own_metrics([path])
+    with pytest.raises(ValidationError, match="metrics"):
+        EvaluateSettings(metrics=("no path",))
+
+
+def test_another_version_of_a_function_has_another_identity(module: Path) -> None:
+    before = metrics_identity(own_metrics(["my_metrics:cost"]))
+    sys.modules.pop("my_metrics")
+    module.write_text(SOURCE.replace("wrong * ", "2 * wrong * "), encoding="utf-8")
+    import importlib
+    import linecache
+
+    importlib.invalidate_caches()
+    linecache.checkcache()
+    assert before != metrics_identity(own_metrics(["my_metrics:cost"]))
+    assert np.isfinite(list(measured("cost").values())).all()
