@@ -1,17 +1,28 @@
-"""Three nights by the commands of docs/nightly.md: promoted, skipped, kept back, and a webhook that is told."""
+"""Three nights by the commands of docs/nightly.md: promoted, skipped, kept back, a webhook that is told, a slot given back."""
 
 import http.server
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect_processes import documented_blocks, world
+from prefect_processes import World, documented_blocks, world
 
 PROJECT = Path(__file__).parents[2]
+
+HOLD = """
+from hubflow.flows.slots import slot
+from hubflow.schemas.nightly import SlotSettings
+with slot(SlotSettings(held="always", lease_seconds=60), "cpu"):
+    print("held", flush=True)
+    {then}
+"""
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("uv") is None, reason="the documented commands need uv"),
@@ -43,7 +54,7 @@ def test_the_documented_nights_are_promoted_skipped_and_kept_back_and_the_webhoo
     tmp_path: Path, hooks: tuple[str, list[Any]]
 ) -> None:
     url, posted = hooks
-    nights, shown = [], ""
+    nights, shown, holder = [], "", None
     with world(tmp_path, PROJECT) as here:
         for block in documented_blocks(PROJECT / "docs" / "nightly.md", "Three nights"):
             script = block.script.replace("https://hooks.example.org/nightly", url)
@@ -51,13 +62,37 @@ def test_the_documented_nights_are_promoted_skipped_and_kept_back_and_the_webhoo
                 here.keep_running(script)
                 here.wait_for("server", here.is_up)
                 continue
+            holder = holder or _killed_holder(here)
             shown = here.run(script)
             if block.kind == "night":
                 nights.append(json.loads(shown.splitlines()[-1]))
         here.wait_for("post to the webhook", lambda: bool(posted), 60)
+        held = here.api("v2/concurrency_limits/gpu")
+        assert held["limit"] == 1
+        here.wait_for("slot given back", lambda: here.api("v2/concurrency_limits/gpu")["active_slots"] == 0, 100)
+        assert _hold(here, "pass").wait(60) == 0
     assert [one["outcome"] for one in nights] == ["promoted", "skipped", "kept_back"]
     assert nights[2]["started_from"] == f"the weights of {nights[0]['candidate']}"
     assert nights[2]["deployed"] == nights[0]["candidate"] != nights[2]["candidate"]
     assert "promoted by flow run" in shown
     assert "hubflow.nightly.kept_back" in posted[0]
     assert "below the +0.5 asked for" in posted[0]
+
+
+def _hold(here: World, then: str) -> "subprocess.Popen[str]":
+    script = HOLD.replace("{then}", then)
+    environment = {**here.environment, "PREFECT_API_URL": f"http://127.0.0.1:{here.port}/api"}
+    return subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def _killed_holder(here: World) -> "subprocess.Popen[str] | None":
+    """A process that held the slot, and was killed while it did."""
+    if not here.is_up():
+        return None  # the commands before the server
+    process = _hold(here, "import time; time.sleep(600)")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    assert here.api("v2/concurrency_limits/gpu")["active_slots"] == 1
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return process
