@@ -40,15 +40,20 @@ class Look:
         return int(self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
 
 
+def find_browser() -> str | None:
+    """Where Chromium is, or None."""
+    return shutil.which("chromium") or shutil.which("chromium-browser")
+
+
 def browser_path() -> str:
     """Where Chromium is; skips, or fails where it is required, when there is none."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    found = find_browser()
     if found is None:
         remedy = "no chromium on the PATH: apt-get install chromium"
         if os.environ.get("HUBFLOW_TEST_BROWSER") == "required":
             pytest.fail(remedy)
         pytest.skip(remedy)
-    return str(found)
+    return found
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """From nothing to a finished nightly run, by the commands of docs/deployment.md: real server, work pool and worker."""
 
+import itertools
 import json
 import shutil
 import urllib.error
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import SCHEMES, WIDTHS, browser_path, chromium, find_browser, opened, share_of_paper
 from prefect_processes import World, documented_blocks, world
 
 from hubflow.schemas.folders import verify_folder
@@ -39,6 +41,8 @@ class Outcome:
     store: Path
     prefect_home: Path
     left_running: dict[int, str]
+    run_pages: dict[str, str]
+    pictures: list[Path]
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +51,13 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
     home = tmp_path_factory.mktemp("home")
     with world(home, PROJECT) as here:
         printed = _run_document(here)
-        facts = {
+        (run,) = here.api("flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}})
+        facts: dict[str, Any] = {
+            "run_pages": _artifacts_in_the_ui(f"http://127.0.0.1:{here.port}", run["id"], home),
             "printed": printed,
             "runs": here.api("flow_runs/filter", {"flow_runs": {"state": {"type": {"not_any_": ["SCHEDULED"]}}}}),
             "artifacts": here.api("artifacts/filter", {}),
+            "pictures": [home / f"run-{width}-{scheme}.png" for width in WIDTHS for scheme in SCHEMES],
             "upcoming": _upcoming(here),
             "schedules_after_second_deploy": _pause_and_deploy_again(here),
             "refused": _refusal_without_settings(here),
@@ -71,6 +78,18 @@ def test_every_stage_leaves_a_markdown_artifact_and_training_its_progress(outcom
     published = {one["key"] for one in outcome.artifacts if one["type"] == "markdown"}
     assert published == {*STAGES, "data-report", "encoding-report", "key-figures", "report"}
     assert [float(one["data"]) for one in outcome.artifacts if one["type"] == "progress"] == [100.0]
+
+
+def test_the_runs_page_shows_its_artifacts_on_a_desk_and_its_state_on_a_telephone(outcome: Outcome) -> None:
+    browser_path()
+    assert len(outcome.run_pages) == len(outcome.pictures) == 4
+    for name, page in outcome.run_pages.items():
+        assert "Completed" in page
+        if name.startswith("1280"):
+            assert {*STAGES, "key-figures", "metrics", "report", "data-rows", "data-report"} <= set(page.split("\n"))
+            assert "fine-tuning steps" in page
+    for picture in outcome.pictures:
+        assert 0.2 < share_of_paper(picture)[1] < 0.995  # neither empty nor covered
 
 
 def test_report_and_export_are_where_the_document_says(outcome: Outcome) -> None:
@@ -115,6 +134,27 @@ def _run_document(here: World) -> str:
         if "server start" in block.script:
             here.wait_for("server", here.is_up)
     return printed
+
+
+def _artifacts_in_the_ui(server: str, run: str, folder: Path) -> dict[str, str]:
+    """The text of the run's page with its artifacts, by width and colour scheme; a picture of each is taken.
+
+    Empty where there is no browser: the test of it then says so.
+    """
+    pages: dict[str, str] = {}
+    if not find_browser():
+        return pages
+    with chromium() as browser:
+        for width, scheme in itertools.product(WIDTHS, SCHEMES):
+            with opened(browser, f"{server}/runs/flow-run/{run}", WIDTHS[0], scheme) as look:
+                look.page.get_by_text("Artifacts", exact=True).last.click()
+                look.page.get_by_text("key-figures", exact=True).first.wait_for()
+                look.page.set_viewport_size({"width": width, "height": 900})
+                look.page.get_by_text("key-figures", exact=True).first.wait_for()
+                look.page.screenshot(path=folder / f"run-{width}-{scheme}.png", full_page=True)
+                pages[f"{width} {scheme}"] = look.page.locator("body").inner_text()
+                assert all(one.startswith((server, "data:", "blob:")) for one in look.requests), look.requests
+    return pages
 
 
 def _upcoming(here: World) -> list[dict[str, Any]]:
