@@ -112,7 +112,7 @@ def test_fine_tune_prints_a_table_and_where_everything_is(tmp_path: Path, prefec
     config = write_config(tmp_path, digits_run.settings.model_dump(mode="json"))
     result = run("fine-tune", config)
     assert result.exit_code == 0, result.output
-    for word in ("split", "accuracy", "dev", "test", "report    ", "export    "):
+    for word in ("metric", "balanced_accuracy", "dev", "test", "report    ", "export    "):
         assert word in result.stdout
     assert digits_run.export.path in result.stdout
 

@@ -166,15 +166,13 @@ def demo(
 def main() -> None:
     """Entry point of `hubflow`; what settings name by module and name is looked for in the working folder too, at last."""
     sys.path.append(str(Path.cwd()))
-    atexit.register(
-        gc.freeze
-    )  # Python ends 1.5 s sooner when it does not look through Paddle's and Prefect's modules once more
+    atexit.register(gc.freeze)  # Python ends 1.5 s sooner when it does not look through all modules once more
     app()
 
 
 def _metrics_table(metrics: dict[str, dict[str, float]]) -> Table:
     names = list(dict.fromkeys(name for values in metrics.values() for name in values))
-    table = Table("split", *names, box=None)
-    for split, values in metrics.items():
-        table.add_row(split, *[f"{values[name]:.4f}" if name in values else "" for name in names])
+    table = Table("metric", *metrics, box=None)  # a line each: there are too many for a terminal's width
+    for name in names:
+        table.add_row(name, *[f"{values[name]:.4f}" if name in values else "" for values in metrics.values()])
     return table
