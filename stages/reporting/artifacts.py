@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from hubflow.schemas.evaluation import Interval
 from hubflow.stages.data.artifacts import in_run, plain
 
 FIGURES_KEY, METRICS_KEY, REPORT_KEY = "key-figures", "metrics", "report"
@@ -55,8 +56,12 @@ def _figures(view: Mapping[str, Any], shown: str) -> Iterator[str]:
     for line in view["metrics"]:
         if line.name in (checkpoint.best_metric, "loss"):
             values = [(split, value) for split, value in zip(view["splits"], line.values, strict=True) if value is not None]
-            texts = [f"{split} **{value.value:.4f}**{_changed(value.change)}" for split, value in values]
+            texts = [
+                f"{split} **{value.value:.4f}**{_within(value.interval)}{_changed(value.change)}" for split, value in values
+            ]
             yield f"- {plain(line.name)}: {', '.join(texts)}"
+    if view["confidence"] is not None:
+        yield f"- each with its {100 * view['confidence']:g}% confidence interval"
     for split in view["views"]:
         yield f"- {split.name}: {split.wrong} of {split.rows} rows wrong"
     yield f"- weights of epoch {checkpoint.best_epoch}, {checkpoint.steps} steps"
@@ -64,6 +69,10 @@ def _figures(view: Mapping[str, Any], shown: str) -> Iterator[str]:
         yield from ["", "### To look at", ""]
         yield from (f"- **{plain(notice.title)}**: {plain(notice.text)}" for notice in view["notices"])
     yield from ["", "### Where", "", f"- report: `{shown}`", f"- exported model: `{view['export_path']}`"]
+
+
+def _within(interval: Interval | None) -> str:
+    return "" if interval is None else f", {interval.low:.4f} to {interval.high:.4f}"
 
 
 def _changed(change: float | None) -> str:

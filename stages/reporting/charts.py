@@ -72,14 +72,33 @@ class LineChart:
 
 @dataclass(frozen=True)
 class Series:
-    """What a line is drawn of: `x` and `y` of one length, finite."""
+    """What a line is drawn of: `x` and `y` of one length, finite; one with a `mark`, a class of the style, has no dots."""
 
     name: str
     x: Floats
     y: Floats
+    mark: str = ""
 
 
-def line_chart(title: str, series: Sequence[Series], note: str, axis: str = "step", marked: int | None = None) -> LineChart:
+@dataclass(frozen=True)
+class Bar:
+    """What a bar is drawn of, in the values of the axes: from `low` to `high` across, from 0 up to `y`."""
+
+    low: float
+    high: float
+    y: float
+    title: str
+
+
+def line_chart(
+    title: str,
+    series: Sequence[Series],
+    note: str,
+    axis: str = "step",
+    marked: int | None = None,
+    bars: Sequence[Bar] = (),
+    axes: Sequence[float] | None = None,
+) -> LineChart:
     """Lines over axes that start and end at round values.
 
     Args:
@@ -88,16 +107,19 @@ def line_chart(title: str, series: Sequence[Series], note: str, axis: str = "ste
         note: a sentence about them.
         axis: what `x` counts.
         marked: index of a point of the last series that stands out.
+        bars: behind the lines.
+        axes: ticks of both axes; those that hold every point when not given.
     """
-    across = ticks(0.0, max(one.x.max() for one in series), is_whole=True)
-    up = ticks(min(one.y.min() for one in series), max(one.y.max() for one in series))
+    across = axes or ticks(0.0, max(one.x.max() for one in series), is_whole=True)
+    up = axes or ticks(min(one.y.min() for one in series), max(one.y.max() for one in series))
     to_x, to_y = _scale(across, LEFT, WIDTH - RIGHT), _scale(up, HEIGHT - BOTTOM, TOP)
-    lines = tuple(_line(one, to_x, to_y, "second" if place else "") for place, one in enumerate(series))
+    lines = tuple(_line(one, to_x, to_y, one.mark or ("second" if place else "")) for place, one in enumerate(series))
+    boxes = tuple(_box(bar, to_x, to_y) for bar in bars)
     point = None
     if marked is not None:
         x, y = series[-1].x[marked], series[-1].y[marked]
         point = (to_x(x), to_y(y), f"{axis} {x:g}: {y:.4g}")
-    return LineChart(title, note, lines, _placed(across, to_x), _placed(up, to_y), axis, point)
+    return LineChart(title, note, lines, _placed(across, to_x), _placed(up, to_y), axis, point, boxes)
 
 
 def ticks(low: float, high: float, is_whole: bool = False) -> list[float]:
@@ -125,10 +147,15 @@ def _line(one: Series, to_x: Any, to_y: Any, mark: str) -> Line:
     x, y = thinned(one.x, one.y)
     places = [(to_x(a), to_y(b)) for a, b in zip(x, y, strict=True)]
     points = " ".join(f"{a:g},{b:g}" for a, b in places)
-    is_few = len(places) <= MAX_POINTS // 10
+    is_few = len(places) <= MAX_POINTS // 10 and not one.mark
     texts = [f"{one.name}, {a:g}: {b:.4g}" for a, b in zip(x, y, strict=True)]
     dots = tuple((a, b, text) for (a, b), text in zip(places, texts, strict=True)) if is_few else ()
     return Line(one.name, points, dots, mark)
+
+
+def _box(bar: Bar, to_x: Any, to_y: Any) -> Box:
+    left, right, top, bottom = to_x(bar.low), to_x(bar.high), to_y(bar.y), to_y(0.0)
+    return Box(left, top, round(right - left, 1), round(bottom - top, 1), bar.title)
 
 
 def _scale(values: Sequence[float], start: float, end: float) -> Any:

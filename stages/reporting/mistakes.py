@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from hubflow.schemas import evaluation
 from hubflow.schemas.frames import PROBABILITY
 from hubflow.stages.reporting.influence import Span, influences
 
@@ -28,7 +29,7 @@ WHOLE_WORDS = 40
 MAX_MARKS = 6
 """Words of a text that are marked: those with the most weight."""
 LEAST_WEIGHT = 0.01
-OURS = frozenset({"row", "position", "loss", "label", "predicted"})
+OURS = frozenset({"row", "position", "loss", "label", "predicted", "probability"})
 THUMBNAIL = 112
 
 
@@ -51,7 +52,8 @@ class Mistake:
         label: the true one; empty of a sentence, whose words have one each.
         predicted: likewise.
         loss: of the row.
-        probability: of the predicted and of the true label; None where it was not kept.
+        probability: of the predicted label; None of a sentence.
+        true_probability: of the true label; None where it was not kept, and of a sentence.
         texts: of each text, its pieces in order.
         image: a small copy as a data URL; empty where there is none.
         name: of the image's file; empty of a text.
@@ -63,7 +65,8 @@ class Mistake:
     label: str
     predicted: str
     loss: float
-    probability: tuple[float, float] | None
+    probability: float | None
+    true_probability: float | None
     texts: tuple[tuple[Piece, ...], ...]
     image: str
     name: str
@@ -77,19 +80,20 @@ def is_wrong(judged: pd.DataFrame) -> "np.ndarray[Any, np.dtype[np.bool_]]":
     return np.array([list(np.atleast_1d(a)) != list(np.atleast_1d(b)) for a, b in pairs], bool)
 
 
-def worst_mistakes(wrong: pd.DataFrame, source: Path, most: int) -> list[Mistake]:
-    """The rows with the largest loss among those that are wrong.
+def shown_mistakes(judged: pd.DataFrame, worst: Sequence[evaluation.Mistake], source: Path) -> list[Mistake]:
+    """The mistakes that evaluate picked, with whole texts, images, and what else was kept of their rows.
 
     Args:
-        wrong: judged rows (`JudgedRows` or `JudgedTokens`) that are wrong.
+        judged: what evaluate kept of the split (`JudgedRows` or `JudgedTokens`).
+        worst: the wrong rows with the largest loss, largest first.
         source: Parquet file of the split in the data set.
-        most: how many.
     """
-    worst = wrong.sort_values("loss", ascending=False, kind="stable").head(most)
+    positions = np.array([mistake.position for mistake in worst], np.int64)
     present = pq.read_schema(source).names
     columns = [name for name in ("text", "text_pair", "tokens", "path", "image") if name in present]
-    rows = pq.read_table(source, columns=columns).take(worst["position"].to_list()).to_pylist()
-    return [_mistake(judged, row) for judged, row in zip(worst.to_dict("records"), rows, strict=True)]
+    rows = pq.read_table(source, columns=columns).take(positions).to_pylist()
+    kept = judged.set_index("position", drop=False).loc[positions].to_dict("records")
+    return [_mistake(*one) for one in zip(worst, kept, rows, strict=True)]
 
 
 def explained(mistakes: Sequence[Mistake], predictor: "Predictor") -> list[Mistake]:
@@ -102,18 +106,28 @@ def explained(mistakes: Sequence[Mistake], predictor: "Predictor") -> list[Mista
     ]
 
 
-def _mistake(judged: dict[Any, Any], row: dict[str, Any]) -> Mistake:
-    label, predicted = judged["label"], judged["predicted"]
+def _mistake(mistake: evaluation.Mistake, judged: dict[Any, Any], row: dict[str, Any]) -> Mistake:
     texts: tuple[tuple[Piece, ...], ...] = tuple((Piece(row[name]),) for name in ("text", "text_pair") if row.get(name))
-    image = name = ""
-    if "tokens" in row:
+    label, predicted = mistake.label, mistake.predicted
+    true_probability = image = name = None
+    if isinstance(label, str) and isinstance(predicted, str):
+        true_probability = judged.get(f"{PROBABILITY}{label}")
+    else:
         texts, label, predicted = (tuple(_words(row["tokens"], label, predicted)),), "", ""
     if "path" in row:
         image, name = thumbnail(row.get("image") or row["path"]), _cut(Path(row["path"]).name, MAX_VALUE_CHARS)
-    kept = [judged.get(f"{PROBABILITY}{one}") for one in (predicted, label)]
-    probability = None if None in kept else (float(kept[0]), float(kept[1]))  # type: ignore[arg-type]
-    further = tuple(_further(judged))
-    return Mistake(int(judged["row"]), label, predicted, float(judged["loss"]), probability, texts, image, name, further)
+    return Mistake(
+        mistake.row,
+        label,
+        predicted,
+        mistake.loss,
+        mistake.probability,
+        true_probability,
+        texts,
+        image or "",
+        name or "",
+        tuple(_further(judged)),
+    )
 
 
 def _further(judged: dict[Any, Any]) -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hubflow.schemas.evaluation import Interval, SplitDetails
 from hubflow.schemas.metrics import LOWER_IS_BETTER
 from hubflow.schemas.references import CheckpointRef
 from hubflow.stages.data.view import finding_lines, part
@@ -15,11 +16,19 @@ MAX_NOTICE_CHARS = 160
 
 @dataclass(frozen=True)
 class Value:
-    """A metric of one split, and how much more it is than in the last run on the same rows; None when not comparable."""
+    """A metric of one split.
+
+    Attributes:
+        value: of the metric.
+        change: how much more it is than in the last run on the same rows; None when not comparable.
+        is_better: whether it has changed for the better.
+        interval: of confidence; None where evaluate found none.
+    """
 
     value: float
     change: float | None
     is_better: bool
+    interval: Interval | None
 
 
 @dataclass(frozen=True)
@@ -40,29 +49,35 @@ class Notice:
     is_grave: bool = False
 
 
-def metric_lines(metrics: Mapping[str, Mapping[str, float]], first: str, before: Since) -> list[MetricLine]:
+def metric_lines(
+    metrics: Mapping[str, Mapping[str, float]], first: str, before: Since, details: Mapping[str, SplitDetails]
+) -> list[MetricLine]:
     """Metrics as lines, `first` being the first of them.
 
     Args:
         metrics: by split and name.
         first: the metric that picked the weights.
         before: the last run.
+        details: by split, what evaluate found beyond the metrics.
     """
+    intervals = {split: details[split].intervals for split in metrics}
     names = list(dict.fromkeys(name for values in metrics.values() for name in values))
     return [
-        MetricLine(name, tuple(value(metrics, split, name, before) for split in metrics))
+        MetricLine(name, tuple(value(metrics, split, name, before, intervals[split].get(name)) for split in metrics))
         for name in sorted(names, key=lambda name: name != first)
     ]
 
 
-def value(metrics: Mapping[str, Mapping[str, float]], split: str, name: str, before: Since) -> Value | None:
-    """A metric, with what it was before where that was measured on the same rows."""
+def value(
+    metrics: Mapping[str, Mapping[str, float]], split: str, name: str, before: Since, interval: Interval | None
+) -> Value | None:
+    """A metric, with its interval, and what it was before where that was measured on the same rows."""
     now = metrics[split].get(name)
     if now is None:
         return None
     last = (before.metrics or {}).get(split, {}).get(name) if (before.same_rows or {}).get(split) else None
     change = None if last is None else now - last
-    return Value(now, change, change is not None and change != 0 and (change > 0) != (name in LOWER_IS_BETTER))
+    return Value(now, change, change is not None and change != 0 and (change > 0) != (name in LOWER_IS_BETTER), interval)
 
 
 def judged_split(metrics: Mapping[str, Mapping[str, float]]) -> str | None:

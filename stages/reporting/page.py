@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from hubflow.schemas.evaluation import SplitDetails
 from hubflow.schemas.references import EncodedRef, EvaluationRef, ExportRef, RowKind
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.stages.data.encoding_watch import with_encoding
@@ -49,12 +50,14 @@ def run_view(
     checkpoint, first = evaluation.checkpoint, judged_split(evaluation.metrics)
     metrics = {split: evaluation.metrics[split] for split in sorted(evaluation.metrics, key=lambda split: split != first)}
     report = _data_report(home, encoded)
+    details = read_details(home, evaluation)
     found, more = notices(report, metrics, checkpoint, settings.train.epochs)
     exported = home.open(export).folder
     return {
         "settings": settings,
         "splits": list(metrics),
-        "metrics": metric_lines(metrics, checkpoint.best_metric, before),
+        "metrics": metric_lines(metrics, checkpoint.best_metric, before, details),
+        "confidence": next((one.confidence for one in details.values() if one.intervals), None),
         "since": before,
         "notices": found,
         "more_notices": more,
@@ -62,7 +65,7 @@ def run_view(
         "dataset": encoded.dataset,
         "data": data_view(report),
         "charts": training_charts(home.open(checkpoint).folder, checkpoint),
-        "views": _views(home, settings, evaluation, encoded, exported, list(metrics)),
+        "views": _views(home, settings, evaluation, encoded, exported, {split: details[split] for split in metrics}),
         "label_count": encoded.dataset.num_classes,
         "example": EXAMPLES[encoded.dataset.rows_kind],
         "export_path": home.shown(export.path),
@@ -72,14 +75,18 @@ def run_view(
 
 
 def _views(
-    home: Store, settings: FineTuneSettings, evaluation: EvaluationRef, encoded: EncodedRef, exported: Path, splits: list[str]
+    home: Store,
+    settings: FineTuneSettings,
+    evaluation: EvaluationRef,
+    encoded: EncodedRef,
+    exported: Path,
+    details: Mapping[str, SplitDetails],
 ) -> list[SplitView]:
     judged, data = home.open(evaluation).folder, home.open(encoded.dataset).folder
-    details = read_details(home, evaluation)
-    shown, explained = settings.evaluate.worst_mistakes, settings.report.explained_mistakes
+    explained = settings.report.explained_mistakes
     views = [
-        split_view(pd.read_parquet(judged / f"{split}.parquet"), details[split], data / f"{split}.parquet", split, shown)
-        for split in splits
+        split_view(pd.read_parquet(judged / f"{split}.parquet"), one, data / f"{split}.parquet", split)
+        for split, one in details.items()
     ]
     is_text = settings.task == "text_classification" and explained > 0 and any(view.mistakes for view in views[:1])
     predictor = _predictor(exported) if is_text else None

@@ -7,8 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from hubflow.schemas.evaluation import ClassScore, Confused, SplitDetails
-from hubflow.stages.reporting.mistakes import Mistake, cut_texts, explained, is_wrong, worst_mistakes
+from hubflow.schemas.evaluation import ClassScore, Confused, Interval, SplitDetails
+from hubflow.stages.reporting.calibration import calibration_chart
+from hubflow.stages.reporting.charts import LineChart
+from hubflow.stages.reporting.mistakes import Mistake, cut_texts, explained, is_wrong, shown_mistakes
 
 MAX_MATRIX_LABELS = 30
 MAX_PAIRS = 15
@@ -49,6 +51,10 @@ class SplitView:
         labels: of the matrix; empty when there are too many.
         matrix: true label by predicted label.
         pairs: the most frequent confusions.
+        more_pairs: how many further ones there are.
+        calibration: how often it is right where it is so sure; None where that was not found.
+        ece: expected calibration error; None likewise.
+        ece_interval: of it; None where evaluate found none.
         notes: what evaluate left out, and why.
         mistakes: with the largest loss first.
     """
@@ -62,6 +68,10 @@ class SplitView:
     labels: list[str]
     matrix: list[list[Cell]]
     pairs: list[Confused]
+    more_pairs: int
+    calibration: LineChart | None
+    ece: float | None
+    ece_interval: Interval | None
     notes: list[str]
     mistakes: list[Mistake] = field(default_factory=list)
 
@@ -76,7 +86,7 @@ class SplitView:
         return any(mistake.name for mistake in self.mistakes)
 
 
-def split_view(judged: pd.DataFrame, details: SplitDetails, source: Path, name: str, most: int) -> SplitView:
+def split_view(judged: pd.DataFrame, details: SplitDetails, source: Path, name: str) -> SplitView:
     """What the page shows of a split.
 
     Args:
@@ -84,25 +94,28 @@ def split_view(judged: pd.DataFrame, details: SplitDetails, source: Path, name: 
         details: what evaluate found of it.
         source: Parquet file of the split in the data set.
         name: of the split.
-        most: how many mistakes are shown.
     """
-    wrong = is_wrong(judged)
+    calibration, confusion = details.calibration, details.confusion
     is_sequence = len(judged) > 0 and not isinstance(judged["label"].iloc[0], str)
     classes = sorted((ClassLine(cut_label(label), score) for label, score in details.per_class.items()), key=_worst_first)
-    labels, counts = details.confusion.labels or [], details.confusion.counts or []
+    labels, counts = confusion.labels or [], confusion.counts or []
     few = len(labels) <= MAX_MATRIX_LABELS
     return SplitView(
         name=name,
         rows=len(judged),
-        wrong=int(wrong.sum()),
+        wrong=int(is_wrong(judged).sum()),
         is_sequence=is_sequence,
         classes=classes[:MAX_LABELS],
         more_classes=max(0, len(classes) - MAX_LABELS),
         labels=[cut_label(label) for label in labels] if few else [],
         matrix=_matrix(counts, labels) if few else [],
-        pairs=details.confusion.pairs[:MAX_PAIRS],
+        pairs=confusion.pairs[:MAX_PAIRS],
+        more_pairs=max(0, len(confusion.pairs) - MAX_PAIRS) + confusion.left_out,
+        calibration=calibration_chart(calibration, "words" if is_sequence else "rows"),
+        ece=None if calibration is None else calibration.ece,
+        ece_interval=details.intervals.get("ece"),
         notes=details.notes,
-        mistakes=worst_mistakes(judged[wrong], source, most),
+        mistakes=shown_mistakes(judged, details.worst, source),
     )
 
 

@@ -11,8 +11,10 @@ import pytest
 from modules import make_tiny_bert
 from runs import WORDS, Run, run_stages, text_settings
 
+from hubflow.schemas.evaluate_settings import BootstrapSettings, EvaluateSettings
 from hubflow.schemas.gate import GateSettings
 from hubflow.schemas.settings import FineTuneSettings
+from hubflow.stages.evaluate import evaluate, read_details
 from hubflow.stages.gate import gate
 from hubflow.stages.report import write_report
 
@@ -45,6 +47,35 @@ def test_the_page_stands_alone_and_holds_every_metric(run_name: str, request: An
             assert f"{value:.4f}" in page
     assert "Worst mistakes" in page
     assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
+
+
+@pytest.mark.parametrize("run_name", ["digits_run", "text_run"])
+def test_what_evaluate_kept_of_a_split_is_shown_as_it_kept_it(run_name: str, request: Any) -> None:
+    run: Run = request.getfixturevalue(run_name)
+    page = page_of(run)
+    details = read_details(run.store, run.evaluation)
+    shown = [int(row) for row in re.findall(r"row (\d+) · loss", page)]
+    assert shown == [mistake.row for split in ("test", "dev") for mistake in details[split].worst]
+    assert "· <bdi>probability</bdi>" not in page  # a name of ours is no further column
+    for one in details.values():
+        assert one.calibration is not None
+        assert f"Calibration: ECE {one.calibration.ece:.4f}" in page
+        assert one.intervals
+        for interval in one.intervals.values():
+            assert f"{interval.low:.4f} to {interval.high:.4f}" in page
+    first = details["test"].intervals[run.checkpoint.best_metric]
+    assert f'<dd class="interval">{first.low:.4f} to {first.high:.4f} (95%)</dd>' in page
+
+
+def test_what_was_not_asked_for_has_no_section(digits_run: Run, tmp_path: Path) -> None:
+    store = str(shutil.copytree(digits_run.settings.store, tmp_path / "store"))
+    bare = EvaluateSettings(bootstrap=BootstrapSettings(resamples=0), worst_mistakes=0)
+    evaluation = evaluate(digits_run.checkpoint, digits_run.encoded, bare, store, "cpu")
+    references = (digits_run.encoded, digits_run.export, {}, store)
+    page = Path(write_report(digits_run.settings, evaluation, *references)).read_text(encoding="utf-8")
+    assert 'class="interval"' not in page
+    assert "confidence interval" not in page
+    assert "Worst mistakes" not in page
 
 
 def test_the_next_run_says_what_has_changed_since_the_last(text_run: Run, tmp_path: Path) -> None:

@@ -79,7 +79,11 @@ def test_the_page_is_whole_on_a_desk_and_on_a_telephone_in_light_and_in_dark(
             assert look.page.evaluate("document.scripts.length") == 0
             assert key in look.page.locator(".figures").inner_text()
             assert look.page.locator(".figures").bounding_box()["y"] < 300  # seen without scrolling
-            for chart in look.page.locator("main > .charts svg.axes").all():
+            assert " to " in look.page.locator(".figures .interval").first.inner_text()
+            calibration = look.page.locator("section .calibration")
+            assert "ECE" in calibration.inner_text()
+            assert calibration.locator("circle").count() > 0
+            for chart in look.page.locator("main > .charts svg.axes, section .calibration svg.axes").all():
                 box = chart.bounding_box()
                 assert box["width"] >= 280 and box["x"] >= 0 and box["x"] + box["width"] <= look.width
             brightness, share = share_of_paper(look.screenshot(tmp_path, name))
