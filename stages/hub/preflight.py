@@ -14,7 +14,7 @@ from hubflow.schemas.folders import StoreError
 from hubflow.schemas.training import TrainSettings
 from hubflow.stages.hub.callbacks import TrainState
 from hubflow.stages.hub.encoded import EncodedSplit, IntArray, epoch_batches, sorted_batches
-from hubflow.stages.hub.runtime import paddle
+from hubflow.stages.hub.runtime import get_variable, paddle
 from hubflow.stages.hub.session import Session
 from hubflow.stages.hub.stepping import Stepper, require_finite
 from hubflow.stages.hub.updates import Update
@@ -76,9 +76,10 @@ def preflight(
         TrainingError: when the loss or a gradient is not finite, naming the rows.
         StoreError: when the disk has no room for the checkpoints.
     """
-    kept = update.state()
-    weights = sum(array.nbytes for array in session.weights().values())
-    total = sum(array.nbytes for array in kept.values())
+    # At a rate of 0 weights stay as they are; copies of all that changes would be in memory beside the costliest batch.
+    statistics = {name: get_variable(session.scope, name) for name in session.statistics}
+    weights = sum(get_variable(session.scope, name).nbytes for name in session.names.values())
+    total = update.state_bytes()
     _require_room(folder, weights, total, settings.checkpoints.keep)
     is_sequences = session.spec.task == "sequence_labelling"
     batches = epoch_batches(stepper.train.lengths, settings.batch_size, stepper.seed, 0, is_sequences)
@@ -100,7 +101,8 @@ def preflight(
     if stepper.world.leads:
         with tempfile.TemporaryDirectory(prefix=".preflight.", dir=folder) as place:
             export(session, Path(place))
-    update.load_state(kept)
+    update.start_over()
+    update.load_state(statistics)
     tokens = len(rows) * int(stepper.train.lengths[rows].max())
     return Preflight(len(rows), tokens, seconds, weights, total - weights, grown)
 

@@ -149,6 +149,13 @@ class Session:
         head = [parameter.name for parameter in self.task.main_program().global_block().all_parameters()]
         return {**self.graph.parameters, **{name: name for name in head if name.startswith(HEAD_PREFIX)}}
 
+    @property
+    def statistics(self) -> list[str]:
+        """Variables that no optimizer updates: what is frozen, and the statistics of batch norms."""
+        parameters = self.task.main_program().global_block().all_parameters()
+        own = set(self.names.values())
+        return [one.name for one in parameters if not one.trainable and one.name in own]
+
     def initialise(self, seed: int) -> None:
         """Fresh head and optimizer state, then the module's weights: pretrained, or fresh from the seed; adapters are fresh."""
         paddle.seed(seed)

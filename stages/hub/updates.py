@@ -94,10 +94,22 @@ class Update:
             elif name.startswith(START):
                 set_variable(scope, name, get_variable(scope, name.removeprefix(START)), place)
 
+    def start_over(self) -> None:
+        """Give what the optimizer keeps its first values again; weights, and what they are pulled towards, stay."""
+        scope, place = self.session.scope, self.session.place
+        weights = set(self.session.names.values())
+        kept = {name: get_variable(scope, name) for name in self._names() if name in weights or name.startswith(START)}
+        self.session.run(self._startup)
+        for name, array in kept.items():
+            set_variable(scope, name, array, place)
+
     def state(self) -> dict[str, NDArray[Any]]:
         """A copy of all that the next update depends on: weights and optimizer state, by variable name."""
-        names = [name for name in self._names() if not name.startswith((SUM, START, RATE, SEED))]
-        return {name: get_variable(self.session.scope, name) for name in names}
+        return {name: get_variable(self.session.scope, name) for name in self._state_names()}
+
+    def state_bytes(self) -> int:
+        """How many bytes `state` has."""
+        return sum(get_variable(self.session.scope, name).nbytes for name in self._state_names())
 
     def load_state(self, state: dict[str, NDArray[Any]]) -> None:
         """Put back what `state` gave."""
@@ -135,6 +147,9 @@ class Update:
             if name.startswith(SUM):
                 zeros = np.zeros_like(get_variable(self.session.scope, name))
                 set_variable(self.session.scope, name, zeros, self.session.place)
+
+    def _state_names(self) -> list[str]:
+        return [name for name in self._names() if not name.startswith((SUM, START, RATE, SEED))]
 
     def _names(self) -> list[str]:
         return list(dict.fromkeys(name for program in (self._main, self._second) if program for name in variables_of(program)))
