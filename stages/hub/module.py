@@ -157,6 +157,7 @@ def build_graph(
     lora: LoraSettings | None = None,
     lanes: int = 1,
     image_size: int | None = None,
+    first_only: bool = False,
 ) -> ModuleGraph:
     """Build the network into a new program; the startup program holds fresh weights and is run only for those.
 
@@ -168,6 +169,7 @@ def build_graph(
         lora: adapters to train in place of the module's own weights, which are then all frozen; text modules only. Those of
             a frozen block are frozen too.
         lanes: in how many shares the rows of a batch are computed side by side (`networks/lanes.py`).
+        first_only: whether `sequence_output` is left out, so that the last layer computes the first token alone; text only.
         image_size: side in pixels of all images that will be fed, where known: some layers are then computed faster.
 
     Raises:
@@ -180,7 +182,7 @@ def build_graph(
             if isinstance(config, ImageConfig):
                 return _image_graph(config, frozen, main, startup, lanes, image_size or -1)
             check_max_seq_len(config, max_seq_len)
-            return _text_graph(config, frozen, lora, main, startup, lanes)
+            return _text_graph(config, frozen, lora, main, startup, lanes, first_only)
 
 
 def load_weights(
@@ -213,7 +215,13 @@ def check_max_seq_len(config: text.TextConfig, max_seq_len: int | None) -> None:
 
 
 def _text_graph(
-    config: text.TextConfig, frozen: Collection[str], lora: LoraSettings | None, main: Any, startup: Any, lanes: int
+    config: text.TextConfig,
+    frozen: Collection[str],
+    lora: LoraSettings | None,
+    main: Any,
+    startup: Any,
+    lanes: int,
+    first_only: bool,
 ) -> ModuleGraph:
     def is_frozen(name: str) -> bool:
         return module_block_of(config, name) in frozen or (lora is not None and not is_adapter(name))
@@ -222,8 +230,8 @@ def _text_graph(
     inputs["input_mask"] = paddle.static.data("input_mask", [-1, -1], "float32")
     dropout = F.dropout if lanes == 1 else SeededDropout()
     parameters = text.Parameters(config.initializer_range, is_frozen, lora, dropout)
-    pooled, sequence = text.encode(config, text.TextInputs(**inputs), parameters, lanes)
-    outputs = {"pooled_output": pooled, "sequence_output": sequence}
+    pooled, sequence = text.encode(config, text.TextInputs(**inputs), parameters, lanes, first_only)
+    outputs = {"pooled_output": pooled} if first_only else {"pooled_output": pooled, "sequence_output": sequence}
     names = {name: name for name in parameters.shapes}
     return ModuleGraph(inputs, outputs, main, startup, names, parameters.shapes, parameters.adapter_startup)
 

@@ -106,7 +106,13 @@ class Session:
         self._executor = paddle.static.Executor(self.place)
         with BUILD_LOCK, paddle.utils.unique_name.guard(), cast_to(self.precision):
             self.graph = build_graph(
-                self.config, self.frozen, self.spec.max_seq_len, self.spec.lora, self.lanes, self._image_size
+                self.config,
+                self.frozen,
+                self.spec.max_seq_len,
+                self.spec.lora,
+                self.lanes,
+                self._image_size,
+                first_only=self.spec.task == "text_classification",
             )
             self.task = _put_head(self.spec, self.graph)
         if self.lanes > 1:

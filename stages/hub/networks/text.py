@@ -186,21 +186,24 @@ class Parameters:
         return self._made[name]
 
 
-def encode(config: TextConfig, inputs: TextInputs, parameters: Parameters, lanes: int = 1) -> tuple[Any, Any]:
+def encode(
+    config: TextConfig, inputs: TextInputs, parameters: Parameters, lanes: int = 1, first_only: bool = False
+) -> tuple[Any, Any]:
     """Build the encoder: `(pooled_output [batch, hidden], sequence_output [batch, seq, hidden])`.
 
     Without a pooler the pooled output is the first token's vector. Dropout acts in training whatever is frozen. With several
     `lanes` each computes its share of the rows, at least one, beside the others; what comes out is in the rows' order.
+    With `first_only` the last layer computes the first token alone, and there is no sequence output (None).
     """
     embedded = _embed(config, inputs, parameters)
     mask = ((1.0 - inputs.input_mask) * MASKED_SCORE).unsqueeze(1).unsqueeze(1)
     shares = zip(in_lanes(embedded, lanes), in_lanes(mask, lanes), strict=True)
-    encoded = [_encode(config, x, part, parameters) for x, part in shares]
+    encoded = [_encode(config, x, part, parameters, first_only) for x, part in shares]
     pooled, sequences = ([one[place] for one in encoded] for place in (0, 1))
-    return joined(pooled), joined(sequences)
+    return joined(pooled), None if first_only else joined(sequences)
 
 
-def _encode(config: TextConfig, embedded: Any, mask: Any, parameters: Parameters) -> tuple[Any, Any]:
+def _encode(config: TextConfig, embedded: Any, mask: Any, parameters: Parameters, first_only: bool) -> tuple[Any, Any]:
     """The encoder on embedded rows `[batch, seq, embedding]`.
 
     Tokens are kept in two dimensions, `[batch * seq, hidden]`, around every linear layer (on CPU 3-D operands cost twice).
@@ -210,16 +213,18 @@ def _encode(config: TextConfig, embedded: Any, mask: Any, parameters: Parameters
     x = _widened(config, embedded, parameters)
     for layer in range(config.num_layers):
         name = f"encoder.{layer}"
-        attended = _attention(config, f"{name}.attention", x, (batch, length), mask, parameters)
-        x = parameters.norm(f"{name}.attention.norm", x + attended, config.hidden_size, config.layer_norm_eps)
+        is_last = layer == config.num_layers - 1
+        kept = x.reshape([batch, length, config.hidden_size])[:, 0] if first_only and is_last else x
+        attended = _attention(config, f"{name}.attention", (kept, x), batch, mask, parameters)
+        x = parameters.norm(f"{name}.attention.norm", kept + attended, config.hidden_size, config.layer_norm_eps)
         inner = parameters.linear(f"{name}.ffn.inner", x, (config.hidden_size, config.intermediate_size))
         outer = parameters.linear(
             f"{name}.ffn.outer", ACTIVATIONS[config.activation](inner), (config.intermediate_size, config.hidden_size)
         )
         x = x + parameters.dropout(outer, config.hidden_dropout)
         x = parameters.norm(f"{name}.ffn.norm", x, config.hidden_size, config.layer_norm_eps)
-    sequence_output = x.reshape([batch, length, config.hidden_size])
-    first = sequence_output[:, 0]
+    sequence_output = None if first_only else x.reshape([batch, length, config.hidden_size])
+    first = x if sequence_output is None else sequence_output[:, 0]
     if not config.has_pooler:
         return first, sequence_output
     return F.tanh(parameters.linear("pooler", first, (config.hidden_size, config.hidden_size))), sequence_output
@@ -249,16 +254,17 @@ def _widened(config: TextConfig, x: Any, parameters: Parameters) -> Any:
 
 
 def _attention(
-    config: TextConfig, name: str, x: Any, batch_and_length: tuple[Any, Any], mask: Any, parameters: Parameters
+    config: TextConfig, name: str, asking_and_asked: tuple[Any, Any], batch: Any, mask: Any, parameters: Parameters
 ) -> Any:
-    batch, length = batch_and_length
+    """What tokens `[batch * asking, hidden]` take from all tokens `[batch * seq, hidden]`."""
+    asking, asked = asking_and_asked
     hidden, heads = config.hidden_size, config.num_heads
 
-    def by_head(part: str) -> Any:
+    def by_head(part: str, x: Any) -> Any:
         projected = parameters.projection(f"{name}.{part}", x, hidden)
-        return projected.reshape([batch, length, heads, hidden // heads]).transpose([0, 2, 1, 3])
+        return projected.reshape([batch, -1, heads, hidden // heads]).transpose([0, 2, 1, 3])
 
-    query, key, value = by_head("query"), by_head("key"), by_head("value")
+    query, key, value = by_head("query", asking), by_head("key", asked), by_head("value", asked)
     scores = paddle.matmul(paddle.scale(query, 1.0 / math.sqrt(hidden // heads)), key, transpose_y=True) + mask
     weights = parameters.dropout(F.softmax(scores), config.attention_dropout)
     mixed = paddle.matmul(weights, value).transpose([0, 2, 1, 3]).reshape([-1, hidden])

@@ -10,6 +10,7 @@ from small_modules import image_split, settings, some_texts, some_tokens, text_s
 from hubflow.stages.hub.callbacks import TrainState
 from hubflow.stages.hub.distributed import World
 from hubflow.stages.hub.encoded import EncodedSplit
+from hubflow.stages.hub.module import build_graph, load_weights, read_config
 from hubflow.stages.hub.networks import image
 from hubflow.stages.hub.runtime import paddle
 from hubflow.stages.hub.session import Session, TaskSpec
@@ -127,3 +128,19 @@ def test_a_resnet_whose_images_have_a_known_size_computes_the_same(tmp_path: Pat
         executor.run(startup, scope=scope)
         found.append(executor.run(main, feed={"image": pixels}, fetch_list=[network.feature_map], scope=scope)[0])
     np.testing.assert_allclose(found[1], found[0], atol=1e-3, rtol=1e-3)
+
+
+def test_a_last_layer_of_the_first_token_alone_gives_the_same_pooled_output(tiny_bert: Path, tmp_path: Path) -> None:
+    feed = text_split(tmp_path, tiny_bert, *some_texts(5)).feed(np.arange(5))
+    inputs = {name: array for name, array in feed.items() if name != "label"}
+    found = []
+    for first_only in (False, True):
+        graph = build_graph(read_config(tiny_bert), first_only=first_only)
+        assert ("sequence_output" in graph.outputs) is not first_only
+        scope, executor = paddle.static.Scope(), paddle.static.Executor(paddle.CPUPlace())
+        load_weights(read_config(tiny_bert), tiny_bert, graph, scope)
+        test = graph.program.clone(mapping := paddle.pir.IrMapping())
+        test.set_is_test_attr()
+        pooled = mapping.look_up(graph.outputs["pooled_output"])
+        found.append(executor.run(test, feed=inputs, fetch_list=[pooled], scope=scope)[0])
+    np.testing.assert_allclose(found[1], found[0], atol=1e-6)
