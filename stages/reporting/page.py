@@ -84,8 +84,11 @@ def _views(
 ) -> list[SplitView]:
     judged, data = home.open(evaluation).folder, home.open(encoded.dataset).folder
     explained = settings.report.explained_mistakes
+    best = evaluation.checkpoint.best_metric
     views = [
-        split_view(pd.read_parquet(judged / f"{split}.parquet"), one, data / f"{split}.parquet", split)
+        split_view(
+            pd.read_parquet(judged / f"{split}.parquet"), one, evaluation.metrics[split], best, data / f"{split}.parquet"
+        )
         for split, one in details.items()
     ]
     is_text = settings.task == "text_classification" and explained > 0 and any(view.mistakes for view in views[:1])

@@ -1,6 +1,6 @@
 """What the report shows of one split: scores by label, what was confused, the worst mistakes. Must not import Prefect."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ import pandas as pd
 from hubflow.schemas.evaluation import ClassScore, Confused, Interval, SplitDetails
 from hubflow.stages.reporting.calibration import calibration_chart
 from hubflow.stages.reporting.charts import LineChart
+from hubflow.stages.reporting.labels import cut_label
 from hubflow.stages.reporting.mistakes import Mistake, cut_texts, explained, is_wrong, shown_mistakes
+from hubflow.stages.reporting.slices import SliceTable, slice_tables
 
 MAX_MATRIX_LABELS = 30
 MAX_PAIRS = 15
 MAX_LABELS = 60
-MAX_LABEL_CHARS = 40
-"""Labels are cut so in tables; whole ones are in the mistakes."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class SplitView:
         calibration: how often it is right where it is so sure; None where that was not found.
         ece: expected calibration error; None likewise.
         ece_interval: of it; None where evaluate found none.
+        slices: of its rows, a table for each thing that it is sliced by.
         notes: what evaluate left out, and why.
         mistakes: with the largest loss first.
     """
@@ -72,6 +73,7 @@ class SplitView:
     calibration: LineChart | None
     ece: float | None
     ece_interval: Interval | None
+    slices: list[SliceTable]
     notes: list[str]
     mistakes: list[Mistake] = field(default_factory=list)
 
@@ -86,14 +88,15 @@ class SplitView:
         return any(mistake.name for mistake in self.mistakes)
 
 
-def split_view(judged: pd.DataFrame, details: SplitDetails, source: Path, name: str) -> SplitView:
+def split_view(judged: pd.DataFrame, details: SplitDetails, metrics: Mapping[str, float], best: str, source: Path) -> SplitView:
     """What the page shows of a split.
 
     Args:
         judged: what evaluate kept of it (`JudgedRows` or `JudgedTokens`).
         details: what evaluate found of it.
-        source: Parquet file of the split in the data set.
-        name: of the split.
+        metrics: of the split.
+        best: the metric that picked the weights.
+        source: Parquet file of the split in the data set, whose name is the split's.
     """
     calibration, confusion = details.calibration, details.confusion
     is_sequence = len(judged) > 0 and not isinstance(judged["label"].iloc[0], str)
@@ -101,7 +104,7 @@ def split_view(judged: pd.DataFrame, details: SplitDetails, source: Path, name: 
     labels, counts = confusion.labels or [], confusion.counts or []
     few = len(labels) <= MAX_MATRIX_LABELS
     return SplitView(
-        name=name,
+        name=source.stem,
         rows=len(judged),
         wrong=int(is_wrong(judged).sum()),
         is_sequence=is_sequence,
@@ -114,6 +117,7 @@ def split_view(judged: pd.DataFrame, details: SplitDetails, source: Path, name: 
         calibration=calibration_chart(calibration, "words" if is_sequence else "rows"),
         ece=None if calibration is None else calibration.ece,
         ece_interval=details.intervals.get("ece"),
+        slices=slice_tables(details, metrics, best, is_sequence),
         notes=details.notes,
         mistakes=shown_mistakes(judged, details.worst, source),
     )
@@ -124,11 +128,6 @@ def with_explanations(view: SplitView, predictor: Any, most: int) -> SplitView:
     first = explained(view.mistakes[:most], predictor) if predictor is not None and most else view.mistakes[:most]
     mistakes = [cut_texts(mistake) for mistake in (*first, *view.mistakes[most:])]
     return SplitView(**{**vars(view), "mistakes": mistakes})
-
-
-def cut_label(label: str) -> str:
-    """A label as tables show it."""
-    return label if len(label) <= MAX_LABEL_CHARS else f"{label[:MAX_LABEL_CHARS]}…"
 
 
 def _worst_first(line: ClassLine) -> float:

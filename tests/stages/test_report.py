@@ -11,7 +11,7 @@ import pytest
 from modules import make_tiny_bert
 from runs import WORDS, Run, run_stages, text_settings
 
-from hubflow.schemas.evaluate_settings import BootstrapSettings, EvaluateSettings
+from hubflow.schemas.evaluate_settings import BootstrapSettings, EvaluateSettings, SliceSettings
 from hubflow.schemas.gate import GateSettings
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.stages.evaluate import evaluate, read_details
@@ -63,19 +63,24 @@ def test_what_evaluate_kept_of_a_split_is_shown_as_it_kept_it(run_name: str, req
         assert one.intervals
         for interval in one.intervals.values():
             assert f"{interval.low:.4f} to {interval.high:.4f}" in page
+        for found in one.slices:
+            accuracy = f'<td class="n">{found.rows}</td><td class="n[^"]*">(?:▼ )?{found.metrics["accuracy"]:.3f}</td>'
+            assert re.search(f"{re.escape(html.escape(found.value))}</span></th>{accuracy}", page)
     first = details["test"].intervals[run.checkpoint.best_metric]
     assert f'<dd class="interval">{first.low:.4f} to {first.high:.4f} (95%)</dd>' in page
 
 
 def test_what_was_not_asked_for_has_no_section(digits_run: Run, tmp_path: Path) -> None:
     store = str(shutil.copytree(digits_run.settings.store, tmp_path / "store"))
-    bare = EvaluateSettings(bootstrap=BootstrapSettings(resamples=0), worst_mistakes=0)
+    unsliced = SliceSettings(length=False, labels=False)
+    bare = EvaluateSettings(bootstrap=BootstrapSettings(resamples=0), worst_mistakes=0, slices=unsliced)
     evaluation = evaluate(digits_run.checkpoint, digits_run.encoded, bare, store, "cpu")
     references = (digits_run.encoded, digits_run.export, {}, store)
     page = Path(write_report(digits_run.settings, evaluation, *references)).read_text(encoding="utf-8")
     assert 'class="interval"' not in page
     assert "confidence interval" not in page
     assert "Worst mistakes" not in page
+    assert "Slices" not in page
 
 
 def test_the_next_run_says_what_has_changed_since_the_last(text_run: Run, tmp_path: Path) -> None:
@@ -115,12 +120,15 @@ def test_hostile_text_and_labels_are_shown_as_text(tmp_path: Path) -> None:
     values = text_settings(tmp_path, make_tiny_bert(tmp_path / "bert", WORDS))
     labels = ("<b>good</b>", "bad&")
     for split in ("train", "dev", "test"):
-        rows = [f"{text}\t{labels[(n + m) % 2]}" for n in range(4) for m, text in enumerate(HOSTILE)]
-        Path(values["data"][split]).write_text("\n".join(["text\tlabel", *rows]) + "\n", encoding="utf-8")
+        rows = [f"{text}\t{labels[(n + m) % 2]}\t<i>{m}" for n in range(4) for m, text in enumerate(HOSTILE)]
+        Path(values["data"][split]).write_text("\n".join(["text\tlabel\t<i>shop", *rows]) + "\n", encoding="utf-8")
+    values["evaluate"] = {"slices": {"columns": ["<i>shop"]}}
     run = run_stages(FineTuneSettings.model_validate(values))
     page = page_of(run)
-    for tag in ("<script", "<img src=x", "<a href=x", "<b>good"):
+    for tag in ("<script", "<img src=x", "<a href=x", "<b>good", "<i>"):
         assert tag not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page or "&lt;script&gt;alert(1)" in page
+    assert "By &lt;i&gt;shop</h4>" in page
+    assert "&lt;i&gt;4</span></th>" in page
     assert "w" * 401 not in page
     assert "unicode-bidi: plaintext" in page

@@ -11,6 +11,7 @@ from hubflow.schemas.settings import FineTuneSettings
 from hubflow.stages.report import write_report
 
 HOSTILE = ("<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "w" * 3000, "\u202eשלום fine", "</p></li><a href=x>")
+SHOPS = ("<script>alert(2)</script>", "x" * 300, "\u202eשלום", "</table><a href=x>")
 SECONDS = {"load_dataset": 0.5, "fine_tune": 63.25}
 LOW_CONTRAST = (Path(__file__).parents[1] / "low_contrast.js").read_text(encoding="utf-8")
 SHOWN_TEXT = "(pixels) => [...document.querySelectorAll(pixels)].map((one) => one.innerText)"
@@ -57,8 +58,9 @@ def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     values = text_settings(folder, make_tiny_bert(folder / "bert", WORDS))
     labels = ("<b>good</b>", "bad&" + "d" * 200)
     for split in ("train", "dev", "test"):
-        rows = [f"{text}\t{labels[(n + m) % 2]}" for n in range(4) for m, text in enumerate(HOSTILE)]
-        Path(values["data"][split]).write_text("\n".join(["text\tlabel", *rows]) + "\n", encoding="utf-8")
+        rows = [f"{text}\t{labels[(n + m) % 2]}\t{SHOPS[m % 4]}" for n in range(4) for m, text in enumerate(HOSTILE)]
+        Path(values["data"][split]).write_text("\n".join(["text\tlabel\tshop</th>", *rows]) + "\n", encoding="utf-8")
+    values["evaluate"] = {"slices": {"columns": ["shop</th>"]}}
     return run_stages(FineTuneSettings.model_validate(values))
 
 
@@ -83,6 +85,9 @@ def test_the_page_is_whole_on_a_desk_and_on_a_telephone_in_light_and_in_dark(
             calibration = look.page.locator("section .calibration")
             assert "ECE" in calibration.inner_text()
             assert calibration.locator("circle").count() > 0
+            slices = look.page.locator("section .slices > div")
+            assert slices.count() > 0
+            assert all(one.bounding_box()["x"] + one.bounding_box()["width"] <= look.width for one in slices.all())
             for chart in look.page.locator("main > .charts svg.axes, section .calibration svg.axes").all():
                 box = chart.bounding_box()
                 assert box["width"] >= 280 and box["x"] >= 0 and box["x"] + box["width"] <= look.width
@@ -107,6 +112,10 @@ def test_hostile_texts_and_labels_are_shown_as_they_are(hostile_run: Run) -> Non
         assert all(any(text and hostile.startswith(text.strip()) for hostile in HOSTILE) for text in shown)
         assert look.page.locator("main script, main a[href=x], main img[src=x], main b b").count() == 0
         assert look.page.locator(".label", has_text="<b>good</b>").first.is_visible()
+        slices = look.page.evaluate(SHOWN_TEXT, "section .slices > div:first-child tbody .label")
+        assert slices[0] == "the whole split"
+        assert sorted(one.removesuffix("…") for one in slices[1:]) == sorted(shop[:40] for shop in SHOPS)
+        assert look.page.locator("section .slices h4").first.inner_text() == "By shop</th>"
         hebrew = look.page.locator(".mistakes .content", has_text="שלום")
         assert hebrew.count() == 0 or hebrew.first.evaluate("(one) => getComputedStyle(one).direction") == "rtl"
         assert look.complaints == []
