@@ -7,16 +7,16 @@ from typing import Any
 
 import pandas as pd
 
-from hubflow.schemas.evaluation import ClassScore, Confused, Interval, SplitDetails
+from hubflow.schemas.evaluation import Confused, Interval, SplitDetails
 from hubflow.stages.reporting.calibration import calibration_chart
 from hubflow.stages.reporting.charts import LineChart
 from hubflow.stages.reporting.labels import cut_label
 from hubflow.stages.reporting.mistakes import Mistake, cut_texts, explained, is_wrong, shown_mistakes
+from hubflow.stages.reporting.scores import ScoreTable, score_tables
 from hubflow.stages.reporting.slices import SliceTable, slice_tables
 
 MAX_MATRIX_LABELS = 30
 MAX_PAIRS = 15
-MAX_LABELS = 60
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,12 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class ClassLine:
-    """Scores of one label, or type of entity."""
+class Top:
+    """Share of rows whose true label is among the `count` most probable; its interval is None where evaluate found none."""
 
-    label: str
-    score: ClassScore
+    count: int
+    share: float
+    interval: Interval | None
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class SplitView:
         rows: how many were judged.
         wrong: of how many any label was predicted wrong.
         is_sequence: whether its rows are sentences.
-        classes: the worst by F1 first, at most MAX_LABELS.
-        more_classes: how many further ones there are.
+        scores: by label, or by type of entity and by tag.
+        top: of each k that evaluate was asked for; empty of sentences.
         labels: of the matrix; empty when there are too many.
         matrix: true label by predicted label.
         pairs: the most frequent confusions.
@@ -64,8 +65,8 @@ class SplitView:
     rows: int
     wrong: int
     is_sequence: bool
-    classes: list[ClassLine]
-    more_classes: int
+    scores: list[ScoreTable]
+    top: list[Top]
     labels: list[str]
     matrix: list[list[Cell]]
     pairs: list[Confused]
@@ -100,7 +101,6 @@ def split_view(judged: pd.DataFrame, details: SplitDetails, metrics: Mapping[str
     """
     calibration, confusion = details.calibration, details.confusion
     is_sequence = len(judged) > 0 and not isinstance(judged["label"].iloc[0], str)
-    classes = sorted((ClassLine(cut_label(label), score) for label, score in details.per_class.items()), key=_worst_first)
     labels, counts = confusion.labels or [], confusion.counts or []
     few = len(labels) <= MAX_MATRIX_LABELS
     return SplitView(
@@ -108,8 +108,8 @@ def split_view(judged: pd.DataFrame, details: SplitDetails, metrics: Mapping[str
         rows=len(judged),
         wrong=int(is_wrong(judged).sum()),
         is_sequence=is_sequence,
-        classes=classes[:MAX_LABELS],
-        more_classes=max(0, len(classes) - MAX_LABELS),
+        scores=score_tables(details, is_sequence),
+        top=[Top(k, share, details.intervals.get(f"top_{k}_accuracy")) for k, share in details.top_k.items()],
         labels=[cut_label(label) for label in labels] if few else [],
         matrix=_matrix(counts, labels) if few else [],
         pairs=confusion.pairs[:MAX_PAIRS],
@@ -128,10 +128,6 @@ def with_explanations(view: SplitView, predictor: Any, most: int) -> SplitView:
     first = explained(view.mistakes[:most], predictor) if predictor is not None and most else view.mistakes[:most]
     mistakes = [cut_texts(mistake) for mistake in (*first, *view.mistakes[most:])]
     return SplitView(**{**vars(view), "mistakes": mistakes})
-
-
-def _worst_first(line: ClassLine) -> float:
-    return line.score.f1
 
 
 def _matrix(counts: Sequence[Sequence[int]], labels: Sequence[str]) -> list[list[Cell]]:

@@ -17,6 +17,7 @@ from hubflow.schemas.settings import FineTuneSettings
 from hubflow.stages.evaluate import evaluate, read_details
 from hubflow.stages.gate import gate
 from hubflow.stages.report import write_report
+from hubflow.stages.store import Store
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -63,6 +64,11 @@ def test_what_evaluate_kept_of_a_split_is_shown_as_it_kept_it(run_name: str, req
         assert one.intervals
         for interval in one.intervals.values():
             assert f"{interval.low:.4f} to {interval.high:.4f}" in page
+        for label, score in one.per_class.items():
+            assert re.search(f'text">{label}</span></th><td class="n">{score.f1:.3f}</td>.*>{score.recall:.3f}</td>', page)
+        for mean in one.averages.values():
+            assert f'mean</th><td class="n">{mean["f1"]:.3f}</td>' in page
+        assert all(f'<li class="text">{html.escape(note)}</li>' in page for note in one.notes)
         for found in one.slices:
             accuracy = f'<td class="n">{found.rows}</td><td class="n[^"]*">(?:▼ )?{found.metrics["accuracy"]:.3f}</td>'
             assert re.search(f"{re.escape(html.escape(found.value))}</span></th>{accuracy}", page)
@@ -73,14 +79,18 @@ def test_what_evaluate_kept_of_a_split_is_shown_as_it_kept_it(run_name: str, req
 def test_what_was_not_asked_for_has_no_section(digits_run: Run, tmp_path: Path) -> None:
     store = str(shutil.copytree(digits_run.settings.store, tmp_path / "store"))
     unsliced = SliceSettings(length=False, labels=False)
-    bare = EvaluateSettings(bootstrap=BootstrapSettings(resamples=0), worst_mistakes=0, slices=unsliced)
+    bare = EvaluateSettings(bootstrap=BootstrapSettings(resamples=0), worst_mistakes=0, slices=unsliced, top_k=(2,))
     evaluation = evaluate(digits_run.checkpoint, digits_run.encoded, bare, store, "cpu")
     references = (digits_run.encoded, digits_run.export, {}, store)
     page = Path(write_report(digits_run.settings, evaluation, *references)).read_text(encoding="utf-8")
+    assert "among the most probable" not in page_of(digits_run)  # of three labels every k is too large
+    for one in read_details(Store(store), evaluation).values():
+        assert f'first 2</th><td class="n">{one.top_k[2]:.4f}</td></tr>' in page
     assert 'class="interval"' not in page
     assert "confidence interval" not in page
     assert "Worst mistakes" not in page
     assert "Slices" not in page
+    assert "Left out" not in page
 
 
 def test_the_next_run_says_what_has_changed_since_the_last(text_run: Run, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from modules import make_tiny_bert
 from runs import WORDS, Run, run_stages, text_settings
 
 from hubflow.schemas.settings import FineTuneSettings
+from hubflow.stages.evaluate import read_details
 from hubflow.stages.report import write_report
 
 HOSTILE = ("<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "w" * 3000, "\u202eשלום fine", "</p></li><a href=x>")
@@ -126,6 +127,24 @@ def test_wrong_words_of_a_sentence_are_marked_with_both_labels(tokens_run: Run) 
         marks = look.page.evaluate(SHOWN_TEXT, "section .mistakes mark.wrong")
         assert marks
         assert all(" → " in mark for mark in marks)
+
+
+def test_entities_are_scored_by_type_in_both_ways_and_by_tag(tokens_run: Run) -> None:
+    found = read_details(tokens_run.store, tokens_run.evaluation)["test"]
+    assert found.strict is not None and found.per_tag is not None
+    with chromium() as browser, opened(browser, report_of(tokens_run).as_uri(), 390, "light") as look:
+        tables = look.page.evaluate(SHOWN_TEXT, "section table.scores")
+        titles = look.page.evaluate(SHOWN_TEXT, "section .beside > div > h3")
+        assert f"By type of entity, strictly by {found.scheme}" in titles
+        assert "By tag, worst first" in titles
+        assert "Left out" in titles
+    for table, scores in zip(tables, (found.per_class, found.strict.per_class, found.per_tag), strict=True):
+        lines = [line.split() for line in table.split("\n")]
+        shown = {line[0]: line[1:] for line in lines if line and line[0] in scores}
+        assert shown.keys() == scores.keys()
+        for name, score in scores.items():
+            numbers = [f"{one:.3f}" for one in (score.f1, score.precision, score.recall)]
+            assert shown[name] == [*numbers, str(score.support), str(score.predicted)]
 
 
 def test_images_are_shown_beside_their_labels(digits_run: Run) -> None:
