@@ -98,6 +98,7 @@ def test_every_settings_file_has_its_test() -> None:
         "chnsenticorp.yaml",
         "conll2003.yaml",
         "flowers.yaml",
+        "nightly.yaml",  # tests/flows/test_nightly_document.py runs it
         "sst2.yaml",
     ]
 

@@ -25,6 +25,7 @@ from hubflow.command_line import (
     stdout_kept,
 )
 from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.nightly import NightlySettings
 from hubflow.schemas.parsing import parse_settings, read_settings, with_overrides
 from hubflow.schemas.settings import FineTuneSettings, PredictSettings
 from hubflow.schemas.sweep import SweepSettings
@@ -128,11 +129,16 @@ def predict(
 
 @app.command()
 def schema(
-    which: Annotated[str, typer.Argument(help="fine-tune, predict or sweep.")] = "fine-tune",
+    which: Annotated[str, typer.Argument(help="fine-tune, nightly, predict or sweep.")] = "fine-tune",
     as_json: Annotated[bool, typer.Option("--json", help="Print it on one line.")] = False,
 ) -> None:
     """Print the JSON schema of the settings, for editors."""
-    models: dict[str, Any] = {"fine-tune": FineTuneSettings, "predict": PredictSettings, "sweep": SweepSettings}
+    models: dict[str, Any] = {
+        "fine-tune": FineTuneSettings,
+        "nightly": NightlySettings,
+        "predict": PredictSettings,
+        "sweep": SweepSettings,
+    }
     if which not in models:
         raise typer.BadParameter(f"expected one of {', '.join(models)}")
     declared = {"$schema": "https://json-schema.org/draft/2020-12/schema"}

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.nightly import NightlySettings
 from hubflow.schemas.parsing import load_settings, parse_settings, read_settings, with_overrides
 from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, ModuleSpec, PredictSettings
 from hubflow.schemas.training import TrainSettings
@@ -145,7 +146,8 @@ def test_the_json_schema_is_valid_and_refuses_misspelt_names(model: type[FineTun
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)
 def test_the_json_schema_accepts_each_example(path: Path) -> None:
     jsonschema = pytest.importorskip("jsonschema")
-    schema = FineTuneSettings.model_json_schema()
+    model = NightlySettings if path.stem == "nightly" else FineTuneSettings
+    schema = model.model_json_schema()
     faults = [fault.message for fault in jsonschema.Draft202012Validator(schema).iter_errors(read_settings(path))]
     assert faults == []
 
