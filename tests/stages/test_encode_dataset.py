@@ -20,16 +20,17 @@ from hubflow.schemas.errors import ContractError, SettingsError
 from hubflow.schemas.folders import verify_folder
 from hubflow.schemas.references import DatasetRef, EncodedRef, Split
 from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, ModuleSpec, TaskType
-from hubflow.stages import report
 from hubflow.stages.data.encoding_checks import encoding_findings
 from hubflow.stages.data.encoding_watch import with_encoding
 from hubflow.stages.data.view import data_view
 from hubflow.stages.data.watch import kept_report
 from hubflow.stages.encode_dataset import encode_dataset
+from hubflow.stages.evaluate import read_details
 from hubflow.stages.hub.images import ImageError, load_pixels
 from hubflow.stages.keep_dataset import keep_dataset
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.stages.load_module import load_module
+from hubflow.stages.reporting.mistakes import shown_mistakes
 from hubflow.stages.store import Store
 
 LOOSE = DataChecks(near_duplicate_images="ignore")
@@ -298,8 +299,10 @@ def test_left_out_images_do_not_shift_the_report(tmp_path: Path, monkeypatch: py
     assert judged["label"].tolist() == rows["label"].tolist()
     assert judged["row"].tolist() == rows["row"].tolist()
     assert len(judged) == 37
-    mistakes = report._mistakes(judged, source)
-    assert [mistake.text for mistake in mistakes] == [Path(path).name for path in rows["path"]]
+    mistakes = shown_mistakes(judged, read_details(run.store, run.evaluation)["dev"].worst, source)
+    names = {row: Path(path).name for row, path in zip(rows["row"], rows["path"], strict=True)}
+    assert mistakes
+    assert [mistake.name for mistake in mistakes] == [names[mistake.row] for mistake in mistakes]
 
 
 def test_sst2_cut_at_32_tokens_says_how_much(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
