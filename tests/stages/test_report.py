@@ -66,8 +66,8 @@ def test_what_evaluate_kept_of_a_split_is_shown_as_it_kept_it(run_name: str, req
             assert f"{interval.low:.4f} to {interval.high:.4f}" in page
         for label, score in one.per_class.items():
             assert re.search(f'text">{label}</span></th><td class="n">{score.f1:.3f}</td>.*>{score.recall:.3f}</td>', page)
-        for mean in one.averages.values():
-            assert f'mean</th><td class="n">{mean["f1"]:.3f}</td>' in page
+        for kind, mean in one.averages.items():
+            assert f'<th>{kind}</th><td class="n">{mean["f1"]:.3f}</td>' in page
         assert all(f'<li class="text">{html.escape(note)}</li>' in page for note in one.notes)
         for found in one.slices:
             accuracy = f'<td class="n">{found.rows}</td><td class="n[^"]*">(?:▼ )?{found.metrics["accuracy"]:.3f}</td>'
