@@ -1,10 +1,27 @@
 """How many cores this process may use. Must not import Paddle."""
 
 import os
+import sys
+from pathlib import Path
 
+THREADS = "OMP_NUM_THREADS"
 MAX_LANES = 4
 """Paddle's executor has so many threads for operators that do not wait for each other."""
-_GIVEN = os.environ.get("OMP_NUM_THREADS", "")  # as the user set it: importing Paddle may change it
+
+
+def _given_threads() -> str:
+    """OMP_NUM_THREADS as the user set it, or nothing: importing Paddle sets it to 1 where it is not set."""
+    if "paddle" not in sys.modules:
+        return os.environ.get(THREADS, "")
+    try:
+        started_with = Path("/proc/self/environ").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    prefix = f"{THREADS}=".encode()
+    return next((entry.removeprefix(prefix).decode() for entry in started_with if entry.startswith(prefix)), "")
+
+
+GIVEN_THREADS = _given_threads()
 
 
 def usable_cores() -> int:
@@ -14,7 +31,7 @@ def usable_cores() -> int:
 
 def compute_cores() -> int:
     """Cores that programs compute with: OMP_NUM_THREADS where it is set, else all that this process may use."""
-    return int(_GIVEN) if _GIVEN.isdecimal() and int(_GIVEN) else usable_cores()
+    return int(GIVEN_THREADS) if GIVEN_THREADS.isdecimal() and int(GIVEN_THREADS) else usable_cores()
 
 
 def compute_lanes() -> int:

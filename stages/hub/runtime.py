@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hubflow.stages.hub.cores import compute_cores
+from hubflow.stages.hub.cores import GIVEN_THREADS, THREADS, compute_cores
 from hubflow.stages.hub.errors import DeviceError
 
 BYTES_OF_SIGACTION = 512  # more than any system's struct sigaction has
@@ -37,15 +37,15 @@ def _import_paddle() -> Any:
     if _is_amd_with_avx2():
         # The MKL in Paddle's wheel runs its SSE code on AMD unless told so: 2.5 times slower matrix products.
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
-    threads = os.environ.get("OMP_NUM_THREADS")
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
     warnings.filterwarnings("ignore", module=r"paddle\.")
     with _sigterm_kept():
         import paddle
 
-    if threads is None:  # Paddle sets it to 1, and processes started from here would take that for the user's word
-        os.environ.pop("OMP_NUM_THREADS", None)
+    if not GIVEN_THREADS:  # Paddle sets it to 1, and processes started from here would take that for the user's word
+        paddle.base.core.set_num_threads(1)  # sets OpenMP up while it is 1: threads of the executor begin with that
+        os.environ.pop(THREADS, None)
     root.setLevel(level)
     for handler in [handler for handler in root.handlers if handler not in handlers]:
         root.removeHandler(handler)

@@ -1,6 +1,7 @@
 """Pruning: what is old goes, by age and number; what is in use, its predecessor and all that they need never."""
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def aged(folder: Path, days: float) -> Path:
 def store(digits_run: Run, tmp_path: Path) -> str:
     """A store with exports a to d, the oldest first, of which b and then c are in use, and a run, and a stopped training."""
     store, exports = store_with_exports(digits_run, tmp_path, "a", "b", "c", "d")
+    for kind in ("runs", "samples"):  # other tests may have left some that need the run's own export
+        shutil.rmtree(Path(store, kind), ignore_errors=True)
     for days, key in enumerate("abcd"):
         aged(Path(store, "exports", key), 20 - days)
     aged(Path(store, digits_run.export.path), 30)
