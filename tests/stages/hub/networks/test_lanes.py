@@ -130,17 +130,22 @@ def test_a_resnet_whose_images_have_a_known_size_computes_the_same(tmp_path: Pat
     np.testing.assert_allclose(found[1], found[0], atol=1e-3, rtol=1e-3)
 
 
-def test_a_last_layer_of_the_first_token_alone_gives_the_same_pooled_output(tiny_bert: Path, tmp_path: Path) -> None:
-    feed = text_split(tmp_path, tiny_bert, *some_texts(5)).feed(np.arange(5))
+def test_a_last_layer_of_the_first_token_alone_gives_the_same_output_and_gradients(tmp_path: Path) -> None:
+    bert = write_text_module(tmp_path / "bert", "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    feed = text_split(tmp_path, bert, *some_texts(5)).feed(np.arange(5))
     inputs = {name: array for name, array in feed.items() if name != "label"}
     found = []
     for first_only in (False, True):
-        graph = build_graph(read_config(tiny_bert), first_only=first_only)
+        graph = build_graph(read_config(bert), first_only=first_only)
         assert ("sequence_output" in graph.outputs) is not first_only
+        pooled = graph.outputs["pooled_output"]
+        with paddle.static.program_guard(graph.program, paddle.static.Program()):
+            pairs = paddle.static.append_backward((pooled * pooled).sum())
         scope, executor = paddle.static.Scope(), paddle.static.Executor(paddle.CPUPlace())
-        load_weights(read_config(tiny_bert), tiny_bert, graph, scope)
-        test = graph.program.clone(mapping := paddle.pir.IrMapping())
-        test.set_is_test_attr()
-        pooled = mapping.look_up(graph.outputs["pooled_output"])
-        found.append(executor.run(test, feed=inputs, fetch_list=[pooled], scope=scope)[0])
-    np.testing.assert_allclose(found[1], found[0], atol=1e-6)
+        load_weights(read_config(bert), bert, graph, scope)
+        fetched = executor.run(graph.program, feed=inputs, fetch_list=[pooled, *(slope for _, slope in pairs)], scope=scope)
+        names = ["pooled_output", *(parameter.name for parameter, _ in pairs)]
+        found.append(dict(zip(names, fetched, strict=True)))
+    assert found[0].keys() == found[1].keys()
+    for name, expected in found[0].items():
+        np.testing.assert_allclose(found[1][name], expected, atol=2e-5, err_msg=name)
