@@ -155,7 +155,7 @@ def test_a_prefect_server_that_cannot_be_reached_is_named(tmp_path: Path) -> Non
         (["fine-tun", "run.yaml"], "Did you mean 'fine-tune'?"),
         (["fine-tune", "run.yaml", "--jsn"], "No such option: --jsn"),
         (["fine-tune"], "Missing argument"),
-        (["schema", "fine-tuned"], "expected one of fine-tune, predict"),
+        (["schema", "fine-tuned"], "expected one of fine-tune, nightly, predict"),
         (["fine-tune", "absent.yaml"], "absent.yaml: settings cannot be read"),
         (["check", "absent.yaml"], "absent.yaml: settings cannot be read"),
         (["predict", "/absent", "rows.csv"], "/absent: no such folder"),

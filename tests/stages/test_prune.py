@@ -32,7 +32,7 @@ def aged(folder: Path, days: float) -> Path:
 def store(digits_run: Run, tmp_path: Path) -> str:
     """A store with exports a to d, the oldest first, of which b and then c are in use, and a run, and a stopped training."""
     store, exports = store_with_exports(digits_run, tmp_path, "a", "b", "c", "d")
-    for kind in ("runs", "samples"):  # other tests may have left some that need the run's own export
+    for kind in ("runs", "samples", "evaluations", "verdicts"):  # other tests may have left some that need the run's own export
         shutil.rmtree(Path(store, kind), ignore_errors=True)
     for days, key in enumerate("abcd"):
         aged(Path(store, "exports", key), 20 - days)
