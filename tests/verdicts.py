@@ -13,8 +13,14 @@ from hubflow.stages.store import Store
 
 
 def store_with_exports(run: Run, folder: Path, *keys: str) -> tuple[str, list[ExportRef]]:
-    """A copy of a run's store, and its export once more under each key: the same program, another folder."""
-    store = Store(shutil.copytree(run.settings.store, folder / "store"))
+    """A copy of what a run made, and its export once more under each key: the same program, another folder.
+
+    What other tests left in the run's store stays behind.
+    """
+    made = (run.dataset, run.module, run.encoded, run.task, run.checkpoint, run.evaluation, run.export)
+    for one in made:
+        shutil.copytree(Path(run.settings.store, one.path), folder / "store" / one.path)
+    store = Store(folder / "store")
     source = store.open(run.export)
     for key in keys:
         with store.create("exports", key) as draft:
