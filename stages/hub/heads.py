@@ -144,7 +144,7 @@ def _dense(x: Any, units: int, name: str) -> Any:
     weight = _parameter(f"{name}.weight", [size, units], truncated_normal(0.02))
     bias = _parameter(f"{name}.bias", [units], paddle.nn.initializer.Constant(0.0))
     product = paddle.matmul(x.reshape([-1, size]), weight)
-    y = product + bias.unsqueeze(0).expand_as(product)
+    y = product + bias.expand_as(product)
     return y if len(x.shape) == 2 else y.reshape([paddle.shape(x)[0], paddle.shape(x)[1], units])  # noqa: PLR2004
 
 

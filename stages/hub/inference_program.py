@@ -2,7 +2,7 @@
 
 from typing import Any
 
-_LEFT_OVER = ("pd_op.unsqueeze", "pd_op.full_int_array", "pd_op.full")  # operators that made what is no longer used
+_LEFT_OVER = ("pd_op.full_int_array", "pd_op.full")  # operators that made what is no longer used
 
 
 def simplify(program: Any) -> None:
@@ -16,17 +16,10 @@ def simplify(program: Any) -> None:
         if op.name() == "pd_op.dropout" and op.attrs()["is_test"] and op.attrs()["mode"] == "upscale_in_train":
             _replace(block, op, op.operand_source(0))
         elif op.name() == "pd_op.expand_as" and {user.name() for user in op.results()[0].all_used_ops()} == {"pd_op.add"}:
-            _replace(block, op, _vector(op.operand_source(0)))
+            _replace(block, op, op.operand_source(0))
     while unused := [op for op in block.ops if op.name() in _LEFT_OVER and all(one.use_empty() for one in op.results())]:
         for op in unused:
             block.remove_op(op)
-
-
-def _vector(value: Any) -> Any:
-    """The vector that `value` is with a dimension of 1 before it, or else `value`: both add to every row alike."""
-    maker = value.get_defining_op()
-    is_row = maker.name() == "pd_op.unsqueeze" and len(maker.operand_source(0).shape) == 1 and value.shape[0] == 1
-    return maker.operand_source(0) if is_row else value
 
 
 def _replace(block: Any, op: Any, value: Any) -> None:

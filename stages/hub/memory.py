@@ -6,17 +6,20 @@ import sys
 from collections.abc import Iterator
 
 # Parameters of mallopt(3) and what glibc has by default.
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
-_KEPT = {_ARENA_MAX: 1, _MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 * 2**20}
-_DEFAULTS = {_MMAP_MAX: 65536, _TRIM_THRESHOLD: 128 * 2**10, _TOP_PAD: 0}
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
+_LARGE = 2**20
+_KEPT = {_ARENA_MAX: 1, _MMAP_THRESHOLD: _LARGE, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 * 2**20}
+_DEFAULTS = {_MMAP_THRESHOLD: 128 * 2**10, _TRIM_THRESHOLD: 128 * 2**10, _TOP_PAD: 0}
 
 
 @contextlib.contextmanager
 def kept_between_steps() -> Iterator[None]:
-    """Inside, large blocks that are freed stay with the process; at the end it hands back what it does not use.
+    """Inside, blocks that are freed stay with the process; at the end it hands back what it does not use.
 
-    A step allocates and frees the same activations as the one before. By default glibc gives blocks of megabytes back to the
-    system at once, and takes pages of zeros for them anew. Other C libraries are left alone.
+    A step allocates and frees the same activations as the one before. By default glibc gives what is free at the end of its
+    heap back to the system at once, and takes pages of zeros for it anew. Blocks of a megabyte and more go back still: those
+    of Paddle are aligned to pages, and glibc (before 2.38) never finds a freed one again for another of its size, so that with
+    them a heap grows to half as much again. Other C libraries are left alone.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     if library is None or not hasattr(library, "gnu_get_libc_version"):

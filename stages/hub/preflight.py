@@ -86,9 +86,8 @@ def preflight(
     rows = max(batches, key=lambda batch: len(batch) * int(stepper.train.lengths[batch].max()))
     state = TrainState(loss_scale=1.0 if settings.precision == "float16" else None)
     before = _resident_bytes()
-    stepper.take(
-        update, state, np.argsort(stepper.train.lengths, kind="stable")[:FEW_ROWS], 0.0, stop=False
-    )  # prepares programs
+    few = np.argsort(stepper.train.lengths, kind="stable")[:FEW_ROWS]
+    stepper.take(update, state, few, 0.0, stop=False)  # prepares programs
     started = time.perf_counter()
     report = stepper.take(update, state, rows, 0.0, stop=False)
     seconds = time.perf_counter() - started

@@ -153,7 +153,7 @@ class Parameters:
         The bias is expanded before it is added: the gradient of a broadcast addition is the slowest operator on CPU.
         """
         product = paddle.matmul(x, self.matrix(f"{name}.weight", sizes))
-        return product + self.vector(f"{name}.bias", sizes[1]).unsqueeze(0).expand_as(product)
+        return product + self.vector(f"{name}.bias", sizes[1]).expand_as(product)
 
     def projection(self, name: str, x: Any, size: int) -> Any:
         """An attention projection of `x` `[rows, size]`, plus what its adapter adds where it has one.
