@@ -96,6 +96,8 @@ def build(
         for part in layer.sublayers() if lanes > 1 else ():
             if isinstance(part, nn.Conv2D):
                 part.forward = functools.partial(_convolved, part, lanes)  # type: ignore[method-assign]
+            elif isinstance(part, nn.MaxPool2D):
+                part.forward = functools.partial(_pooled, part, lanes)  # type: ignore[method-assign]
         feature_map = paddle.mean(layer(image), axis=SPATIAL_AXES)
     return ImageNetwork(feature_map, {name: value.name for name, value in layer.state_dict().items()})
 
@@ -142,8 +144,14 @@ def _convolved(layer: Any, lanes: int, x: Any) -> Any:
     """A convolution of all rows in lanes; the norms after it see the whole batch, as they do without lanes."""
     sides = [_side(layer, axis, x.shape[2 + axis]) for axis in (0, 1)]
     is_small = all(sides) and sides[0] * sides[1] <= FEW_POSITIONS and layer._groups == 1 and layer._padding_mode == "zeros"
-    one = functools.partial(_as_product, layer, sides) if is_small else functools.partial(type(layer).forward, layer)
-    return joined([one(part) for part in in_lanes(x, lanes)])
+    if not is_small:
+        return joined([type(layer).forward(layer, part) for part in in_lanes(x, lanes)])
+    matrix = layer.weight.reshape([layer.weight.shape[0], -1])  # a copy, in training: once for all lanes
+    return joined([_as_product(layer, matrix, sides, part) for part in in_lanes(x, lanes)])
+
+
+def _pooled(layer: Any, lanes: int, x: Any) -> Any:
+    return joined([type(layer).forward(layer, part) for part in in_lanes(x, lanes)])
 
 
 def _side(layer: Any, axis: int, side: int) -> int:
@@ -155,16 +163,16 @@ def _side(layer: Any, axis: int, side: int) -> int:
     return 0 if side < 0 else (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
-def _as_product(layer: Any, sides: list[int], x: Any) -> Any:
-    """The same convolution as one matrix product over all rows: Paddle's own multiplies row by row.
+def _as_product(layer: Any, matrix: Any, sides: list[int], x: Any) -> Any:
+    """The same convolution as one product with its weights as a `matrix`, over all rows: Paddle's own multiplies row by row.
 
     With few positions to a row its products are too narrow: those of a ResNet's last stage at 64 pixels ran at a third of the
     speed of one product.
     """
-    outputs = layer.weight.shape[0]
+    outputs = matrix.shape[0]
     unfolded = nn.functional.unfold(x, layer._kernel_size, layer._stride, layer._updated_padding, layer._dilation)
     columns = unfolded.transpose([0, 2, 1]).reshape([-1, unfolded.shape[1]])
-    y: Any = paddle.matmul(columns, layer.weight.reshape([outputs, -1]), transpose_y=True)  # type: ignore[no-untyped-call]
+    y: Any = paddle.matmul(columns, matrix, transpose_y=True)  # type: ignore[no-untyped-call]
     y = y.reshape([-1, sides[0] * sides[1], outputs]).transpose([0, 2, 1]).reshape([-1, outputs, *sides])
     return y if layer.bias is None else y + layer.bias.reshape([1, -1, 1, 1])
 

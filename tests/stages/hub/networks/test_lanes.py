@@ -102,7 +102,7 @@ def test_a_convolution_as_one_product_gives_what_paddles_own_gives() -> None:
             x = paddle.static.data("x", [-1, 6, 4, 4], "float32")
             x.stop_gradient = False
             sides = [image._side(layer, axis, 4) for axis in (0, 1)]
-            outputs = [layer(x), image._as_product(layer, sides, x)]
+            outputs = [layer(x), image._as_product(layer, layer.weight.reshape([layer.weight.shape[0], -1]), sides, x)]
             slopes = [paddle.static.gradients([(y * y).sum()], [x, layer.weight, layer.bias]) for y in outputs]
         executor, scope = paddle.static.Executor(paddle.CPUPlace()), paddle.static.Scope()
         executor.run(startup, scope=scope)
