@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import json
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -20,7 +21,11 @@ LEVERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "lanes-text": ("sst2", "rows of a batch in lanes, a core each (against one lane with all threads)", {"lanes": 1}),
     "lanes-images": ("flowers", "convolutions in lanes (against one lane with all threads)", {"lanes": 1}),
     "product": ("flowers", "convolutions with few positions as one product (against Paddle's own)", {"image_size": None}),
-    "memory-text": ("sst2", "freed memory kept from step to step", {"memory": False}),
+    "memory-text": (
+        "sst2",
+        "freed memory kept, large blocks given back (against glibc's ways)",
+        {"memory": False},
+    ),
     "memory-images": ("flowers", "the same, images", {"memory": False}),
     "like-lengths": ("sst2", "rows of like length in a batch (against random batches)", {"random": True}),
     "mkl": ("sst2", "MKL's AVX code on AMD (against what it chooses there)", {"environment": {"MKL_DEBUG_CPU_TYPE": ""}}),
@@ -41,18 +46,24 @@ def main() -> None:
     if options.child:
         print(json.dumps(take(json.loads(options.child))))
         return
-    table = ["| lever | a step with it, ms | without | ratio |", "|---|---|---|---|"]
+    sides = "with it | without | ratio"
+    table = [f"| lever | ms a step, {sides} | peak MB, {sides} |", "|---|---|---|---|---|---|---|"]
     with tempfile.TemporaryDirectory() as folder:
         for name in options.only or LEVERS:
             example, what, off = LEVERS[name]
             common = {"example": example, "store": f"{folder}/{example}", "steps": options.steps}
             ways = {"with": common, "without": {**common, **off}}
             found = in_turn({side: (lambda _, given=given: child(given)) for side, given in ways.items()}, options.rounds)
-            ratio = median(found["with"], "ms") / median(found["without"], "ms")
-            table.append(f"| {what} | {spread(found['with'], 'ms', 0)} | {spread(found['without'], 'ms', 0)} | {ratio:.2f} |")
+            table.append(f"| {what} | {compared(found, 'ms')} | {compared(found, 'peak MB')} |")
     told = f"Medians (least–most) of {options.rounds} rounds of {options.steps} steps. {versions(['paddlepaddle', 'numpy'])}."
     command = " ".join(["uv run python benchmarks/levers.py", *sys.argv[1:]])
     write_section("Levers of a training step", command, [*table, "", told])
+
+
+def compared(found: dict[str, list[dict[str, Any]]], figure: str) -> str:
+    """A figure with a lever and without it, and their ratio."""
+    ratio = median(found["with"], figure) / median(found["without"], figure)
+    return f"{spread(found['with'], figure, 0)} | {spread(found['without'], figure, 0)} | {ratio:.2f}"
 
 
 def child(given: dict[str, Any]) -> dict[str, Any]:
@@ -62,7 +73,7 @@ def child(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def take(given: dict[str, Any]) -> dict[str, Any]:
-    """Milliseconds of a step: the mean over all but the first five."""
+    """Milliseconds of a step, the mean over all but the first five, and the peak memory of the process."""
     import numpy as np
 
     from hubflow.schemas.parsing import load_settings
@@ -106,7 +117,8 @@ def take(given: dict[str, Any]) -> dict[str, Any]:
             stepper.take(update, state, batch, 1e-4, stop=False)
             state.step += 1
             seconds.append(time.perf_counter() - began)
-    return {"ms": 1000 * float(np.mean(seconds[5:]))}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    return {"ms": 1000 * float(np.mean(seconds[5:])), "peak MB": peak}
 
 
 if __name__ == "__main__":
