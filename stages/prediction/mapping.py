@@ -1,5 +1,6 @@
 """Parts mapped over a Prefect task runner: the flow's own threads, or a Dask or Ray cluster."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from hubflow.schemas.parts import PartRecord, PartRef, PredictionWork
 from hubflow.schemas.prediction import RunnerSettings
 from hubflow.stages.prediction.part import predict_part
 
+SET_BY_DASK = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_", "PYTHONHASHSEED")
 predict_part_task = task(name="predict_part", cache_policy=NO_CACHE, persist_result=False)(predict_part)
 
 
@@ -49,8 +51,25 @@ def _cluster(settings: RunnerSettings) -> Iterator[Any]:
         raise SettingsError(
             f"runner {settings.kind} needs the extra `{settings.kind}` ({error}); uv sync --extra {settings.kind}"
         ) from error
-    with runner:
+    with _environment_kept(), runner:
         yield runner
+
+
+@contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Take back what a local Dask cluster sets for its workers, and leaves set.
+
+    A training in a process that is started from here would take `OMP_NUM_THREADS=1` for the user's word.
+    """
+    before = {name: os.environ.get(name) for name in SET_BY_DASK}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _dask(settings: RunnerSettings) -> Any:

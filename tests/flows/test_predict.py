@@ -1,6 +1,7 @@
 """The flow predict on a real Prefect server: parts over threads, or over a real Dask cluster, and where the outcome is told."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -37,8 +38,11 @@ def test_a_dask_cluster_of_two_processes_gives_the_same_file(text_run: Run, tmp_
     over = settings(
         text_run, data, rows_per_part=4, output=str(tmp_path / "dask.parquet"), runner={"kind": "dask", "workers": 2}
     )
+    environment = dict(os.environ)
     state = predict(over, return_state=True)
     result: PredictResult = state.result()
+    left = {name for name, value in os.environ.items() if value != environment.get(name)}
+    assert left <= {"__DASK_PARENT_PID"}  # Dask would leave one thread to processes that are started later
     assert parts_of(state.state_details.flow_run_id) == 6
     pd.testing.assert_frame_equal(pd.read_parquet(result.output), pd.read_parquet(plain), rtol=0, atol=1e-5)
 
