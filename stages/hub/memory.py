@@ -9,7 +9,8 @@ from collections.abc import Iterator
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 _LARGE = 2**20
 _KEPT = {_ARENA_MAX: 1, _MMAP_THRESHOLD: _LARGE, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 * 2**20}
-_DEFAULTS = {_MMAP_THRESHOLD: 128 * 2**10, _TRIM_THRESHOLD: 128 * 2**10, _TOP_PAD: 0}
+_DEFAULTS = {_TRIM_THRESHOLD: 128 * 2**10, _TOP_PAD: 0}
+# The threshold of mapped blocks stays: glibc moves its own with what a process frees, and never again once one is set.
 
 
 @contextlib.contextmanager

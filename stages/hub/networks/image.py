@@ -97,7 +97,7 @@ def build(
             if isinstance(part, nn.Conv2D):
                 part.forward = functools.partial(_convolved, part, lanes)  # type: ignore[method-assign]
             elif isinstance(part, nn.MaxPool2D):
-                part.forward = functools.partial(_pooled, part, lanes)  # type: ignore[method-assign]
+                part.forward = functools.partial(_row_by_row, part, lanes)  # type: ignore[method-assign]
         feature_map = paddle.mean(layer(image), axis=SPATIAL_AXES)
     return ImageNetwork(feature_map, {name: value.name for name, value in layer.state_dict().items()})
 
@@ -145,12 +145,12 @@ def _convolved(layer: Any, lanes: int, x: Any) -> Any:
     sides = [_side(layer, axis, x.shape[2 + axis]) for axis in (0, 1)]
     is_small = all(sides) and sides[0] * sides[1] <= FEW_POSITIONS and layer._groups == 1 and layer._padding_mode == "zeros"
     if not is_small:
-        return joined([type(layer).forward(layer, part) for part in in_lanes(x, lanes)])
+        return _row_by_row(layer, lanes, x)
     matrix = layer.weight.reshape([layer.weight.shape[0], -1])  # a copy, in training: once for all lanes
     return joined([_as_product(layer, matrix, sides, part) for part in in_lanes(x, lanes)])
 
 
-def _pooled(layer: Any, lanes: int, x: Any) -> Any:
+def _row_by_row(layer: Any, lanes: int, x: Any) -> Any:
     return joined([type(layer).forward(layer, part) for part in in_lanes(x, lanes)])
 
 
