@@ -19,14 +19,13 @@ EXAMPLES = HERE.parent / "examples"
 LIMIT_SECONDS = 900.0
 LEVERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "lanes-text": ("sst2", "rows of a batch in lanes, a core each (against one lane with all threads)", {"lanes": 1}),
-    "lanes-images": ("flowers", "convolutions in lanes (against one lane with all threads)", {"lanes": 1}),
-    "product": ("flowers", "convolutions with few positions as one product (against Paddle's own)", {"image_size": None}),
+    "convolutions": ("flowers", "convolutions by oneDNN, whole batches (against Paddle's own)", {"convolutions": False}),
     "memory-text": (
         "sst2",
         "freed memory kept, large blocks given back (against glibc's ways)",
         {"memory": False},
     ),
-    "memory-images": ("flowers", "the same, images", {"memory": False}),
+    "memory-images": ("flowers", "freed memory kept, large blocks too, images", {"memory": False}),
     "like-lengths": ("sst2", "rows of like length in a batch (against random batches)", {"random": True}),
     "mkl": ("sst2", "MKL's AVX code on AMD (against what it chooses there)", {"environment": {"MKL_DEBUG_CPU_TYPE": ""}}),
     "bfloat16": ("sst2", "float32 against the setting train.precision: bfloat16", {"precision": "bfloat16"}),
@@ -81,6 +80,7 @@ def take(given: dict[str, Any]) -> dict[str, Any]:
     from hubflow.stages.build_head import build_head, open_session
     from hubflow.stages.encode_dataset import encode_dataset
     from hubflow.stages.fine_tune import open_split
+    from hubflow.stages.hub import session as session_module
     from hubflow.stages.hub.callbacks import TrainState
     from hubflow.stages.hub.cores import compute_lanes
     from hubflow.stages.hub.distributed import World
@@ -100,8 +100,9 @@ def take(given: dict[str, Any]) -> dict[str, Any]:
     encoded = encode_dataset(rows, loaded, module, store)
     head = build_head(task, loaded, rows, module, settings.head, store)
     train = settings.train.model_copy(update={"precision": given.get("precision", "float32")})
-    lanes, size = given.get("lanes", compute_lanes()), given.get("image_size", encoded.image_size)
-    session = open_session(head, Store(store), "cpu", train.precision, lanes, size)
+    if not given.get("convolutions", True):
+        session_module.convolve_by_onednn = lambda program: 0
+    session = open_session(head, Store(store), "cpu", train.precision, given.get("lanes", compute_lanes()))
     split = open_split(Store(store), encoded, "train", train.random_flip)
     session.initialise(0)
     update = Update(session, train, None, World.alone())
@@ -111,7 +112,8 @@ def take(given: dict[str, Any]) -> dict[str, Any]:
     if given.get("random"):
         batches = np.array_split(np.random.default_rng(0).permutation(len(split)), len(batches))
     seconds = []
-    with kept_between_steps() if given.get("memory", True) else contextlib.nullcontext():
+    is_image = encoded.image_size is not None
+    with kept_between_steps(large=is_image) if given.get("memory", True) else contextlib.nullcontext():
         for batch in batches[: given["steps"]]:
             began = time.perf_counter()
             stepper.take(update, state, batch, 1e-4, stop=False)

@@ -110,13 +110,12 @@ def open_session(
     device: str,
     precision: Precision = "float32",
     lanes: int = 1,
-    image_size: int | None = None,
 ) -> "Session":
     """Rebuild a task's programs, without weights, from its reference."""
     from hubflow.stages.hub.session import Session
 
     spec, folder = task_spec(store.open(task).facts), store.open(task.module).folder
-    return Session(spec, folder, device, precision=precision, lanes=lanes, image_size=image_size)
+    return Session(spec, folder, device, precision=precision, lanes=lanes)
 
 
 def _describe(task: TaskRef) -> str:

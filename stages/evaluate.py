@@ -54,7 +54,7 @@ def evaluate(
     artifact = home.find("evaluations", key) if reuse else None
     if artifact is None:
         require_evaluable(settings, encoded.dataset, store)
-        session = open_session(checkpoint.task, home, device, lanes=compute_lanes(), image_size=encoded.image_size)
+        session = open_session(checkpoint.task, home, device, lanes=compute_lanes())
         session.load(home.open(checkpoint).folder)
         source, options = home.open(encoded.dataset).folder, judge_options(settings)
         metrics: dict[str, dict[str, float]] = {}

@@ -193,7 +193,7 @@ def run_training(
     source = home.open(encoded)
     label_map = LabelMap.load(source.folder / "label_map.json")
     device = rank_device() if world.size > 1 else request.device
-    session = open_session(request.task, home, device, settings.precision, compute_lanes(), encoded.image_size)
+    session = open_session(request.task, home, device, settings.precision, compute_lanes())
     rows = open_split(home, encoded, "train", settings.random_flip)
     dev = open_split(home, encoded, "dev") if "dev" in encoded.dataset.rows else None
     best_metric = settings.best_metric or _default_metric(request.task.task, label_map)

@@ -156,7 +156,6 @@ def build_graph(
     max_seq_len: int | None = None,
     lora: LoraSettings | None = None,
     lanes: int = 1,
-    image_size: int | None = None,
     first_only: bool = False,
 ) -> ModuleGraph:
     """Build the network into a new program; the startup program holds fresh weights and is run only for those.
@@ -168,9 +167,8 @@ def build_graph(
         max_seq_len: longest sequence in tokens that will be fed; text modules only.
         lora: adapters to train in place of the module's own weights, which are then all frozen; text modules only. Those of
             a frozen block are frozen too.
-        lanes: in how many shares the rows of a batch are computed side by side (`networks/lanes.py`).
+        lanes: in how many shares the rows of a batch are computed side by side (`networks/lanes.py`); text modules only.
         first_only: whether `sequence_output` is left out, so that the last layer computes the first token alone; text only.
-        image_size: side in pixels of all images that will be fed, where known: some layers are then computed faster.
 
     Raises:
         ModuleError: when `max_seq_len` is not in 1..max_positions.
@@ -180,7 +178,7 @@ def build_graph(
         main, startup = paddle.static.Program(), paddle.static.Program()
         with paddle.static.program_guard(main, startup):
             if isinstance(config, ImageConfig):
-                return _image_graph(config, frozen, main, startup, lanes, image_size or -1)
+                return _image_graph(config, frozen, main, startup)
             check_max_seq_len(config, max_seq_len)
             return _text_graph(config, frozen, lora, main, startup, lanes, first_only)
 
@@ -236,9 +234,9 @@ def _text_graph(
     return ModuleGraph(inputs, outputs, main, startup, names, parameters.shapes, parameters.adapter_startup)
 
 
-def _image_graph(config: ImageConfig, frozen: Collection[str], main: Any, startup: Any, lanes: int, side: int) -> ModuleGraph:
-    pixels = paddle.static.data("image", [-1, 3, side, side], "float32")
-    network = image.build(config.architecture, pixels, config.norm_epsilon, frozen, lanes)
+def _image_graph(config: ImageConfig, frozen: Collection[str], main: Any, startup: Any) -> ModuleGraph:
+    pixels = paddle.static.data("image", [-1, 3, -1, -1], "float32")
+    network = image.build(config.architecture, pixels, config.norm_epsilon, frozen)
     outputs = {"feature_map": network.feature_map}
     shapes = image.architecture_tensors(config.architecture)
     return ModuleGraph({"image": pixels}, outputs, main, startup, dict(network.parameters), shapes)

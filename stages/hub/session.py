@@ -14,6 +14,7 @@ from hubflow.schemas.labels import IGNORED_LABEL
 from hubflow.schemas.settings import LoraSettings, TaskType
 from hubflow.schemas.training import Precision
 from hubflow.stages.hub.blocks import HEAD, HEAD_PREFIX
+from hubflow.stages.hub.convolutions import convolve_by_onednn
 from hubflow.stages.hub.errors import TaskError, WeightsError
 from hubflow.stages.hub.heads import create_img_cls_task, create_seq_label_task, create_text_cls_task
 from hubflow.stages.hub.module import (
@@ -68,9 +69,8 @@ class Session:
             them where no trained weight needs it, batch norms by their running statistics and these unchanged. A text
             encoder's dropout acts in them all the same. All of them where `spec.trainable` is False.
         precision: of matrix products and convolutions; weights, norms and losses stay in float32.
-        lanes: on a CPU, in how many shares the rows of a batch are computed side by side; see `cores.compute_lanes`. Another
-            number of them adds up the same gradients in another order, and draws other dropout.
-        image_size: side in pixels of all images that will be fed, where known: with lanes some layers are then faster.
+        lanes: on a CPU, in how many shares the rows of a batch of texts are computed side by side; see `cores.compute_lanes`.
+            Another number of them adds up the same gradients in another order, and draws other dropout.
 
     Raises:
         TaskError: for an unknown block, or when the module's kind does not fit the task; ModuleError and DeviceError as they
@@ -85,15 +85,16 @@ class Session:
         frozen: frozenset[str] = frozenset(),
         precision: Precision = "float32",
         lanes: int = 1,
-        image_size: int | None = None,
     ) -> None:
         self.spec, self.module_folder = spec, module_folder
         self.device, self.precision = device, precision
         self.place = place_of(device)
-        is_own_kernels = isinstance(self.place, paddle.CPUPlace) and precision == "float32"
-        self.lanes = lanes if is_own_kernels else 1  # oneDNN, which computes bfloat16, and GPUs spread each operator themselves
-        self._image_size = image_size if self.lanes > 1 else None
-        require_precision(precision, self.place, spec.task == "image_classification")
+        is_image = spec.task == "image_classification"
+        is_in_float32 = isinstance(self.place, paddle.CPUPlace) and precision == "float32"
+        # oneDNN, which computes bfloat16 and convolutions, and GPUs spread each operator themselves.
+        self.lanes = lanes if is_in_float32 and not is_image else 1
+        self._is_convolved_by_onednn = is_in_float32 and is_image
+        require_precision(precision, self.place, is_image)
         self.scope = paddle.static.Scope()
         self.config = _configured(read_config(module_folder, spec.pretrained), spec)
         self._build(frozen)
@@ -111,12 +112,17 @@ class Session:
                 self.spec.max_seq_len,
                 self.spec.lora,
                 self.lanes,
-                self._image_size,
                 first_only=self.spec.task == "text_classification",
             )
             self.task = _put_head(self.spec, self.graph)
+        self.speed_up(self.task.test_program())
         if self.lanes > 1:
             self.seed_dropout(0)
+
+    def speed_up(self, program: Any) -> None:
+        """Put faster operators in place of some of a program that nothing will be added to any more."""
+        if self._is_convolved_by_onednn:
+            convolve_by_onednn(program)
 
     def refrozen(self, frozen: frozenset[str]) -> "Session":
         """A session on the same scope whose programs are built anew with `frozen` in place of what is frozen here.

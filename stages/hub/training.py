@@ -89,7 +89,8 @@ def train(
         TrainingStopped: when asked to stop, if whoever sent the signal leaves the process alive.
         ResumeError: when the checkpoint is of a run with other data or settings, listing what differs.
     """
-    with held_back() as interrupt, kept_between_steps():
+    # Convolutions wait for pages; encoders, whose products take longer, do not.
+    with held_back() as interrupt, kept_between_steps(large=session.spec.task == "image_classification"):
         run = _Run(session, plan, checkpoints, callbacks, world or World.alone())
         state, course = run.state, run.course
         if not run.is_resumed:

@@ -76,6 +76,7 @@ class Update:
             self._report = paddle.concat([objective, stop, *squares.values()])
             if not self._is_split:
                 self._apply(gradients, sum(squares.values()))
+        session.speed_up(self._main)
         if self._is_split:
             self._second = self._second_program([(parameter.name, list(parameter.shape)) for parameter, _ in gradients])
 

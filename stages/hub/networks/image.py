@@ -12,14 +12,12 @@ from paddle.vision import models
 
 from hubflow.schemas.errors import HubflowError
 from hubflow.stages.hub.blocks import image_block_of
-from hubflow.stages.hub.networks.lanes import in_lanes, joined
 
 Triple = tuple[float, float, float]
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
 IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
 HALF: Triple = (0.5, 0.5, 0.5)
 SPATIAL_AXES = [2, 3]
-FEW_POSITIONS = 8
 
 
 class ImageArchitectureError(HubflowError):
@@ -68,9 +66,7 @@ def find(architecture: str) -> ImageArchitecture:
         raise ImageArchitectureError(f"unknown image architecture {architecture!r}; {hint}known: {known}") from None
 
 
-def build(
-    architecture: str, image: Any, norm_epsilon: float | None = None, frozen: Collection[str] = (), lanes: int = 1
-) -> ImageNetwork:
+def build(architecture: str, image: Any, norm_epsilon: float | None = None, frozen: Collection[str] = ()) -> ImageNetwork:
     """Add the backbone to the current static program.
 
     Args:
@@ -79,10 +75,9 @@ def build(
         norm_epsilon: of every batch norm; the architecture's own when None. Checkpoints differ, see `image_names.norm_epsilon`.
         frozen: blocks (`blocks.image_blocks`) whose weights are taken out of training; their batch norms normalise by their
             running statistics and leave them as they are.
-        lanes: in how many shares convolutions are computed side by side; norms see the whole batch all the same.
 
-    Train such a program with `FLAGS_use_mkldnn` off: oneDNN (Paddle 3.3.1) leaves running statistics where they started and
-    throws on the gradient of max pooling. Evaluation and inference with it on are right, and three times as fast.
+    Train such a program with `FLAGS_use_mkldnn` off, its convolutions by `convolutions.convolve_by_onednn`: under the flag
+    Paddle 3.3.1 leaves running statistics where they started, and throws on the gradient of max pooling.
 
     Raises:
         ImageArchitectureError: when the name is unknown.
@@ -93,11 +88,6 @@ def build(
         for norm in _norms(layer) if norm_epsilon is not None else ():
             norm._epsilon = norm_epsilon
         _freeze(layer, frozen)
-        for part in layer.sublayers() if lanes > 1 else ():
-            if isinstance(part, nn.Conv2D):
-                part.forward = functools.partial(_convolved, part, lanes)  # type: ignore[method-assign]
-            elif isinstance(part, nn.MaxPool2D):
-                part.forward = functools.partial(_row_by_row, part, lanes)  # type: ignore[method-assign]
         feature_map = paddle.mean(layer(image), axis=SPATIAL_AXES)
     return ImageNetwork(feature_map, {name: value.name for name, value in layer.state_dict().items()})
 
@@ -138,43 +128,6 @@ def _freeze(layer: Any, frozen: Collection[str]) -> None:
     for name, parameter in layer.named_parameters():
         if image_block_of(name) in frozen:
             parameter.stop_gradient, parameter.trainable = True, False
-
-
-def _convolved(layer: Any, lanes: int, x: Any) -> Any:
-    """A convolution of all rows in lanes; the norms after it see the whole batch, as they do without lanes."""
-    sides = [_side(layer, axis, x.shape[2 + axis]) for axis in (0, 1)]
-    is_small = all(sides) and sides[0] * sides[1] <= FEW_POSITIONS and layer._groups == 1 and layer._padding_mode == "zeros"
-    if not is_small:
-        return _row_by_row(layer, lanes, x)
-    matrix = layer.weight.reshape([layer.weight.shape[0], -1])  # a copy, in training: once for all lanes
-    return joined([_as_product(layer, matrix, sides, part) for part in in_lanes(x, lanes)])
-
-
-def _row_by_row(layer: Any, lanes: int, x: Any) -> Any:
-    return joined([type(layer).forward(layer, part) for part in in_lanes(x, lanes)])
-
-
-def _side(layer: Any, axis: int, side: int) -> int:
-    """Positions of a convolution's output along one axis; 0 when the input's side is not known while building."""
-    padding, kernel, stride, dilation = (
-        value if isinstance(value, int) else value[axis]
-        for value in (layer._updated_padding, layer._kernel_size, layer._stride, layer._dilation)
-    )
-    return 0 if side < 0 else (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-
-
-def _as_product(layer: Any, matrix: Any, sides: list[int], x: Any) -> Any:
-    """The same convolution as one product with its weights as a `matrix`, over all rows: Paddle's own multiplies row by row.
-
-    With few positions to a row its products are too narrow: those of a ResNet's last stage at 64 pixels ran at a third of the
-    speed of one product.
-    """
-    outputs = matrix.shape[0]
-    unfolded = nn.functional.unfold(x, layer._kernel_size, layer._stride, layer._updated_padding, layer._dilation)
-    columns = unfolded.transpose([0, 2, 1]).reshape([-1, unfolded.shape[1]])
-    y: Any = paddle.matmul(columns, matrix, transpose_y=True)  # type: ignore[no-untyped-call]
-    y = y.reshape([-1, sides[0] * sides[1], outputs]).transpose([0, 2, 1]).reshape([-1, outputs, *sides])
-    return y if layer.bias is None else y + layer.bias.reshape([1, -1, 1, 1])
 
 
 def _digits_cnn() -> nn.Layer:

@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_modules import image_split, settings, some_texts, some_tokens, text_split, token_split, write_text_module
+from small_modules import settings, some_texts, some_tokens, text_split, token_split, write_text_module
 
 from hubflow.stages.hub.callbacks import TrainState
 from hubflow.stages.hub.distributed import World
 from hubflow.stages.hub.encoded import EncodedSplit
 from hubflow.stages.hub.module import build_graph, load_weights, read_config
-from hubflow.stages.hub.networks import image
 from hubflow.stages.hub.runtime import paddle
 from hubflow.stages.hub.session import Session, TaskSpec
 from hubflow.stages.hub.stepping import Stepper
@@ -20,17 +19,14 @@ from hubflow.stages.hub.updates import Update
 SPECS = {
     "text": TaskSpec("text_classification", 2, head_dropout=0.0),
     "tokens": TaskSpec("sequence_labelling", 5),
-    "image": TaskSpec("image_classification", 2),
 }
 ROUNDING = 2e-5
 Job = tuple[TaskSpec, Path, EncodedSplit]
 
 
-@pytest.fixture(params=["text", "tokens", "image"])
-def job(request: Any, tmp_path: Path, digits_module: Path) -> Job:
+@pytest.fixture(params=["text", "tokens"])
+def job(request: Any, tmp_path: Path) -> Job:
     """A task without dropout, its module and rows."""
-    if request.param == "image":
-        return SPECS["image"], digits_module, image_split(tmp_path, 7)
     bert = write_text_module(tmp_path / "bert", "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     rows = (
         text_split(tmp_path, bert, *some_texts(7)) if request.param == "text" else token_split(tmp_path, bert, *some_tokens(7))
@@ -90,44 +86,6 @@ def test_dropout_is_a_function_of_the_step_whatever_lane_is_faster(tiny_bert: Pa
         draws.append(session.run(session.task.main_program(), rows.feed(np.arange(6)), [session.task.variable("logits")])[0])
     assert not np.array_equal(draws[0], draws[1])
     assert np.array_equal(draws[0], draws[2])
-
-
-def test_a_convolution_as_one_product_gives_what_paddles_own_gives() -> None:
-    paddle.enable_static()
-    rng = np.random.default_rng(0)
-    for stride, padding, kernel, dilation in ((1, 1, 3, 1), (2, 1, 3, 1), (2, 0, 1, 1), (1, 2, 3, 2)):
-        main, startup = paddle.static.Program(), paddle.static.Program()
-        with paddle.static.program_guard(main, startup), paddle.utils.unique_name.guard():
-            layer = paddle.nn.Conv2D(6, 8, kernel, stride, padding, dilation)
-            x = paddle.static.data("x", [-1, 6, 4, 4], "float32")
-            x.stop_gradient = False
-            sides = [image._side(layer, axis, 4) for axis in (0, 1)]
-            outputs = [layer(x), image._as_product(layer, layer.weight.reshape([layer.weight.shape[0], -1]), sides, x)]
-            slopes = [paddle.static.gradients([(y * y).sum()], [x, layer.weight, layer.bias]) for y in outputs]
-        executor, scope = paddle.static.Executor(paddle.CPUPlace()), paddle.static.Scope()
-        executor.run(startup, scope=scope)
-        feed = {"x": rng.normal(size=(3, 6, 4, 4)).astype("float32")}
-        own, product, *found = executor.run(main, feed=feed, fetch_list=[*outputs, *slopes[0], *slopes[1]], scope=scope)
-        assert list(own.shape[2:]) == sides
-        np.testing.assert_allclose(product, own, atol=1e-5)
-        for theirs, ours in zip(found[:3], found[3:], strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=1e-3, rtol=1e-4)
-
-
-def test_a_resnet_whose_images_have_a_known_size_computes_the_same(tmp_path: Path) -> None:
-    paddle.enable_static()
-    pixels = np.random.default_rng(1).normal(size=(5, 3, 64, 64)).astype("float32")
-    found = []
-    for lanes, side in ((1, -1), (2, 64)):
-        main, startup, scope = paddle.static.Program(), paddle.static.Program(), paddle.static.Scope()
-        startup.random_seed = 3
-        with paddle.static.program_guard(main, startup):
-            network = image.build("resnet18", paddle.static.data("image", [-1, 3, side, side], "float32"), lanes=lanes)
-        assert ("pd_op.unfold" in {op.name() for op in main.global_block().ops}) is (lanes > 1)
-        executor = paddle.static.Executor(paddle.CPUPlace())
-        executor.run(startup, scope=scope)
-        found.append(executor.run(main, feed={"image": pixels}, fetch_list=[network.feature_map], scope=scope)[0])
-    np.testing.assert_allclose(found[1], found[0], atol=1e-3, rtol=1e-3)
 
 
 def test_a_last_layer_of_the_first_token_alone_gives_the_same_output_and_gradients(tmp_path: Path) -> None:
