@@ -148,6 +148,9 @@ def line(task: str, theirs: list[dict[str, Any]], ours: list[dict[str, Any]]) ->
 
 def child(config: str, store: str, seed: str, overrides: list[str]) -> None:
     """The plain stages up to the evaluation of the test rows; figures as JSON."""
+    from hubflow.stages.hub.memory import share_one_heap
+
+    share_one_heap()  # as the command does, before anything starts threads
     from hubflow.schemas.parsing import parse_settings, read_settings, with_overrides
     from hubflow.schemas.settings import FineTuneSettings
     from hubflow.stages.build_head import build_head

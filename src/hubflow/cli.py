@@ -29,6 +29,7 @@ from hubflow.schemas.nightly import NightlySettings
 from hubflow.schemas.parsing import parse_settings, read_settings, with_overrides
 from hubflow.schemas.settings import FineTuneSettings, PredictSettings
 from hubflow.schemas.sweep import SweepSettings
+from hubflow.stages.hub.memory import share_one_heap
 
 __all__ = ["app", "main"]
 
@@ -172,6 +173,7 @@ def demo(
 def main() -> None:
     """Entry point of `hubflow`; what settings name by module and name is looked for in the working folder too, at last."""
     sys.path.append(str(Path.cwd()))
+    share_one_heap()
     atexit.register(gc.freeze)  # Python ends 1.5 s sooner when it does not look through all modules once more
     app()
 
