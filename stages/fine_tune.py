@@ -92,6 +92,7 @@ def fine_tune(
         else:
             if not reuse:
                 shutil.rmtree(working, ignore_errors=True)
+                _forget_preflight(home, request)
             _check_at_once(request)
             require_or_tell(working, request.identity(), settings.checkpoints.resume == "required")
             working.mkdir(parents=True, exist_ok=True)
@@ -105,6 +106,12 @@ def fine_tune(
             artifact = _keep(home, key, working, state, request)
             shutil.rmtree(working)
     return _reference(artifact, task)
+
+
+def _forget_preflight(home: Store, request: TrainRequest) -> None:
+    from hubflow.stages import preflights
+
+    preflights.forget(home, request)
 
 
 def _require_sense(request: TrainRequest, reuse: bool) -> None:
@@ -182,10 +189,11 @@ def run_training(
     Raises:
         HubflowError: as `fine_tune`.
     """
+    from hubflow.stages import preflights
     from hubflow.stages.hub.cores import compute_lanes
     from hubflow.stages.hub.distributed import in_turn, rank_device
     from hubflow.stages.hub.export import write_export
-    from hubflow.stages.hub.preflight import preflight
+    from hubflow.stages.hub.preflight import preflight, require_room
     from hubflow.stages.hub.trackers import trackers
     from hubflow.stages.hub.training import TrainPlan, train
 
@@ -204,10 +212,16 @@ def run_training(
         write_export(trained, folder, label_map, encoded.dataset.rows_kind, {})
 
     def check(trained: "Session", update: "Update", stepper: "Stepper") -> None:
-        if settings.preflight:
-            facts = preflight(trained, update, stepper, settings, dev, working, export)
-            if world.leads:
-                log.info("preflight: %s", facts)
+        require_room(trained, update, working, settings.checkpoints.keep)
+        if not settings.preflight:
+            return
+        if (known := preflights.passed(home, request)) is not None:
+            log.info("preflight: passed before, on the same rows, settings, versions and machine: %s", known)
+            return
+        facts = preflight(trained, update, stepper, settings, dev, working, export)
+        if world.leads:  # no process is past the updates of a preflight that the others have not begun
+            log.info("preflight: %s", facts)
+            preflights.keep(home, request, str(facts))
 
     tracked = trackers(settings.track, working.name, settings.result_settings()) if world.leads else []
     checkpoints = in_turn(world, lambda: Checkpoints(working, settings.checkpoints.keep))

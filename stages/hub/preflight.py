@@ -14,7 +14,7 @@ from hubflow.schemas.folders import StoreError
 from hubflow.schemas.training import TrainSettings
 from hubflow.stages.hub.callbacks import TrainState
 from hubflow.stages.hub.encoded import EncodedSplit, IntArray, epoch_batches, sorted_batches
-from hubflow.stages.hub.runtime import get_variable, paddle
+from hubflow.stages.hub.runtime import get_variable, paddle, variable_bytes
 from hubflow.stages.hub.session import Session
 from hubflow.stages.hub.stepping import Stepper, require_finite
 from hubflow.stages.hub.updates import Update
@@ -74,13 +74,10 @@ def preflight(
 
     Raises:
         TrainingError: when the loss or a gradient is not finite, naming the rows.
-        StoreError: when the disk has no room for the checkpoints.
     """
     # At a rate of 0 weights stay as they are; copies of all that changes would be in memory beside the costliest batch.
     statistics = {name: get_variable(session.scope, name) for name in session.statistics}
-    weights = sum(get_variable(session.scope, name).nbytes for name in session.names.values())
-    total = update.state_bytes()
-    _require_room(folder, weights, total, settings.checkpoints.keep)
+    weights, total = _bytes_of(session, update)
     is_sequences = session.spec.task == "sequence_labelling"
     batches = epoch_batches(stepper.train.lengths, settings.batch_size, stepper.seed, 0, is_sequences)
     rows = max(batches, key=lambda batch: len(batch) * int(stepper.train.lengths[batch].max()))
@@ -112,14 +109,24 @@ def _judge_few(session: Session, dev: EncodedSplit, rows: IntArray) -> None:
     session.run(task.test_program(), dev.feed(rows), [task.test_variable(name) for name in names])
 
 
-def _require_room(folder: Path, weights: int, checkpoint: int, keep: int) -> None:
-    """Refuse to begin where the checkpoints will not fit: `keep` and the one being written, and as many best weights."""
+def require_room(session: Session, update: Update, folder: Path, keep: int) -> None:
+    """Refuse to begin where the checkpoints will not fit: `keep` and the one being written, and as many best weights.
+
+    Raises:
+        StoreError: when the disk of `folder` has no room for them.
+    """
+    weights, checkpoint = _bytes_of(session, update)
     needed, free = (keep + 1) * (checkpoint + weights), shutil.disk_usage(folder).free
     if needed > free:
         raise StoreError(
             f"{folder}: checkpoints need {size(needed)} of disk, {size(free)} are free; free some, choose another `store`, "
             "or lower train.checkpoints.keep"
         )
+
+
+def _bytes_of(session: Session, update: Update) -> tuple[int, int]:
+    """Of module and head, and of a checkpoint of all."""
+    return sum(variable_bytes(session.scope, name) for name in session.names.values()), update.state_bytes()
 
 
 def size(count: int) -> str:

@@ -125,6 +125,12 @@ def get_variable(scope: Any, name: str) -> Any:
     return np.array(scope.find_var(name).get_tensor())
 
 
+def variable_bytes(scope: Any, name: str) -> int:
+    """How many bytes the scope's variable `name` has."""
+    tensor = scope.find_var(name).get_tensor()
+    return int(tensor._numel() * paddle.base.core.size_of_dtype(tensor._dtype()))
+
+
 def keep_program(program: Any, values: Iterable[Any]) -> None:
     """Let `program` live as long as any of `values`: Paddle does not, and using a variable of a freed program crashes."""
     for value in values:

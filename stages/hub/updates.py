@@ -14,7 +14,7 @@ from hubflow.stages.hub.distributed import World, all_reduce_sum
 from hubflow.stages.hub.networks.lanes import SEED
 from hubflow.stages.hub.objective import NORMALISER, add_objective
 from hubflow.stages.hub.optimizers import Gradients, apply, is_decayed
-from hubflow.stages.hub.runtime import BUILD_LOCK, get_variable, paddle, set_variable
+from hubflow.stages.hub.runtime import BUILD_LOCK, get_variable, paddle, set_variable, variable_bytes
 from hubflow.stages.hub.session import Feed, Session
 
 STOP, SCALE = "stop_asked", "gradient_scale"
@@ -110,7 +110,7 @@ class Update:
 
     def state_bytes(self) -> int:
         """How many bytes `state` has."""
-        return sum(get_variable(self.session.scope, name).nbytes for name in self._state_names())
+        return sum(variable_bytes(self.session.scope, name) for name in self._state_names())
 
     def load_state(self, state: dict[str, NDArray[Any]]) -> None:
         """Put back what `state` gave."""

@@ -15,6 +15,7 @@ from hubflow.schemas.training import TrainSettings
 from hubflow.stages.fine_tune import fine_tune
 from hubflow.stages.hub import Predictor
 from hubflow.stages.hub.errors import DeviceError
+from hubflow.stages.store import Store
 
 
 def test_the_checkpoint_keeps_the_best_epoch_and_its_history(digits_run: Run) -> None:
@@ -125,3 +126,40 @@ def test_of_two_runs_at_once_the_second_waits_and_finds_what_the_first_made(digi
     assert ended[0][0] == ended[1][0]
     assert len(list((store / "checkpoints").iterdir())) == 1
     assert {path.suffix for path in (store / "training").iterdir()} == {".lock"}
+
+
+def test_a_preflight_that_passed_is_not_tried_again_with_another_seed(
+    digits_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = digits_run
+    store = str(
+        shutil.copytree(run.settings.store, tmp_path / "store", ignore=shutil.ignore_patterns("checkpoints", "preflights"))
+    )
+
+    def told(train: TrainSettings, seed: int, **options: Any) -> list[str]:
+        caplog.clear()
+        with caplog.at_level("INFO", logger="hubflow"):
+            fine_tune(run.task, run.encoded, train, store, seed, "cpu", **options)
+        return [message for message in caplog.messages if message.startswith("preflight: ")]
+
+    short = changed(run, max_steps=1)
+    (first,), (second,) = told(short, 1), told(short, 2)
+    costs = first.removeprefix("preflight: ")
+    assert costs.startswith("the costliest batch, 16 rows, takes ")
+    assert second == f"preflight: passed before, on the same rows, settings, versions and machine: {costs}"
+    assert told(changed(run, max_steps=1, batch_size=8), 2)[0].startswith("preflight: the costliest batch, 8 rows")
+    assert told(short, 2, reuse=False)[0].startswith("preflight: the costliest batch, 16 rows")
+    assert told(changed(run, max_steps=1, preflight=False), 3) == []
+
+
+def test_a_preflight_changes_no_bit_of_what_is_trained(digits_run: Run, tmp_path: Path) -> None:
+    run, found = digits_run, []
+    store = str(
+        shutil.copytree(run.settings.store, tmp_path / "store", ignore=shutil.ignore_patterns("checkpoints", "preflights"))
+    )
+    for is_tried in (False, True, True):  # without one, with one, and with one that is known to have passed
+        settings = changed(run, max_steps=2, preflight=is_tried)
+        checkpoint = fine_tune(run.task, run.encoded, settings, store, 7, "cpu")
+        found.append((Store(store).open(checkpoint).folder / "model.safetensors").read_bytes())
+        shutil.rmtree(Path(store) / "checkpoints")
+    assert found[0] == found[1] == found[2]

@@ -14,7 +14,7 @@ from hubflow.stages.hub.callbacks import TrainState
 from hubflow.stages.hub.checkpoints import Checkpoints
 from hubflow.stages.hub.encoded import TextSplit, epoch_batches
 from hubflow.stages.hub.export import write_export
-from hubflow.stages.hub.preflight import Preflight, preflight
+from hubflow.stages.hub.preflight import Preflight, preflight, require_room
 from hubflow.stages.hub.session import Session, TaskSpec
 from hubflow.stages.hub.stepping import Stepper, TrainingError
 from hubflow.stages.hub.training import TrainPlan, train
@@ -41,6 +41,7 @@ class Run:
         self.session = Session(TaskSpec("text_classification", 2), self.module, "cpu")
 
         def check(session: Session, update: Update, stepper: Stepper) -> None:
+            require_room(session, update, self.folder / name, chosen.checkpoints.keep)
             if is_checked:
                 self.found = preflight(session, update, stepper, chosen, self.rows, self.folder / name, export)
 
