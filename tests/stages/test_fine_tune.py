@@ -128,13 +128,17 @@ def test_of_two_runs_at_once_the_second_waits_and_finds_what_the_first_made(digi
     assert {path.suffix for path in (store / "training").iterdir()} == {".lock"}
 
 
+def copied_store(run: Run, folder: Path) -> str:
+    """The run's store, without weights and without what it remembers of preflights."""
+    left_out = shutil.ignore_patterns("checkpoints", "preflights")
+    return str(shutil.copytree(run.settings.store, folder / "store", ignore=left_out))
+
+
 def test_a_preflight_that_passed_is_not_tried_again_with_another_seed(
     digits_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = digits_run
-    store = str(
-        shutil.copytree(run.settings.store, tmp_path / "store", ignore=shutil.ignore_patterns("checkpoints", "preflights"))
-    )
+    store = copied_store(run, tmp_path)
 
     def told(train: TrainSettings, seed: int, **options: Any) -> list[str]:
         caplog.clear()
@@ -154,9 +158,7 @@ def test_a_preflight_that_passed_is_not_tried_again_with_another_seed(
 
 def test_a_preflight_changes_no_bit_of_what_is_trained(digits_run: Run, tmp_path: Path) -> None:
     run, found = digits_run, []
-    store = str(
-        shutil.copytree(run.settings.store, tmp_path / "store", ignore=shutil.ignore_patterns("checkpoints", "preflights"))
-    )
+    store = copied_store(run, tmp_path)
     for is_tried in (False, True, True):  # without one, with one, and with one that is known to have passed
         settings = changed(run, max_steps=2, preflight=is_tried)
         checkpoint = fine_tune(run.task, run.encoded, settings, store, 7, "cpu")
