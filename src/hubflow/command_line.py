@@ -65,6 +65,11 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log.")]
 Config = Annotated[Path, typer.Argument(help="Settings file, YAML or JSON.")]
 
 
+NEEDED_AT_ONCE = ("hubflow.flows.fine_tune", "hubflow.stages.hub.training")
+NEEDED_LATER = ("sklearn.datasets", "sklearn.metrics")
+"""What stages import: before the first step, and after it; the latter is imported ahead while a server starts."""
+
+
 @contextmanager
 def uncollected() -> Iterator[None]:
     """Make many objects that all stay, as imports do, without Python's looking through them for garbage, now or later."""
@@ -95,7 +100,7 @@ def prefect_settled(verbose: bool) -> Iterator[None]:
         temporary = TemporaryServer()  # before Prefect is imported, which takes seconds
         with stdout_kept():
             with uncollected():
-                _import_what_stages_need()
+                _import(*NEEDED_AT_ONCE, *NEEDED_LATER)
             temporary.wait(float(os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"]))
             with _without_heartbeats():
                 yield
@@ -103,7 +108,7 @@ def prefect_settled(verbose: bool) -> Iterator[None]:
     with uncollected():
         from prefect.settings import get_current_settings
 
-        importlib.import_module("hubflow.flows.fine_tune")
+        _import(*NEEDED_AT_ONCE)
     current = get_current_settings()  # of the environment or of a profile
     server = current.api.url
     try:
@@ -142,12 +147,12 @@ def _start_server_while_importing() -> None:
 
     starting = threading.Thread(target=start, name="prefect-server", daemon=True)
     starting.start()
-    _import_what_stages_need()
+    _import(*NEEDED_LATER)
     starting.join()
 
 
-def _import_what_stages_need() -> None:
-    for name in ("hubflow.flows.fine_tune", "hubflow.stages.hub.runtime", "sklearn.datasets", "sklearn.metrics"):
+def _import(*names: str) -> None:
+    for name in names:
         importlib.import_module(name)
 
 
