@@ -325,4 +325,4 @@ def _describe(checkpoint: CheckpointRef) -> str:
     return f"{checkpoint.steps} steps, {best} after epoch {checkpoint.best_epoch}"
 
 
-fine_tune_task = stage_task(fine_tune, _describe, tags=("fine-tune",))
+fine_tune_task = stage_task(fine_tune, _describe)

@@ -26,17 +26,17 @@ def stage_task(
     function: Callable[P, R],
     describe: Callable[[R], str],
     *,
-    tags: tuple[str, ...] = (),
     retry_on: tuple[type[Exception], ...] = (),
 ) -> Task[P, R]:
     """A Prefect task over the plain stage function `function`.
 
     Prefect's cache is off: the store finds what was made from the same content, and verifies it, with or without Prefect.
+    There are no tags: before a tagged task begins, Prefect asks its server for the tags' concurrency limits, and often 2 s went
+    by. Where such a limit is wanted, `with_options(tags=...)` gives them.
 
     Args:
         function: the stage.
         describe: markdown of a result, published as the run's artifact.
-        tags: for concurrency limits.
         retry_on: errors that can pass on a retry; there are none for a fault in data or settings.
     """
     name = function.__name__
@@ -64,7 +64,6 @@ def stage_task(
     return task(
         name=name,
         description=function.__doc__,
-        tags=list(tags),
         cache_policy=NO_CACHE,
         persist_result=False,
         retries=3 if retry_on else 0,
