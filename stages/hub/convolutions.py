@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from hubflow.stages.hub.precision import ONEDNN
 from hubflow.stages.hub.runtime import BUILD_LOCK, paddle
 
 CONVOLUTIONS = ("conv2d", "conv2d_grad", "depthwise_conv2d", "depthwise_conv2d_grad")
 PLACEMENT = "onednn_placement_pass"
-ONEDNN = "FLAGS_use_mkldnn"
 _OPT_LEVEL = 3  # of the pass: a manager of a lower one skips it
 
 
