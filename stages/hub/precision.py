@@ -25,10 +25,22 @@ def cast_to(precision: Precision) -> Any:
     return paddle.amp.auto_cast(level="O1", dtype=precision)
 
 
+def ask_for_both_gradients(program: Any) -> None:
+    """Let every product in bfloat16 that has a gradient have it for both of its sides, frozen ones too.
+
+    To be called before gradients are added, for a CPU: Paddle 3.3.1 writes to both there, and ends with a segmentation fault
+    where one was not asked for. The gradient goes no further than to the product.
+    """
+    for op in program.global_block().ops:
+        if op.name() == "pd_op.matmul" and op.result(0).dtype == paddle.bfloat16 and not op.result(0).stop_gradient:
+            for side in op.operands_source():
+                side.stop_gradient = False
+
+
 def require_precision(precision: Precision, place: Any, is_image: bool) -> None:
     """Refuse a precision that the device cannot compute in.
 
-    On a CPU bfloat16 is for text modules: oneDNN, which computes it, leaves batch norms' running statistics where they started.
+    On a CPU bfloat16 is for text modules: Paddle's batch norm there does not take what a convolution in bfloat16 gives.
 
     Raises:
         DeviceError: saying what was found.
@@ -63,14 +75,14 @@ def require_bfloat16_inference() -> None:
         )
 
 
-def use_onednn(wanted: bool) -> None:
-    """Switch oneDNN on or off for the programs that run for the first time from now on.
+def switch_onednn_off() -> None:
+    """Take back the flag by which oneDNN would compute all that runs for the first time from now on.
 
-    In bfloat16 a CPU computes by oneDNN. Training in float32 must run without it: with Paddle 3.3.1 batch norms then never
-    update their running statistics, and SGD changes nothing, both without an error.
+    Under it Paddle 3.3.1 never updates the running statistics of batch norms, and SGD changes nothing, both without an error; a
+    step in bfloat16 throws. Products in bfloat16 and the convolutions of `convolutions` need no flag.
     """
-    if bool(paddle.get_flags([ONEDNN])[ONEDNN]) != wanted:
-        paddle.set_flags({ONEDNN: wanted})
+    if paddle.get_flags([ONEDNN])[ONEDNN]:
+        paddle.set_flags({ONEDNN: False})
 
 
 def _cpu_flags() -> frozenset[str]:

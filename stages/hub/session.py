@@ -28,7 +28,7 @@ from hubflow.stages.hub.module import (
 )
 from hubflow.stages.hub.networks.lanes import SEED
 from hubflow.stages.hub.networks.text import TextConfig
-from hubflow.stages.hub.precision import cast_to, require_precision, use_onednn
+from hubflow.stages.hub.precision import cast_to, require_precision, switch_onednn_off
 from hubflow.stages.hub.runtime import BUILD_LOCK, get_variable, paddle, place_of, set_variable, use_own_threads
 from hubflow.stages.hub.task import Task
 from hubflow.stages.hub.weights import match_weights, read_weights
@@ -91,7 +91,7 @@ class Session:
         self.place = place_of(device)
         is_image = spec.task == "image_classification"
         is_in_float32 = isinstance(self.place, paddle.CPUPlace) and precision == "float32"
-        # oneDNN, which computes bfloat16 and convolutions, and GPUs spread each operator themselves.
+        # With operators of oneDNN, which computes bfloat16 and convolutions, Paddle runs one after the other; GPUs spread each.
         self.lanes = lanes if is_in_float32 and not is_image else 1
         self._is_convolved_by_onednn = is_in_float32 and is_image
         require_precision(precision, self.place, is_image)
@@ -182,7 +182,7 @@ class Session:
     def run(self, program: Any, feed: Feed | None = None, fetch: list[Any] | None = None) -> list[NDArray[Any]]:
         """Run `program` once in this session's scope."""
         use_own_threads(self.lanes)
-        use_onednn(self.precision == "bfloat16" and isinstance(self.place, paddle.CPUPlace))
+        switch_onednn_off()
         given = _filled(feed or {}, self.lanes)
         result: list[NDArray[Any]] = self._executor.run(program, feed=given, fetch_list=fetch or [], scope=self.scope)
         return result

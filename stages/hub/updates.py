@@ -14,6 +14,7 @@ from hubflow.stages.hub.distributed import World, all_reduce_sum
 from hubflow.stages.hub.networks.lanes import SEED
 from hubflow.stages.hub.objective import NORMALISER, add_objective
 from hubflow.stages.hub.optimizers import Gradients, apply, is_decayed
+from hubflow.stages.hub.precision import ask_for_both_gradients
 from hubflow.stages.hub.runtime import BUILD_LOCK, get_variable, paddle, set_variable, variable_bytes
 from hubflow.stages.hub.session import Feed, Session
 
@@ -65,6 +66,8 @@ class Update:
         self._main = session.task.main_program()
         with BUILD_LOCK, paddle.utils.unique_name.guard(), paddle.static.program_guard(self._main, self._startup):
             objective = add_objective(session.task, settings.label_smoothing, class_weights)
+            if settings.precision == "bfloat16" and isinstance(session.place, paddle.CPUPlace):
+                ask_for_both_gradients(self._main)
             stop = paddle.static.data(STOP, [1], "float32")
             gradients = _gradients(self._main, objective)
             *sums, objective, stop = all_reduce_sum([*(grad for _, grad in gradients), objective.reshape([1]), stop], world)

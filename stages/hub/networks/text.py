@@ -156,10 +156,7 @@ class Parameters:
         return product + self.vector(f"{name}.bias", sizes[1]).expand_as(product)
 
     def projection(self, name: str, x: Any, size: int) -> Any:
-        """An attention projection of `x` `[rows, size]`, plus what its adapter adds where it has one.
-
-        Rank 1 trains only with `FLAGS_use_mkldnn` off: oneDNN (Paddle 3.3.1) crashes on products of [N, 1] and [1, H].
-        """
+        """An attention projection of `x` `[rows, size]`, plus what its adapter adds where it has one."""
         y = self.linear(name, x, (size, size))
         lora = self._lora
         if lora is None or name.rpartition(".")[2] not in lora.targets:

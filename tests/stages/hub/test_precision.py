@@ -7,17 +7,21 @@ import numpy as np
 import pytest
 from small_modules import settings, some_texts, text_split
 
+from hubflow.schemas.settings import LoraSettings
+from hubflow.schemas.training import Precision
 from hubflow.stages.hub import precision as mixed
 from hubflow.stages.hub.callbacks import TrainState
 from hubflow.stages.hub.distributed import World
 from hubflow.stages.hub.errors import DeviceError
-from hubflow.stages.hub.precision import require_precision, use_onednn
+from hubflow.stages.hub.precision import require_precision
 from hubflow.stages.hub.runtime import paddle
 from hubflow.stages.hub.session import Session, TaskSpec
 from hubflow.stages.hub.stepping import FIRST_LOSS_SCALE, Stepper, TrainingError, require_finite
 from hubflow.stages.hub.updates import Update
 
 CPU = paddle.CPUPlace()
+HAS_BFLOAT16 = bool(mixed._cpu_flags().intersection(mixed.BFLOAT16_FLAGS))
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 
 def test_float16_needs_a_gpu() -> None:
@@ -61,11 +65,35 @@ def test_products_are_built_in_bfloat16_and_weights_norms_and_losses_in_float32(
     }
 
 
-def test_onednn_is_switched_and_switched_back() -> None:
-    use_onednn(True)
-    assert paddle.get_flags([mixed.ONEDNN])[mixed.ONEDNN]
-    use_onednn(False)
-    assert not paddle.get_flags([mixed.ONEDNN])[mixed.ONEDNN]
+@pytest.mark.skipif(not HAS_BFLOAT16, reason="this CPU does not compute in bfloat16")
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("trained", [{}, {"trainable": False}, {"lora": LoraSettings(rank=1)}], ids=["all", "head", "lora"])
+def test_steps_in_bfloat16_are_near_those_in_float32(
+    tiny_bert: Path, tmp_path: Path, trained: dict[str, Any], parts: int
+) -> None:
+    losses: dict[str, list[float]] = {}
+    rows = text_split(tmp_path, tiny_bert, *some_texts(8))
+    spec = TaskSpec("text_classification", 2, dropout=0.0, attention_dropout=0.0, head_dropout=0.0, **trained)
+    for precision in PRECISIONS:
+        session = Session(spec, tiny_bert, "cpu", precision=precision, lanes=2)
+        session.initialise(0)
+        update = Update(session, settings(precision=precision, accumulate_steps=parts), None, World.alone())
+        update.initialise()
+        stepper, state = Stepper(rows, rows.example_weights(None), 0, parts, World.alone()), TrainState()
+        losses[precision] = [stepper.take(update, state, np.arange(8), 3e-3, stop=False).loss for _ in range(8)]
+    half, whole = losses["bfloat16"], losses["float32"]
+    assert half != whole
+    np.testing.assert_allclose(half, whole, rtol=0.05)
+    assert half[-1] < half[0]
+
+
+def test_a_session_takes_back_the_flag_by_which_onednn_computes_everything(tiny_bert: Path) -> None:
+    paddle.set_flags({mixed.ONEDNN: True})
+    try:
+        Session(TaskSpec("text_classification", 2), tiny_bert, "cpu").initialise(0)
+        assert not paddle.get_flags([mixed.ONEDNN])[mixed.ONEDNN]
+    finally:
+        paddle.set_flags({mixed.ONEDNN: False})
 
 
 class Scaled:
