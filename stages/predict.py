@@ -3,9 +3,10 @@
 import json
 import logging
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +20,7 @@ from hubflow.schemas.settings import PredictResult, PredictSettings, TaskType
 from hubflow.stages.console import progress_bar
 from hubflow.stages.prediction.assembly import judged, quarantine, write_predictions
 from hubflow.stages.prediction.layout import Layout, lay_out
-from hubflow.stages.prediction.part import predict_part
+from hubflow.stages.prediction.part import predict_part, predictor_of
 from hubflow.stages.prediction.sources import output_of, sources_of
 from hubflow.stages.store import file_sha256, local_folder
 from hubflow.stages.tasks import stage_task
@@ -59,6 +60,8 @@ def predict(settings: PredictSettings, mapped: Mapped | None = None) -> PredictR
         work = _work(settings, export, facts["task"], folder)
         task, label_map = cast(TaskType, facts["task"]), LabelMap.load(export / "label_map.json")
         sources = sources_of(settings, task, work.rows_kind, output)
+        if mapped is None:
+            load_ahead(work)
         layout = lay_out(settings, task, sources, work, output)
         records = _records(work, layout, mapped or in_threads)
         path = quarantine(settings, work, layout, records, output)
@@ -79,9 +82,21 @@ def predict(settings: PredictSettings, mapped: Mapped | None = None) -> PredictR
 
 def in_threads(work: PredictionWork, parts: Sequence[PartRef]) -> Iterator[PartRecord]:
     """Parts predicted by threads of this process, a few at a time."""
-    from hubflow.stages.hub.images import in_parallel
+    from hubflow.stages.hub.memory import kept_between_steps
+    from hubflow.stages.hub.parallel import in_parallel
 
-    yield from in_parallel(lambda part: predict_part(work, part), parts, AT_ONCE, ahead=AT_ONCE)
+    with kept_between_steps(large=work.rows_kind == "image"):
+        yield from in_parallel(lambda part: predict_part(work, part), parts, AT_ONCE, ahead=AT_ONCE)
+
+
+def load_ahead(work: PredictionWork) -> None:
+    """Load the export by a thread while the rows are laid out; what goes wrong is told by the part that needs it."""
+
+    def load() -> None:
+        with suppress(HubflowError):
+            predictor_of(work)
+
+    threading.Thread(target=load, name="hubflow-load").start()
 
 
 @contextmanager

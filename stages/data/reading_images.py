@@ -4,7 +4,6 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,11 @@ from hubflow.schemas.errors import bounded
 from hubflow.stages.data.reading_chunks import Chunk, Malformed, pieces
 from hubflow.stages.data.reading_source import Request, numbered_lines, read_label_list, require_folder
 from hubflow.stages.errors import DataError
+from hubflow.stages.hub.parallel import SMALL, in_parallel
 from hubflow.stages.store import file_sha256
 
 HASHING_THREADS = 4
+HASHED_AHEAD = 2 * HASHING_THREADS * SMALL
 NOT_IMAGES = frozenset({"Thumbs.db", "desktop.ini"})  # left in folders by file managers
 DIGITS_MAX = 16
 Entry = tuple[int, Path, str | None]
@@ -97,19 +98,18 @@ def image_chunks(request: Request, chunk_rows: int) -> Iterator[Chunk]:
         [*((entry[0], entry) for entry in _named_labels(request, entries)), *wrong], key=lambda line: line[0]
     )
     has_labels = any(label is not None for _, _, label in entries)
-    with ThreadPoolExecutor(HASHING_THREADS) as pool:
-        for piece in pieces(len(lines), chunk_rows):
-            part = [entry for _, entry in lines[piece] if not isinstance(entry, str)]
-            hashes = list(pool.map(_hash, (file for _, file, _ in part)))
-            malformed = Malformed()
-            for number, entry in lines[piece]:
-                if isinstance(entry, str):
-                    malformed.add(number, entry, "path", f"line {number} ({entry[:60]!r})", "expected a path inside the folder")
-            for (number, file, _), found in zip(part, hashes, strict=True):
-                if found is None:
-                    malformed.add(number, str(file), "file", f"row {number} ({file})", "missing or unreadable")
-            kept = [(entry, found) for entry, found in zip(part, hashes, strict=True) if found is not None]
-            yield Chunk(_frame([entry for entry, _ in kept], [found for _, found in kept], has_labels), malformed.frame())
+    for piece in pieces(len(lines), chunk_rows):
+        part = [entry for _, entry in lines[piece] if not isinstance(entry, str)]
+        hashes = _hashes(part)
+        malformed = Malformed()
+        for number, entry in lines[piece]:
+            if isinstance(entry, str):
+                malformed.add(number, entry, "path", f"line {number} ({entry[:60]!r})", "expected a path inside the folder")
+        for (number, file, _), found in zip(part, hashes, strict=True):
+            if found is None:
+                malformed.add(number, str(file), "file", f"row {number} ({file})", "missing or unreadable")
+        kept = [(entry, found) for entry, found in zip(part, hashes, strict=True) if found is not None]
+        yield Chunk(_frame([entry for entry, _ in kept], [found for _, found in kept], has_labels), malformed.frame())
 
 
 def read_digits(request: Request) -> pd.DataFrame:
@@ -157,8 +157,7 @@ def _named_labels(request: Request, entries: list[Entry]) -> list[Entry]:
 
 def _rows(request: Request, entries: Sequence[Entry]) -> pd.DataFrame:
     _require_some(request, entries)
-    with ThreadPoolExecutor(HASHING_THREADS) as pool:
-        hashes = list(pool.map(_hash, (file for _, file, _ in entries)))
+    hashes = _hashes(entries)
     missing = [f"row {number} ({file})" for (number, file, _), found in zip(entries, hashes, strict=True) if found is None]
     if missing:
         raise DataError(
@@ -182,9 +181,14 @@ def _frame(entries: Sequence[Entry], hashes: Sequence[Any], has_labels: bool) ->
     return rows
 
 
-def _hash(file: Path) -> str | None:
+def _hashes(entries: Sequence[Entry]) -> list[str | None]:
+    """SHA-256 of each image, None where it is missing or unreadable."""
+    return list(in_parallel(_hash, entries, HASHING_THREADS, ahead=HASHED_AHEAD, at_once=SMALL))
+
+
+def _hash(entry: Entry) -> str | None:
     try:
-        return file_sha256(file)
+        return file_sha256(entry[1])
     except OSError:
         return None
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from hubflow.stages.hub.cores import usable_cores
 from hubflow.stages.hub.encoded import ROWS_PER_CHUNK
-from hubflow.stages.hub.images import DecodedImage, ImageError, decode_image, in_parallel
+from hubflow.stages.hub.images import DecodedImage, ImageError, decode_image
+from hubflow.stages.hub.parallel import SMALL, in_parallel
 
 IMAGES_FILE = "{split}.images.parquet"
 """Facts of the encoded images of a split: see `IMAGE_FACTS`."""
@@ -82,7 +83,7 @@ def _rows(source: pq.ParquetFile, size: int) -> Iterator[dict[str, Any]]:
     for batch in source.iter_batches(ROWS_PER_CHUNK, columns=[name for name in _COLUMNS if name in source.schema_arrow.names]):
         rows = [{"position": place, **row} for place, row in enumerate(batch.to_pylist(), start=position)]
         position += len(rows)
-        yield from in_parallel(decode, rows, usable_cores())
+        yield from in_parallel(decode, rows, usable_cores(), ahead=2 * SMALL * usable_cores(), at_once=SMALL)
 
 
 class _Writer:

@@ -1,13 +1,10 @@
-"""Images: decoded to RGB, resized and cropped to a square, by a pool of threads. Must not import Paddle."""
+"""Images: decoded to RGB, resized and cropped to a square. Must not import Paddle."""
 
 import io
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,12 +94,11 @@ def square_pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
     if max(image.size) > LONGEST * min(image.size):
         image = _middle(image, LONGEST * min(image.size))
     scale = size / min(image.width, image.height)
-    resized = image.convert("RGB").resize(
-        (max(size, round(image.width * scale)), max(size, round(image.height * scale))), Image.Resampling.BILINEAR
-    )
-    left, top = (resized.width - size) // 2, (resized.height - size) // 2
-    cropped = resized.crop((left, top, left + size, top + size))
-    return np.ascontiguousarray(np.asarray(cropped, np.uint8).transpose(2, 0, 1))
+    sides = max(size, round(image.width * scale)), max(size, round(image.height * scale))
+    colours = image if image.mode == "RGB" else image.convert("RGB")
+    pixels = np.asarray(colours if colours.size == sides else colours.resize(sides, Image.Resampling.BILINEAR), np.uint8)
+    left, top = (sides[0] - size) // 2, (sides[1] - size) // 2
+    return np.ascontiguousarray(pixels[top : top + size, left : left + size].transpose(2, 0, 1))
 
 
 def _middle(image: Image.Image, longest: int) -> Image.Image:
@@ -110,19 +106,3 @@ def _middle(image: Image.Image, longest: int) -> Image.Image:
     width, height = min(image.width, longest), min(image.height, longest)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
-
-
-def in_parallel(function: Callable[[Any], Any], items: Sequence[Any], workers: int, ahead: int = 64) -> Iterator[Any]:
-    """Results of `function` in order, computed by threads at most `ahead` items ahead of the reader."""
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[Any]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) >= ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()

@@ -21,8 +21,9 @@ from hubflow.stages.hub.cores import usable_cores
 from hubflow.stages.hub.encoded import Feed, normalised, pad_text
 from hubflow.stages.hub.evaluation import word_predictions
 from hubflow.stages.hub.export import LABELS, PROGRAM, SIGNATURE, TOKENIZER
-from hubflow.stages.hub.images import in_parallel, load_pixels, square_pixels
+from hubflow.stages.hub.images import load_pixels, square_pixels
 from hubflow.stages.hub.judging_sequences import outside_id
+from hubflow.stages.hub.parallel import in_parallel
 from hubflow.stages.hub.precision import require_bfloat16_inference
 from hubflow.stages.hub.runtime import paddle
 from hubflow.stages.hub.tokenizer import encode_texts, encode_words

@@ -45,7 +45,7 @@ def predict_part(work: PredictionWork, part: PartRef) -> PartRecord:
     done = finished(folder, part)
     if done is not None:
         return done
-    predictor = _predictor(work)
+    predictor = predictor_of(work)
     rows = parquet.read_table(rows_file(folder, part.number))
     bad_sha256, bad = None, 0
     if work.rows_kind == "tokens":
@@ -89,7 +89,7 @@ def finished(folder: Path, part: PartRef) -> PartRecord | None:
         return None
 
 
-def _predictor(work: PredictionWork) -> "Predictor":
+def predictor_of(work: PredictionWork) -> "Predictor":
     """The export's predictor, loaded and verified once in a process."""
     from hubflow.schemas.folders import MANIFEST
     from hubflow.stages.hub.predictor import Predictor
@@ -134,7 +134,8 @@ def _classes(rows: Any, predictor: "Predictor", work: PredictionWork) -> tuple[A
 def _images(rows: Any, predictor: "Predictor", work: PredictionWork) -> tuple[Any, NDArray[np.float32], Any]:
     """Images are decoded by threads while those before them are predicted on; a few batches of pixels are in memory."""
     from hubflow.stages.hub.cores import usable_cores
-    from hubflow.stages.hub.images import ImageError, in_parallel, load_pixels
+    from hubflow.stages.hub.images import ImageError, load_pixels
+    from hubflow.stages.hub.parallel import in_parallel
 
     size = predictor.signature["image"]["image_size"]
     paths = rows.column("path").to_pylist()

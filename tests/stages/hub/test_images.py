@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hubflow.stages.hub.images import ImageError, decode_image, in_parallel, load_pixels, perceptual_hash, square_pixels
+from hubflow.stages.hub.images import ImageError, decode_image, load_pixels, perceptual_hash, square_pixels
 
 
 def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
@@ -87,19 +87,6 @@ def test_a_very_long_image_is_not_blown_up_before_it_is_cropped() -> None:
     pixels = load_pixels(data, 64)
     assert time.perf_counter() - started < 1
     assert (pixels == 9).all()
-
-
-def test_results_come_in_order_and_errors_come_through() -> None:
-    def work(item: int) -> int:
-        time.sleep(0.002 * (item % 3))
-        if item == 90:
-            raise ImageError("row 90")
-        return item * item
-
-    assert list(in_parallel(work, range(80), 4, ahead=7)) == [item * item for item in range(80)]
-    with pytest.raises(ImageError, match="row 90"):
-        list(in_parallel(work, range(100), 4))
-    assert list(in_parallel(work, [], 4)) == []
 
 
 def test_one_decoding_gives_pixels_size_and_hash() -> None:
