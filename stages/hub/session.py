@@ -14,6 +14,7 @@ from hubflow.schemas.labels import IGNORED_LABEL
 from hubflow.schemas.settings import LoraSettings, TaskType
 from hubflow.schemas.training import Precision
 from hubflow.stages.hub.blocks import HEAD, HEAD_PREFIX
+from hubflow.stages.hub.constants import share_constants
 from hubflow.stages.hub.convolutions import convolve_by_onednn
 from hubflow.stages.hub.errors import TaskError, WeightsError
 from hubflow.stages.hub.heads import create_img_cls_task, create_seq_label_task, create_text_cls_task
@@ -120,7 +121,8 @@ class Session:
             self.seed_dropout(0)
 
     def speed_up(self, program: Any) -> None:
-        """Put faster operators in place of some of a program that nothing will be added to any more."""
+        """Put fewer or faster operators in place of some of a program that nothing will be added to any more."""
+        share_constants(program)
         if self._is_convolved_by_onednn:
             convolve_by_onednn(program)
 

@@ -231,7 +231,8 @@ def _gradients(main: Any, objective: Any) -> Gradients:
 
 
 def _square(gradient: Any) -> Any:
-    return paddle._C_ops.squared_l2_norm(gradient).reshape([1])
+    """Squared norm `[1]`."""
+    return paddle._C_ops.squared_l2_norm(gradient)
 
 
 def _add_up(parameter: Any, gradient: Any) -> Any:
