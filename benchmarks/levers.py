@@ -28,6 +28,7 @@ LEVERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "memory-images": ("flowers", "freed memory kept, large blocks too, images", {"memory": False}),
     "like-lengths": ("sst2", "rows of like length in a batch (against random batches)", {"random": True}),
     "mkl": ("sst2", "MKL's AVX code on AMD (against what it chooses there)", {"environment": {"MKL_DEBUG_CPU_TYPE": ""}}),
+    "constants": ("sst2", "equal constants made once (against as often as they are used)", {"constants": False}),
     "bfloat16": ("sst2", "float32 against the setting train.precision: bfloat16", {"precision": "bfloat16"}),
 }
 """By name: the example whose rows are trained on, what the lever is, and what is different without it."""
@@ -46,14 +47,15 @@ def main() -> None:
         print(json.dumps(take(json.loads(options.child))))
         return
     sides = "with it | without | ratio"
-    table = [f"| lever | ms a step, {sides} | peak MB, {sides} |", "|---|---|---|---|---|---|---|"]
+    table = [f"| lever | ms a step, {sides} | ms of the first, {sides} | peak MB, {sides} |", "|---|" + 9 * "---|"]
     with tempfile.TemporaryDirectory() as folder:
         for name in options.only or LEVERS:
             example, what, off = LEVERS[name]
             common = {"example": example, "store": f"{folder}/{example}", "steps": options.steps}
             ways = {"with": common, "without": {**common, **off}}
             found = in_turn({side: (lambda _, given=given: child(given)) for side, given in ways.items()}, options.rounds)
-            table.append(f"| {what} | {compared(found, 'ms')} | {compared(found, 'peak MB')} |")
+            figures = " | ".join(compared(found, figure) for figure in ("ms", "first ms", "peak MB"))
+            table.append(f"| {what} | {figures} |")
     told = f"Medians (least–most) of {options.rounds} rounds of {options.steps} steps. {versions(['paddlepaddle', 'numpy'])}."
     command = " ".join(["uv run python benchmarks/levers.py", *sys.argv[1:]])
     write_section("Levers of a training step", command, [*table, "", told])
@@ -72,7 +74,7 @@ def child(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def take(given: dict[str, Any]) -> dict[str, Any]:
-    """Milliseconds of a step, the mean over all but the first five, and the peak memory of the process."""
+    """Milliseconds of a step, the mean over all but the first five, those of the first, and the peak memory of the process."""
     import numpy as np
 
     from hubflow.schemas.parsing import load_settings
@@ -102,6 +104,8 @@ def take(given: dict[str, Any]) -> dict[str, Any]:
     train = settings.train.model_copy(update={"precision": given.get("precision", "float32")})
     if not given.get("convolutions", True):
         session_module.convolve_by_onednn = lambda program: 0
+    if not given.get("constants", True):
+        session_module.share_constants = lambda program: 0
     session = open_session(head, Store(store), "cpu", train.precision, given.get("lanes", compute_lanes()))
     split = open_split(Store(store), encoded, "train", train.random_flip)
     session.initialise(0)
@@ -120,7 +124,7 @@ def take(given: dict[str, Any]) -> dict[str, Any]:
             state.step += 1
             seconds.append(time.perf_counter() - began)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
-    return {"ms": 1000 * float(np.mean(seconds[5:])), "peak MB": peak}
+    return {"ms": 1000 * float(np.mean(seconds[5:])), "first ms": 1000 * seconds[0], "peak MB": peak}
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from hubflow.schemas.references import CheckpointRef, EncodedRef, TaskRef
 from hubflow.schemas.requests import TrainRequest
 from hubflow.schemas.settings import TaskType
 from hubflow.schemas.training import TrainSettings
+from hubflow.stages import preflights
 from hubflow.stages.build_head import open_session
 from hubflow.stages.hub.callbacks import Callback, TrainState
 from hubflow.stages.hub.checkpoints import WEIGHTS, Checkpoints
@@ -92,7 +93,7 @@ def fine_tune(
         else:
             if not reuse:
                 shutil.rmtree(working, ignore_errors=True)
-                _forget_preflight(home, request)
+                preflights.forget(home, request)
             _check_at_once(request)
             require_or_tell(working, request.identity(), settings.checkpoints.resume == "required")
             working.mkdir(parents=True, exist_ok=True)
@@ -106,12 +107,6 @@ def fine_tune(
             artifact = _keep(home, key, working, state, request)
             shutil.rmtree(working)
     return _reference(artifact, task)
-
-
-def _forget_preflight(home: Store, request: TrainRequest) -> None:
-    from hubflow.stages import preflights
-
-    preflights.forget(home, request)
 
 
 def _require_sense(request: TrainRequest, reuse: bool) -> None:
@@ -189,7 +184,6 @@ def run_training(
     Raises:
         HubflowError: as `fine_tune`.
     """
-    from hubflow.stages import preflights
     from hubflow.stages.hub.cores import compute_lanes
     from hubflow.stages.hub.distributed import in_turn, rank_device
     from hubflow.stages.hub.export import write_export

@@ -6,7 +6,6 @@ from pathlib import Path
 from hubflow.schemas.folders import write_atomically
 from hubflow.schemas.requests import TrainRequest
 from hubflow.stages.hub.cores import compute_cores
-from hubflow.stages.hub.export import versions
 from hubflow.stages.store import Store, content_key
 
 FOLDER = "preflights"
@@ -35,6 +34,8 @@ def _file(home: Store, request: TrainRequest) -> Path:
 
     Object storage is not asked: another machine has other memory.
     """
+    from hubflow.stages.hub.export import versions
+
     asked = {name: value for name, value in request.identity().items() if name != "seed"}
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     machine = {"cores": compute_cores(), "memory": memory, "device": request.device, "processes": request.processes}
