@@ -23,16 +23,24 @@ DATA = Path(os.environ.get("HUBFLOW_TEST_DATA", HERE.parent.parent / "shared" / 
 
 
 def yardstick_python() -> str:
-    """The interpreter of the yardstick's environment: HUBFLOW_YARDSTICK's, or that of benchmarks/.yardstick, made if absent."""
-    folder = Path(os.environ.get("HUBFLOW_YARDSTICK", HERE / ".yardstick"))
-    python = folder / "bin" / "python"
-    if not python.exists():
+    """The interpreter of the yardstick's environment: HUBFLOW_YARDSTICK's as it is, or that of benchmarks/.yardstick.
+
+    The latter is made when it is absent, was not finished, or was made of other requirements.
+    """
+    if given := os.environ.get("HUBFLOW_YARDSTICK"):
+        return str(Path(given) / "bin" / "python")
+    folder, requirements = HERE / ".yardstick", HERE / "yardstick" / "requirements.txt"
+    python, made_of = folder / "bin" / "python", folder / "made-of.txt"
+    wanted = requirements.read_text(encoding="utf-8")
+    if not made_of.is_file() or made_of.read_text(encoding="utf-8") != wanted:
         print(f"making the yardstick's environment in {folder}", file=sys.stderr)
+        shutil.rmtree(folder, ignore_errors=True)
         uv = shutil.which("uv")
         make = [uv, "venv", "--python", sys.executable, str(folder)] if uv else [sys.executable, "-m", "venv", str(folder)]
         install = [uv, "pip", "install", "--python", str(python)] if uv else [str(python), "-m", "pip", "install"]
         subprocess.run(make, check=True)
-        subprocess.run([*install, "-r", str(HERE / "yardstick" / "requirements.txt")], check=True)
+        subprocess.run([*install, "-r", str(requirements)], check=True)
+        made_of.write_text(wanted, encoding="utf-8")
     return str(python)
 
 
