@@ -28,6 +28,8 @@ LEVERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "memory-images": ("flowers", "freed memory kept, large blocks too, images", {"memory": False}),
     "like-lengths": ("sst2", "rows of like length in a batch (against random batches)", {"random": True}),
     "mkl": ("sst2", "MKL's AVX code on AMD (against what it chooses there)", {"environment": {"MKL_DEBUG_CPU_TYPE": ""}}),
+    "bias": ("sst2", "biases expanded before they are added (against broadcast ones)", {"expanded": False}),
+    "first-token": ("sst2", "the last layer of the first token alone (against all tokens)", {"first_token": False}),
     "constants": ("sst2", "equal constants made once (against as often as they are used)", {"constants": False}),
     "bfloat16": ("sst2", "float32 against the setting train.precision: bfloat16", {"precision": "bfloat16"}),
 }
@@ -82,7 +84,6 @@ def take(given: dict[str, Any]) -> dict[str, Any]:
     from hubflow.stages.build_head import build_head, open_session
     from hubflow.stages.encode_dataset import encode_dataset
     from hubflow.stages.fine_tune import open_split
-    from hubflow.stages.hub import session as session_module
     from hubflow.stages.hub.callbacks import TrainState
     from hubflow.stages.hub.cores import compute_lanes
     from hubflow.stages.hub.distributed import World
@@ -102,10 +103,7 @@ def take(given: dict[str, Any]) -> dict[str, Any]:
     encoded = encode_dataset(rows, loaded, module, store)
     head = build_head(task, loaded, rows, module, settings.head, store)
     train = settings.train.model_copy(update={"precision": given.get("precision", "float32")})
-    if not given.get("convolutions", True):
-        session_module.convolve_by_onednn = lambda program: 0
-    if not given.get("constants", True):
-        session_module.share_constants = lambda program: 0
+    leave_out(given)
     session = open_session(head, Store(store), "cpu", train.precision, given.get("lanes", compute_lanes()))
     split = open_split(Store(store), encoded, "train", train.random_flip)
     session.initialise(0)
@@ -125,6 +123,26 @@ def take(given: dict[str, Any]) -> dict[str, Any]:
             seconds.append(time.perf_counter() - began)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     return {"ms": 1000 * float(np.mean(seconds[5:])), "first ms": 1000 * seconds[0], "peak MB": peak}
+
+
+def leave_out(given: dict[str, Any]) -> None:
+    """Take out of the engine what this side is measured without."""
+    from hubflow.stages.hub import session
+    from hubflow.stages.hub.networks.text import Parameters
+    from hubflow.stages.hub.runtime import paddle
+
+    def linear(own: Any, name: str, x: Any, sizes: tuple[int, int]) -> Any:
+        return paddle.matmul(x, own.matrix(f"{name}.weight", sizes)) + own.vector(f"{name}.bias", sizes[1])
+
+    build = session.build_graph
+    if not given.get("convolutions", True):
+        session.convolve_by_onednn = lambda program: 0
+    if not given.get("constants", True):
+        session.share_constants = lambda program: 0
+    if not given.get("expanded", True):
+        Parameters.linear = linear
+    if not given.get("first_token", True):
+        session.build_graph = lambda *args, first_only, **options: build(*args, first_only=False, **options)
 
 
 if __name__ == "__main__":
