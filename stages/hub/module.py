@@ -157,6 +157,7 @@ def build_graph(
     lora: LoraSettings | None = None,
     lanes: int = 1,
     first_only: bool = False,
+    fuses_biases: bool = False,
 ) -> ModuleGraph:
     """Build the network into a new program; the startup program holds fresh weights and is run only for those.
 
@@ -169,6 +170,8 @@ def build_graph(
             a frozen block are frozen too.
         lanes: in how many shares the rows of a batch are computed side by side (`networks/lanes.py`); text modules only.
         first_only: whether `sequence_output` is left out, so that the last layer computes the first token alone; text only.
+        fuses_biases: whether biases are added by the operators of the products (`networks/text.py`), for those who ask for the
+            gradients of all that is trained; text only.
 
     Raises:
         ModuleError: when `max_seq_len` is not in 1..max_positions.
@@ -180,7 +183,7 @@ def build_graph(
             if isinstance(config, ImageConfig):
                 return _image_graph(config, frozen, main, startup)
             check_max_seq_len(config, max_seq_len)
-            return _text_graph(config, frozen, lora, main, startup, lanes, first_only)
+            return _text_graph(config, frozen, lora, main, startup, lanes, first_only, fuses_biases)
 
 
 def load_weights(
@@ -220,6 +223,7 @@ def _text_graph(
     startup: Any,
     lanes: int,
     first_only: bool,
+    fuses_biases: bool,
 ) -> ModuleGraph:
     def is_frozen(name: str) -> bool:
         return module_block_of(config, name) in frozen or (lora is not None and not is_adapter(name))
@@ -227,7 +231,7 @@ def _text_graph(
     inputs = {name: paddle.static.data(name, [-1, -1], "int64") for name in ("input_ids", "position_ids", "segment_ids")}
     inputs["input_mask"] = paddle.static.data("input_mask", [-1, -1], "float32")
     dropout = F.dropout if lanes == 1 else SeededDropout()
-    parameters = text.Parameters(config.initializer_range, is_frozen, lora, dropout)
+    parameters = text.Parameters(config.initializer_range, is_frozen, lora, dropout, fuses_biases)
     pooled, sequence = text.encode(config, text.TextInputs(**inputs), parameters, lanes, first_only)
     outputs = {"pooled_output": pooled} if first_only else {"pooled_output": pooled, "sequence_output": sequence}
     names = {name: name for name in parameters.shapes}

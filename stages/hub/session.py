@@ -94,7 +94,7 @@ class Session:
         is_in_float32 = isinstance(self.place, paddle.CPUPlace) and precision == "float32"
         # With operators of oneDNN, which computes bfloat16 and convolutions, Paddle runs one after the other; GPUs spread each.
         self.lanes = lanes if is_in_float32 and not is_image else 1
-        self._is_convolved_by_onednn = is_in_float32 and is_image
+        self._is_convolved_by_onednn, self._fuses_biases = is_in_float32 and is_image, is_in_float32
         require_precision(precision, self.place, is_image)
         self.scope = paddle.static.Scope()
         self.config = _configured(read_config(module_folder, spec.pretrained), spec)
@@ -114,6 +114,7 @@ class Session:
                 self.spec.lora,
                 self.lanes,
                 first_only=self.spec.task == "text_classification",
+                fuses_biases=self._fuses_biases,
             )
             self.task = _put_head(self.spec, self.graph)
         self.speed_up(self.task.test_program())

@@ -119,6 +119,10 @@ class Parameters:
         initializer_range: standard deviation of fresh matrices.
         is_frozen: whether the parameter of that name is left out of training.
         lora: the adapters of the attention projections.
+        dropout: zeroes elements of its first argument by the share that is its second.
+        fuses_biases: whether a bias is added by the operator of its product, where both and the input have a gradient. Of that
+            operator the gradients are to be asked for all together: Paddle 3.3.1 ends with a segmentation fault where one
+            is left out.
 
     Attributes:
         adapter_startup: the program that initialises the adapters, when there are any; apart from that of all else, as they
@@ -131,12 +135,13 @@ class Parameters:
         is_frozen: Callable[[str], bool],
         lora: LoraSettings | None = None,
         dropout: Dropout = F.dropout,
+        fuses_biases: bool = False,
     ) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.adapter_startup = paddle.static.Program() if lora else None
         self.dropout = dropout
         self._made: dict[str, Any] = {}
-        self._is_frozen, self._lora = is_frozen, lora
+        self._is_frozen, self._lora, self._fuses_biases = is_frozen, lora, fuses_biases
         self._normal = truncated_normal(initializer_range)
 
     def matrix(self, name: str, shape: tuple[int, ...]) -> Any:
@@ -150,10 +155,13 @@ class Parameters:
     def linear(self, name: str, x: Any, sizes: tuple[int, int]) -> Any:
         """`x` `[rows, in]` times the weights plus the bias: `[rows, out]`.
 
-        The bias is expanded before it is added: the gradient of a broadcast addition is the slowest operator on CPU.
+        A bias that is added apart is expanded before: the gradient of a broadcast addition is the slowest operator on CPU.
         """
-        product = paddle.matmul(x, self.matrix(f"{name}.weight", sizes))
-        return product + self.vector(f"{name}.bias", sizes[1]).expand_as(product)
+        weight, bias = self.matrix(f"{name}.weight", sizes), self.vector(f"{name}.bias", sizes[1])
+        if self._fuses_biases and not any(one.stop_gradient for one in (x, weight, bias)):
+            return paddle.addmm(bias, x, weight)
+        product = paddle.matmul(x, weight)
+        return product + bias.expand_as(product)
 
     def projection(self, name: str, x: Any, size: int) -> Any:
         """An attention projection of `x` `[rows, size]`, plus what its adapter adds where it has one."""
@@ -194,37 +202,59 @@ def encode(
     """
     embedded = _embed(config, inputs, parameters)
     mask = ((1.0 - inputs.input_mask) * MASKED_SCORE).unsqueeze(1).unsqueeze(1)
-    shares = zip(in_lanes(embedded, lanes), in_lanes(mask, lanes), strict=True)
-    encoded = [_encode(config, x, part, parameters, first_only) for x, part in shares]
-    pooled, sequences = ([one[place] for one in encoded] for place in (0, 1))
-    return joined(pooled), None if first_only else joined(sequences)
-
-
-def _encode(config: TextConfig, embedded: Any, mask: Any, parameters: Parameters, first_only: bool) -> tuple[Any, Any]:
-    """The encoder on embedded rows `[batch, seq, embedding]`.
-
-    Tokens are kept in two dimensions, `[batch * seq, hidden]`, around every linear layer (on CPU 3-D operands cost twice).
-    """
-    shape = paddle.shape(embedded)
-    batch, length = shape[0], shape[1]
-    x = _widened(config, embedded, parameters)
+    shares = [_Share.of(*parts) for parts in zip(in_lanes(embedded, lanes), in_lanes(mask, lanes), strict=True)]
+    tokens = [_widened(config, share.embedded, parameters) for share in shares]
+    # All lanes layer by layer: Paddle draws dropout in the program's order, and a lane built last would wait for all others.
     for layer in range(config.num_layers):
-        name = f"encoder.{layer}"
-        is_last = layer == config.num_layers - 1
-        kept = x.reshape([batch, length, config.hidden_size])[:, 0] if first_only and is_last else x
-        attended = _attention(config, f"{name}.attention", (kept, x), batch, mask, parameters)
-        x = parameters.norm(f"{name}.attention.norm", kept + attended, config.hidden_size, config.layer_norm_eps)
-        inner = parameters.linear(f"{name}.ffn.inner", x, (config.hidden_size, config.intermediate_size))
-        outer = parameters.linear(
-            f"{name}.ffn.outer", ACTIVATIONS[config.activation](inner), (config.intermediate_size, config.hidden_size)
-        )
-        x = x + parameters.dropout(outer, config.hidden_dropout)
-        x = parameters.norm(f"{name}.ffn.norm", x, config.hidden_size, config.layer_norm_eps)
-    sequence_output = None if first_only else x.reshape([batch, length, config.hidden_size])
-    first = x if sequence_output is None else sequence_output[:, 0]
+        first = first_only and layer == config.num_layers - 1
+        tokens = [_layer(config, layer, share, x, parameters, first) for share, x in zip(shares, tokens, strict=True)]
+    if first_only:
+        return joined([_pooled(config, x, parameters) for x in tokens]), None
+    rows = [share.by_row(x) for share, x in zip(shares, tokens, strict=True)]
+    return joined([_pooled(config, row[:, 0], parameters) for row in rows]), joined(rows)
+
+
+@dataclass(frozen=True)
+class _Share:
+    """The rows of a lane: embedded `[batch, seq, embedding]`, the mask of their scores, and how many rows and tokens a row."""
+
+    embedded: Any
+    mask: Any
+    batch: Any
+    length: Any
+
+    @classmethod
+    def of(cls, embedded: Any, mask: Any) -> "_Share":
+        shape = paddle.shape(embedded)
+        return cls(embedded, mask, shape[0], shape[1])
+
+    def by_row(self, tokens: Any) -> Any:
+        """`[batch * seq, hidden]` as `[batch, seq, hidden]`."""
+        return tokens.reshape([self.batch, self.length, tokens.shape[-1]])
+
+
+def _layer(config: TextConfig, number: int, share: _Share, x: Any, parameters: Parameters, first_only: bool) -> Any:
+    """A layer of the encoder on tokens `[batch * seq, hidden]`: the same, or `[batch, hidden]` of the first tokens alone.
+
+    Tokens are kept in two dimensions around every linear layer (on CPU 3-D operands cost twice).
+    """
+    name = f"encoder.{number}"
+    kept = share.by_row(x)[:, 0] if first_only else x
+    attended = _attention(config, f"{name}.attention", (kept, x), share, parameters)
+    x = parameters.norm(f"{name}.attention.norm", kept + attended, config.hidden_size, config.layer_norm_eps)
+    inner = parameters.linear(f"{name}.ffn.inner", x, (config.hidden_size, config.intermediate_size))
+    outer = parameters.linear(
+        f"{name}.ffn.outer", ACTIVATIONS[config.activation](inner), (config.intermediate_size, config.hidden_size)
+    )
+    x = x + parameters.dropout(outer, config.hidden_dropout)
+    return parameters.norm(f"{name}.ffn.norm", x, config.hidden_size, config.layer_norm_eps)
+
+
+def _pooled(config: TextConfig, first: Any, parameters: Parameters) -> Any:
+    """What is said of a row `[batch, hidden]` by its first token's vector."""
     if not config.has_pooler:
-        return first, sequence_output
-    return F.tanh(parameters.linear("pooler", first, (config.hidden_size, config.hidden_size))), sequence_output
+        return first
+    return F.tanh(parameters.linear("pooler", first, (config.hidden_size, config.hidden_size)))
 
 
 def _embed(config: TextConfig, inputs: TextInputs, parameters: Parameters) -> Any:
@@ -250,19 +280,17 @@ def _widened(config: TextConfig, x: Any, parameters: Parameters) -> Any:
     return parameters.linear("embeddings.projection", x, (size, config.hidden_size))
 
 
-def _attention(
-    config: TextConfig, name: str, asking_and_asked: tuple[Any, Any], batch: Any, mask: Any, parameters: Parameters
-) -> Any:
+def _attention(config: TextConfig, name: str, asking_and_asked: tuple[Any, Any], share: _Share, parameters: Parameters) -> Any:
     """What tokens `[batch * asking, hidden]` take from all tokens `[batch * seq, hidden]`."""
     asking, asked = asking_and_asked
     hidden, heads = config.hidden_size, config.num_heads
 
     def by_head(part: str, x: Any) -> Any:
         projected = parameters.projection(f"{name}.{part}", x, hidden)
-        return projected.reshape([batch, -1, heads, hidden // heads]).transpose([0, 2, 1, 3])
+        return projected.reshape([share.batch, -1, heads, hidden // heads]).transpose([0, 2, 1, 3])
 
     query, key, value = by_head("query", asking), by_head("key", asked), by_head("value", asked)
-    scores = paddle.matmul(paddle.scale(query, 1.0 / math.sqrt(hidden // heads)), key, transpose_y=True) + mask
+    scores = paddle.matmul(paddle.scale(query, 1.0 / math.sqrt(hidden // heads)), key, transpose_y=True) + share.mask
     weights = parameters.dropout(F.softmax(scores), config.attention_dropout)
     mixed = paddle.matmul(weights, value).transpose([0, 2, 1, 3]).reshape([-1, hidden])
     return parameters.dropout(parameters.projection(f"{name}.output", mixed, hidden), config.hidden_dropout)

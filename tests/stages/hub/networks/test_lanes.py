@@ -1,5 +1,6 @@
 """Lanes: what several compute side by side is what one computes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,14 +89,40 @@ def test_dropout_is_a_function_of_the_step_whatever_lane_is_faster(tiny_bert: Pa
     assert np.array_equal(draws[0], draws[2])
 
 
-def test_a_last_layer_of_the_first_token_alone_gives_the_same_output_and_gradients(tmp_path: Path) -> None:
+def test_a_lane_waits_for_no_other_ones_dropout(job: Job) -> None:
+    """What Paddle draws in the program's order is in it layer by layer, not lane by lane."""
+    spec, module, _ = job
+    session = Session(replace(spec, attention_dropout=0.1), module, "cpu", lanes=2)
+    drawn = [op for op in session.task.main_program().global_block().ops if op.name() == "pd_op.dropout"]
+    assert len(drawn) == 4  # of two layers in two lanes
+    assert not is_after(drawn[1], drawn[0])
+    assert is_after(drawn[2], drawn[0]) or is_after(drawn[2], drawn[1])
+    assert not is_after(drawn[3], drawn[2])
+
+
+def is_after(op: Any, other: Any) -> bool:
+    """Whether `op` needs what `other` gives."""
+    waiting, seen = [op], set()
+    while waiting:
+        one = waiting.pop()
+        if one.id() == other.id():
+            return True
+        if one.id() not in seen:
+            seen.add(one.id())
+            waiting += [value.get_defining_op() for value in one.operands_source() if value.get_defining_op() is not None]
+    return False
+
+
+@pytest.mark.parametrize("options", [{"first_only": True}, {"fuses_biases": True}])
+def test_whatever_a_graph_is_built_for_it_gives_the_same_output_and_gradients(options: dict[str, Any], tmp_path: Path) -> None:
     bert = write_text_module(tmp_path / "bert", "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     feed = text_split(tmp_path, bert, *some_texts(5)).feed(np.arange(5))
     inputs = {name: array for name, array in feed.items() if name != "label"}
     found = []
-    for first_only in (False, True):
-        graph = build_graph(read_config(bert), first_only=first_only)
-        assert ("sequence_output" in graph.outputs) is not first_only
+    for chosen in ({}, options):
+        graph = build_graph(read_config(bert), **chosen)
+        assert ("sequence_output" in graph.outputs) is not chosen.get("first_only", False)
+        assert any(op.name() == "pd_op.addmm" for op in graph.program.global_block().ops) is chosen.get("fuses_biases", False)
         pooled = graph.outputs["pooled_output"]
         with paddle.static.program_guard(graph.program, paddle.static.Program()):
             pairs = paddle.static.append_backward((pooled * pooled).sum())
