@@ -115,6 +115,13 @@ def truncated_normal(std: float) -> Any:
     return paddle.nn.initializer.TruncatedNormal(std=std, a=-2 * std, b=2 * std)
 
 
+def zeros_variable(name: str, shape: list[int], trainable: bool = False) -> Any:
+    """A variable of the current program that keeps its values between runs; the current startup program sets it to zeros."""
+    zero = paddle.nn.initializer.Constant(0.0)
+    attribute = paddle.ParamAttr(name=name, initializer=zero, trainable=trainable)
+    return paddle.create_parameter(shape, "float32", name=name, attr=attribute)
+
+
 def set_variable(scope: Any, name: str, array: Any, place: Any) -> None:
     """Put `array` into the scope's variable `name`, making it when it is not there."""
     scope.var(name).get_tensor().set(array, place)

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from hubflow.schemas.training import TrainSettings
 from hubflow.stages.hub.blocks import HEAD
 from hubflow.stages.hub.distributed import World, all_reduce_sum
+from hubflow.stages.hub.embedding_rows import WIDENED, EmbeddingRows
 from hubflow.stages.hub.networks.lanes import SEED
 from hubflow.stages.hub.objective import NORMALISER, add_objective
 from hubflow.stages.hub.optimizers import Gradients, apply, is_decayed
 from hubflow.stages.hub.precision import ask_for_both_gradients
-from hubflow.stages.hub.runtime import BUILD_LOCK, get_variable, paddle, set_variable, variable_bytes
+from hubflow.stages.hub.runtime import BUILD_LOCK, get_variable, paddle, set_variable, variable_bytes, zeros_variable
 from hubflow.stages.hub.session import Feed, Session
 
 STOP, SCALE = "stop_asked", "gradient_scale"
@@ -64,6 +65,7 @@ class Update:
         self._startup, self._second = paddle.static.Program(), None
         self._is_split = settings.accumulate_steps > 1 or settings.precision == "float16"
         self._main = session.task.main_program()
+        self._embeddings = EmbeddingRows(self._main)
         with BUILD_LOCK, paddle.utils.unique_name.guard(), paddle.static.program_guard(self._main, self._startup):
             objective = add_objective(session.task, settings.label_smoothing, class_weights)
             if settings.precision == "bfloat16" and isinstance(session.place, paddle.CPUPlace):
@@ -72,6 +74,8 @@ class Update:
             gradients = _gradients(self._main, objective)
             *sums, objective, stop = all_reduce_sum([*(grad for _, grad in gradients), objective.reshape([1]), stop], world)
             gradients = [(parameter, total) for (parameter, _), total in zip(gradients, sums, strict=True)]
+            if self._is_by_rows(world):
+                gradients = self._embeddings.narrowed(gradients)
             if self._is_split:
                 gradients = [(parameter, _add_up(parameter, gradient)) for parameter, gradient in gradients]
             squares = self._squares(gradients)
@@ -153,7 +157,7 @@ class Update:
                 set_variable(self.session.scope, name, zeros, self.session.place)
 
     def _state_names(self) -> list[str]:
-        return [name for name in self._names() if not name.startswith((SUM, START, RATE, SEED))]
+        return [name for name in self._names() if not name.startswith((SUM, START, RATE, SEED, WIDENED))]
 
     def _names(self) -> list[str]:
         return list(dict.fromkeys(name for program in (self._main, self._second) if program for name in variables_of(program)))
@@ -161,6 +165,11 @@ class Update:
     def _set_rates(self, rate: float) -> None:
         for name, factor in self._rates.items():
             set_variable(self.session.scope, name, np.asarray(rate * factor, np.float32), self.session.place)
+
+    def _is_by_rows(self, world: World) -> bool:
+        """Whether gradients of embeddings can be of the rows that occur alone: on a CPU, where nothing is added to them."""
+        is_added_to = self._is_split or world.size > 1 or self._settings.l2 or self._settings.l2_sp
+        return not is_added_to and isinstance(self.session.place, paddle.CPUPlace)
 
     def _squares(self, gradients: Gradients) -> dict[str, Any]:
         """Squared norm `[1]` of each block's gradients."""
@@ -173,9 +182,9 @@ class Update:
         second = paddle.static.Program()
         with BUILD_LOCK, paddle.utils.unique_name.guard(), paddle.static.program_guard(second, self._startup):
             scale = paddle.static.data(SCALE, [1], "float32")
-            sums = [_variable(f"{SUM}{name}", shape) for name, shape in parameters]
-            weights = [_variable(name, shape, trainable=True) for name, shape in parameters]
-            gradients = [(weight, total * scale) for weight, total in zip(weights, sums, strict=True)]
+            sums = [zeros_variable(f"{SUM}{name}", shape) for name, shape in parameters]
+            weights = [zeros_variable(name, shape, trainable=True) for name, shape in parameters]
+            gradients = [(weight, paddle.scale(total, scale)) for weight, total in zip(weights, sums, strict=True)]
             self._apply(gradients, paddle.add_n([_square(gradient) for _, gradient in gradients]))
             for total in sums:
                 paddle.assign(paddle.zeros_like(total), output=total)
@@ -193,13 +202,15 @@ class Update:
             if settings.l2 or settings.l2_sp or settings.max_grad_value is not None:
                 square = paddle.add_n([_square(gradient) for _, gradient in gradients])
             factor = settings.max_grad_norm / paddle.clip(paddle.sqrt(square), min=settings.max_grad_norm)
-            gradients = [(parameter, gradient * factor) for parameter, gradient in gradients]
+            gradients = [(parameter, paddle.scale(gradient, factor)) for parameter, gradient in gradients]
         groups = defaultdict(list)
         for parameter, gradient in gradients:
             groups[self._rate_factor(parameter.name)].append((parameter, gradient))
         for share, group in groups.items():
-            name = apply(settings.optimizer, settings.weight_decay, settings.learning_rate * share, group)
+            wide = self._embeddings.widened(group)
+            name = apply(settings.optimizer, settings.weight_decay, settings.learning_rate * share, wide)
             self._rates[name] = share
+        self._embeddings.clear()
 
     def _pull(self, parameter: Any) -> Any:
         """Gradient of the penalties on a pretrained weight: `l2 * w + l2_sp * (w - start)`; 0 for what they leave out."""
@@ -208,7 +219,7 @@ class Update:
             return 0.0
         pull = parameter * (settings.l2 + settings.l2_sp)
         if settings.l2_sp:
-            pull = pull - _variable(f"{START}{name}", list(parameter.shape)) * settings.l2_sp
+            pull = pull - zeros_variable(f"{START}{name}", list(parameter.shape)) * settings.l2_sp
         return pull
 
     def _rate_factor(self, name: str) -> float:
@@ -236,11 +247,5 @@ def _square(gradient: Any) -> Any:
 
 
 def _add_up(parameter: Any, gradient: Any) -> Any:
-    total = _variable(f"{SUM}{parameter.name}", list(parameter.shape))
+    total = zeros_variable(f"{SUM}{parameter.name}", list(parameter.shape))
     return paddle.assign(total + gradient, output=total)
-
-
-def _variable(name: str, shape: list[int], trainable: bool = False) -> Any:
-    zero = paddle.nn.initializer.Constant(0.0)
-    attribute = paddle.ParamAttr(name=name, initializer=zero, trainable=trainable)
-    return paddle.create_parameter(shape, "float32", name=name, attr=attribute)

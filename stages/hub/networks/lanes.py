@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from hubflow.stages.hub.runtime import paddle
+from hubflow.stages.hub.runtime import paddle, zeros_variable
 
 Dropout = Callable[[Any, float], Any]
 SEED = "dropout_seed"
@@ -35,9 +35,7 @@ class SeededDropout:
     """Dropout whose masks are functions of `SEED` and of the place in the program: lanes draw in no fixed order."""
 
     def __init__(self) -> None:
-        zero = paddle.nn.initializer.Constant(0.0)
-        attribute = paddle.ParamAttr(name=SEED, initializer=zero, trainable=False)
-        self._seed = paddle.create_parameter([1], "float32", name=SEED, attr=attribute)
+        self._seed = zeros_variable(SEED, [1])
         self._places = 0
 
     def __call__(self, x: Any, probability: float) -> Any:
