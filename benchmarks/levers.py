@@ -41,8 +41,8 @@ WORKS: dict[str, Lever] = {
         "all splits tokenized by threads (against one)",
         {"work": "encode", "environment": {"TOKENIZERS_PARALLELISM": "false"}},
     ),
-    "decoding": ("flowers", "all splits decoded by threads (against one)", {"work": "encode", "threads": False}),
-    "draft": ("flowers", "JPEGs decoded at the smallest sufficient scale (against whole)", {"work": "encode", "draft": False}),
+    "decoding": ("flowers", "photos of 500 pixels decoded by threads (against one)", {"work": "decode", "threads": False}),
+    "draft": ("flowers", "decoded at the smallest sufficient scale (against whole)", {"work": "decode", "draft": False}),
     "found": ("sst2", "encoded rows found by content (against encoded anew)", {"work": "find", "reuse": False}),
     "mapped": (
         "flowers",

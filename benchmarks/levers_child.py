@@ -1,13 +1,14 @@
 """What a process of `levers.py` does: steps, or other work, without what it is told to leave out."""
 
 import contextlib
+import functools
 import os
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from measuring import HERE
+from measuring import DATA, HERE
 
 EXAMPLES = HERE.parent / "examples"
 
@@ -16,7 +17,7 @@ def work(given: dict[str, Any]) -> dict[str, Any]:
     """Figures of the work that `given` asks for."""
     os.chdir(HERE.parent)
     leave_out(given)
-    works = {"steps": steps, "judge": judge, "encode": encode, "find": find, "feed": feed, "begin": begin}
+    works = {"steps": steps, "judge": judge, "encode": encode, "decode": decode, "find": find, "feed": feed, "begin": begin}
     found = works[given["work"]](given)
     return {**found, "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000}
 
@@ -114,6 +115,31 @@ def encode(given: dict[str, Any]) -> dict[str, Any]:
     return timed(lambda: made.encode(False))
 
 
+def decode(given: dict[str, Any]) -> dict[str, Any]:
+    """Seconds to decode 400 photos to 64 pixels as encoding does: flowers, enlarged."""
+    import io
+    from itertools import islice
+
+    from PIL import Image
+
+    from hubflow.stages.hub.cores import usable_cores
+    from hubflow.stages.hub.images import decode_image
+    from hubflow.stages.hub.parallel import SMALL, in_parallel
+
+    photos = []
+    for path in islice(sorted((DATA / "flowers").rglob("*.jpg")), 400):
+        photo, file = Image.open(path).convert("RGB"), io.BytesIO()
+        scale = 500 / max(photo.size)
+        photo.resize((round(photo.width * scale), round(photo.height * scale))).save(file, "JPEG", quality=90)
+        photos.append(file.getvalue())
+
+    def decoded() -> None:
+        one = functools.partial(decode_image, size=64)
+        list(in_parallel(one, photos, usable_cores(), at_once=SMALL) if given.get("threads", True) else map(one, photos))
+
+    return timed(decoded)
+
+
 def find(given: dict[str, Any]) -> dict[str, Any]:
     """Seconds to have all splits encoded."""
     made = Made(given)
@@ -186,7 +212,7 @@ def leave_out(given: dict[str, Any]) -> None:
     """Take out of the engine what this side is measured without."""
     from PIL.JpegImagePlugin import JpegImageFile
 
-    from hubflow.stages.hub import embedding_rows, encoding_images, session, updates
+    from hubflow.stages.hub import embedding_rows, session, updates
     from hubflow.stages.hub.networks import text
 
     build = session.build_graph
@@ -206,8 +232,6 @@ def leave_out(given: dict[str, Any]) -> None:
         text.encode = lane_by_lane(text)
     if not given.get("two_dimensions", True):
         keep_three_dimensions(text)
-    if not given.get("threads", True):
-        encoding_images.in_parallel = one_after_the_other
     if not given.get("draft", True):
         JpegImageFile.draft = lambda self, mode, size: None
 
@@ -260,8 +284,3 @@ def keep_three_dimensions(text: Any) -> None:
         return (product + self.vector(f"{name}.bias", sizes[1]).expand_as(product)).reshape([-1, sizes[1]])
 
     text._layer, text.Parameters.linear = with_share, linear
-
-
-def one_after_the_other(function: Any, items: Any, *_: Any, **__: Any) -> Iterator[Any]:
-    """What `in_parallel` gives, without threads."""
-    return map(function, items)
