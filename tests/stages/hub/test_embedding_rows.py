@@ -81,6 +81,4 @@ def test_what_adds_to_all_rows_has_whole_gradients(
 
 
 def test_small_tables_have_whole_gradients(tiny_bert: Path, rows: TextSplit) -> None:
-    update, _ = updated(tiny_bert, rows)
-    assert [op.name() for op in update.session.task.main_program().global_block().ops].count("pd_op.embedding_grad") == 3
-    assert not is_by_rows(update)
+    assert not is_by_rows(updated(tiny_bert, rows)[0])
