@@ -27,6 +27,20 @@ def shared_data() -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
+def shared_case() -> Callable[[str], Path]:
+    """Folder of a small input on which tools of this kind go wrong; skips, naming the folder, where it is absent."""
+    root = Path(os.environ.get("HUBFLOW_TEST_CASES") or Path(__file__).parents[2] / "shared" / "cases")
+
+    def folder_of(name: str) -> Path:
+        folder = root / name
+        if not folder.is_dir():
+            pytest.skip(f"no test case at {folder}")
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
 def prefect_server() -> Iterator[str]:
     """A real Prefect server for this session; gives its address, for other processes."""
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")  # there is no network to send them to
