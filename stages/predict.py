@@ -75,9 +75,16 @@ def predict(settings: PredictSettings, mapped: Mapped | None = None) -> PredictR
         invalid_rows=invalid,
         quarantine=str(path) if path else None,
         metrics=metrics,
-        notes=[*notes, *([f"{invalid} of {layout.read} rows are set aside in {path}"] if invalid else [])],
+        notes=[*notes, *_notes(layout, invalid, path)],
         seconds=round(time.perf_counter() - started, 3),
     )
+
+
+def _notes(layout: Layout, invalid: int, path: Path | None) -> list[str]:
+    notes = [f"{invalid} of {layout.read} rows are set aside in {path}"] if invalid else []
+    if layout.skipped:
+        notes.append(f"skipped, as no rows: {', '.join(f'{reason} {count}' for reason, count in layout.skipped.items())}")
+    return notes
 
 
 def in_threads(work: PredictionWork, parts: Sequence[PartRef]) -> Iterator[PartRecord]:

@@ -51,8 +51,8 @@ def in_run() -> bool:
 def markdown(report: Mapping[str, Any]) -> str:
     """The data report as markdown; what comes from the data is shown as text, never as markup."""
     view = data_view(report)
-    lines = [*_error(view), *_table("split", "rows kept", "read", "accepted", "set aside", "converted")]
-    names = ("split", "kept", "read", "accepted", "rejected", "coerced")
+    lines = [*_error(view), *_table("split", "rows kept", "read", "accepted", "set aside", "converted", "skipped")]
+    names = ("split", "kept", "read", "accepted", "rejected", "coerced", "skipped")
     lines += [_line(*(line[name] for name in names)) for line in view["splits"]]
     if view["checks"]:
         lines += ["", "### Rows set aside", "", *_table("split", "check", "failed by")]

@@ -23,11 +23,13 @@ class Chunk:
         malformed: a row for each line or record that cannot be read: row (its number), content (as written; of more
             than 10,000 characters the first, and how many follow), check, and what found, expected and remedy say of it.
         coerced: how many values were converted in reading, by column; for line ends and marks of the file, by their name.
+        skipped: how many lines or files were left out because they are no rows, such as comments, by reason.
     """
 
     rows: pd.DataFrame
     malformed: pd.DataFrame
     coerced: dict[str, int] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
 
 
 class Malformed:

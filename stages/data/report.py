@@ -31,6 +31,7 @@ class SplitReport:
     at_fault: int = 0
     checks: Counter[tuple[str, str]] = field(default_factory=Counter)
     coerced: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
     first_rejected: list[dict[str, Any]] = field(default_factory=list)
     first_failures: dict[tuple[str, str], list[pd.Series]] = field(default_factory=dict)
     first_malformed: list[pd.DataFrame] = field(default_factory=list)
@@ -47,6 +48,7 @@ class SplitReport:
         self.malformed += len(chunk.malformed)
         self.at_fault += len(found.rejected)
         self.coerced.update(chunk.coerced)
+        self.skipped.update(chunk.skipped)
         self.coerced.update(found.coerced)
         self.checks.update((MALFORMED, str(check)) for check in chunk.malformed["check"])
         if len(chunk.malformed) and sum(map(len, self.first_malformed)) < MAX_MALFORMED:
@@ -88,6 +90,7 @@ class SplitReport:
             "first_rejected": self.first_rejected,
             "quarantine": self.quarantine if self.rejected else None,
             "coerced": dict(self.coerced),
+            "skipped": dict(self.skipped),
         }
 
 
@@ -111,7 +114,7 @@ class DataReport:
 
         Returns:
             max_invalid_share, splits (by source: read, accepted, rejected, malformed, checks, first_rejected, quarantine
-            relative to the store, coerced), findings, facts and error.
+            relative to the store, coerced, skipped), findings, facts and error.
         """
         return {
             "max_invalid_share": self.max_invalid_share,

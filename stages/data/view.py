@@ -74,7 +74,7 @@ def data_view(report: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         report: of `load_dataset`, every part of which may be missing: `splits` (by split `source`, `read`, `accepted`,
-            `rejected`, `checks`, `first_rejected`, `quarantine`, `coerced`), `max_invalid_share`, `findings`, `error`, `rows`
+            `rejected`, `checks`, `first_rejected`, `quarantine`, `coerced`, `skipped`), `max_invalid_share`, `findings`, `error`, `rows`
             (by split, what was kept), `profile` (see `hubflow.stages.data.profile`) and `drift` (see
             `hubflow.stages.data.profile_history`).
     """
@@ -102,14 +102,16 @@ def part(report: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def split_lines(report: Mapping[str, Any], rows: Mapping[str, int]) -> list[dict[str, str]]:
-    """Rows read, accepted, set aside and kept, by split; a split that was made from train was not read."""
+    """Rows read, accepted, set aside, converted, skipped and kept, by split; a split made from train was not read."""
     sources, lines = part(report, "splits"), []
     for split in _ordered({**rows, **sources}):
         counts = sources.get(split, {})
         line = {name: _number(counts.get(name)) for name in ("read", "accepted", "rejected")}
-        coerced = ", ".join(f"{column} {count}" for column, count in (counts.get("coerced") or {}).items())
+        coerced, skipped = (
+            ", ".join(f"{what} {count}" for what, count in (counts.get(name) or {}).items()) for name in ("coerced", "skipped")
+        )
         source = str(counts.get("source", "made from train" if sources else ""))
-        lines.append({"split": split, "kept": _number(rows.get(split)), **line, "coerced": coerced, "source": source})
+        lines.append({"split": split, "kept": _number(rows.get(split)), **line, "coerced": coerced, "skipped": skipped, "source": source})
     return lines
 
 

@@ -1,6 +1,7 @@
 """Lay the rows to predict on out as parts on disk, what breaks the contract beside them. Must not import Paddle or Prefect."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class Layout(BaseModel):
     read: int
     invalid: int
     checks: dict[str, int] = Field(description="Faults by column and check")
+    skipped: dict[str, int] = Field(default_factory=dict, description="Lines or files that are no rows, by reason")
 
 
 def rows_file(folder: Path, number: int) -> Path:
@@ -74,7 +76,8 @@ def lay_out(settings: PredictSettings, task: TaskType, sources: Sequence[Source]
         for check, count in report.as_dict()["checks"].items():
             checks[check] = checks.get(check, 0) + count
     read, invalid = sum(one.read for one in reports), sum(one.rejected for one in reports)
-    return Layout(parts=tuple(parts), read=read, invalid=invalid, checks=checks)
+    skipped = sum((report.skipped for report in reports), Counter[str]())
+    return Layout(parts=tuple(parts), read=read, invalid=invalid, checks=checks, skipped=dict(skipped))
 
 
 def _sorted_chunk(chunk: Chunk, kind: RowKind, report: SplitReport) -> tuple[pd.DataFrame, pd.DataFrame]:

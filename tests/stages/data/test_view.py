@@ -43,6 +43,7 @@ def full_report(store: Path, error: str | None = None) -> dict[str, Any]:
         "first_rejected": [rejected],
         "quarantine": "quarantine/0123abcd/train.parquet",
         "coerced": {"label": 12},
+        "skipped": {"comment": 5},
     }
     told = {
         "check": "conflicting_labels",
@@ -74,6 +75,7 @@ def test_the_page_stands_alone_and_shows_every_part(tmp_path: Path) -> None:
         "reviews/train.csv",
         "2003",
         "label 12",
+        "comment 5",
         "At most 1.00%",
         "text: has_text",
         "quarantine/0123abcd/train.parquet",
@@ -96,6 +98,7 @@ def test_hostile_text_is_shown_as_text(tmp_path: Path) -> None:
         assert tag not in page
     assert page.count("&lt;script&gt;alert(1)") >= 4
     text = markdown(report)
+    assert "comment 5" in text
     outside_code = "\n".join(line for line in text.splitlines() if not line.startswith("    "))
     assert not re.search(r"(?<!\\)[<\[]", outside_code)
     assert "&lt;script&gt;alert\\(1\\)" in text
