@@ -74,8 +74,8 @@ def data_view(report: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         report: of `load_dataset`, every part of which may be missing: `splits` (by split `source`, `read`, `accepted`,
-            `rejected`, `checks`, `first_rejected`, `quarantine`, `coerced`, `skipped`), `max_invalid_share`, `findings`, `error`, `rows`
-            (by split, what was kept), `profile` (see `hubflow.stages.data.profile`) and `drift` (see
+            `rejected`, `checks`, `first_rejected`, `quarantine`, `coerced`, `skipped`), `max_invalid_share`, `findings`,
+            `error`, `rows` (by split, what was kept), `profile` (see `hubflow.stages.data.profile`) and `drift` (see
             `hubflow.stages.data.profile_history`).
     """
     profile = part(report, "profile")
@@ -111,7 +111,8 @@ def split_lines(report: Mapping[str, Any], rows: Mapping[str, int]) -> list[dict
             ", ".join(f"{what} {count}" for what, count in (counts.get(name) or {}).items()) for name in ("coerced", "skipped")
         )
         source = str(counts.get("source", "made from train" if sources else ""))
-        lines.append({"split": split, "kept": _number(rows.get(split)), **line, "coerced": coerced, "skipped": skipped, "source": source})
+        counted = {"coerced": coerced, "skipped": skipped, "source": source}
+        lines.append({"split": split, "kept": _number(rows.get(split)), **line, **counted})
     return lines
 
 
