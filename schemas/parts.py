@@ -41,6 +41,9 @@ class PartRecord(BaseModel):
     sha256: str = Field(description="Of the predictions")
     bad_sha256: str | None = Field(None, description="Of the rows that were set aside because their image does not decode")
     bad: int = 0
+    image_changes: Mapping[str, int] = Field(
+        default_factory=dict, description="Images that were turned, composited …, by change"
+    )
     labelled: int = Field(0, description="Rows that have a label")
     counts: Mapping[str, Any] = Field(default_factory=dict, description="What metrics are computed from")
     unknown: int = Field(0, description="Labels that are not in the export's label map")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from hubflow.schemas.base import Settings, Share
+from hubflow.schemas.base import Colour, Settings, Share
 from hubflow.schemas.data_checks import DataChecks
 from hubflow.schemas.evaluate_settings import EvaluateSettings
 from hubflow.schemas.export import ExportSettings
@@ -54,6 +54,9 @@ class ModuleSpec(Settings):
     trainable: bool = Field(True, description="False freezes every parameter of the module")
     max_seq_len: int = Field(128, ge=1, description="Text: longest sequence in tokens, special tokens included")
     image_size: int | None = Field(None, ge=8, description="Images: side in pixels; the module's own when not given")
+    background: Colour = Field(
+        "white", description="Images: what transparent parts show; a colour's name, '#rrggbb' or three numbers from 0 to 255"
+    )
     dropout: Share | None = Field(None, description="Text: of the module's hidden vectors; the module's own when not given")
     attention_dropout: Share | None = Field(None, description="Text: of attention weights; the module's own when not given")
     lora: LoraSettings | None = Field(

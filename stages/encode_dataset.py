@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from hubflow.schemas.base import rgb_of
 from hubflow.schemas.data_checks import DataChecks
 from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.labels import LabelMap
@@ -12,10 +13,11 @@ from hubflow.schemas.settings import ModuleSpec
 from hubflow.stages.console import progress_bar
 from hubflow.stages.data.encoding_watch import EncodingWatch
 from hubflow.stages.hub.encoding import ENCODERS, EncodeContext
+from hubflow.stages.hub.images import ImageRules
 from hubflow.stages.store import Artifact, Store, content_key
 from hubflow.stages.tasks import stage_task
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 def encode_dataset(
@@ -29,9 +31,10 @@ def encode_dataset(
 ) -> EncodedRef:
     """Turn accepted rows into model inputs (`EncodedRows`): token ids by the module's own tokenizer, or pixels at its size.
 
-    Every image is decoded, once. Those that do not decode are set aside in `quarantine/<key>/<split>.parquet` of the store.
-    What max_seq_len cuts off is counted; sizes and channel means of images are compared with those of the last data set. What
-    is found is published as an artifact, and kept in `data-reports/<key>` of the store.
+    Every image is decoded, once, to what a person sees (see `hubflow.stages.hub.images`). Those that do not decode are set
+    aside in `quarantine/<key>/<split>.parquet` of the store. What max_seq_len cuts off is counted, and what was done to images;
+    sizes and channel means of images are compared with those of the last data set. What is found is published as an artifact,
+    and kept in `data-reports/<key>` of the store.
 
     Args:
         dataset: the accepted rows.
@@ -59,6 +62,9 @@ def encode_dataset(
         "max_seq_len": None if is_image else spec.max_seq_len,
         "image_size": size,
     }
+    rules = ImageRules(rgb_of(spec.background))
+    if is_image:
+        facts |= rules.facts()
     home = Store(store)
     key = content_key("encode_dataset", FORMAT_VERSION, facts)
     watch = EncodingWatch(home, key, dataset, checks, max_invalid_share)
@@ -66,7 +72,7 @@ def encode_dataset(
     if artifact is None:
         source, tokenizer_folder = home.open(dataset).folder, home.open(module).folder
         label_map = LabelMap.load(source / "label_map.json")
-        context = EncodeContext(dataset.rows_kind, label_map, tokenizer_folder, spec.max_seq_len, size or 0)
+        context = EncodeContext(dataset.rows_kind, label_map, tokenizer_folder, spec.max_seq_len, size or 0, rules)
         with home.create("encoded", key) as draft:
             for split, rows in dataset.rows.items():
                 _encode_split(source / f"{split}.parquet", draft.folder / f"{split}.arrow", rows, context)

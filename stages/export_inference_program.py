@@ -6,6 +6,7 @@ from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, ExportRef
 from hubflow.stages.build_head import open_session
 from hubflow.stages.fresh_process import FreshProcess
+from hubflow.stages.hub.images import ImageRules
 from hubflow.stages.hub.onnx_program import require_onnx
 from hubflow.stages.model_card import write_card
 from hubflow.stages.proof import prove, what_was_trained
@@ -48,6 +49,8 @@ def export_inference_program(
     trained = home.open(checkpoint)
     training = {name: trained.facts[name] for name in ("settings", "seed", "best_metric", "best_value", "best_epoch")}
     sizes = {name: source.facts[name] for name in ("max_seq_len", "image_size") if source.facts[name] is not None}
+    if "image_size" in sizes:
+        sizes |= ImageRules.of(source.facts).facts()
     facts = {
         "task": task.task,
         "num_classes": task.num_classes,

@@ -89,6 +89,9 @@ def _limits(signature: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]
     else:
         side = signature["image"]["image_size"]
         found.append(f"An image is scaled to {side} × {side} pixels, whatever its shape.")
+        if signature["image"].get("image_rules"):
+            red, green, blue = signature["image"]["background"]
+            found.append(f"Transparent parts of an image show the colour #{red:02x}{green:02x}{blue:02x}.")
     if not facts["metrics"]:
         found.append("There were no rows to evaluate on but those that it was trained on.")
     found.append("Licence and origin of the pretrained module and of the data are not known here: ask where they are from.")

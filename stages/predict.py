@@ -5,6 +5,7 @@ import logging
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -75,15 +76,20 @@ def predict(settings: PredictSettings, mapped: Mapped | None = None) -> PredictR
         invalid_rows=invalid,
         quarantine=str(path) if path else None,
         metrics=metrics,
-        notes=[*notes, *_notes(layout, invalid, path)],
+        notes=[*notes, *_notes(layout, records, invalid, path)],
         seconds=round(time.perf_counter() - started, 3),
     )
 
 
-def _notes(layout: Layout, invalid: int, path: Path | None) -> list[str]:
+def _notes(layout: Layout, records: Sequence[PartRecord], invalid: int, path: Path | None) -> list[str]:
+    from hubflow.stages.hub.images import CHANGES
+
     notes = [f"{invalid} of {layout.read} rows are set aside in {path}"] if invalid else []
     if layout.skipped:
         notes.append(f"skipped, as no rows: {', '.join(f'{reason} {count}' for reason, count in layout.skipped.items())}")
+    changes = sum((Counter(record.image_changes) for record in records), Counter[str]())
+    if changes:
+        notes.append("images: " + "; ".join(f"{changes[name]} {text}" for name, text in CHANGES.items() if changes[name]))
     return notes
 
 

@@ -32,12 +32,15 @@ def publish(report: Mapping[str, Any]) -> None:
 
 def publish_encoding(report: Mapping[str, Any]) -> None:
     """Publish what encoding found as a markdown artifact, in a Prefect run, when there is something to say."""
-    if not in_run() or not (report["findings"] or report["error"] or "drift" in report["facts"]):
+    facts = report["facts"]
+    if not in_run() or not (
+        report["findings"] or report["error"] or "drift" in facts or any(facts.get("image_changes", {}).values())
+    ):
         return
     from prefect.artifacts import create_markdown_artifact
 
     view = data_view(report)
-    lines = [*_error(view), *_findings(report), *(_drift(view) if view["is_compared"] else [])]
+    lines = [*_error(view), *_image_changes(view), *_findings(report), *(_drift(view) if view["is_compared"] else [])]
     create_markdown_artifact("\n".join(lines), key=ENCODING_KEY, description="Encoded rows: what was cut, left out or changed")
 
 
@@ -71,6 +74,13 @@ def _error(view: Mapping[str, Any]) -> list[str]:
 
 def _findings(report: Mapping[str, Any]) -> list[str]:
     return ["", "### Findings", "", *([_finding(one) for one in finding_lines(report)[:MAX_LINES]] or ["None."])]
+
+
+def _image_changes(view: Mapping[str, Any]) -> list[str]:
+    if not view["image_changes"]:
+        return []
+    lines = [_line(one["split"], one["change"], one["count"]) for one in view["image_changes"]]
+    return ["", "### Images as a person sees them", "", *_table("split", "what was done", "images"), *lines]
 
 
 def _drift(view: Mapping[str, Any]) -> list[str]:

@@ -76,6 +76,8 @@ class EncodingWatch:
         report = self._report(encoding_findings(encoded.folder, encoded.facts, self._checks))
         if encoded.facts["max_seq_len"] is not None:
             report["facts"] |= {name: encoded.facts[name] for name in ("length_histogram", "max_seq_len")}
+        if encoded.facts["image_size"] is not None:
+            report["facts"]["image_changes"] = encoded.facts["image_changes"]
         keep = self._compare(encoded.folder, report)
         failed = [one for one in report["findings"] if one["policy"] == "fail"]
         for one in report["findings"]:
@@ -153,5 +155,5 @@ def with_encoding(data_report: Mapping[str, Any], place: Store, key: str) -> dic
         facts["profile"]["splits"][split]["histograms"] |= counted["histograms"]
     if "drift" in added and "drift" in facts:
         facts["drift"]["measures"] += added["drift"]["measures"]
-    facts |= {name: added[name] for name in ("length_histogram", "max_seq_len") if name in added}
+    facts |= {name: added[name] for name in ("length_histogram", "max_seq_len", "image_changes") if name in added}
     return merged

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from hubflow.schemas.folders import StoreError
 from hubflow.schemas.frames import split_summary
 from hubflow.stages.data.profile import SCALES, Histogram
+from hubflow.stages.hub.images import CHANGES
 
 MAX_LABELS = 30
 MAX_CHARS = 300
@@ -76,7 +77,7 @@ def data_view(report: Mapping[str, Any]) -> dict[str, Any]:
         report: of `load_dataset`, every part of which may be missing: `splits` (by split `source`, `read`, `accepted`,
             `rejected`, `checks`, `first_rejected`, `quarantine`, `coerced`, `skipped`), `max_invalid_share`, `findings`,
             `error`, `rows` (by split, what was kept), `profile` (see `hubflow.stages.data.profile`) and `drift` (see
-            `hubflow.stages.data.profile_history`).
+            `hubflow.stages.data.profile_history`), and `image_changes` (by split, images by change).
     """
     profile = part(report, "profile")
     profiled = profile.get("splits", {})
@@ -90,6 +91,7 @@ def data_view(report: Mapping[str, Any]) -> dict[str, Any]:
         "quarantine": [str(one["quarantine"]) for one in part(report, "splits").values() if one.get("quarantine")],
         "findings": finding_lines(report),
         **_labels(profiled),
+        "image_changes": image_change_lines(report),
         "charts": [chart for split in _ordered(profiled) for chart in _charts(split, profiled[split])] + _token_charts(report),
         **_drift(part(report, "drift")),
     }
@@ -135,6 +137,16 @@ def rejected_lines(report: Mapping[str, Any]) -> list[dict[str, str]]:
 def finding_lines(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Findings, those that fail the stage first."""
     return sorted(report.get("findings") or (), key=lambda finding: str(finding["policy"]) != "fail")
+
+
+def image_change_lines(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    """How many images of each split were changed when they were decoded, and how."""
+    splits = part(report, "image_changes")
+    return [
+        {"split": split, "change": CHANGES.get(change, change), "count": _number(count)}
+        for split in _ordered(splits)
+        for change, count in splits[split].items()
+    ]
 
 
 def _rejected(split: str, row: Mapping[str, Any]) -> dict[str, str]:

@@ -16,6 +16,7 @@ from hubflow.schemas.encoded import check_encoded_text
 from hubflow.schemas.labels import LabelMap
 from hubflow.stages.hub.encoded import ROWS_PER_CHUNK
 from hubflow.stages.hub.encoding_images import BadImage, encode_images
+from hubflow.stages.hub.images import ImageRules
 from hubflow.stages.hub.tokenizer import encode_texts, encode_words, full_lengths, load_tokenizer, pad_token_id
 from hubflow.stages.hub.truncation import EntityEnds, SplitLengths
 
@@ -24,15 +25,17 @@ OnRows = Callable[[int], None]
 
 @dataclass
 class EncodeContext:
-    """What encoding needs beside the rows; keeps what it cut off, and the images that do not decode, by split."""
+    """What encoding needs beside the rows; keeps what it cut off, images that do not decode, and how many changed, by split."""
 
     rows_kind: str
     label_map: LabelMap
     module_folder: Path
     max_seq_len: int
     image_size: int
+    image_rules: ImageRules = field(default_factory=ImageRules)
     lengths: dict[str, SplitLengths] = field(default_factory=dict)
     bad_images: dict[str, list[BadImage]] = field(default_factory=dict)
+    image_changes: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -50,9 +53,10 @@ class EncodeContext:
         return EntityEnds(self.label_map.labels)
 
     def facts(self) -> dict[str, Any]:
-        """What the encoded folder's manifest keeps: the padding id; by split, lengths and what max_seq_len cut off."""
+        """What the encoded folder's manifest keeps, by split: of images how many were changed; of texts the lengths and what
+        max_seq_len cut off, with the padding id."""
         if self.rows_kind == "image":
-            return {}
+            return {"image_changes": self.image_changes}
         facts: dict[str, Any] = {
             "pad_token_id": pad_token_id(self.tokenizer),
             "length_histogram": {split: one.histogram() for split, one in self.lengths.items()},
@@ -101,7 +105,9 @@ def encode_token_rows(source: pq.ParquetFile, target: Path, context: EncodeConte
 
 def encode_image_rows(source: pq.ParquetFile, target: Path, context: EncodeContext, on_rows: OnRows) -> None:
     """Write images as `encode_images` does; those that do not decode are left out and kept in `context.bad_images`."""
-    context.bad_images[target.stem] = encode_images(source, target, context.class_ids, context.image_size, on_rows)
+    context.bad_images[target.stem], context.image_changes[target.stem] = encode_images(
+        source, target, context.class_ids, context.image_size, context.image_rules, on_rows
+    )
 
 
 ENCODERS: dict[str, Callable[[pq.ParquetFile, Path, EncodeContext, OnRows], None]] = {

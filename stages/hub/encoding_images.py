@@ -1,5 +1,6 @@
 """Encoding of images: each decoded once, in parallel, to pixels and to what is known of it. Must not import Paddle."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from hubflow.stages.hub.cores import usable_cores
 from hubflow.stages.hub.encoded import ROWS_PER_CHUNK
-from hubflow.stages.hub.images import DecodedImage, ImageError, decode_image
+from hubflow.stages.hub.images import CHANGES, DecodedImage, ImageError, ImageRules, decode_image
 from hubflow.stages.hub.parallel import SMALL, in_parallel
 
 IMAGES_FILE = "{split}.images.parquet"
@@ -28,6 +29,7 @@ IMAGE_FACTS = pa.schema(
         "mean_r": pa.float32(),  # of the pixels that the model sees, 0..1
         "mean_g": pa.float32(),
         "mean_b": pa.float32(),
+        "changes": pa.list_(pa.string()),  # of `hubflow.stages.hub.images.CHANGES`
     }
 )
 _COLUMNS = ("row", "path", "image", "label", "sha256")
@@ -45,36 +47,43 @@ class BadImage:
 
 
 def encode_images(
-    source: pq.ParquetFile, target: Path, class_ids: Mapping[str, int], size: int, on_rows: Callable[[int], None]
-) -> list[BadImage]:
+    source: pq.ParquetFile,
+    target: Path,
+    class_ids: Mapping[str, int],
+    size: int,
+    rules: ImageRules,
+    on_rows: Callable[[int], None],
+) -> tuple[list[BadImage], dict[str, int]]:
     """Write images as `row, position, pixels [3 * size * size] uint8, label`, and their facts beside them.
 
     `position` counts the rows of `source` from 0: rows whose image does not decode are left out. A chunk of pixels is in
     memory at a time.
 
     Returns:
-        The images that do not decode.
+        The images that do not decode, and how many of the others each of `CHANGES` was made to.
     """
     bad: list[BadImage] = []
+    changes: Counter[str] = Counter()
     writer = _Writer(target, size, class_ids, min(ROWS_PER_CHUNK, source.metadata.num_rows))
-    for row in _rows(source, size):
+    for row in _rows(source, size, rules):
         decoded = row.pop("decoded")
         if isinstance(decoded, ImageError):
             bad.append(BadImage(row["position"], row["row"], row["path"], row["label"], str(decoded)))
         else:
             writer.add(row, decoded)
+            changes.update(decoded.changes)
         on_rows(1)
     writer.close()
-    return bad
+    return bad, {name: changes[name] for name in CHANGES if changes[name]}
 
 
-def _rows(source: pq.ParquetFile, size: int) -> Iterator[dict[str, Any]]:
+def _rows(source: pq.ParquetFile, size: int, rules: ImageRules) -> Iterator[dict[str, Any]]:
     """Every row, in order, with its `position` and its image `decoded`, or the error of it."""
 
     def decode(row: dict[str, Any]) -> dict[str, Any]:
         image = row.pop("image", None)
         try:
-            decoded: DecodedImage | ImageError = decode_image(image or row["path"], size, row["path"])
+            decoded: DecodedImage | ImageError = decode_image(image or row["path"], size, row["path"], rules)
         except ImageError as error:
             decoded = error
         return {**row, "decoded": decoded}
@@ -106,7 +115,7 @@ class _Writer:
         """Take the next row."""
         self._pixels[len(self._rows)] = decoded.pixels
         means = decoded.pixels.reshape(3, -1).mean(1) / 255
-        known = {"width": decoded.width, "height": decoded.height, "phash": decoded.phash}
+        known = {"width": decoded.width, "height": decoded.height, "phash": decoded.phash, "changes": decoded.changes}
         self._rows.append({**row, **known, **dict(zip(("mean_r", "mean_g", "mean_b"), means.tolist(), strict=True))})
         if len(self._rows) == len(self._pixels):
             self._flush()

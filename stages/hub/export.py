@@ -9,6 +9,7 @@ from typing import Any
 
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import RowKind
+from hubflow.stages.hub.images import ImageRules
 from hubflow.stages.hub.inference_program import simplify
 from hubflow.stages.hub.lora import merged
 from hubflow.stages.hub.module import ImageConfig
@@ -35,7 +36,8 @@ def write_export(
         folder: an existing, empty folder.
         label_map: the task's labels.
         rows_kind: what the model was trained on, and so takes: texts, pairs of texts, lists of words or images.
-        preprocessing: `max_seq_len` for text, `image_size` for images.
+        preprocessing: `max_seq_len` for text; for images `image_size`, and the rules that their pixels were made by (see
+            `ImageRules.facts`), those of today when not given.
     """
     session = as_exported(session)
     program = session.task.inference_program()
@@ -60,7 +62,7 @@ def write_export(
             skip_prune_program=True,
         )
     if isinstance(session.config, ImageConfig):
-        signature["image"] = {**preprocessing, "mean": session.config.mean, "std": session.config.std}
+        signature["image"] = {**ImageRules().facts(), **preprocessing, "mean": session.config.mean, "std": session.config.std}
     else:
         tokenizer = load_tokenizer(session.module_folder)
         tokenizer.save(str(folder / TOKENIZER))

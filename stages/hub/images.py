@@ -1,25 +1,81 @@
-"""Images: decoded to RGB, resized and cropped to a square. Must not import Paddle."""
+"""Images: opened, decoded to what a person sees, resized and cropped to a square. Must not import Paddle.
 
+`read_image` is the one place that opens an image file. Its pixels are those that a person sees in a viewer: the orientation of
+the camera is applied, deep grey values are scaled to 8 bits, colour profiles are converted to sRGB, and transparent parts show
+a background.
+"""
+
+import functools
 import io
-from collections.abc import Iterator
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
 from hubflow.schemas.errors import HubflowError
+from hubflow.schemas.folders import StoreError
 
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF")
+"""Formats that Pillow may open; no other reader of Pillow sees a file."""
+ENDINGS = frozenset(
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .tif .tiff .gif .bmp .ppm .pgm .pbm .pnm .jp2 .j2k .jpx .jpf .avif".split()
+)
+"""Endings of the names of image files, in lower case."""
 MAX_PIXELS = 100_000_000
 """More than this is refused as a decompression bomb."""
 LONGEST = 8
 """An image with longer sides than so many shorter ones is cropped first: resized whole it could fill the memory."""
+RULES_VERSION = 1
+"""Of the rules by which an image file becomes pixels: raise it when the same file would give others."""
 
+Change = Literal[
+    "turned",
+    "depth_scaled",
+    "composited",
+    "profile_converted",
+    "cmyk_converted",
+    "profile_unreadable",
+    "orientation_unreadable",
+    "first_frame",
+]
+CHANGES: dict[Change, str] = {
+    "turned": "turned as their EXIF orientation says",
+    "depth_scaled": "grey values of more than 8 bits scaled to 8",
+    "composited": "transparent parts shown on the background",
+    "profile_converted": "colour profile converted to sRGB",
+    "cmyk_converted": "CMYK without a profile converted to RGB",
+    "profile_unreadable": "colour profile unreadable or of other colours, left out",
+    "orientation_unreadable": "EXIF data unreadable, left out",
+    "first_frame": "first of several frames or pages used",
+}
+"""What may be done to the pixels of a file, and how a report says it of several images."""
 
+_WHITE = (255, 255, 255)
 _HASHED = 32
 _COSINES = np.cos(np.pi / (2 * _HASHED) * np.outer(np.arange(8), 2 * np.arange(_HASHED) + 1))
+_MAGIC = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|II[*+]\x00|MM\x00[*+]|BM....\x00\x00\x00\x00|P[1-7]\s+(?:#[^\n]*\s+)*\d"
+    rb"|\x00\x00\x00\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51|....ftypavi[fs]",
+    re.DOTALL,
+)
+_OTHER_KINDS = (
+    (re.compile(rb"....ftyp(?:hei|hev|mif1|msf1)", re.DOTALL), "HEIC"),
+    (re.compile(rb"%!PS|\xc5\xd0\xd3\xc6"), "EPS"),
+    (re.compile(rb"%PDF"), "PDF"),
+    (re.compile(rb"8BPS"), "PSD"),
+    (re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?<svg|\s*<\?xml[^>]*>.{0,200}<svg", re.DOTALL), "SVG"),
+    (re.compile(rb"\s*<(?:!doctype html|html)", re.IGNORECASE), "HTML"),
+)
+HEAD_BYTES = 512
+"""So many bytes of a file tell whether it is an image."""
 
 
 class ImageError(HubflowError):
@@ -27,54 +83,395 @@ class ImageError(HubflowError):
 
 
 @dataclass(frozen=True)
+class ImageRules:
+    """How the content of an image file becomes pixels.
+
+    Attributes:
+        background: RGB colour that transparent parts show.
+        version: of the rules; 0 stands for those before there were versions, which convert to RGB and nothing else.
+    """
+
+    background: tuple[int, int, int] = _WHITE
+    version: int = RULES_VERSION
+
+    @classmethod
+    def of(cls, known: Mapping[str, Any]) -> Self:
+        """The rules that a signature's `image`, or the facts of encoded rows, have kept.
+
+        Raises:
+            StoreError: when they are of a later version of hubflow.
+        """
+        version = known.get("image_rules", 0)
+        if version > RULES_VERSION:
+            raise StoreError(
+                f"images are prepared by rules {version}, this hubflow knows up to {RULES_VERSION}; update hubflow"
+            )
+        return cls(tuple(known.get("background", _WHITE)), version)
+
+    def facts(self) -> dict[str, Any]:
+        """What `of` reads."""
+        return {"background": list(self.background), "image_rules": self.version}
+
+
+@dataclass(frozen=True)
+class SeenImage:
+    """An image as a person sees it.
+
+    Attributes:
+        colours: in mode RGB; of a JPEG file decoded for a size, at a smaller scale.
+        width: of the whole image, once it is turned.
+        height: likewise.
+        changes: what was done to the file's pixels.
+    """
+
+    colours: Image.Image
+    width: int
+    height: int
+    changes: tuple[Change, ...] = ()
+
+
+@dataclass(frozen=True)
 class DecodedImage:
-    """One image: RGB `pixels` `[3, size, size]`, its own `width` and `height`, and its perceptual hash, 64 bits."""
+    """One image: RGB `pixels` `[3, size, size]`, its own `width` and `height`, its perceptual hash, 64 bits, and `changes`."""
 
     pixels: NDArray[np.uint8]
     width: int
     height: int
     phash: int
+    changes: tuple[Change, ...] = ()
 
 
-def load_pixels(source: str | Path | bytes, size: int, name: str = "") -> NDArray[np.uint8]:
-    """RGB pixels `[3, size, size]` of an image file, or of its bytes.
+def read_image(
+    source: str | Path | bytes | Image.Image, size: int | None = None, name: str = "", rules: ImageRules = ImageRules()
+) -> SeenImage:
+    """An image as a person sees it.
+
+    Args:
+        source: an image file, its bytes, or an image of Pillow, which stays as it is.
+        size: when given, a JPEG file is decoded at the smallest scale whose sides are not below it.
+        name: names the image in errors.
+        rules: how its content becomes pixels.
+
+    Raises:
+        ImageError: naming the file, when it is missing, is not an image, is damaged or has more than MAX_PIXELS pixels.
+    """
+    with _opened(source, size, name) as (image, sides):
+        if rules.version == 0:
+            image.load()
+            return SeenImage(image if image.mode == "RGB" else image.convert("RGB"), *sides)
+        changes: list[Change] = ["first_frame"] if not isinstance(source, Image.Image) and _has_frames(image) else []
+        file = _FileFacts.of(image)
+        image.load()  # which turns a TIFF image
+        orientation = _orientation(image, changes)
+        if orientation > 1 or file.orientation > 1:
+            changes.append("turned")
+        middle = _middle(image, LONGEST * min(image.size))
+        colours = _colours(middle, file, rules.background, changes)
+        if orientation > 1:
+            colours = colours.transpose(_TURNS[orientation])
+        width, height = reversed(sides) if orientation in _SIDEWAYS else sides
+        return SeenImage(colours, width, height, tuple(dict.fromkeys(changes)))
+
+
+def load_pixels(
+    source: str | Path | bytes | Image.Image, size: int, name: str = "", rules: ImageRules = ImageRules()
+) -> NDArray[np.uint8]:
+    """RGB pixels `[3, size, size]` of an image file, of its bytes, or of an image of Pillow.
 
     The shorter side is resized to `size` (bilinear, antialiased; JPEG decoded at the smallest sufficient scale), the middle
     square kept.
 
     Raises:
-        ImageError: naming the file, when it is missing, is not an image, is damaged or has more than MAX_PIXELS pixels.
+        ImageError: as `read_image`.
     """
-    with _opened(source, size, name) as (image, _):
-        return square_pixels(image, size)
+    return square_pixels(read_image(source, size, name, rules).colours, size)
 
 
-def decode_image(source: str | Path | bytes, size: int, name: str = "") -> DecodedImage:
-    """What `load_pixels` gives, and the image's own size and perceptual hash, from one decoding.
+def decode_image(source: str | Path | bytes, size: int, name: str = "", rules: ImageRules = ImageRules()) -> DecodedImage:
+    """What `load_pixels` gives, and the image's own size, perceptual hash and changes, from one decoding.
 
     Raises:
-        ImageError: as `load_pixels`.
+        ImageError: as `read_image`.
     """
-    with _opened(source, size, name) as (image, (width, height)):
-        colours = image.convert("RGB")
-        return DecodedImage(square_pixels(colours, size), width, height, perceptual_hash(colours))
+    seen = read_image(source, size, name, rules)
+    pixels = square_pixels(seen.colours, size)
+    return DecodedImage(pixels, seen.width, seen.height, perceptual_hash(seen.colours), seen.changes)
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether a file is named as an image, or begins as one where its ending is another; False of one that cannot be read."""
+    if path.suffix.lower() in ENDINGS:
+        return True
+    try:
+        if not path.is_file():  # a pipe would never end
+            return False
+        with path.open("rb") as stream:
+            return _MAGIC.match(stream.read(HEAD_BYTES)) is not None
+    except OSError:
+        return False
 
 
 @contextmanager
-def _opened(source: str | Path | bytes, size: int, name: str) -> Iterator[tuple[Image.Image, tuple[int, int]]]:
-    """An image about to be decoded for `size`, and its own size; what goes wrong in the block is its fault."""
-    shown = name or (str(source) if not isinstance(source, bytes) else "image bytes")
+def _opened(
+    source: str | Path | bytes | Image.Image, size: int | None, name: str
+) -> Iterator[tuple[Image.Image, tuple[int, int]]]:
+    """An image about to be decoded, and its own size; what goes wrong in the block is its fault."""
+    shown = name or (str(source) if isinstance(source, str | Path) else "image bytes" if isinstance(source, bytes) else "image")
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        if isinstance(source, Image.Image):
+            _require_few_pixels(source, shown)
+            yield source, source.size
+            return
+        if not isinstance(source, bytes) and not stat.S_ISREG(os.stat(source).st_mode):
+            raise ImageError(f"{shown}: not a regular file; give the path of an image file")  # opened, some would never end
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             own_size = image.size
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(f"{shown}: {image.width}x{image.height} pixels; at most {MAX_PIXELS} are decoded")
-            image.draft("RGB", (size, size))
+            _require_few_pixels(image, shown)
+            if size is not None:
+                image.draft("RGB", (size, size))
             yield image, own_size
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise many kinds on damaged files
-        raise ImageError(f"{shown}: not an image that can be decoded ({error}); mend or remove it") from error
+        fault = _fault(source) or str(error)
+        raise ImageError(f"{shown}: not an image that can be decoded ({fault}); mend or remove it") from error
+
+
+def _require_few_pixels(image: Image.Image, shown: str) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(f"{shown}: {image.width}x{image.height} pixels; at most {MAX_PIXELS} are decoded")
+
+
+def _fault(source: str | Path | bytes | Image.Image) -> str:
+    """What a file is instead, where its first bytes tell."""
+    if isinstance(source, Image.Image):
+        return ""
+    try:
+        with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as stream:
+            head = stream.read(HEAD_BYTES)
+    except OSError:
+        return ""
+    kind = next((kind for magic, kind in _OTHER_KINDS if magic.match(head)), None)
+    return f"it is {kind}, which is not read; convert it to PNG or JPEG" if kind else "" if head else "the file is empty"
+
+
+@dataclass(frozen=True)
+class _FileFacts:
+    """What a file says of its pixels that is gone, or is not known by the mode, once they are decoded."""
+
+    format: str | None
+    orientation: int = 1
+    bits: int | None = None
+    is_unsigned: bool = False
+    is_inverted: bool = False
+    transparency_scale: float = 1.0
+
+    @classmethod
+    def of(cls, image: Image.Image) -> Self:
+        tags = getattr(image, "tag_v2", None)
+        if tags is None:
+            tiles = getattr(image, "tile", None) if image.format == "PNG" else None
+            scale = _SAMPLE_SCALES.get(str(tiles[0][3]), 1.0) if tiles else 1.0
+            return cls(image.format, transparency_scale=scale)
+        bits, orientation = tags.get(258), tags.get(ExifTags.Base.Orientation, 1)
+        return cls(
+            image.format,
+            orientation if orientation in _TURNS else 1,
+            bits[0] if isinstance(bits, tuple) and bits else bits,
+            tags.get(339, (1,)) in ((1,), 1),
+            tags.get(262) == 0,
+        )
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation."""
+_SIDEWAYS = frozenset({5, 6, 7, 8})
+_SAMPLE_SCALES = {"L;2": 85, "L;4": 17, "RGB;16B": 1 / 257}
+"""PNG names its transparent colour in the samples of the file, which Pillow scales to 8 bits."""
+
+
+def _has_frames(image: Image.Image) -> bool:
+    if image.format == "MPO":  # a photo, with previews or depths of its own behind it
+        return False
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # the frames after the first are damaged, which it does not need
+        return True
+
+
+def _orientation(image: Image.Image, changes: list[Change]) -> int:
+    """The EXIF orientation of a loaded image that is not yet applied, 1 to 8."""
+    if not _EXIF.intersection(image.info) and not hasattr(image, "tag_v2"):  # as most images are
+        return 1
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # as many kinds as there are damages; viewers show such an image as it is stored
+        changes.append("orientation_unreadable")
+        return 1
+    return orientation if orientation in _TURNS else 1
+
+
+_EXIF = frozenset({"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"})
+"""Where Pillow keeps what may name an orientation; files of TIFF have tags for it."""
+
+
+def _colours(image: Image.Image, file: _FileFacts, background: tuple[int, int, int], changes: list[Change]) -> Image.Image:
+    """The image in RGB: in sRGB by its profile, on the background where it is transparent."""
+    if image.mode == "RGB" and not _RARE.intersection(image.info):  # as most images are
+        return image
+    alpha = None
+    if image.mode == "F" or image.mode.startswith("I"):
+        changes.append("depth_scaled")
+        deep = image
+        image, alpha = _eight_bits(deep, file)
+        image.info = deep.info
+    elif image.has_transparency_data:
+        image, alpha = _without_alpha(image, file)
+    colours = _in_srgb(image, changes)
+    if alpha is None or alpha.getextrema() == (255, 255):
+        return colours
+    changes.append("composited")
+    ground = Image.new("RGB", image.size, background)
+    ground.paste(colours, mask=alpha)
+    return ground
+
+
+_RARE = frozenset({"icc_profile", "transparency"})
+
+
+def _without_alpha(image: Image.Image, file: _FileFacts) -> tuple[Image.Image, Image.Image]:
+    """The colours alone, grey ones in mode L, and how opaque they are."""
+    known = image.info.get("transparency")
+    if file.transparency_scale != 1 and known is not None:
+        image = image.copy()
+        parts = known if isinstance(known, tuple) else (known,)
+        scaled = tuple(round(part * file.transparency_scale) for part in parts)
+        image.info["transparency"] = scaled if isinstance(known, tuple) else scaled[0]
+    is_grey = image.mode in ("1", "L", "LA", "La")
+    whole = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    colours = whole.getchannel(0) if is_grey else whole.convert("RGB")
+    colours.info = {"icc_profile": image.info["icc_profile"]} if "icc_profile" in image.info else {}
+    return colours, whole.getchannel("A")
+
+
+def _eight_bits(image: Image.Image, file: _FileFacts) -> tuple[Image.Image, Image.Image | None]:
+    """Grey values of more than 8 bits as 8, and how opaque they are where one value stands for transparency.
+
+    Whole numbers are shares of the most that their depth holds: the depth of the file where it says so, or else 8, 16 or 32
+    bits, the fewest that hold all of them. Other numbers from 0 to 1 are shares of white. All others, and negative numbers,
+    are spread from the least value, black, to the greatest, white.
+    """
+    values = np.asarray(image)
+    if image.mode == "I" and file.is_unsigned and file.bits == _WORD_BITS:
+        values = values.view(np.uint32)
+    clear = image.info.get("transparency")
+    alpha = Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)) if isinstance(clear, int) else None
+    if image.mode.startswith("I;16"):
+        bits = min(file.bits or _HALF_WORD_BITS, _HALF_WORD_BITS)
+        grey = np.rint(np.minimum(np.arange(2.0**_HALF_WORD_BITS) / (2**bits - 1), 1) * 255).astype(np.uint8)[values]
+    else:
+        black, white = _range(values, image.mode, file)
+        with np.errstate(invalid="ignore"):
+            shares = (values.astype(np.float64) - black) / ((white - black) or 1)
+        grey = np.rint(np.nan_to_num(np.clip(shares, 0, 1), nan=0.0) * 255).astype(np.uint8)
+    return Image.fromarray(255 - grey if file.is_inverted else grey), alpha
+
+
+_HALF_WORD_BITS, _WORD_BITS = 16, 32
+
+
+def _range(values: NDArray[Any], mode: str, file: _FileFacts) -> tuple[float, float]:
+    """The values that stand for black and for white."""
+    known = values[np.isfinite(values)] if mode == "F" else values
+    if not known.size:
+        return 0, 1
+    low, high = float(known.min()), float(known.max())
+    if mode == "F" and 0 <= low and high <= 1:
+        return 0, 1
+    if low < 0 or (mode == "F" and not (known == np.rint(known)).all()):
+        return low, high
+    if mode == "I" and (file.format in ("PNG", "PPM") or file.bits == _HALF_WORD_BITS):
+        return 0, 2.0**15 - 1 if file.format == "TIFF" else 2.0**16 - 1  # TIFF has signed numbers of 16 bits in this mode
+    depths = (2.0**8 - 1, 2.0**16 - 1, 2.0**32 - 1 if file.is_unsigned else 2.0**31 - 1)
+    return 0, next((white for white in depths if high <= white), high)
+
+
+def _in_srgb(image: Image.Image, changes: list[Change]) -> Image.Image:
+    """The image in RGB, as its colour profile means it."""
+    from PIL import ImageCms
+
+    profile = image.info.get("icc_profile")
+    if profile or image.mode == "LAB":
+        try:
+            return _converted(image, profile or b"", changes)
+        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+            changes.append("profile_unreadable")
+            if image.mode == "LAB":
+                return _converted(image, b"", changes)
+    elif "icc_profile" in image.info:  # Pillow could not read it
+        changes.append("profile_unreadable")
+    if image.mode == "CMYK":
+        changes.append("cmyk_converted")
+    return image.convert("RGB")
+
+
+def _converted(image: Image.Image, profile: bytes, changes: list[Change]) -> Image.Image:
+    from PIL import ImageCms
+
+    mode, transform = _conversion(profile, image.mode)
+    shown = image if image.mode == mode else image.convert(mode)
+    if transform is None:
+        return shown
+    changes.append("profile_converted")
+    converted = ImageCms.applyTransform(shown, transform)
+    assert converted is not None, "it is not converted in place"
+    return converted
+
+
+@functools.lru_cache(maxsize=64)
+def _conversion(profile: bytes, mode: str) -> tuple[str, Any]:
+    """How an image of a mode becomes sRGB: the mode that its profile is for, and the transform, None where it is sRGB already.
+
+    Raises:
+        PyCMSError: when the profile is damaged; ValueError when it is of other colours than the image.
+    """
+    from PIL import ImageCms
+
+    known = ImageCms.ImageCmsProfile(io.BytesIO(profile) if profile else ImageCms.createProfile("LAB"))
+    space = known.profile.xcolor_space
+    wanted, fitting = _PROFILE_MODES.get(space, ("", ()))
+    if mode not in fitting:
+        raise ValueError(f"a profile of {space.strip()} colours does not fit an image of mode {mode}")
+    transform = ImageCms.buildTransform(
+        known, ImageCms.createProfile("sRGB"), wanted, "RGB", flags=ImageCms.Flags.NOCACHE
+    )  # by threads at once, so without a cache of its own
+    if wanted in ("RGB", "L"):
+        steps = np.arange(0, 256, 51 if wanted == "RGB" else 1, dtype=np.uint8)
+        grid = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(1, -1, 3) if wanted == "RGB" else steps[None]
+        before = Image.fromarray(grid)
+        after = np.asarray(ImageCms.applyTransform(before, transform), np.int16)
+        if np.abs(after - np.asarray(before.convert("RGB"), np.int16)).max() <= _SAME_COLOUR:
+            return "RGB", None
+    return wanted, transform
+
+
+_SAME_COLOUR = 2
+"""Profiles that call themselves sRGB differ from it by that much of 255, from rounding."""
+_PROFILE_MODES = {
+    "RGB ": ("RGB", ("RGB", "P", "L", "1", "YCbCr")),
+    "GRAY": ("L", ("L", "1")),
+    "CMYK": ("CMYK", ("CMYK",)),
+    "Lab ": ("LAB", ("LAB",)),
+}
+"""Colour space of a profile: the mode that it converts, and the modes of images that it may be of."""
 
 
 def perceptual_hash(image: Image.Image) -> int:
@@ -90,19 +487,19 @@ def perceptual_hash(image: Image.Image) -> int:
 
 
 def square_pixels(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """RGB pixels `[3, size, size]` of an opened image."""
-    if max(image.size) > LONGEST * min(image.size):
-        image = _middle(image, LONGEST * min(image.size))
+    """RGB pixels `[3, size, size]` of an image in RGB."""
+    image = _middle(image, LONGEST * min(image.size))
     scale = size / min(image.width, image.height)
     sides = max(size, round(image.width * scale)), max(size, round(image.height * scale))
-    colours = image if image.mode == "RGB" else image.convert("RGB")
-    pixels = np.asarray(colours if colours.size == sides else colours.resize(sides, Image.Resampling.BILINEAR), np.uint8)
+    pixels = np.asarray(image if image.size == sides else image.resize(sides, Image.Resampling.BILINEAR), np.uint8)
     left, top = (sides[0] - size) // 2, (sides[1] - size) // 2
     return np.ascontiguousarray(pixels[top : top + size, left : left + size].transpose(2, 0, 1))
 
 
 def _middle(image: Image.Image, longest: int) -> Image.Image:
-    """The middle of an image, at most `longest` pixels a side."""
+    """The image, or its middle where a side is longer than `longest`."""
+    if max(image.size) <= longest:
+        return image
     width, height = min(image.width, longest), min(image.height, longest)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))

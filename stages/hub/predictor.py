@@ -21,7 +21,7 @@ from hubflow.stages.hub.cores import usable_cores
 from hubflow.stages.hub.encoded import Feed, normalised, pad_text
 from hubflow.stages.hub.evaluation import word_predictions
 from hubflow.stages.hub.export import LABELS, PROGRAM, SIGNATURE, TOKENIZER
-from hubflow.stages.hub.images import load_pixels, square_pixels
+from hubflow.stages.hub.images import ImageRules, load_pixels
 from hubflow.stages.hub.judging_sequences import outside_id
 from hubflow.stages.hub.parallel import in_parallel
 from hubflow.stages.hub.precision import require_bfloat16_inference
@@ -65,6 +65,7 @@ class Predictor:
         self.signature: dict[str, Any] = json.loads((folder / SIGNATURE).read_text(encoding="utf-8"))
         self.task: str = self.signature["task"]
         self.label_map = LabelMap.load(folder / LABELS)
+        self.image_rules = ImageRules.of(self.signature.get("image", {}))  # of its training, whatever they are today
         is_half = self.signature.get("precision") == "bfloat16"
         if is_half:
             require_bfloat16_inference()
@@ -155,7 +156,12 @@ class Predictor:
             if not isinstance(value, str | Path | bytes | Image.Image):
                 raise PredictError(f"input {row}: expected an image, its path or its bytes, found {type(value).__name__}")
         size = self.signature["image"]["image_size"]
-        decoded = in_parallel(lambda value: _pixels(value, size), inputs, usable_cores(), ahead=2 * batch_size)
+
+        def pixels(row: int) -> NDArray[np.uint8]:
+            value = inputs[row]
+            return load_pixels(value, size, "" if isinstance(value, str | Path) else f"input {row}", self.image_rules)
+
+        decoded = in_parallel(pixels, range(len(inputs)), usable_cores(), ahead=2 * batch_size)
         while batch := list(itertools.islice(decoded, batch_size)):
             yield np.stack(batch)
 
@@ -199,10 +205,6 @@ def _is_text(value: Any, is_pair: bool) -> bool:
     if not is_pair:
         return isinstance(value, str)
     return isinstance(value, tuple) and len(value) == 2 and all(isinstance(text, str) for text in value)  # noqa: PLR2004
-
-
-def _pixels(value: Any, size: int) -> NDArray[np.uint8]:
-    return square_pixels(value, size) if isinstance(value, Image.Image) else load_pixels(value, size)
 
 
 def _engine(folder: Path, threads: int, by_onednn: bool) -> Any:

@@ -5,6 +5,7 @@ import json
 import os
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,16 +49,19 @@ def predict_part(work: PredictionWork, part: PartRef) -> PartRecord:
     predictor = predictor_of(work)
     rows = parquet.read_table(rows_file(folder, part.number))
     bad_sha256, bad = None, 0
+    image_changes: dict[str, int] = {}
     if work.rows_kind == "tokens":
         table, judged = _words(rows, predictor, work)
     else:
-        rows, scores, undecoded = _classes(rows, predictor, work)
+        rows, scores, undecoded, image_changes = _classes(rows, predictor, work)
         table = class_table(rows, scores, predictor.label_map, work.rows_kind, work.top_k, f"predict, {work.source}")
         judged = _judged_classes(rows, scores, predictor)
         if len(undecoded):
             bad, bad_sha256 = len(undecoded), _write(bad_file(folder, part), lambda path: parquet.write_table(undecoded, path))
     sha256 = _write(predictions_file(folder, part), lambda path: parquet.write_table(table, path))
-    record = PartRecord(rows=len(table), sha256=sha256, bad=bad, bad_sha256=bad_sha256, **vars(judged))
+    record = PartRecord(
+        rows=len(table), sha256=sha256, bad=bad, bad_sha256=bad_sha256, image_changes=image_changes, **vars(judged)
+    )
     _write(record_file(folder, part), lambda path: path.write_text(record.model_dump_json(), encoding="utf-8"))
     return record
 
@@ -121,20 +125,23 @@ def _judged_classes(rows: Any, scores: NDArray[np.float32], predictor: "Predicto
     return judge_classes(numbers, rows.column("label").to_pylist(), scores.argmax(1), predictor.label_map)
 
 
-def _classes(rows: Any, predictor: "Predictor", work: PredictionWork) -> tuple[Any, NDArray[np.float32], Any]:
-    """The rows that could be predicted, their probabilities, and the others for the quarantine."""
+def _classes(rows: Any, predictor: "Predictor", work: PredictionWork) -> tuple[Any, NDArray[np.float32], Any, dict[str, int]]:
+    """The rows that could be predicted, their probabilities, the others for the quarantine, and changes made to images."""
     if work.rows_kind == "image":
         return _images(rows, predictor, work)
     texts: list[Any] = rows.column("text").to_pylist()
     if work.rows_kind == "text_pair":
         texts = list(zip(texts, rows.column("text_pair").to_pylist(), strict=True))
-    return rows, predictor.scores(texts, work.batch_size), rows.slice(0, 0)
+    return rows, predictor.scores(texts, work.batch_size), rows.slice(0, 0), {}
 
 
-def _images(rows: Any, predictor: "Predictor", work: PredictionWork) -> tuple[Any, NDArray[np.float32], Any]:
-    """Images are decoded by threads while those before them are predicted on; a few batches of pixels are in memory."""
+def _images(rows: Any, predictor: "Predictor", work: PredictionWork) -> tuple[Any, NDArray[np.float32], Any, dict[str, int]]:
+    """What `_classes` gives of images, which threads decode while those before them are predicted on.
+
+    A few batches of pixels are in memory.
+    """
     from hubflow.stages.hub.cores import usable_cores
-    from hubflow.stages.hub.images import ImageError, load_pixels
+    from hubflow.stages.hub.images import CHANGES, ImageError, read_image, square_pixels
     from hubflow.stages.hub.parallel import in_parallel
 
     size = predictor.signature["image"]["image_size"]
@@ -143,24 +150,27 @@ def _images(rows: Any, predictor: "Predictor", work: PredictionWork) -> tuple[An
 
     def decode(place: int) -> tuple[int, Any]:
         try:
-            return place, load_pixels(sources[place], size, paths[place])
+            seen = read_image(sources[place], size, paths[place], predictor.image_rules)
+            return place, (square_pixels(seen.colours, size), seen.changes)
         except ImageError as error:
             return place, error
 
     is_good = np.ones(len(rows), bool)
+    changes: Counter[str] = Counter()
 
     def decoded() -> Iterator[NDArray[np.uint8]]:
-        for place, pixels in in_parallel(decode, range(len(paths)), usable_cores(), ahead=2 * work.batch_size):
-            if isinstance(pixels, ImageError):
+        for place, found in in_parallel(decode, range(len(paths)), usable_cores(), ahead=2 * work.batch_size):
+            if isinstance(found, ImageError):
                 is_good[place] = False
             else:
-                yield pixels
+                changes.update(found[1])
+                yield found[0]
 
     images, parts = decoded(), [np.zeros((0, predictor.label_map.num_classes), np.float32)]
     while batch := list(itertools.islice(images, work.batch_size)):
         parts.append(predictor.pixel_scores(np.stack(batch)))
     good, bad = rows.filter(arrow.array(is_good)), rows.filter(arrow.array(~is_good))
-    return good, np.concatenate(parts), _undecoded(bad)
+    return good, np.concatenate(parts), _undecoded(bad), {name: changes[name] for name in CHANGES if changes[name]}
 
 
 def _undecoded(rows: Any) -> Any:

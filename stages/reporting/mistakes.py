@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from hubflow.schemas import evaluation
 from hubflow.schemas.frames import PROBABILITY
+from hubflow.stages.hub.images import ImageError, read_image
 from hubflow.stages.reporting.influence import Span, influences
 
 if TYPE_CHECKING:
@@ -180,9 +181,8 @@ def thumbnail(source: bytes | str) -> str:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            small = image.convert("RGB")
-    except OSError:
+        small = read_image(source, THUMBNAIL).colours
+    except ImageError:
         return ""
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     times = THUMBNAIL // max(small.size)  # whole times, so that the pixels of a tiny image are seen as they are

@@ -160,7 +160,7 @@ def encode_pictures(data: Path, **more: Any) -> tuple[DatasetRef, EncodedRef]:
 def test_every_image_is_decoded_once_and_known_by_size_means_and_hash(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     really_open = Image.open
-    monkeypatch.setattr(Image, "open", lambda source: opened.append(str(source)) or really_open(source))
+    monkeypatch.setattr(Image, "open", lambda source, **more: opened.append(str(source)) or really_open(source, **more))
     dataset, encoded = encode_pictures(pictures)
     assert sorted(opened) == sorted(map(str, pictures.rglob("*.png")))
     home = Store(pictures.parent / "store")

@@ -79,7 +79,8 @@ def test_the_folder_holds_all_that_is_needed_and_says_what_it_takes(exported: Ex
     assert "seq_len" not in signature["inputs"]
     if is_image:
         assert signature["inputs"] == {"image": {"shape": [-1, 3, -1, -1], "dtype": "float32"}}
-        assert signature["image"] == {"image_size": 8, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+        rules = {"background": [255, 255, 255], "image_rules": 1}
+        assert signature["image"] == {"image_size": 8, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], **rules}
     else:
         assert signature["text"] == {"max_seq_len": MAX_SEQ_LEN, "pad_token_id": 0}
     assert LabelMap.load(exported.folder / "label_map.json") == exported.label_map

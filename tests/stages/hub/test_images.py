@@ -116,9 +116,9 @@ def test_the_hash_is_that_of_the_look_and_nothing_else() -> None:
 def test_no_fault_of_a_reader_gets_through(monkeypatch: pytest.MonkeyPatch) -> None:
     for error in (EOFError("end"), KeyError("tag"), OverflowError("size")):
 
-        def fail(_source: object, error: Exception = error) -> Image.Image:
+        def fail(_source: object, formats: object, error: Exception = error) -> Image.Image:
             raise error
 
         monkeypatch.setattr(Image, "open", fail)
         with pytest.raises(ImageError, match=r"x\.png: not an image"):
-            load_pixels("x.png", 8)
+            load_pixels(b"x", 8, "x.png")
