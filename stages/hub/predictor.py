@@ -3,9 +3,10 @@
 import functools
 import itertools
 import json
+import math
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,8 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from tokenizers import Tokenizer
 
-from hubflow.schemas.errors import HubflowError
-from hubflow.schemas.folders import verify_folder
+from hubflow.schemas.folders import MANIFEST, StoreError, file_sha256, verify_folder
 from hubflow.schemas.labels import LabelMap
 from hubflow.stages.hub.cores import usable_cores
 from hubflow.stages.hub.encoded import Feed, normalised, pad_text
@@ -25,20 +25,20 @@ from hubflow.stages.hub.images import ImageRules, load_pixels
 from hubflow.stages.hub.judging_sequences import outside_id
 from hubflow.stages.hub.parallel import in_parallel
 from hubflow.stages.hub.precision import require_bfloat16_inference
-from hubflow.stages.hub.runtime import paddle
+from hubflow.stages.hub.prediction_rows import PredictError, require_batch_size, rows_of
+from hubflow.stages.hub.runtime import BUILD_LOCK, paddle
 from hubflow.stages.hub.tokenizer import encode_texts, encode_words
 
+__all__ = ["PredictError", "Prediction", "Predictor"]
 TOKENS_AT_ONCE = 2048
 """Of a batch, padding included: with 8192, MiniLM-L6 took a quarter longer on 2 cores."""
 
 
-class PredictError(HubflowError):
-    """What was given cannot be predicted on; the message names the row."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """What the model says of one row.
+
+    Two predictions are equal when label and every probability are equal; NaN equals NaN.
 
     Attributes:
         label: the most probable label; a tuple of one label a word for sequences.
@@ -49,7 +49,24 @@ class Prediction:
 
     label: Any
     probability: Any
-    probabilities: NDArray[np.float32]
+    probabilities: NDArray[np.float32] = field(repr=False)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Prediction):
+            return NotImplemented
+        return self.label == other.label and np.array_equal(self.probabilities, other.probabilities, equal_nan=True)
+
+    def __hash__(self) -> int:
+        return hash((self.label, self.probabilities.shape))  # equal predictions may differ in the bits of NaN and of zero
+
+    def to_dict(self) -> dict[str, Any]:
+        """`label`, `probability` and `probabilities` as plain strings, numbers and lists, which JSON can hold; None for NaN."""
+        is_sequence = isinstance(self.label, tuple)
+        return {
+            "label": list(self.label) if is_sequence else self.label,
+            "probability": _plain(self.probability),
+            "probabilities": _plain(self.probabilities.tolist()),
+        }
 
 
 class Predictor:
@@ -61,7 +78,7 @@ class Predictor:
     """
 
     def __init__(self, folder: Path, manifest: dict[str, Any], threads: int | None = None) -> None:
-        self.folder, self.manifest = folder, manifest
+        self.folder, self.manifest, self.threads = folder, manifest, threads
         self.signature: dict[str, Any] = json.loads((folder / SIGNATURE).read_text(encoding="utf-8"))
         self.task: str = self.signature["task"]
         self.label_map = LabelMap.load(folder / LABELS)
@@ -83,18 +100,23 @@ class Predictor:
         folder = Path(path)
         return cls(folder, verify_folder(folder), threads)
 
-    def predict(self, inputs: Sequence[Any], batch_size: int = 64) -> list[Prediction]:
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled is where the export is, not what it holds: the other process loads the folder, and verifies it again."""
+        folder = self.folder.absolute()
+        return _reloaded, (type(self), str(folder), self.threads, file_sha256(folder / MANIFEST))
+
+    def predict(self, inputs: Any, batch_size: int = 64) -> list[Prediction]:
         """Predict on rows, in order.
 
         Args:
-            inputs: texts; pairs `(text, text_pair)`; lists of words for sequence labelling; image paths, bytes or PIL images.
+            inputs: texts; pairs `(text, text_pair)`; lists of words for sequence labelling; image paths, bytes, PIL images or
+                uint8 arrays. One text, one tuple of two texts or one image is one row. A frame has them in the columns `text`,
+                `text` and `text_pair`, `tokens`, or `image` (else `path`).
             batch_size: rows a run; rows of like length share one.
 
         Raises:
             PredictError: naming the row whose type does not fit the task; ImageError for an image that does not decode.
         """
-        if not len(inputs):
-            return []
         if self.task == "sequence_labelling":
             return [self._sequence(*one) for one in self.word_scores(inputs, batch_size)]
         return [self._one(probabilities) for probabilities in self.scores(inputs, batch_size)]
@@ -109,12 +131,13 @@ class Predictor:
             output: NDArray[np.float32] = self._engine.get_output_handle(self._engine.get_output_names()[0]).copy_to_cpu()
             return output
 
-    def scores(self, inputs: Sequence[Any], batch_size: int = 64) -> NDArray[np.float32]:
+    def scores(self, inputs: Any, batch_size: int = 64) -> NDArray[np.float32]:
         """Probabilities `[rows, classes]`, for classification; inputs and errors are those of `predict`."""
+        rows, batch_size = rows_of(inputs, self.signature["rows_kind"]), require_batch_size(batch_size)
         if "image" in self.signature:
-            parts = [self.pixel_scores(pixels) for pixels in self._pixels(inputs, batch_size)]
+            parts = [self.pixel_scores(pixels) for pixels in self._pixels(rows, batch_size)]
         else:
-            parts = [np.stack(self._text_scores(inputs, batch_size))] if len(inputs) else []
+            parts = [np.stack(self._text_scores(rows, batch_size))] if rows else []
         return np.concatenate(parts or [np.zeros((0, self.label_map.num_classes), np.float32)])
 
     def pixel_scores(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -123,12 +146,9 @@ class Predictor:
         mean, std = np.asarray(spec["mean"], np.float32), np.asarray(spec["std"], np.float32)
         return self.run({"image": normalised(pixels, mean, std)})
 
-    def word_scores(self, inputs: Sequence[Any], batch_size: int = 64) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    def word_scores(self, inputs: Any, batch_size: int = 64) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """Of each row of words, the class of each word and its probabilities `[words, classes]`, as `Prediction` has them."""
-        for row, value in enumerate(inputs):
-            if not isinstance(value, list | tuple | np.ndarray) or not all(isinstance(word, str) for word in value):
-                raise PredictError(f"input {row}: expected a list of words, found {type(value).__name__}")
-        words = [list(value) for value in inputs]
+        words, batch_size = rows_of(inputs, "tokens"), require_batch_size(batch_size)
         encoded = encode_words(self._tokenizer, words, self.signature["text"]["max_seq_len"])
         segments = [np.zeros_like(row) for row in encoded.input_ids]
         scores = self._run_text(encoded.input_ids, segments, batch_size)
@@ -139,29 +159,20 @@ class Predictor:
             found.append((word_predictions(pieces, probabilities, outside), by_word))
         return found
 
-    def _text_scores(self, inputs: Sequence[Any], batch_size: int) -> list[NDArray[np.float32]]:
+    def _text_scores(self, rows: Sequence[Any], batch_size: int) -> list[NDArray[np.float32]]:
         is_pair = self.signature["rows_kind"] == "text_pair"
-        for row, value in enumerate(inputs):
-            if not _is_text(value, is_pair):
-                kind = "a pair of texts" if is_pair else "a text"
-                raise PredictError(f"input {row}: expected {kind}, as the model was trained on, found {type(value).__name__}")
-        texts = [value[0] if is_pair else value for value in inputs]
-        pairs = [value[1] for value in inputs] if is_pair else None
+        texts = [row[0] for row in rows] if is_pair else rows
+        pairs = [row[1] for row in rows] if is_pair else None
         ids, segments = encode_texts(self._tokenizer, texts, pairs, self.signature["text"]["max_seq_len"])
         return self._run_text(ids, segments, batch_size)
 
-    def _pixels(self, inputs: Sequence[Any], batch_size: int) -> Iterator[NDArray[np.uint8]]:
+    def _pixels(self, images: Sequence[Any], batch_size: int) -> Iterator[NDArray[np.uint8]]:
         """Batches of pixels, decoded by threads while the one before is predicted on."""
-        for row, value in enumerate(inputs):
-            if not isinstance(value, str | Path | bytes | Image.Image):
-                raise PredictError(f"input {row}: expected an image, its path or its bytes, found {type(value).__name__}")
         size = self.signature["image"]["image_size"]
-
-        def pixels(row: int) -> NDArray[np.uint8]:
-            value = inputs[row]
-            return load_pixels(value, size, "" if isinstance(value, str | Path) else f"input {row}", self.image_rules)
-
-        decoded = in_parallel(pixels, range(len(inputs)), usable_cores(), ahead=2 * batch_size)
+        rows = range(len(images))
+        decoded = in_parallel(
+            lambda row: _pixels(images[row], size, row, self.image_rules), rows, usable_cores(), ahead=2 * batch_size
+        )
         while batch := list(itertools.islice(decoded, batch_size)):
             yield np.stack(batch)
 
@@ -201,10 +212,32 @@ def _batches(lengths: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np
         start += rows
 
 
-def _is_text(value: Any, is_pair: bool) -> bool:
-    if not is_pair:
-        return isinstance(value, str)
-    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(text, str) for text in value)  # noqa: PLR2004
+def _pixels(value: Any, size: int, row: int) -> NDArray[np.uint8]:
+    try:
+        return square_pixels(value, size) if isinstance(value, Image.Image) else load_pixels(value, size)
+    except ImageError as error:
+        raise ImageError(f"input {row}: {error}") from error
+    except (OSError, ValueError, SyntaxError) as error:  # of a PIL image, which may be decoded only now
+        raise ImageError(f"input {row}: the image cannot be decoded ({error}); mend or remove it") from error
+
+
+def _pixels(value: Any, size: int, row: int, rules: ImageRules) -> NDArray[np.uint8]:
+    """Pixels `[3, size, size]` of the image in row number `row`."""
+    return load_pixels(value, size, f"input {row}: {value}" if isinstance(value, str) else f"input {row}", rules)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers, or tuples and lists of them, as lists of numbers and None."""
+    if isinstance(value, tuple | list):
+        return [_plain(one) for one in value]
+    return None if math.isnan(value) else value
+
+
+def _reloaded(kind: type[Predictor], folder: str, threads: int | None, manifest_sha256: str) -> Predictor:
+    predictor = kind.load(folder, threads)
+    if file_sha256(predictor.folder / MANIFEST) != manifest_sha256:
+        raise StoreError(f"{folder}: another export is there than when the predictor was pickled; load it anew")
+    return predictor
 
 
 def _engine(folder: Path, threads: int, by_onednn: bool) -> Any:
@@ -213,5 +246,6 @@ def _engine(folder: Path, threads: int, by_onednn: bool) -> Any:
     config.disable_glog_info()
     if by_onednn:  # for this engine alone: the flag by which training would compute with it stays as it is
         config.enable_mkldnn()  # a program in bfloat16 loses by its conversions what it won: 240 ms instead of 153
-    config.set_cpu_math_library_num_threads(threads)
-    return paddle.inference.create_predictor(config)
+    config.set_cpu_math_library_num_threads(threads)  # which the engine sets anew, for its own thread, whenever it runs
+    with BUILD_LOCK:  # of reading a program the parts are shared with all who build one
+        return paddle.inference.create_predictor(config)

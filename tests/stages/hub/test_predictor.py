@@ -1,16 +1,26 @@
 """Predictor: answers in order, one for each row, and names the row that it cannot answer."""
 
+import io
 import json
+import pickle
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
+from fastapi.encoders import jsonable_encoder
+from PIL import Image
 from small_exports import Exported
 from small_modules import ENTITY_LABELS, some_texts
 
-from hubflow.schemas.folders import seal
+from hubflow.schemas.folders import StoreError, seal
 from hubflow.stages.hub.images import ImageError
 from hubflow.stages.hub.predictor import PredictError, Prediction, Predictor
 
@@ -87,7 +97,8 @@ def test_text_pairs_are_read_as_pairs(texts: Predictor, pairs: Predictor) -> Non
 
 
 @pytest.mark.parametrize(
-    ("rows", "row"), [(["a", ("b", "c")], 1), ([("a", "b")], 0), (["a", "b", 7], 2), ([None], 0), ([["a", "b"]], 0)]
+    ("rows", "row"),
+    [(["a", ("b", "c")], 1), ([("a", "b")], 0), (["a", "b", 7], 2), ([None], 0), ([["a", "b"]], 0), (["a", b"b"], 1)],
 )
 def test_a_row_that_is_no_text_is_named(rows: list[Any], row: int, texts: Predictor) -> None:
     with pytest.raises(PredictError, match=f"input {row}: expected a text, as the model was trained on"):
@@ -123,3 +134,221 @@ def test_an_image_that_does_not_decode_is_named(images: Predictor, tiny_exports:
         images.predict([tmp_path / "broken.png"])
     with pytest.raises(PredictError, match="input 1: expected an image"):
         images.predict([tiny_exports["image"].inputs[0], 7])
+
+
+class Stream:
+    """A column or a frame that is known by the Arrow PyCapsule interface alone, as those of Polars and DuckDB are."""
+
+    def __init__(self, held: Any) -> None:
+        self._held = held
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return self._held.__arrow_c_stream__(requested_schema)
+
+
+FORMS: dict[str, Callable[[list[Any]], Any]] = {
+    "tuple": tuple,
+    "generator": lambda rows: (row for row in rows),
+    "iterator": iter,
+    "map": lambda rows: map(lambda row: row, rows),
+    "dict's values": lambda rows: dict(enumerate(rows)).values(),
+    "object array": lambda rows: np.fromiter(rows, object, len(rows)),
+    "Series": pd.Series,
+    "Series of another index": lambda rows: pd.Series(rows, index=range(len(rows), 0, -1)),
+    "Series of Arrow": lambda rows: pd.Series(rows, dtype=pd.ArrowDtype(pa.array(rows).type)),
+    "Arrow array": pa.array,
+    "Arrow chunks": lambda rows: pa.chunked_array([rows[:1], rows[1:]]),
+    "Arrow stream of a column": lambda rows: Stream(pa.chunked_array([rows])),
+}
+TEXT_FORMS: dict[str, Callable[[list[str]], Any]] = {
+    "array": np.array,
+    "Series of categories": lambda rows: pd.Series(rows, dtype="category"),
+    "Index": pd.Index,
+    "Arrow dictionary": lambda rows: pa.array(rows).dictionary_encode(),
+    "Arrow views": lambda rows: pa.array(rows, pa.string_view()),
+    "frame": lambda rows: pd.DataFrame({"id": range(len(rows)), "text": rows}),
+    "Arrow table": lambda rows: pa.table({"id": range(len(rows)), "text": rows}),
+    "Arrow batch": lambda rows: pa.record_batch({"text": rows}),
+    "Arrow stream of a frame": lambda rows: Stream(pa.table({"id": range(len(rows)), "text": rows})),
+}
+
+
+@pytest.mark.parametrize("form", [*FORMS, *TEXT_FORMS])
+def test_texts_may_come_in_any_form_that_has_an_order(form: str, texts: Predictor) -> None:
+    rows = some_texts(5, seed=9)[0]
+    assert texts.predict({**FORMS, **TEXT_FORMS}[form](rows), 2) == texts.predict(rows, 2)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_words_may_come_in_any_form_that_has_an_order(form: str, words: Predictor) -> None:
+    rows = [["Ada", "visits", "Paris"], ["good"], ["film", "dull"]]
+    expected = words.predict(rows)
+    assert words.predict(FORMS[form](rows)) == expected
+    assert words.predict(pd.DataFrame({"tokens": rows})) == words.predict(pa.table({"tokens": rows})) == expected
+    assert words.predict([tuple(row) for row in rows]) == words.predict([np.array(row) for row in rows]) == expected
+
+
+def test_one_text_is_one_text(texts: Predictor) -> None:
+    expected = texts.predict(["good film"])
+    assert len(expected) == 1
+    assert texts.predict("good film") == texts.predict(np.str_("good film")) == expected
+    assert len(texts.predict("")) == 1
+    assert texts.predict(("good film", "bad film")) == texts.predict(["good film", "bad film"])
+
+
+def test_pairs_may_be_tuples_lists_arrays_or_two_columns(pairs: Predictor) -> None:
+    rows = [("good film", "bad film"), ("bad film", "good film"), ("a", "b")]
+    expected = pairs.predict(rows)
+    assert pairs.predict(json.loads(json.dumps(rows))) == expected
+    assert pairs.predict(np.array(rows)) == pairs.predict(zip(*zip(*rows, strict=True), strict=True)) == expected
+    frame = pd.DataFrame(rows, columns=["text", "text_pair"])
+    assert pairs.predict(frame[["text_pair", "text"]]) == pairs.predict(pa.Table.from_pandas(frame)) == expected
+    assert pairs.predict(rows[0]) == expected[:1]
+    with pytest.raises(
+        PredictError, match="expected a frame with the columns 'text' and 'text_pair', found the columns 'text'"
+    ):
+        pairs.predict(frame[["text"]])
+    with pytest.raises(PredictError, match="input 0: expected a pair of texts"):  # a list is a list of rows
+        pairs.predict(list(rows[0]))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"text": ["a"]}, "a dict, which has no order of rows; give a list of rows, or a frame with the column 'text'"),
+        ({"a", "b"}, "a set, which has no order"),
+        (frozenset("a"), "a frozenset, which has no order"),
+        (b"good film", "the inputs are one bytes; expected a text"),
+        (7, "the inputs are of type int; expected a text"),
+        (None, "the inputs are of type NoneType; expected a text"),
+        (np.array("a"), "an array of no dimensions"),
+        (pd.DataFrame({"body": ["a"]}), "expected a frame with the column 'text', found the columns 'body'"),
+        (pa.table({"body": ["a"]}), "expected a frame with the column 'text', found the columns 'body'"),
+        (pd.Series(["a", None]), "input 1: .*a missing value; drop or fill the row"),
+        (pd.DataFrame({"text": ["a", float("nan")]}, dtype=object), "input 1: .*found nan, a missing value"),
+        (["a", pd.NA], "input 1: .*found <NA>, a missing value"),
+        (pa.array(["a", None]), "input 1: .*found None, a missing value"),
+        (pa.array([b"a"]), "input 0: .*found bytes; decode the bytes to text"),
+        (np.array([["a", "b"]]), "input 0: expected a text, as the model was trained on, found list of 2 texts"),
+        (["fine", "so \ud83d lone"], r"input 1: the text has the lone surrogate U\+D83D at position 3"),
+    ],
+)
+def test_what_is_no_sequence_of_texts_is_refused(inputs: Any, message: str, texts: Predictor) -> None:
+    with pytest.raises(PredictError, match=message):
+        texts.predict(inputs)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ("Ada visits", "the inputs are one str; expected a list of words"),
+        (["Ada visits"], "input 0: expected a list of words.*found str; split the text into words, and give one list for each"),
+        ([["Ada"], ["\udc00"]], r"input 1: .*U\+DC00 at position 0"),
+        ([["Ada", None]], r"input 0: .*found list with None \(NoneType\) in it"),
+        ([["Ada", float("nan")]], "input 0: .*found list with nan"),
+        ([{"tokens": ["Ada"]}], "input 0: .*found dict"),
+    ],
+)
+def test_what_is_no_list_of_words_is_refused(inputs: Any, message: str, words: Predictor) -> None:
+    with pytest.raises(PredictError, match=message):
+        words.predict(inputs)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5, "8", None, True])
+def test_a_batch_has_at_least_one_row(
+    batch_size: Any, texts: Predictor, words: Predictor, images: Predictor, tiny_exports: dict[str, Exported]
+) -> None:
+    for predictor, kind in ((texts, "text"), (words, "token"), (images, "image")):
+        with pytest.raises(PredictError, match=r"batch_size is .*; expected a whole number of at least 1"):
+            predictor.predict(tiny_exports[kind].inputs, batch_size)
+    assert len(texts.predict(["a", "b"], np.int64(1))) == 2  # type: ignore[arg-type]
+
+
+def test_one_image_may_come_in_any_form(images: Predictor, tiny_exports: dict[str, Exported], tmp_path: Path) -> None:
+    image = tiny_exports["image"].inputs[0]
+    image.save(tmp_path / "one.png")
+    data = (tmp_path / "one.png").read_bytes()
+    expected = images.predict([image])
+    for form in (image, tmp_path / "one.png", str(tmp_path / "one.png"), data, bytearray(data), np.asarray(image)):
+        assert images.predict(form) == expected
+    pixels = np.stack([np.asarray(one) for one in tiny_exports["image"].inputs])
+    assert images.predict(pixels) == images.predict(tiny_exports["image"].inputs)
+    frames = (pd.DataFrame({"image": [data]}), pd.DataFrame({"path": [str(tmp_path / "one.png")]}), pa.table({"image": [data]}))
+    assert [images.predict(frame) for frame in frames] == [expected] * 3
+
+
+def test_an_image_that_is_cut_off_names_its_row(images: Predictor, tiny_exports: dict[str, Exported]) -> None:
+    buffer = io.BytesIO()
+    tiny_exports["image"].inputs[0].resize((200, 200)).save(buffer, "PNG")
+    half = buffer.getvalue()[: len(buffer.getvalue()) // 2]
+    for broken in (half, Image.open(io.BytesIO(half))):
+        with pytest.raises(ImageError, match="input 1: "):
+            images.predict([tiny_exports["image"].inputs[0], broken])
+    with pytest.raises(PredictError, match=r"input 0: expected an image.*found array of float64 \[4, 4, 3\]"):
+        images.predict([np.zeros((4, 4, 3))])
+
+
+def test_a_prediction_is_plain_json(texts: Predictor, words: Predictor) -> None:
+    (one,) = texts.predict("good film")
+    assert json.loads(json.dumps(one.to_dict(), allow_nan=False)) == {
+        "label": one.label,
+        "probability": one.probability,
+        "probabilities": [float(value) for value in one.probabilities],
+    }
+    (long,) = words.predict([["film"] * 20])
+    plain = json.loads(json.dumps(jsonable_encoder(long.to_dict()), allow_nan=False))
+    assert plain["label"] == list(long.label)
+    assert plain["probability"][14:] == [None] * 6
+    assert plain["probabilities"][14:] == [[None] * ENTITY_LABELS.num_classes] * 6
+    assert plain["probabilities"][0] == long.probabilities[0].tolist()
+
+
+def test_predictions_are_equal_by_what_they_say(texts: Predictor, words: Predictor) -> None:
+    one, same, other = texts.predict(["good film", "good film", "dull plot by Ada"], 1)
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one != other
+    assert one != one.to_dict()
+    assert len({one, same, other}) == 2
+    cut = [["film"] * 20]
+    assert words.predict(cut) == words.predict(cut)
+    assert repr(one) == f"Prediction(label={one.label!r}, probability={one.probability!r})"
+    assert pickle.loads(pickle.dumps(one)) == one  # noqa: S301
+
+
+def test_a_predictor_loads_again_in_another_process(
+    texts: Predictor, tiny_exports: dict[str, Exported], tmp_path: Path
+) -> None:
+    assert pickle.loads(pickle.dumps(texts)).predict("good film") == texts.predict("good film")  # noqa: S301
+    folder = shutil.copytree(tiny_exports["text"].folder, tmp_path / "export")
+    (tmp_path / "predictor.pickle").write_bytes(pickle.dumps(Predictor.load(folder, threads=1)))
+    code = (
+        "import pickle, sys; predictor = pickle.load(open(sys.argv[1], 'rb')); "
+        "open(sys.argv[2], 'wb').write(pickle.dumps((predictor.threads, predictor.predict('good film'))))"
+    )
+    files = [str(tmp_path / name) for name in ("predictor.pickle", "found.pickle")]
+    subprocess.run([sys.executable, "-c", code, *files], check=True, cwd=tmp_path)
+    assert pickle.loads(Path(files[1]).read_bytes()) == (1, texts.predict("good film"))  # noqa: S301
+    params = folder / "program.pdiparams"
+    params.write_bytes(params.read_bytes()[::-1])
+    with pytest.raises(StoreError, match=r"program\.pdiparams"):
+        pickle.loads(Path(files[0]).read_bytes())  # noqa: S301
+    params.write_bytes(params.read_bytes()[::-1])
+    seal(folder, "exports", {"trained": "again"})
+    with pytest.raises(StoreError, match="another export"):
+        pickle.loads(Path(files[0]).read_bytes())  # noqa: S301
+
+
+def test_predictors_in_threads_predict_as_each_does_alone(tiny_exports: dict[str, Exported]) -> None:
+    """Others load and run meanwhile, with other numbers of math threads."""
+    kinds = [(kind, threads) for kind in tiny_exports for threads in (1, 2)] * 2
+
+    def predicted(kind: str, threads: int) -> bytes:
+        predictor = Predictor.load(tiny_exports[kind].folder, threads)
+        rounds = {b"".join(one.probabilities.tobytes() for one in predictor.predict(tiny_exports[kind].inputs)) for _ in "123"}
+        (found,) = rounds
+        return found
+
+    alone = [predicted(*one) for one in kinds]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda one: predicted(*one), kinds)) == alone

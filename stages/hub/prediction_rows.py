@@ -1,0 +1,250 @@
+"""What a user gives a predictor, as a list of rows of the kind that the model was trained on. Must not import Paddle."""
+
+import math
+import operator
+import os
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from hubflow.schemas.errors import HubflowError, bounded
+from hubflow.schemas.references import RowKind
+
+COLUMNS: dict[RowKind, tuple[tuple[str, ...], ...]] = {
+    "text": (("text",),),
+    "text_pair": (("text", "text_pair"),),
+    "tokens": (("tokens",),),
+    "image": (("image",), ("path",)),
+}
+"""Columns that the rows of a frame are taken from; of images the first that there is."""
+EXPECTED: dict[RowKind, str] = {
+    "text": "a text, as the model was trained on",
+    "text_pair": "a pair of texts, as the model was trained on",
+    "tokens": "a list of words, as the model was trained on",
+    "image": "an image: a path, bytes, a PIL image or a uint8 array [height, width, 3]",
+}
+Bytes = bytes | bytearray | memoryview
+PAIR = 2
+
+
+class PredictError(HubflowError):
+    """What was given cannot be predicted on; the message names the row."""
+
+
+def rows_of(inputs: Any, kind: RowKind) -> list[Any]:
+    """The rows in `inputs`, each checked: texts, pairs of texts, lists of words, or paths, bytes and PIL images.
+
+    Args:
+        inputs: one text, one tuple of two texts for pairs, or one image; or many rows: a list or another iterable, a pandas
+            frame or Series, a numpy or Arrow array, an Arrow table, or anything else with the Arrow PyCapsule interface. Of a
+            frame, the columns of the row's kind are read: `text`, `text` and `text_pair`, `tokens`, `image` or `path`.
+        kind: of the rows that the model was trained on.
+
+    Raises:
+        PredictError: for what is no sequence of rows, and naming the first row of another type.
+    """
+    rows = _listed(inputs, kind)
+    found: list[Any] = [_CHECKED[kind](value, row) for row, value in enumerate(rows)]
+    _require_characters(found, kind)
+    return found
+
+
+def require_batch_size(value: Any) -> int:
+    """A number of rows, at least 1.
+
+    Raises:
+        PredictError: when it is none.
+    """
+    try:
+        size = operator.index(value)
+    except TypeError:
+        size = 0
+    if size < 1 or isinstance(value, bool):
+        raise PredictError(f"batch_size is {value!r}; expected a whole number of at least 1")
+    return size
+
+
+def _listed(inputs: Any, kind: RowKind) -> list[Any]:
+    if isinstance(inputs, list):
+        return inputs
+    if _is_one_row(inputs, kind):
+        return [inputs]
+    if isinstance(inputs, Mapping):
+        raise PredictError(
+            f"the inputs are a {type(inputs).__name__}, which has no order of rows; give a list of rows, or a frame with "
+            f"{_columns_text(kind)} (pandas.DataFrame(...))"
+        )
+    if isinstance(inputs, Set):
+        raise PredictError(f"the inputs are a {type(inputs).__name__}, which has no order; give a list of rows")
+    if isinstance(inputs, str | Bytes):
+        raise PredictError(f"the inputs are one {type(inputs).__name__}; expected {EXPECTED[kind]}, or a list of such rows")
+    if _is_pandas(inputs, "DataFrame"):
+        return _of_columns({name: inputs[name].tolist() for name in _names(kind) & {*inputs.columns}}, inputs.columns, kind)
+    if isinstance(inputs, np.ndarray):
+        return _of_array(inputs, kind)
+    if hasattr(inputs, "__arrow_c_stream__") or hasattr(inputs, "__arrow_c_array__"):
+        return _of_arrow(inputs, kind)
+    if isinstance(inputs, Iterable):
+        return list(inputs)
+    raise PredictError(f"the inputs are of type {type(inputs).__name__}; expected {EXPECTED[kind]}, or a list of such rows")
+
+
+def _is_one_row(inputs: Any, kind: RowKind) -> bool:
+    match kind:
+        case "text":
+            return isinstance(inputs, str)
+        case "text_pair":
+            return isinstance(inputs, tuple) and len(inputs) == PAIR and all(isinstance(text, str) for text in inputs)
+        case "tokens":
+            return False
+        case "image":
+            is_pixels = isinstance(inputs, np.ndarray) and inputs.dtype == np.uint8
+            return isinstance(inputs, str | os.PathLike | Bytes | Image.Image) or (is_pixels and _is_one_image(inputs.shape))
+
+
+def _is_one_image(shape: tuple[int, ...]) -> bool:
+    """Whether pixels of this shape are `[height, width]`, or that with three or four channels."""
+    return len(shape) == 2 or (len(shape) == 3 and shape[-1] in (3, 4))  # noqa: PLR2004
+
+
+def _names(kind: RowKind) -> set[str]:
+    return {name for names in COLUMNS[kind] for name in names}
+
+
+def _columns_text(kind: RowKind) -> str:
+    choices = [" and ".join(map(repr, names)) for names in COLUMNS[kind]]
+    return f"the column{'s' if len(COLUMNS[kind][0]) > 1 else ''} {' or '.join(choices)}"
+
+
+def _is_pandas(value: Any, name: str) -> bool:
+    kind = type(value)
+    return any(base.__name__ == name and base.__module__.partition(".")[0] == "pandas" for base in kind.__mro__)
+
+
+def _of_columns(columns: Mapping[str, list[Any]], present: Iterable[Any], kind: RowKind) -> list[Any]:
+    """The rows of a frame that has the columns `present`, from those of them that the kind of the rows is read from."""
+    names = next((names for names in COLUMNS[kind] if all(name in columns for name in names)), None)
+    if names is None:
+        raise PredictError(
+            f"expected a frame with {_columns_text(kind)}, found the columns {bounded(map(repr, present))}; "
+            "rename them, or give one column alone"
+        )
+    lists = [columns[name] for name in names]
+    return lists[0] if len(lists) == 1 else list(zip(*lists, strict=True))
+
+
+def _of_array(array: np.ndarray[Any, Any], kind: RowKind) -> list[Any]:
+    if array.ndim == 0:
+        raise PredictError("the inputs are an array of no dimensions; give a list of rows")
+    if kind == "image" and array.ndim > 1:
+        return list(array)
+    rows: list[Any] = array.tolist()
+    return rows
+
+
+def _of_arrow(inputs: Any, kind: RowKind) -> list[Any]:
+    import pyarrow as arrow
+
+    if not isinstance(inputs, arrow.Array | arrow.ChunkedArray | arrow.Table | arrow.RecordBatch):
+        # A table and a column come by the same interface; the one of a table is a column of structs.
+        inputs = arrow.chunked_array(inputs) if hasattr(inputs, "__arrow_c_stream__") else arrow.array(inputs)
+        if arrow.types.is_struct(inputs.type):
+            chunks = inputs.chunks if isinstance(inputs, arrow.ChunkedArray) else [inputs]
+            batches = [arrow.RecordBatch.from_struct_array(chunk) for chunk in chunks]
+            inputs = arrow.Table.from_batches(batches, arrow.schema(inputs.type))
+    if isinstance(inputs, arrow.Table | arrow.RecordBatch):
+        present = inputs.schema.names
+        return _of_columns({name: inputs.column(name).to_pylist() for name in _names(kind) & {*present}}, present, kind)
+    rows: list[Any] = inputs.to_pylist()
+    return rows
+
+
+def _fault(row: int, kind: RowKind, value: Any) -> PredictError:
+    if _is_missing(value):
+        return PredictError(f"input {row}: expected {EXPECTED[kind]}, found {value!r}, a missing value; drop or fill the row")
+    hint = ""
+    if kind == "tokens" and isinstance(value, str):
+        hint = "; split the text into words, and give one list for each sentence"
+    elif isinstance(value, Bytes) and kind != "image":
+        hint = "; decode the bytes to text"
+    return PredictError(f"input {row}: expected {EXPECTED[kind]}, found {_described(value)}{hint}")
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, list | tuple) and value:
+        strange = [one for one in value if not isinstance(one, str)]
+        kinds = f" with {strange[0]!r:.40} ({type(strange[0]).__name__}) in it" if strange else f" of {len(value)} texts"
+        return f"{type(value).__name__}{kinds}"
+    if isinstance(value, np.ndarray):
+        return f"array of {value.dtype} {list(value.shape)}"
+    return type(value).__name__
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and math.isnan(value))
+
+
+def _text(value: Any, row: int) -> str:
+    if isinstance(value, str):
+        return value
+    raise _fault(row, "text", value)
+
+
+def _texts(value: Any) -> list[str] | None:
+    """A row of texts as a list; None when it is something else."""
+    listed = value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else value
+    return list(listed) if isinstance(listed, list | tuple) and all(isinstance(one, str) for one in listed) else None
+
+
+def _pair(value: Any, row: int) -> tuple[str, str]:
+    texts = _texts(value)
+    if texts is None or len(texts) != PAIR:
+        raise _fault(row, "text_pair", value)
+    return texts[0], texts[1]
+
+
+def _words(value: Any, row: int) -> list[str]:
+    words = _texts(value)
+    if words is None:
+        raise _fault(row, "tokens", value)
+    return words
+
+
+def _image(value: Any, row: int) -> Any:
+    if isinstance(value, str | bytes | Image.Image):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Bytes):
+        return bytes(value)
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and _is_one_image(value.shape) and value.size:
+        return Image.fromarray(value)
+    raise _fault(row, "image", value)
+
+
+_CHECKED: dict[RowKind, Any] = {"text": _text, "text_pair": _pair, "tokens": _words, "image": _image}
+
+
+def _require_characters(rows: list[Any], kind: RowKind) -> None:
+    """Refuse lone surrogates, which are no characters and which no tokenizer takes."""
+    if kind == "image":
+        return
+    try:
+        for value in rows:
+            (value if kind == "text" else "\0".join(value)).encode()
+    except UnicodeEncodeError:
+        pass
+    else:
+        return
+    for row, value in enumerate(rows):
+        for text in [value] if kind == "text" else value:
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                code = f"U+{ord(text[error.start]):04X}"
+                raise PredictError(
+                    f"input {row}: the text has the lone surrogate {code} at position {error.start}, which is no character; "
+                    "read the file in its own encoding, or replace it"
+                ) from error
