@@ -198,7 +198,7 @@ class TrainSettings(Settings):
     )
     schedule: ScheduleSettings = Field(Linear(), description="After warm-up; a name, or a name with its own arguments")
     warmup_proportion: Share = Field(0.1, description="Share of all steps over which the learning rate rises")
-    warmup_steps: int | None = Field(None, ge=0, description="Number of steps instead of a share")
+    warmup_steps: int | None = Field(None, ge=0, description="Number of steps instead of a share; fewer than the run has")
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="Discriminative rates: each block learns at so much of the rate of the block above it"
     )

@@ -129,6 +129,7 @@ def _require_sense(request: TrainRequest, reuse: bool) -> None:
 def _check_at_once(request: TrainRequest) -> None:
     """Find what would end the run before its first step, while nothing is written and no process started."""
     from hubflow.stages.hub.course import Course
+    from hubflow.stages.hub.evaluation import require_defined
     from hubflow.stages.hub.module import module_blocks, read_config
     from hubflow.stages.hub.objective import class_weights_of
     from hubflow.stages.hub.precision import require_precision
@@ -140,7 +141,11 @@ def _check_at_once(request: TrainRequest) -> None:
     blocks = module_blocks(read_config(home.open(request.task.module).folder, request.task.module.pretrained))
     rows = open_split(home, encoded, "train")
     Course(settings, blocks, len(rows), "dev" in encoded.dataset.rows, settings.best_metric or "")
-    class_weights_of(settings, LabelMap.load(home.open(encoded).folder / "label_map.json"), rows)
+    label_map = LabelMap.load(home.open(encoded).folder / "label_map.json")
+    class_weights_of(settings, label_map, rows)
+    if "dev" in encoded.dataset.rows:
+        metric = settings.best_metric or _default_metric(request.task.task, label_map)
+        require_defined(metric, open_split(home, encoded, "dev"), label_map)
 
 
 def _train(request: TrainRequest, working: Path, watchers: Sequence[Callback], callbacks: Sequence[Callback]) -> TrainState:

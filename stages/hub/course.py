@@ -21,7 +21,8 @@ class Course:
         best_metric: picks the best weights.
 
     Raises:
-        SettingsError: when more blocks are to be frozen than there are, or early stopping has nothing to judge on.
+        SettingsError: when more blocks are to be frozen than there are, early stopping has nothing to judge on, or the warm-up
+            is as long as the run.
     """
 
     def __init__(self, settings: TrainSettings, blocks: Sequence[str], rows: int, has_dev: bool, best_metric: str) -> None:
@@ -34,6 +35,12 @@ class Course:
         self._settings, self._blocks, self._has_dev, self._metric = settings, tuple(blocks), has_dev, best_metric
         self.steps_per_epoch = -(-rows // settings.batch_size)
         self.total_steps = settings.max_steps or settings.epochs * self.steps_per_epoch
+        if settings.warmup_steps and settings.warmup_steps >= self.total_steps:
+            raise SettingsError(
+                f"train.warmup_steps is {settings.warmup_steps}, but the run has {self.total_steps} steps ({rows} rows in "
+                f"batches of {settings.batch_size}): the learning rate would rise to the end; "
+                "give fewer, or train.warmup_proportion"
+            )
         self.schedule = schedule_of(settings, self.total_steps)
 
     def frozen(self, epoch: int) -> frozenset[str]:

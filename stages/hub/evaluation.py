@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.labels import LabelMap
 from hubflow.stages.hub.encoded import EncodedSplit, TextSplit, sorted_batches
 from hubflow.stages.hub.judging import ClassJudge, JudgeOptions
@@ -18,6 +19,11 @@ EVALUATION_BATCH = 64
 """Rows of a batch while training."""
 WHILE_TRAINING = JudgeOptions()
 """What is measured while training, where it must cost little."""
+NEEDS_TWO_LABELS = frozenset({"roc_auc", "mcc"})
+"""Metrics that are not defined, or always 0, where every row has the same label."""
+NEEDS_ENTITIES = frozenset(f"{name}{mode}" for name in ("precision", "recall", "f1") for mode in ("", "_strict"))
+"""Metrics that are 0 whatever is predicted where no word is part of an entity."""
+OUTSIDE = "O"
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,32 @@ def evaluate_split(
             on_batch(len(batch))
     metrics = dict(zip(names, (sums / max(count, 1.0)).tolist(), strict=True))
     return Evaluation({**metrics, **judge.metrics()}, judge)
+
+
+def require_defined(metric: str, split: EncodedSplit, label_map: LabelMap) -> None:
+    """Refuse to pick the best weights by a metric that the split's labels leave undefined, whatever is predicted.
+
+    Args:
+        metric: that is to pick the best weights.
+        split: that is judged while training, with labels.
+        label_map: the labels.
+
+    Raises:
+        SettingsError: naming the metric, what the split lacks, and what to do.
+    """
+    counts = split.class_counts(label_map.num_classes)
+    present = [label for label, count in zip(label_map.labels, counts.tolist(), strict=True) if count]
+    if metric in NEEDS_TWO_LABELS and len(present) < 2:  # noqa: PLR2004
+        lack = f"all {len(split)} rows of dev have the label {present[0]!r}" if present else "no row of dev has a label"
+        raise SettingsError(
+            f"train.best_metric {metric!r} is not defined on dev: {lack}; choose another metric, such as loss or accuracy, or "
+            "give a dev split with rows of several labels"
+        )
+    if metric in NEEDS_ENTITIES and not set(present) - {OUTSIDE}:
+        raise SettingsError(
+            f"train.best_metric {metric!r} is not defined on dev: no word of its {len(split)} rows is part of an entity; "
+            "choose another metric, such as loss or accuracy, or give a dev split with entities"
+        )
 
 
 def labels_of(split: EncodedSplit) -> NDArray[np.int64]:

@@ -8,13 +8,19 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from runs import Run
+from modules import make_tiny_bert
+from runs import WORDS, Run, text_settings
 
 from hubflow.schemas.errors import LabelMapError, SettingsError
+from hubflow.schemas.settings import FineTuneSettings
 from hubflow.schemas.training import TrainSettings
+from hubflow.stages.build_head import build_head
+from hubflow.stages.encode_dataset import encode_dataset
 from hubflow.stages.fine_tune import fine_tune
 from hubflow.stages.hub import Predictor
 from hubflow.stages.hub.errors import DeviceError
+from hubflow.stages.load_dataset import load_dataset
+from hubflow.stages.load_module import load_module
 from hubflow.stages.store import Store
 
 
@@ -87,6 +93,28 @@ def test_a_mistake_is_found_before_several_processes_start(digits_run: Run, trai
     run = digits_run
     with pytest.raises(SettingsError, match=error):
         fine_tune(run.task, run.encoded, changed(run, **train), run.settings.store, device="cpu", processes=2)
+
+
+@pytest.mark.parametrize(
+    ("train", "error"),
+    [
+        ({"best_metric": "roc_auc"}, "train.best_metric 'roc_auc' is not defined on dev: all 8 rows of dev have the label '1'"),
+        ({"best_metric": "mcc"}, "train.best_metric 'mcc' is not defined on dev"),
+        ({"warmup_steps": 400}, "train.warmup_steps is 400, but the run has 4 steps"),
+    ],
+)
+def test_what_would_spoil_the_run_is_refused_before_its_first_step(train: dict[str, Any], error: str, tmp_path: Path) -> None:
+    given = text_settings(tmp_path, make_tiny_bert(tmp_path / "bert", WORDS))
+    (tmp_path / "dev.tsv").write_text("text\tlabel\n" + "".join(f"fine film {row}\t1\n" for row in range(8)))
+    settings = FineTuneSettings.model_validate({**given, "train": {**given["train"], **train}})
+    store = settings.store
+    dataset = load_dataset(settings.data, settings.task, store)
+    module = load_module(settings.module, store)
+    encoded = encode_dataset(dataset, module, settings.module, store)
+    task = build_head(settings.task, module, dataset, settings.module, settings.head, store)
+    with pytest.raises(SettingsError, match=error):
+        fine_tune(task, encoded, settings.train, store, settings.seed, "cpu")
+    assert not list((tmp_path / "store" / "training").glob("*/*"))
 
 
 def test_gpus_that_are_not_there_are_told_before_several_processes_start(digits_run: Run) -> None:

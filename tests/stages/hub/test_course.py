@@ -150,3 +150,14 @@ def test_frozen_blocks_are_the_bottom_ones_and_are_given_free_from_the_top(value
 def test_more_blocks_than_there_are_cannot_be_frozen() -> None:
     with pytest.raises(SettingsError, match="freeze_blocks is 4, but the module has 3 blocks: embeddings"):
         course(freeze_blocks=4)
+
+
+@pytest.mark.parametrize("warmup", [9, 10, 1000])
+def test_a_warm_up_as_long_as_the_run_is_refused(warmup: int) -> None:
+    fault = f"train.warmup_steps is {warmup}, but the run has 9 steps .20 rows in batches of 8.*would rise to the end"
+    with pytest.raises(SettingsError, match=fault):
+        course(epochs=3, warmup_steps=warmup)
+    with pytest.raises(SettingsError, match="but the run has 2 steps"):
+        course(max_steps=2, warmup_steps=warmup)
+    assert course(epochs=3, warmup_steps=8).schedule.warmup_steps == 8
+    assert course(max_steps=1, warmup_steps=0).schedule.warmup_steps == 0

@@ -10,9 +10,10 @@ import seqeval.metrics
 from seqeval.scheme import IOB2
 from small_modules import ENTITY_LABELS, SENTIMENT, image_split, some_texts, some_tokens, text_split, token_split
 
+from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.labels import LabelMap
 from hubflow.stages.hub.encoded import EncodedSplit
-from hubflow.stages.hub.evaluation import evaluate_split, word_predictions
+from hubflow.stages.hub.evaluation import evaluate_split, require_defined, word_predictions
 from hubflow.stages.hub.judging_sequences import outside_id
 from hubflow.stages.hub.metrics import log_softmax
 from hubflow.stages.hub.runtime import set_variable
@@ -154,3 +155,25 @@ def test_evaluation_changes_no_weight(image_case: tuple[Session, EncodedSplit]) 
     before = session.weights()
     evaluate_split(session, split, SENTIMENT, 4)
     assert all(np.array_equal(before[name], value) for name, value in session.weights().items())
+
+
+@pytest.mark.parametrize("metric", ["roc_auc", "mcc"])
+def test_a_metric_that_one_label_alone_leaves_undefined_is_refused(metric: str, tiny_bert: Path, tmp_path: Path) -> None:
+    texts = some_texts(6)[0]
+    of_one = text_split(tmp_path / "one", tiny_bert, texts, ["positive"] * 6)
+    with pytest.raises(SettingsError, match=f"'{metric}' is not defined on dev: all 6 rows of dev have the label 'positive'"):
+        require_defined(metric, of_one, SENTIMENT)
+    require_defined("accuracy", of_one, SENTIMENT)
+    of_two = text_split(tmp_path / "two", tiny_bert, texts, ["positive"] * 5 + ["negative"])
+    require_defined(metric, of_two, SENTIMENT)
+
+
+@pytest.mark.parametrize("metric", ["f1", "precision", "recall_strict"])
+def test_an_entity_metric_on_rows_without_entities_is_refused(metric: str, tiny_bert: Path, tmp_path: Path) -> None:
+    tokens = some_tokens(4)[0]
+    outside = token_split(tmp_path / "none", tiny_bert, tokens, [["O"] * len(row) for row in tokens])
+    with pytest.raises(SettingsError, match=f"'{metric}' is not defined on dev: no word of its 4 rows is part of an entity"):
+        require_defined(metric, outside, ENTITY_LABELS)
+    require_defined("loss", outside, ENTITY_LABELS)
+    tags = [["B-LOC"] + ["O"] * (len(row) - 1) for row in tokens]
+    require_defined(metric, token_split(tmp_path / "some", tiny_bert, tokens, tags), ENTITY_LABELS)
