@@ -94,3 +94,11 @@ def test_a_column_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) 
 def test_the_interval_of_an_accuracy_is_scipys(right: int, rows: int) -> None:
     theirs = binomtest(right, rows).proportion_ci(0.9, "wilson")
     assert wilson(right / rows, rows, 0.9) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_the_interval_of_a_perfect_slice_holds_its_accuracy() -> None:
+    """Rounding left the upper end below 1 for every other number of rows, and the report marked the slice as worse."""
+    for rows in range(1, 500):
+        for confidence in (0.9, 0.95, 0.99):
+            assert wilson(1.0, rows, confidence)[1] == 1.0
+            assert wilson(0.0, rows, confidence)[0] == 0.0
