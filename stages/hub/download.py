@@ -5,6 +5,7 @@ revision; a folder is complete once its checksums.json is there, and every file 
 `main` therefore stays what it was when first fetched: name a commit to pin it, delete the folder to follow it.
 """
 
+import difflib
 import importlib.resources
 import importlib.util
 import json
@@ -111,14 +112,22 @@ def _given_folder(name: str, revision: str | None) -> Path:
     if not folder.is_dir():
         if re.search(r"[/\\]", name) is None and not folder.exists():
             find_module(name)
-        hint = f"; did you mean hf://{name}?" if _REPO.fullmatch(name) else ""
-        raise ModuleError(f"there is no module folder {name!r}{hint} A module is {NAME_FORMS}")
+        raise ModuleError(f"there is no module folder {name!r}{_hint(name, folder)} A module is {NAME_FORMS}.")
     if revision is not None:
         raise ModuleError(f"{folder}: a folder has no revision {revision!r}; leave `revision` out")
     if not (folder / CONFIG).is_file():
         present = bounded(sorted(path.name for path in folder.iterdir())) or "nothing"
         raise ModuleError(f"{folder}: not a module, it has no {CONFIG}. Expected {_EXPECTED_FILES}; found {present}")
     return folder.absolute()
+
+
+def _hint(name: str, folder: Path) -> str:
+    """The end of a sentence on a folder that is not there: what may have been meant."""
+    beside = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+    meant = [str(folder.with_name(one)) for one in difflib.get_close_matches(folder.name, beside, n=2, cutoff=0.7)]
+    if _REPO.fullmatch(name):
+        meant.append(f"hf://{name}")
+    return f"; did you mean {' or '.join(meant)}?" if meant else "."
 
 
 def _package_folder(name: str, revision: str | None) -> Path:

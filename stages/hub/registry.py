@@ -1,6 +1,7 @@
 """The table of short module names: where each comes from and what it is. Must not import Paddle or Prefect."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,10 +42,28 @@ def find_module(name: str) -> RegistryEntry:
     """
     entry = _BY_NAME.get(name)
     if entry is None:
-        close = difflib.get_close_matches(name.casefold(), _BY_NAME, n=3, cutoff=0.6)
-        hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-        raise ModuleError(f"unknown module {name!r}: {hint}A module is {NAME_FORMS}")
+        close = _close_names(name)
+        hint = f": did you mean {' or '.join(map(repr, close))}?" if close else "."
+        raise ModuleError(f"unknown module {name!r}{hint} A module is {NAME_FORMS}.")
     return entry
+
+
+def _close_names(name: str, most: int = 3) -> list[str]:
+    """Short names of modules that `name` is like; of images also those of the architecture that it is like."""
+    known: dict[str, str] = {}
+    for entry in _TABLE:
+        repo = entry.source.removeprefix("hf://").partition("@")[0]
+        aliases = [entry.name, repo, repo.rpartition("/")[2], *([entry.architecture] if entry.kind == "image" else [])]
+        known |= {_squeezed(alias): entry.name for alias in aliases if _squeezed(alias) not in known}
+    squeezed = _squeezed(name)
+    close = difflib.get_close_matches(squeezed, known, n=2 * most, cutoff=0.6) or [
+        one for one in known if one.startswith(squeezed)
+    ]
+    return list(dict.fromkeys(known[one] for one in close))[: 1 if squeezed in known else most]
+
+
+def _squeezed(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.casefold())
 
 
 def is_short_name(name: str) -> bool:

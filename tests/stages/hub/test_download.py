@@ -356,8 +356,16 @@ def test_a_folder_without_configuration_lists_what_is_expected_and_found(tmp_pat
 
 
 def test_an_absent_folder_suggests_the_hub(tmp_path: Path) -> None:
-    with pytest.raises(ModuleError, match=r"no module folder 'org/name'; did you mean hf://org/name\?"):
+    with pytest.raises(ModuleError, match=r"no module folder 'org/name'; did you mean hf://org/name\? A module is .*\.$"):
         resolve_module("org/name")
+
+
+def test_an_absent_folder_suggests_those_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "resnet18").mkdir()
+    with pytest.raises(ModuleError, match=r"no module folder '.*/resnet-18'; did you mean .*/resnet18\? A module is .*\.$"):
+        resolve_module(str(tmp_path / "resnet-18"))
+    with pytest.raises(ModuleError, match=r"no module folder '.*/other'\. A module is .*\.$"):
+        resolve_module(str(tmp_path / "other"))
 
 
 def test_a_folder_has_no_revision(upstream: Path) -> None:

@@ -31,15 +31,34 @@ def test_the_names_that_are_promised_are_there(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "close"),
-    [("ernie-3.0-nano", "ernie-3.0-nano-zh"), ("Ernie", "ernie"), ("resnet50_imagenet", "resnet_v2_50_imagenet")],
+    [
+        ("ernie-3.0-nano", "ernie-3.0-nano-zh"),
+        ("Ernie", "ernie"),
+        ("resnet50_imagenet", "resnet_v2_50_imagenet"),
+        ("resnet18", "resnet_v2_18_imagenet"),
+        ("resnet-18", "resnet_v2_18_imagenet"),
+        ("ResNet50", "resnet_v2_50_imagenet"),
+        ("mobilenetv3_small", "mobilenet_v3_small_imagenet"),
+        ("bert", "bert-base-uncased"),
+        ("bert_base_uncased", "bert-base-uncased"),
+        ("all-MiniLM-L6", "all-MiniLM-L6-v2"),
+        ("electra-small-discriminator", "electra-small"),
+    ],
 )
 def test_a_misspelt_name_suggests_the_closest(name: str, close: str) -> None:
-    with pytest.raises(ModuleError, match=rf"unknown module '{name}': did you mean .*'{close}'.*hf://org/name@revision"):
+    with pytest.raises(
+        ModuleError, match=rf"unknown module '{name}': did you mean .*'{close}'.*\? .*hf://org/name@revision\.$"
+    ):
         find_module(name)
 
 
+def test_a_name_that_is_an_architecture_suggests_its_module_alone() -> None:
+    with pytest.raises(ModuleError, match=r"unknown module 'resnet-18': did you mean 'resnet_v2_18_imagenet'\? A module is"):
+        find_module("resnet-18")
+
+
 def test_a_name_like_no_other_says_how_names_look() -> None:
-    with pytest.raises(ModuleError, match="unknown module 'qqqq': A module is a folder"):
+    with pytest.raises(ModuleError, match=r"unknown module 'qqqq'\. A module is a folder .*\.$"):
         find_module("qqqq")
 
 
