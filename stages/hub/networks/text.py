@@ -60,10 +60,10 @@ class TextConfig:
 
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any], has_pooler: bool = True) -> "TextConfig":
-        """Read a Hugging Face `config.json`.
+        """Read a Hugging Face `config.json`; a field that it leaves out has the value that transformers gives it.
 
         Raises:
-            ModuleError: for an unknown architecture, missing keys or an unknown activation.
+            ModuleError: for an unknown architecture, a field without a value, or an unknown activation.
         """
         model_type = str(config.get("model_type"))
         if model_type not in FAMILIES:
@@ -71,16 +71,18 @@ class TextConfig:
                 f"model_type {model_type!r} is not known; known text architectures: {', '.join(sorted(FAMILIES))}"
             )
         family = FAMILIES[model_type]
-        defaults = {"layer_norm_eps": 1e-12, "initializer_range": 0.02, "type_vocab_size": 2}
-        values = {ours: config.get(theirs, defaults.get(theirs)) for ours, theirs in family.keys.items()}
-        values["segments"] = values["segments"] if family.has_segments else 0
-        missing = [family.keys[ours] for ours, value in values.items() if value is None]
+        keys = {**family.keys, "padding": "pad_token_id", "tasks": "task_type_vocab_size", "embedding_size": "embedding_size"}
+        defaults = {**family.defaults, "padding": 1 if family.positions_after_padding else 0, "tasks": 3}
+        values = {ours: config.get(theirs, defaults.get(ours)) for ours, theirs in keys.items()}
+        if "embedding_size" not in config:
+            values["embedding_size"] = family.embedding_size or values["hidden_size"]
+        if not family.positions_after_padding:
+            values["padding"] = -1  # which may be null there: position 0 is the first row
+        missing = [keys[ours] for ours, value in values.items() if value is None]
         if missing:
             raise ModuleError(f"config.json of model_type {model_type!r} lacks {bounded(missing)}")
         words = {"activation"}
-        wrong = [
-            f"{family.keys[name]}: {value!r}" for name, value in values.items() if name not in words and not _is_number(value)
-        ]
+        wrong = [f"{keys[name]}: {value!r}" for name, value in values.items() if name not in words and not _is_number(value)]
         if wrong:
             raise ModuleError(f"config.json of model_type {model_type!r}: expected numbers, found {bounded(wrong)}")
         if values["activation"] not in ACTIVATIONS:
@@ -88,11 +90,11 @@ class TextConfig:
         unlike = config.get("position_embedding_type", "absolute")
         if unlike != "absolute":
             raise ModuleError(f"position_embedding_type {unlike!r} is not known; known: absolute")
+        values["segments"] = values["segments"] if family.has_segments else 0
+        values["tasks"] = values["tasks"] if config.get("use_task_id") else 0
         return cls(
             model_type=model_type,
-            position_offset=int(config.get("pad_token_id", 1)) + 1 if family.positions_after_padding else 0,
-            tasks=int(config.get("task_type_vocab_size", 3)) if config.get("use_task_id") else 0,
-            embedding_size=int(config.get("embedding_size", values["hidden_size"])),
+            position_offset=values.pop("padding") + 1,
             has_pooler=has_pooler and family.has_pooler,
             **values,
         )
@@ -113,7 +115,7 @@ class TextInputs:
 
 
 class Parameters:
-    """Makes the parameters of one module in the current program; their names are a pure function of the configuration.
+    """Makes the parameters of one module in the current program.
 
     Args:
         initializer_range: standard deviation of fresh matrices.
@@ -123,8 +125,10 @@ class Parameters:
         fuses_biases: whether a bias is added by the operator of its product, where both and the input have a gradient. Of that
             operator the gradients are to be asked for all together: Paddle 3.3.1 ends with a segmentation fault where one
             is left out.
+        prefix: of every variable's name; the rest of it is a pure function of the configuration.
 
     Attributes:
+        names: variable by our name.
         adapter_startup: the program that initialises the adapters, when there are any; apart from that of all else, as they
             start fresh where the rest is pretrained.
     """
@@ -136,13 +140,15 @@ class Parameters:
         lora: LoraSettings | None = None,
         dropout: Dropout = F.dropout,
         fuses_biases: bool = False,
+        prefix: str = "",
     ) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.names: dict[str, str] = {}
         self.adapter_startup = paddle.static.Program() if lora else None
         self.dropout = dropout
         self._made: dict[str, Any] = {}
         self._is_frozen, self._lora, self._fuses_biases = is_frozen, lora, fuses_biases
-        self._normal = truncated_normal(initializer_range)
+        self._normal, self._prefix = truncated_normal(initializer_range), prefix
 
     def matrix(self, name: str, shape: tuple[int, ...]) -> Any:
         """A weight matrix, truncated normal when fresh."""
@@ -185,9 +191,9 @@ class Parameters:
     def _make(self, name: str, shape: tuple[int, ...], initializer: Any) -> Any:
         if name in self._made:  # by another lane
             return self._made[name]
-        self.shapes[name] = shape
-        attribute = paddle.ParamAttr(name=name, initializer=initializer, trainable=not self._is_frozen(name))
-        self._made[name] = paddle.create_parameter(list(shape), "float32", name=name, attr=attribute)
+        self.shapes[name], self.names[name] = shape, f"{self._prefix}{name}"
+        attribute = paddle.ParamAttr(name=self.names[name], initializer=initializer, trainable=not self._is_frozen(name))
+        self._made[name] = paddle.create_parameter(list(shape), "float32", name=self.names[name], attr=attribute)
         return self._made[name]
 
 

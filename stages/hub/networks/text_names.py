@@ -60,6 +60,21 @@ DISTILBERT_KEYS: dict[str, str] = {
     "hidden_dropout": "dropout",
     "attention_dropout": "attention_dropout",
 }
+DEFAULTS: dict[str, int | float | str] = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_layers": 12,
+    "num_heads": 12,
+    "intermediate_size": 3072,
+    "activation": "gelu",
+    "position_rows": 512,
+    "segments": 2,
+    "layer_norm_eps": 1e-12,
+    "hidden_dropout": 0.1,
+    "attention_dropout": 0.1,
+    "initializer_range": 0.02,
+}
+"""What a field of config.json is where it is left out, as transformers has it for BERT; a family may differ."""
 
 
 @dataclass(frozen=True)
@@ -70,27 +85,40 @@ class Family:
         prefix: what checkpoints with a task head put before every name of the encoder.
         names: our parameter group to the checkpoint's, `{i}` standing for the layer.
         keys: our configuration field to config.json's.
+        defaults: our configuration field to its value where config.json leaves it out, as in transformers.
         has_segments: whether there is a segment (token type) table.
         has_pooler: whether the architecture can have a pooler.
         positions_after_padding: whether position 0 is the row after the padding id of the position table (RoBERTa).
+        embedding_size: width of the embeddings where config.json leaves it out; the hidden size when None.
     """
 
     prefix: str
     names: Mapping[str, str]
     keys: Mapping[str, str]
+    defaults: Mapping[str, int | float | str]
     has_segments: bool = True
     has_pooler: bool = True
     positions_after_padding: bool = False
+    embedding_size: int | None = None
 
 
+_ELECTRA = {**DEFAULTS, "hidden_size": 256, "num_heads": 4, "intermediate_size": 1024}
+_ROBERTA = {**DEFAULTS, "vocab_size": 50265}
 FAMILIES: dict[str, Family] = {
-    "bert": Family("bert.", BERT_NAMES, BERT_KEYS),
-    "ernie": Family("ernie.", BERT_NAMES, BERT_KEYS),
-    "roberta": Family("roberta.", BERT_NAMES, BERT_KEYS, positions_after_padding=True),
-    "xlm-roberta": Family("roberta.", BERT_NAMES, BERT_KEYS, positions_after_padding=True),
-    "camembert": Family("roberta.", BERT_NAMES, BERT_KEYS, positions_after_padding=True),
-    "electra": Family("electra.", BERT_NAMES, BERT_KEYS, has_pooler=False),
-    "distilbert": Family("distilbert.", DISTILBERT_NAMES, DISTILBERT_KEYS, has_segments=False, has_pooler=False),
+    "bert": Family("bert.", BERT_NAMES, BERT_KEYS, DEFAULTS),
+    "ernie": Family("ernie.", BERT_NAMES, BERT_KEYS, DEFAULTS),
+    "roberta": Family("roberta.", BERT_NAMES, BERT_KEYS, _ROBERTA, positions_after_padding=True),
+    "xlm-roberta": Family("roberta.", BERT_NAMES, BERT_KEYS, DEFAULTS, positions_after_padding=True),
+    "camembert": Family("roberta.", BERT_NAMES, BERT_KEYS, DEFAULTS, positions_after_padding=True),
+    "electra": Family("electra.", BERT_NAMES, BERT_KEYS, _ELECTRA, has_pooler=False, embedding_size=128),
+    "distilbert": Family(
+        "distilbert.",
+        DISTILBERT_NAMES,
+        DISTILBERT_KEYS,
+        {**DEFAULTS, "num_layers": 6},
+        has_segments=False,
+        has_pooler=False,
+    ),
 }
 HEAD_PREFIXES = (
     "cls.",

@@ -13,6 +13,7 @@ from small_modules import GOLDEN, golden_facts, write_module
 
 from hubflow.stages.hub.errors import ModuleError, WeightsError
 from hubflow.stages.hub.module import Module
+from hubflow.stages.hub.networks.text import TextConfig
 from hubflow.stages.hub.runtime import paddle
 
 CASES = sorted(path.stem for path in GOLDEN.glob("*.json") if "config" in json.loads(path.read_text()))
@@ -145,6 +146,38 @@ def test_missing_sizes_and_unknown_activations_are_named(tmp_path: Path) -> None
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModuleError, match="lacks vocab_size, hidden_size"):
         Module(str(folder))
+    with pytest.raises(ModuleError, match="lacks pad_token_id"):
+        TextConfig.from_hugging_face({"model_type": "roberta", "pad_token_id": None})
+    assert TextConfig.from_hugging_face({"model_type": "bert", "pad_token_id": None}).position_offset == 0
+
+
+LEFT_OUT = {
+    "bert": ("hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps", "hidden_act", "initializer_range"),
+    "roberta": ("hidden_dropout_prob", "pad_token_id", "layer_norm_eps", "type_vocab_size"),
+    "electra": ("attention_probs_dropout_prob", "hidden_act"),
+    "distilbert": ("dropout", "attention_dropout", "activation"),
+}
+
+
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_a_field_that_is_left_out_has_the_value_that_transformers_gives_it(case: str) -> None:
+    given = {**golden_facts(case)["config"]}
+    for name in LEFT_OUT[case]:
+        given.pop(name, None)
+    config = TextConfig.from_hugging_face(given)
+    assert (config.hidden_dropout, config.attention_dropout) == (0.1, 0.1)
+    assert (config.activation, config.initializer_range) == ("gelu", 0.02)
+    assert config.position_offset == (2 if case == "roberta" else 0)
+
+
+def test_a_configuration_of_its_type_alone_is_the_base_model() -> None:
+    bert, electra = (TextConfig.from_hugging_face({"model_type": name}) for name in ("bert", "electra"))
+    distilbert, roberta = (TextConfig.from_hugging_face({"model_type": name}) for name in ("distilbert", "roberta"))
+    assert (bert.vocab_size, bert.hidden_size, bert.num_layers, bert.num_heads) == (30522, 768, 12, 12)
+    assert (bert.intermediate_size, bert.position_rows, bert.segments, bert.layer_norm_eps) == (3072, 512, 2, 1e-12)
+    assert (electra.embedding_size, electra.hidden_size, electra.intermediate_size, electra.num_heads) == (128, 256, 1024, 4)
+    assert (distilbert.num_layers, distilbert.hidden_size, distilbert.segments) == (6, 768, 0)
+    assert (roberta.vocab_size, roberta.max_positions) == (50265, 510)
 
 
 def test_a_folder_without_weights_says_what_was_looked_for(bert: Path, tmp_path: Path) -> None:
