@@ -7,6 +7,7 @@ from typing import Any
 from hubflow.schemas.labels import IGNORED_LABEL
 from hubflow.schemas.settings import TaskType
 from hubflow.stages.hub.errors import TaskError
+from hubflow.stages.hub.module import context_of
 from hubflow.stages.hub.runtime import BUILD_LOCK, paddle, truncated_normal
 from hubflow.stages.hub.task import Task, program_of
 
@@ -34,13 +35,17 @@ def create_img_cls_task(
         Task with the variables loss, accuracy, label, logits `[batch, num_classes]`, probs and num_examples.
 
     Raises:
-        TaskError: for fewer than two classes, a feature of the wrong rank, or a dropout outside 0 to 1.
+        TaskError: for fewer than two classes, a feature or labels of the wrong rank, or a dropout outside 0 to 1.
     """
     return _classification("image_classification", feature, num_classes, hidden_units, labels, dropout or 0.0)
 
 
 def create_text_cls_task(
-    feature: Any, num_classes: int, hidden_units: Sequence[int] | None = None, dropout: float | None = None
+    feature: Any,
+    num_classes: int,
+    hidden_units: Sequence[int] | None = None,
+    labels: Any = None,
+    dropout: float | None = None,
 ) -> Task:
     """Text classification: dropout, hidden fully connected layers with ReLU, then the output layer.
 
@@ -48,19 +53,22 @@ def create_text_cls_task(
         feature: `[batch, hidden]` float32, a module's `pooled_output`.
         num_classes: neurons of the output layer.
         hidden_units: neurons of each hidden layer; none by default.
+        labels: `[batch]` or `[batch, 1]` int64; an input `label` `[batch]` is made when not given.
         dropout: of the feature, in training; 0.1 when None.
 
     Returns:
-        Task with the variables loss, accuracy, label `[batch]` int64, logits `[batch, num_classes]`, probs and num_examples.
+        Task with the variables loss, accuracy, label, logits `[batch, num_classes]`, probs and num_examples.
 
     Raises:
-        TaskError: for fewer than two classes, a feature of the wrong rank, or a dropout outside 0 to 1.
+        TaskError: for fewer than two classes, a feature or labels of the wrong rank, or a dropout outside 0 to 1.
     """
     chosen = TEXT_DROPOUT if dropout is None else dropout
-    return _classification("text_classification", feature, num_classes, hidden_units, None, chosen)
+    return _classification("text_classification", feature, num_classes, hidden_units, labels, chosen)
 
 
-def create_seq_label_task(feature: Any, seq_len: Any, num_classes: int, dropout: float | None = None) -> Task:
+def create_seq_label_task(
+    feature: Any, seq_len: Any, num_classes: int, labels: Any = None, dropout: float | None = None
+) -> Task:
     """Sequence labelling: one fully connected layer over every token.
 
     Loss and accuracy are over real tokens only: positions from `seq_len` on and tokens labelled -100 (padding, special tokens,
@@ -70,23 +78,26 @@ def create_seq_label_task(feature: Any, seq_len: Any, num_classes: int, dropout:
         feature: `[batch, seq, hidden]` float32, a module's `sequence_output`.
         seq_len: `[batch]` or `[batch, 1]` int64, the number of tokens of each row, padding left out.
         num_classes: neurons of the output layer.
+        labels: `[batch, seq]` or `[batch, seq, 1]` int64; an input `label` `[batch, seq]` is made when not given.
         dropout: of the feature, in training; none when None.
 
     Returns:
-        Task with the variables loss, accuracy, label `[batch, seq]` int64, logits `[batch, seq, num_classes]`, probs and
-        num_examples (the number of tokens that count).
+        Task with the variables loss, accuracy, label, logits `[batch, seq, num_classes]`, probs and num_examples (the number
+        of tokens that count).
 
     Raises:
-        TaskError: for fewer than two classes, a feature of the wrong rank, or a dropout outside 0 to 1.
+        TaskError: for fewer than two classes, a feature or labels of the wrong rank, or a dropout outside 0 to 1.
     """
     _check(feature, 3, num_classes, dropout or 0.0)
+    _check_labels(labels, feature, 2)
 
     def graph() -> dict[str, Any]:
-        label = paddle.static.data("label", [-1, -1], "int64")
+        label = paddle.static.data("label", [-1, -1], "int64") if labels is None else labels
         logits = _dense(F.dropout(feature, dropout) if dropout else feature, num_classes, "output")
         positions = paddle.arange(paddle.shape(feature)[1]).astype("int64").unsqueeze(0)
         is_real = (positions < seq_len.reshape([-1, 1])).astype("int64")
-        counted = is_real * label + (1 - is_real) * IGNORED_LABEL
+        by_token = label if len(label.shape) == 2 else label.squeeze(-1)  # noqa: PLR2004
+        counted = is_real * by_token + (1 - is_real) * IGNORED_LABEL
         return _measures(label, logits, counted.reshape([-1]))
 
     return _build("sequence_labelling", feature, graph)
@@ -101,6 +112,7 @@ def _classification(
     dropout: float,
 ) -> Task:
     _check(feature, 2, num_classes, dropout)
+    _check_labels(labels, feature, 1)
 
     def graph() -> dict[str, Any]:
         label = paddle.static.data("label", [-1], "int64") if labels is None else labels
@@ -115,6 +127,11 @@ def _classification(
 def _build(task_type: TaskType, feature: Any, graph: Callable[[], dict[str, Any]]) -> Task:
     paddle.enable_static()
     main, startup = program_of(feature), paddle.static.Program()
+    if any(op.name().endswith(("_grad", "_grad_")) for op in main.global_block().ops):
+        raise TaskError(
+            "the feature's program has an optimizer already, and a run of it would train the earlier task too; "
+            "call context() again, and build the next task on the feature that it gives"
+        )
     with BUILD_LOCK, paddle.static.program_guard(main, startup):
         variables = graph()
     return Task(task_type, variables, main, startup)
@@ -149,9 +166,12 @@ def _dense(x: Any, units: int, name: str) -> Any:
 
 
 def _parameter(part: str, shape: list[int], initializer: Any) -> Any:
-    taken = {parameter.name for parameter in paddle.static.default_main_program().global_block().all_parameters()}
+    program = paddle.static.default_main_program()
+    taken = {parameter.name for parameter in program.global_block().all_parameters()}
+    context = context_of(program)
+    head = f"{context.prefix if context else ''}head"
     # Names shared with an earlier head on the same module would be one variable in the scope.
-    names = itertools.chain([f"head.{part}"], (f"head.{number}.{part}" for number in itertools.count(2)))
+    names = itertools.chain([f"{head}.{part}"], (f"{head}.{number}.{part}" for number in itertools.count(2)))
     name = next(name for name in names if name not in taken)
     return paddle.create_parameter(shape, "float32", name=name, attr=paddle.ParamAttr(name=name, initializer=initializer))
 
@@ -164,3 +184,15 @@ def _check(feature: Any, rank: int, num_classes: int, dropout: float) -> None:
     if len(feature.shape) != rank:
         meant = "feature_map or pooled_output" if rank == 2 else "sequence_output"  # noqa: PLR2004
         raise TaskError(f"feature has shape {list(feature.shape)}; expected {rank} dimensions, a module's {meant}")
+
+
+def _check_labels(labels: Any, feature: Any, rank: int) -> None:
+    """Refuse labels that are no whole numbers, of another program, or neither of `rank` nor of one more, which is 1."""
+    if labels is None:
+        return
+    if program_of(labels) != program_of(feature):
+        raise TaskError("labels are not in the feature's program; make them under program_guard(program) of its context()")
+    dtype, shape = str(labels.dtype).rpartition(".")[2].lower(), list(labels.shape)
+    if dtype != "int64" or not (len(shape) == rank or (len(shape) == rank + 1 and shape[-1] == 1)):
+        expected = "[batch] or [batch, 1]" if rank == 1 else "[batch, seq] or [batch, seq, 1]"
+        raise TaskError(f"labels are {dtype} {shape}; expected int64 {expected}")

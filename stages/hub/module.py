@@ -1,6 +1,8 @@
 """Module: a pretrained network by name, and its context: input and output variables of a static program."""
 
+import itertools
 import json
+import weakref
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from hubflow.stages.hub.weights import match_weights, read_weights, weight_names
 
 F = paddle.nn.functional
 Context = tuple[dict[str, Any], dict[str, Any], Any]
+CONTEXT = "context"
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ class Module:
     def context(self, trainable: bool = True, max_seq_len: int = 128) -> Context:
         """Build the module into a new program and put its weights into the current scope.
 
-        Dynamic mode is left (`paddle.enable_static()`): contexts are static programs.
+        Dynamic mode is left (`paddle.enable_static()`): contexts are static programs. Each call is a module of its own: from
+        the second one in a scope on, names of variables begin with `context_<number>.`, so that no weights are shared.
 
         Args:
             trainable: False freezes every parameter: no gradient, no optimizer state, batch-norm statistics as they are.
@@ -95,13 +99,42 @@ class Module:
             ModuleError: when `max_seq_len` is not in 1..max_positions.
             WeightsError: listing missing, unexpected and wrongly shaped tensors.
         """
-        graph = build_graph(self.config, () if trainable else module_blocks(self.config), max_seq_len)
+        scope = paddle.static.global_scope()
+        prefix = _claim_prefix(scope)
+        graph = build_graph(self.config, () if trainable else module_blocks(self.config), max_seq_len, prefix=prefix)
         if self.pretrained:
-            load_weights(self.config, self.folder, graph)
+            load_weights(self.config, self.folder, graph, scope)
         else:
-            paddle.static.Executor(paddle.CPUPlace()).run(graph.startup)
+            with BUILD_LOCK:
+                paddle.static.Executor(paddle.CPUPlace()).run(graph.startup, scope=scope)
         keep_program(graph.program, [*graph.inputs.values(), *graph.outputs.values()])
+        _CONTEXTS[graph.program] = ModuleContext(self, max_seq_len, prefix)
         return graph.inputs, graph.outputs, graph.program
+
+
+@dataclass(frozen=True)
+class ModuleContext:
+    """What a program of `Module.context` was made from; `prefix` begins the names of its variables."""
+
+    module: Module
+    max_seq_len: int
+    prefix: str
+
+
+_CONTEXTS: "weakref.WeakKeyDictionary[Any, ModuleContext]" = weakref.WeakKeyDictionary()
+
+
+def context_of(program: Any) -> ModuleContext | None:
+    """The context that `program` was made by; None for a program of another making."""
+    return _CONTEXTS.get(program)
+
+
+def _claim_prefix(scope: Any) -> str:
+    """What the names of a further context's variables begin with in this scope; the first one has the plain names."""
+    with BUILD_LOCK:
+        number = next(number for number in itertools.count(1) if scope.find_var(f"{CONTEXT}_{number}") is None)
+        scope.var(f"{CONTEXT}_{number}")  # has no value: it says that there is such a context
+    return "" if number == 1 else f"{CONTEXT}_{number}."
 
 
 def read_config(folder: Path, pretrained: bool = True) -> text.TextConfig | ImageConfig:
@@ -158,6 +191,7 @@ def build_graph(
     lanes: int = 1,
     first_only: bool = False,
     fuses_biases: bool = False,
+    prefix: str = "",
 ) -> ModuleGraph:
     """Build the network into a new program; the startup program holds fresh weights and is run only for those.
 
@@ -172,6 +206,7 @@ def build_graph(
         first_only: whether `sequence_output` is left out, so that the last layer computes the first token alone; text only.
         fuses_biases: whether biases are added by the operators of the products (`networks/text.py`), for those who ask for the
             gradients of all that is trained; text only.
+        prefix: of every variable's name, for a second module in the same scope.
 
     Raises:
         ModuleError: when `max_seq_len` is not in 1..max_positions.
@@ -181,9 +216,9 @@ def build_graph(
         main, startup = paddle.static.Program(), paddle.static.Program()
         with paddle.static.program_guard(main, startup):
             if isinstance(config, ImageConfig):
-                return _image_graph(config, frozen, main, startup)
+                return _image_graph(config, frozen, main, startup, prefix)
             check_max_seq_len(config, max_seq_len)
-            return _text_graph(config, frozen, lora, main, startup, lanes, first_only, fuses_biases)
+            return _text_graph(config, frozen, lora, main, startup, lanes, first_only, fuses_biases, prefix)
 
 
 def load_weights(
@@ -224,6 +259,7 @@ def _text_graph(
     lanes: int,
     first_only: bool,
     fuses_biases: bool,
+    prefix: str,
 ) -> ModuleGraph:
     def is_frozen(name: str) -> bool:
         return module_block_of(config, name) in frozen or (lora is not None and not is_adapter(name))
@@ -231,16 +267,15 @@ def _text_graph(
     inputs = {name: paddle.static.data(name, [-1, -1], "int64") for name in ("input_ids", "position_ids", "segment_ids")}
     inputs["input_mask"] = paddle.static.data("input_mask", [-1, -1], "float32")
     dropout = F.dropout if lanes == 1 else SeededDropout()
-    parameters = text.Parameters(config.initializer_range, is_frozen, lora, dropout, fuses_biases)
+    parameters = text.Parameters(config.initializer_range, is_frozen, lora, dropout, fuses_biases, prefix)
     pooled, sequence = text.encode(config, text.TextInputs(**inputs), parameters, lanes, first_only)
     outputs = {"pooled_output": pooled} if first_only else {"pooled_output": pooled, "sequence_output": sequence}
-    names = {name: name for name in parameters.shapes}
-    return ModuleGraph(inputs, outputs, main, startup, names, parameters.shapes, parameters.adapter_startup)
+    return ModuleGraph(inputs, outputs, main, startup, parameters.names, parameters.shapes, parameters.adapter_startup)
 
 
-def _image_graph(config: ImageConfig, frozen: Collection[str], main: Any, startup: Any) -> ModuleGraph:
+def _image_graph(config: ImageConfig, frozen: Collection[str], main: Any, startup: Any, prefix: str) -> ModuleGraph:
     pixels = paddle.static.data("image", [-1, 3, -1, -1], "float32")
-    network = image.build(config.architecture, pixels, config.norm_epsilon, frozen)
+    network = image.build(config.architecture, pixels, config.norm_epsilon, frozen, prefix)
     outputs = {"feature_map": network.feature_map}
     shapes = image.architecture_tensors(config.architecture)
     return ModuleGraph({"image": pixels}, outputs, main, startup, dict(network.parameters), shapes)

@@ -89,8 +89,7 @@ class Task:
                 "graph_var_dict has no 'probs' to make the inference program from; add it, or pass inference_program"
             )
         with BUILD_LOCK:
-            label = self._variables.get("label")
-            feeds = [value for value in data_variables(self._main) if label is None or value.name != label.name]
+            feeds = data_variables(self._main)
             program, variables = _frozen_copy(self._main, self._variables)
             copies = {value.name: value for value in data_variables(program)}
             used = _needed(variables["probs"])

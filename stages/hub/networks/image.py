@@ -66,7 +66,9 @@ def find(architecture: str) -> ImageArchitecture:
         raise ImageArchitectureError(f"unknown image architecture {architecture!r}; {hint}known: {known}") from None
 
 
-def build(architecture: str, image: Any, norm_epsilon: float | None = None, frozen: Collection[str] = ()) -> ImageNetwork:
+def build(
+    architecture: str, image: Any, norm_epsilon: float | None = None, frozen: Collection[str] = (), prefix: str = ""
+) -> ImageNetwork:
     """Add the backbone to the current static program.
 
     Args:
@@ -75,6 +77,7 @@ def build(architecture: str, image: Any, norm_epsilon: float | None = None, froz
         norm_epsilon: of every batch norm; the architecture's own when None. Checkpoints differ, see `image_names.norm_epsilon`.
         frozen: blocks (`blocks.image_blocks`) whose weights are taken out of training; their batch norms normalise by their
             running statistics and leave them as they are.
+        prefix: of every variable's name; the rest of it is a function of the architecture.
 
     Train such a program with `FLAGS_use_mkldnn` off, its convolutions by `convolutions.convolve_by_onednn`: under the flag
     Paddle 3.3.1 leaves running statistics where they started, and throws on the gradient of max pooling.
@@ -83,7 +86,7 @@ def build(architecture: str, image: Any, norm_epsilon: float | None = None, froz
         ImageArchitectureError: when the name is unknown.
     """
     # Paddle numbers layers by a counter of the process: a counter of its own makes names a function of the architecture.
-    with paddle.utils.unique_name.guard(f"{architecture}_"):
+    with paddle.utils.unique_name.guard(f"{prefix}{architecture}_"):
         layer = _layer(architecture)
         for norm in _norms(layer) if norm_epsilon is not None else ():
             norm._epsilon = norm_epsilon
