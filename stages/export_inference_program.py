@@ -35,7 +35,7 @@ def export_inference_program(
         DeviceError: for bfloat16 on a CPU without it.
         LabelMapError: when checkpoint and rows were made from different label maps.
     """
-    from hubflow.stages.hub.export import versions, write_export
+    from hubflow.stages.hub.export_folder import versions, write_export
 
     if settings.onnx:
         require_onnx()

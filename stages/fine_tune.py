@@ -191,7 +191,7 @@ def run_training(
     """
     from hubflow.stages.hub.cores import compute_lanes
     from hubflow.stages.hub.distributed import in_turn, rank_device
-    from hubflow.stages.hub.export import write_export
+    from hubflow.stages.hub.export_folder import write_export
     from hubflow.stages.hub.preflight import preflight, require_room
     from hubflow.stages.hub.trackers import trackers
     from hubflow.stages.hub.training import TrainPlan, train
@@ -271,7 +271,7 @@ def _alone(store: Store, key: str) -> Iterator[None]:
 
 
 def _keep(store: Store, key: str, working: Path, state: TrainState, request: TrainRequest) -> Artifact:
-    from hubflow.stages.hub.export import versions
+    from hubflow.stages.hub.export_folder import versions
     from hubflow.stages.hub.resuming import environment
     from hubflow.stages.hub.runtime import place_of
 

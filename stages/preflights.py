@@ -34,7 +34,7 @@ def _file(home: Store, request: TrainRequest) -> Path:
 
     Object storage is not asked: another machine has other memory.
     """
-    from hubflow.stages.hub.export import versions
+    from hubflow.stages.hub.export_folder import versions
 
     asked = {name: value for name, value in request.identity().items() if name != "seed"}
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0

@@ -4,12 +4,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hubflow.stages.hub.export_folder import export
     from hubflow.stages.hub.heads import create_img_cls_task, create_seq_label_task, create_text_cls_task
     from hubflow.stages.hub.module import Module
     from hubflow.stages.hub.predictor import Predictor
     from hubflow.stages.hub.task import Task
 
-__all__ = ["Module", "Predictor", "Task", "create_img_cls_task", "create_seq_label_task", "create_text_cls_task"]
+__all__ = ["Module", "Predictor", "Task", "create_img_cls_task", "create_seq_label_task", "create_text_cls_task", "export"]
 
 _HOMES = {
     "Module": "module",
@@ -18,6 +19,7 @@ _HOMES = {
     "create_img_cls_task": "heads",
     "create_seq_label_task": "heads",
     "create_text_cls_task": "heads",
+    "export": "export_folder",
 }
 
 

@@ -3,21 +3,28 @@
 import itertools
 import json
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from tokenizers import Tokenizer
+
 from hubflow.schemas.errors import HubflowError
+from hubflow.schemas.labels import IGNORED_LABEL
+from hubflow.schemas.references import RowKind
 from hubflow.schemas.settings import LoraSettings
 from hubflow.stages.hub.blocks import image_block_of, image_blocks, text_block_of, text_blocks
 from hubflow.stages.hub.download import resolve_module
+from hubflow.stages.hub.encoded import normalised, pad_text
 from hubflow.stages.hub.errors import ModuleError
 from hubflow.stages.hub.lora import is_adapter
 from hubflow.stages.hub.networks import image, image_names, text
 from hubflow.stages.hub.networks.lanes import SeededDropout
 from hubflow.stages.hub.networks.text_names import FAMILIES, canonical_tensors
 from hubflow.stages.hub.runtime import BUILD_LOCK, keep_program, leave_dynamic_mode, paddle, set_variable
+from hubflow.stages.hub.tokenizer import encode_texts, encode_words, load_tokenizer, pad_token_id
 from hubflow.stages.hub.weights import match_weights, read_weights, weight_names
 
 F = paddle.nn.functional
@@ -111,6 +118,51 @@ class Module:
         _CONTEXTS[graph.program] = ModuleContext(self, max_seq_len, prefix)
         return graph.inputs, graph.outputs, graph.program
 
+    def encode(
+        self,
+        rows: Any,
+        rows_kind: RowKind | None = None,
+        max_seq_len: int = 128,
+        word_labels: Sequence[Sequence[int]] | None = None,
+    ) -> dict[str, Any]:
+        """Inputs of the context's program for some rows, made as an export makes them: what to feed, beside labels.
+
+        Args:
+            rows: as `Predictor.predict` takes them: texts, pairs, lists of words, or images.
+            rows_kind: `text`, `text_pair`, `tokens` or `image`; texts or images when None, by the module.
+            max_seq_len: longest row in tokens; the rest is cut.
+            word_labels: for `tokens`, the class of each word of each row.
+
+        Returns:
+            Arrays by input: of texts those of `context`, padded to the longest row; of `tokens` also `seq_len` `[batch]`, and
+            with `word_labels` the `label` `[batch, seq]` of each word's first token, -100 for all other tokens; of images
+            `image`.
+
+        Raises:
+            PredictError: naming the row of another type; ImageError for an image that does not decode.
+            ModuleError: when the rows do not fit the module, or `max_seq_len` or `word_labels` do not fit the rows.
+        """
+        from hubflow.stages.hub.prediction_rows import rows_of
+        from hubflow.stages.hub.predictor import pixels_of
+
+        kind = rows_kind or ("image" if self.kind == "image" else "text")
+        if (kind == "image") != (self.kind == "image"):
+            raise ModuleError(f"rows_kind {kind!r} does not fit a module of kind {self.kind}")
+        if word_labels is not None and kind != "tokens":
+            raise ModuleError(f"word_labels are for rows_kind 'tokens', not {kind!r}; feed the labels of rows as `label`")
+        given = rows_of(rows, kind)
+        if isinstance(self.config, ImageConfig):
+            pixels = np.stack([pixels_of(value, self.config.image_size, row) for row, value in enumerate(given)])
+            mean, std = np.array(self.config.mean, np.float32), np.array(self.config.std, np.float32)
+            return {"image": normalised(pixels, mean, std)}
+        check_max_seq_len(self.config, max_seq_len)
+        tokenizer = load_tokenizer(self.folder)
+        if kind == "tokens":
+            return _encoded_words(tokenizer, given, max_seq_len, word_labels)
+        texts = [row[0] for row in given] if kind == "text_pair" else given
+        pairs = [row[1] for row in given] if kind == "text_pair" else None
+        return pad_text(*encode_texts(tokenizer, texts, pairs, max_seq_len), pad_token_id(tokenizer))
+
 
 @dataclass(frozen=True)
 class ModuleContext:
@@ -127,6 +179,25 @@ _CONTEXTS: "weakref.WeakKeyDictionary[Any, ModuleContext]" = weakref.WeakKeyDict
 def context_of(program: Any) -> ModuleContext | None:
     """The context that `program` was made by; None for a program of another making."""
     return _CONTEXTS.get(program)
+
+
+def _encoded_words(
+    tokenizer: Tokenizer, rows: list[list[str]], max_seq_len: int, word_labels: Sequence[Sequence[int]] | None
+) -> dict[str, Any]:
+    ids, first_pieces = encode_words(tokenizer, rows, max_seq_len)
+    feed = pad_text(ids, [np.zeros_like(row) for row in ids], pad_token_id(tokenizer))
+    feed["seq_len"] = np.array([len(row) for row in ids], np.int64)
+    if word_labels is None:
+        return feed
+    if len(word_labels) != len(rows):
+        raise ModuleError(f"{len(rows)} rows, but labels of {len(word_labels)}; give a list for each row")
+    feed["label"] = np.full(feed["input_ids"].shape, IGNORED_LABEL, np.int64)
+    for row, (pieces, labels) in enumerate(zip(first_pieces, word_labels, strict=True)):
+        if len(labels) != len(pieces):
+            raise ModuleError(f"input {row}: {len(pieces)} words, but {len(labels)} labels; give one for each word")
+        kept = pieces >= 0
+        feed["label"][row, pieces[kept]] = np.asarray(labels)[kept]
+    return feed
 
 
 def _claim_prefix(scope: Any) -> str:

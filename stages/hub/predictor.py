@@ -20,7 +20,7 @@ from hubflow.schemas.labels import LabelMap
 from hubflow.stages.hub.cores import usable_cores
 from hubflow.stages.hub.encoded import Feed, normalised, pad_text
 from hubflow.stages.hub.evaluation import word_predictions
-from hubflow.stages.hub.export import LABELS, PROGRAM, SIGNATURE, TOKENIZER
+from hubflow.stages.hub.export_folder import LABELS, PROGRAM, SIGNATURE, TOKENIZER
 from hubflow.stages.hub.images import ImageRules, load_pixels
 from hubflow.stages.hub.judging_sequences import outside_id
 from hubflow.stages.hub.parallel import in_parallel
@@ -171,7 +171,7 @@ class Predictor:
         size = self.signature["image"]["image_size"]
         rows = range(len(images))
         decoded = in_parallel(
-            lambda row: _pixels(images[row], size, row, self.image_rules), rows, usable_cores(), ahead=2 * batch_size
+            lambda row: pixels_of(images[row], size, row, self.image_rules), rows, usable_cores(), ahead=2 * batch_size
         )
         while batch := list(itertools.islice(decoded, batch_size)):
             yield np.stack(batch)
@@ -212,17 +212,12 @@ def _batches(lengths: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np
         start += rows
 
 
-def _pixels(value: Any, size: int, row: int) -> NDArray[np.uint8]:
-    try:
-        return square_pixels(value, size) if isinstance(value, Image.Image) else load_pixels(value, size)
-    except ImageError as error:
-        raise ImageError(f"input {row}: {error}") from error
-    except (OSError, ValueError, SyntaxError) as error:  # of a PIL image, which may be decoded only now
-        raise ImageError(f"input {row}: the image cannot be decoded ({error}); mend or remove it") from error
+def pixels_of(value: Any, size: int, row: int, rules: ImageRules = ImageRules()) -> NDArray[np.uint8]:  # noqa: B008 - frozen
+    """Pixels `[3, size, size]` of the image in row number `row`.
 
-
-def _pixels(value: Any, size: int, row: int, rules: ImageRules) -> NDArray[np.uint8]:
-    """Pixels `[3, size, size]` of the image in row number `row`."""
+    Raises:
+        ImageError: naming the row, when it does not decode.
+    """
     return load_pixels(value, size, f"input {row}: {value}" if isinstance(value, str) else f"input {row}", rules)
 
 

@@ -21,7 +21,7 @@ from small_modules import (
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import RowKind
 from hubflow.stages.hub.encoded import EncodedSplit
-from hubflow.stages.hub.export import write_export
+from hubflow.stages.hub.export_folder import write_export
 from hubflow.stages.hub.runtime import set_variable
 from hubflow.stages.hub.session import Session, TaskSpec
 from hubflow.stages.store import Store

@@ -12,7 +12,7 @@ from small_sessions import add_descent, moved, step
 
 from hubflow.schemas.settings import LoraSettings
 from hubflow.stages.hub.errors import TaskError, WeightsError
-from hubflow.stages.hub.export import as_exported, write_export
+from hubflow.stages.hub.export_folder import as_exported, write_export
 from hubflow.stages.hub.lora import is_adapter, merged
 from hubflow.stages.hub.predictor import Predictor
 from hubflow.stages.hub.runtime import set_variable

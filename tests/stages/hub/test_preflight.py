@@ -13,7 +13,7 @@ from hubflow.schemas.labels import LabelMap
 from hubflow.stages.hub.callbacks import TrainState
 from hubflow.stages.hub.checkpoints import Checkpoints
 from hubflow.stages.hub.encoded import TextSplit, epoch_batches
-from hubflow.stages.hub.export import write_export
+from hubflow.stages.hub.export_folder import write_export
 from hubflow.stages.hub.preflight import Preflight, preflight, require_room
 from hubflow.stages.hub.session import Session, TaskSpec
 from hubflow.stages.hub.stepping import Stepper, TrainingError
