@@ -12,7 +12,6 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from tokenizers import Tokenizer
 
 from hubflow.schemas.folders import MANIFEST, StoreError, file_sha256, verify_folder
