@@ -55,4 +55,9 @@ class DataChecks(Settings):
     near_duplicate_distance: int = Field(
         6, ge=0, le=15, description="Bits of 64 in which the perceptual hashes of near-duplicates may differ"
     )
+    skipped_files: Policy = Field(
+        "warn",
+        description="Files and links in an image folder that are no rows: of another type, beside the class folders, broken; "
+        "hidden ones are counted only",
+    )
     drift: DriftSettings = Field(DriftSettings(), description="How much the rows may differ from the last other data set")

@@ -84,7 +84,13 @@ class DatasetSpec(Settings):
     text_pair_column: Column | None = Field(None, description="Second text of a pair")
     label_column: Column = Field("label", description="Name, or 0-based position; for CoNLL the 0-based column of the tag")
     tokens_column: Column = Field("tokens", description="JSON lines and Parquet token rows: column of the token lists")
-    label_list: str | None = Field(None, description="File with one label a line, in order; from train when not given")
+    label_list: str | None = Field(
+        None,
+        description="File with one label a line, in order; from train when not given. For image lists `0 cat` lines too",
+    )
+    image_root: str | None = Field(
+        None, min_length=1, description="Image lists: folder that paths are relative to; the list's own when not given"
+    )
     dev_share: Share = Field(0.1, description="Share of train that becomes dev when there is none, stratified by label")
     test_share: Share = Field(0.0, description="Share of train that becomes test when there is none, stratified by label")
     max_rows: int | None = Field(None, ge=1, description="Use at most so many rows of each split, drawn by seed")
@@ -110,6 +116,8 @@ class DatasetSpec(Settings):
     def _paths(self) -> Self:
         if self.format != "digits" and self.train is None:
             raise ValueError("train: a file or folder of training rows is needed")
+        if self.image_root is not None and self.format != "image_list":
+            raise ValueError(f"image_root is for format image_list, this is {self.format}; leave it out")
         if self.dev_share + self.test_share >= 1:
             raise ValueError("dev_share and test_share together must leave rows to train on")
         return self
@@ -172,7 +180,7 @@ class PredictSettings(Settings):
         None, description="Prefect Secret block with fsspec's options for the store that the export's URL is of"
     )
     data: Annotated[str, Field(min_length=1)] | tuple[Annotated[str, Field(min_length=1)], ...] = Field(
-        description="File of rows, folder of images, or a glob of either, or several; labels are not needed"
+        description="File of rows, image, folder of images, or a glob of these, or several; labels are not needed"
     )
     format: DataFormat | None = Field(None, description="By the file's ending when not given")
     output: str | None = Field(
@@ -186,6 +194,10 @@ class PredictSettings(Settings):
     text_pair_column: Column | None = None
     label_column: Column = Field("label", description="When the data has it, metrics are computed; never needed")
     tokens_column: Column = "tokens"
+    image_root: str | None = Field(
+        None, min_length=1, description="Image lists: folder that paths are relative to; the list's own when not given"
+    )
+    label_list: str | None = Field(None, description="Image lists whose labels are numbers: file with the label of each")
     batch_size: int = Field(64, ge=1, description="Most rows of a run; long texts share one with fewer")
     top_k: int | None = Field(
         None, ge=1, description="Classification: the most probable labels as lists, in place of a column for each label"

@@ -1,9 +1,10 @@
 """Load a data set: rows held to their contract, one label map, Parquet in the store. Must not import Paddle."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from functools import partial
+from typing import Any
 
-import pandas as pd
 from pydantic import ValidationError
 
 from hubflow.schemas.contracts import contract_identity, contract_of
@@ -18,17 +19,17 @@ from hubflow.stages.data.reading import (
     iter_rows,
     malformed_texts,
     read_label_list,
-    read_rows,
     rows_kind,
 )
-from hubflow.stages.data.reading_chunks import CHUNK_ROWS, sliced
+from hubflow.stages.data.reading_images import split_sources
 from hubflow.stages.data.reading_source import expanded, require_file
 from hubflow.stages.data.watch import keep_watched
 from hubflow.stages.errors import DataError
 from hubflow.stages.store import Store, content_key, file_sha256
 from hubflow.stages.tasks import stage_task
 
-Frames = dict[Split, pd.DataFrame]
+Chunks = dict[Split, list[Chunk]]
+LOG = logging.getLogger(__name__)
 
 
 def load_dataset(spec: DatasetSpec, task: TaskType, store: str, reuse: bool = True, contract: type | None = None) -> DatasetRef:
@@ -60,17 +61,17 @@ def load_dataset(spec: DatasetSpec, task: TaskType, store: str, reuse: bool = Tr
     place = Store(store)
     plan = _plan(spec, task, contract)
     # Images are hashed as they are read, so their rows are at hand before the key is.
-    frames = _read(plan) if spec.format in IMAGE_FORMATS else None
+    chunks = _read(plan) if spec.format in IMAGE_FORMATS else None
     try:
-        digests = _digests(plan, frames)
+        digests = _digests(plan, chunks)
     except DataError:
         gathered(plan.sources, partial(_read_through, plan))  # raises with what is wrong in the other sources too
         raise
     key = content_key("load_dataset", FORMAT_VERSION, spec, task, contract_identity(plan.model), digests)
     sources: Sources = {split: partial(_chunks, plan, split) for split in plan.sources}
-    if frames is not None:
-        sources = {split: partial(sliced, rows, CHUNK_ROWS) for split, rows in frames.items()}
-    return keep_watched(place, key, plan, sources, partial(_listed_labels, plan), digests, reuse)
+    if chunks is not None:
+        sources = {split: partial(iter, read) for split, read in chunks.items()}
+    return keep_watched(place, key, plan, sources, partial(_listed_labels, plan), digests, reuse, at_hand=chunks is not None)
 
 
 def _plan(spec: DatasetSpec, task: TaskType, contract: type | None) -> Plan:
@@ -79,11 +80,17 @@ def _plan(spec: DatasetSpec, task: TaskType, contract: type | None) -> Plan:
     if spec.format == "digits":
         return Plan(spec, task, kind, {"train": DIGITS_SOURCE}, model)
     given: dict[Split, str | None] = {"train": spec.train, "dev": spec.dev, "test": spec.test}
-    return Plan(spec, task, kind, {split: expanded(path) for split, path in given.items() if path is not None}, model)
+    sources = {split: expanded(path) for split, path in given.items() if path is not None}
+    if spec.format == "image_folder":
+        found = split_sources(sources)
+        if found != sources:
+            LOG.info("splits: %s", ", ".join(f"{split} {folder}" for split, folder in found.items()))
+        sources = found
+    return Plan(spec, task, kind, sources, model)
 
 
-def _read(plan: Plan) -> Frames:
-    return gathered(plan.sources, lambda split: read_rows(plan.spec, plan.sources[split], split, plan.task))
+def _read(plan: Plan) -> Chunks:
+    return gathered(plan.sources, lambda split: list(_chunks(plan, split)))
 
 
 def _chunks(plan: Plan, split: Split) -> Iterable[Chunk]:
@@ -96,22 +103,30 @@ def _read_through(plan: Plan, split: Split) -> None:
             raise DataError("\n".join(malformed_texts(plan.sources[split], plan.spec.encoding, chunk.malformed)))
 
 
-def _digests(plan: Plan, frames: Frames | None) -> dict[str, str]:
+def _digests(plan: Plan, chunks: Chunks | None) -> dict[str, str]:
     """Hash of the content of each source; for images with their places, since the rows point to the files."""
-    if frames is None:
+    if chunks is None:
         by_split = gathered(plan.sources, lambda split: file_sha256(require_file(plan.sources[split])))
     else:
-        by_split = {split: content_key(rows[["path", "label", "sha256"]].to_numpy().tolist()) for split, rows in frames.items()}
+        by_split = {split: content_key(*(_content(chunk) for chunk in read)) for split, read in chunks.items()}
     digests: dict[str, str] = {str(split): digest for split, digest in by_split.items()}
     if plan.spec.label_list is not None:
         digests["label_list"] = file_sha256(require_file(expanded(plan.spec.label_list)))
     return digests
 
 
+def _content(chunk: Chunk) -> list[Any]:
+    malformed: list[Any] = chunk.malformed[["row", "content"]].to_numpy().tolist()
+    return [*chunk.rows[["path", "label", "sha256"]].to_numpy().tolist(), *malformed]
+
+
 def _listed_labels(plan: Plan) -> LabelMap | None:
     if plan.spec.label_list is None:
         return None
-    return label_map_of(read_label_list(expanded(plan.spec.label_list), plan.spec.encoding), plan.spec.label_list)
+    return label_map_of(
+        read_label_list(expanded(plan.spec.label_list), plan.spec.encoding, plan.spec.format == "image_list"),
+        plan.spec.label_list,
+    )
 
 
 def label_map_of(labels: Sequence[str], source: str) -> LabelMap:

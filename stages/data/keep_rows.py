@@ -156,7 +156,7 @@ def keep_rows(
             with place.create(KIND, key) as draft:
                 counts = _write(plan, staged, draft.folder, observers)
                 label_map.save(draft.folder / LABEL_MAP_FILE)
-                _observed(observers, report)
+                _observed(plan, observers, report)
                 draft.facts.update(_facts(plan, counts, label_map, digests), data_report=report.of_content())
     except HubflowError as error:
         publish(report.as_dict(str(error)))
@@ -314,12 +314,14 @@ def _is_large(kind: Any) -> bool:
     return bool(arrow.types.is_large_list(kind))
 
 
-def _observed(observers: Sequence[Observer], report: DataReport) -> None:
-    """Gather what the observers found.
+def _observed(plan: Plan, observers: Sequence[Observer], report: DataReport) -> None:
+    """Gather what the observers, and the readers, found.
 
     Raises:
         ContractError: for findings with the policy `fail`, all of them.
     """
+    for split, counts in report.splits.items():
+        report.findings += counts.findings(split, plan.spec.checks)
     for observer in observers:
         report.findings += observer.findings()
         report.facts |= getattr(observer, "facts", dict)()

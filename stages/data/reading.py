@@ -1,6 +1,6 @@
 """Reading rows of any format as the frames of their contract. Must not import Paddle or Prefect."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +9,7 @@ from hubflow.schemas.references import RowKind, Split
 from hubflow.schemas.settings import FORMATS, DataFormat, DatasetSpec, TaskType
 from hubflow.stages.data.reading_chunks import CHUNK_ROWS, Chunk, explained, sliced
 from hubflow.stages.data.reading_delimited import read_delimited
-from hubflow.stages.data.reading_images import image_chunks, read_digits, read_image_folder, read_image_list
+from hubflow.stages.data.reading_images import image_chunks, read_digits
 from hubflow.stages.data.reading_parquet import read_parquet
 from hubflow.stages.data.reading_records import read_jsonl
 from hubflow.stages.data.reading_source import Request, expanded, read_label_list
@@ -40,8 +40,6 @@ READERS: dict[DataFormat, Callable[[Request, int], Iterator[Chunk]]] = {
     "msra": read_msra,
 }
 WHOLE_READERS: dict[DataFormat, Callable[[Request], pd.DataFrame]] = {
-    "image_folder": read_image_folder,
-    "image_list": read_image_list,
     "digits": read_digits,
 }
 
@@ -66,6 +64,7 @@ def iter_rows(
     task: TaskType | None = None,
     labelled: bool = True,
     chunk_rows: int = CHUNK_ROWS,
+    images: Sequence[Path] = (),
 ) -> Iterator[Chunk]:
     """Rows of one source, as written, in chunks that need no more memory for a larger file.
 
@@ -78,6 +77,7 @@ def iter_rows(
         task: needed by JSON lines and Parquet of token rows; otherwise the format tells.
         labelled: False makes labels optional, as for prediction.
         chunk_rows: the most rows of a chunk; long rows make smaller ones.
+        images: image files in place of a folder of them.
 
     Yields:
         Chunks with the columns of the contract that `rows_kind` names (see `hubflow.schemas.rows`), and those carried
@@ -87,8 +87,8 @@ def iter_rows(
         DataError: naming the file, the line, what was expected and found, and what to do.
     """
     request = _request(spec, path, split, task, labelled)
-    if not labelled and spec.format in ("image_folder", "image_list"):
-        yield from image_chunks(request, chunk_rows)
+    if spec.format in ("image_folder", "image_list"):
+        yield from image_chunks(request, chunk_rows, images)
         return
     if spec.format in WHOLE_READERS:
         yield from sliced(WHOLE_READERS[spec.format](request), chunk_rows)

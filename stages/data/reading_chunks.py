@@ -24,12 +24,14 @@ class Chunk:
             than 10,000 characters the first, and how many follow), check, and what found, expected and remedy say of it.
         coerced: how many values were converted in reading, by column; for line ends and marks of the file, by their name.
         skipped: how many lines or files were left out because they are no rows, such as comments, by reason.
+        skipped_examples: the first of them that a person should know of, such as files that no folder of a class holds.
     """
 
     rows: pd.DataFrame
     malformed: pd.DataFrame
     coerced: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
+    skipped_examples: tuple[str, ...] = ()
 
 
 class Malformed:

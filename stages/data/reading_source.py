@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,8 +120,14 @@ def numbered_lines(path: Path, encoding: str) -> list[tuple[int, str]]:
     return [(number, line.removesuffix("\r")) for number, line in lines if line and not line.isspace()]
 
 
-def read_label_list(path: str | Path, encoding: str = "utf-8") -> list[str]:
+def read_label_list(path: str | Path, encoding: str = "utf-8", numbered: bool = False) -> list[str]:
     """Labels of a file with one label a line, in its order.
+
+    Args:
+        path: the file.
+        encoding: of its characters.
+        numbered: whether lines may be `0 cat`, which is a label and its number before it; they are when the numbers are all of
+            0, 1, 2 and so on, in any order.
 
     Raises:
         DataError: when the file is missing or empty, or a label repeats; naming the lines.
@@ -131,7 +138,24 @@ def read_label_list(path: str | Path, encoding: str = "utf-8") -> list[str]:
         if label in first_line:
             raise DataError(f"{path}: line {number}: label {label!r} repeats line {first_line[label]}; list each label once")
         first_line[label] = number
-    return list(first_line)
+    labels = list(first_line)
+    return _by_number(labels, path) if numbered else labels
+
+
+def _by_number(labels: list[str], path: str | Path) -> list[str]:
+    """The labels of lines that are numbers and labels, by their numbers; others as they are."""
+    pairs = [_NUMBERED.fullmatch(label) for label in labels]
+    names = {int(pair["number"]): pair["label"] for pair in pairs if pair is not None}
+    if sorted(names) != list(range(len(labels))):
+        return labels
+    ordered = [names[number] for number in sorted(names)]
+    repeated = sorted({label for label in ordered if ordered.count(label) > 1})
+    if repeated:
+        raise DataError(f"{path}: labels {bounded(map(repr, repeated))} have several numbers; list each label once")
+    return ordered
+
+
+_NUMBERED = re.compile(r"(?P<number>\d{1,9})(?:\s*[,:;]\s*|\s+)(?P<label>\S.*)")
 
 
 def make_rows(request: Request, rows: Sequence[int] | np.ndarray, table: Table) -> pd.DataFrame:

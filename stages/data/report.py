@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from hubflow.schemas.data_checks import DataChecks
 from hubflow.schemas.findings import Finding
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import Split
@@ -32,6 +33,7 @@ class SplitReport:
     checks: Counter[tuple[str, str]] = field(default_factory=Counter)
     coerced: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
+    skipped_examples: list[str] = field(default_factory=list)
     first_rejected: list[dict[str, Any]] = field(default_factory=list)
     first_failures: dict[tuple[str, str], list[pd.Series]] = field(default_factory=dict)
     first_malformed: list[pd.DataFrame] = field(default_factory=list)
@@ -48,7 +50,7 @@ class SplitReport:
         self.malformed += len(chunk.malformed)
         self.at_fault += len(found.rejected)
         self.coerced.update(chunk.coerced)
-        self.skipped.update(chunk.skipped)
+        self.add_skipped(chunk)
         self.coerced.update(found.coerced)
         self.checks.update((MALFORMED, str(check)) for check in chunk.malformed["check"])
         if len(chunk.malformed) and sum(map(len, self.first_malformed)) < MAX_MALFORMED:
@@ -60,6 +62,24 @@ class SplitReport:
         if len(self.first_rejected) < MAX_EXAMPLES and (len(found.rejected) or len(chunk.malformed)):
             few = as_quarantined(found.rejected.head(MAX_EXAMPLES), chunk.malformed.head(MAX_EXAMPLES))
             self.first_rejected += map(_brief, few.head(MAX_EXAMPLES - len(self.first_rejected)).to_dict("records"))
+
+    def add_skipped(self, chunk: Chunk) -> None:
+        """Count what a chunk left out."""
+        self.skipped.update(chunk.skipped)
+        self.skipped_examples += chunk.skipped_examples[: MAX_EXAMPLES - len(self.skipped_examples)]
+
+    def findings(self, split: Split, checks: DataChecks) -> list[Finding]:
+        """What reading the source found."""
+        if not self.skipped_examples or checks.skipped_files == "ignore":
+            return []
+        reasons = ", ".join(f"{reason} {count}" for reason, count in self.skipped.items())
+        message = f"{split}: files in {self.source} are skipped: {reasons}; move or remove them, or mend what is wrong"
+        examples = tuple(self.skipped_examples)
+        count = sum(self.skipped.values())
+        finding = Finding(
+            check=SKIPPED, policy=checks.skipped_files, splits=(split,), count=count, message=message, examples=examples
+        )
+        return [finding]
 
     def failures(self) -> pd.DataFrame:
         """The first few faults of each check."""
@@ -125,7 +145,7 @@ class DataReport:
         }
 
 
-DRIFT = "drift"
+DRIFT, SKIPPED = "drift", "skipped_files"
 
 
 def _brief(row: dict[Any, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from hubflow.stages.data import artifacts
 from hubflow.stages.data.keep_rows import KIND, Plan, Sources, dataset_reference, keep_rows, require_none_fails
 from hubflow.stages.data.profile import Profiler
 from hubflow.stages.data.profile_history import against_last, keep_profile, series_of
+from hubflow.stages.data.report import SKIPPED, SplitReport
 from hubflow.stages.data.split_checks import SplitChecks
 from hubflow.stages.data.view import write_data_page
 from hubflow.stages.store import Store, content_key
@@ -67,7 +68,8 @@ class DataWatch:
         told = [*of_content["findings"], *(finding.model_dump(mode="json") for finding in found)]
         report = {**of_content, "findings": told, "facts": {**of_content["facts"], **facts}}
         try:
-            require_none_fails(found)
+            kept = (Finding.model_validate(one) for one in of_content["findings"])
+            require_none_fails([*found, *(one for one in kept if one.policy == "fail")])
         except ContractError as error:
             self.publish({**report, "error": str(error)})
             raise
@@ -87,6 +89,7 @@ def keep_watched(
     listed: Callable[[], LabelMap | None],
     digests: dict[str, str],
     reuse: bool,
+    at_hand: bool = False,
 ) -> DatasetRef:
     """`keep_rows` under watch; with `reuse`, what the store already holds by this key, told of again.
 
@@ -98,6 +101,7 @@ def keep_watched(
         listed: gives the label map when there is a list of labels.
         digests: hash of the content of each source.
         reuse: take what the store already holds.
+        at_hand: whether the chunks have been read already: what they skip, such as files beside images, is told as it is now.
 
     Raises:
         HubflowError: as `keep_rows` does.
@@ -105,11 +109,25 @@ def keep_watched(
     watch = DataWatch(place, key, plan, content_key(digests))
     known = place.find(KIND, key) if reuse else None
     if known is not None:
-        watch.take_again(known.facts["data_report"])
+        told = known.facts["data_report"]
+        watch.take_again(_with_skipped(told, plan, sources) if at_hand else told)
         return dataset_reference(known)
     kept = keep_rows(place, key, plan, sources, listed(), digests, watch.observers, watch.publish)
     watch.keep()
     return kept
+
+
+def _with_skipped(report: Mapping[str, Any], plan: Plan, sources: Sources) -> dict[str, Any]:
+    """A report with what its sources skip now, which does not change the rows."""
+    found = [one for one in report["findings"] if one["check"] != SKIPPED]
+    splits = dict(report["splits"])
+    for split, chunks in sources.items():
+        counted = SplitReport(str(plan.sources[split]), "")
+        for chunk in chunks():
+            counted.add_skipped(chunk)
+        splits[split] = {**splits[split], "skipped": dict(counted.skipped)}
+        found += [one.model_dump(mode="json") for one in counted.findings(split, plan.spec.checks)]
+    return {**report, "splits": splits, "findings": found}
 
 
 class _ProfileObserver:

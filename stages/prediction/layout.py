@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +65,10 @@ def lay_out(settings: PredictSettings, task: TaskType, sources: Sequence[Source]
     reports = [SplitReport(str(source.path), str(quarantine_of(output))) for source in sources]
     named = is_several(settings)
     for source, report in zip(sources, reports, strict=True):
-        for chunk in iter_rows(source.spec, source.path, "test", task, labelled=False, chunk_rows=settings.rows_per_part):
+        for chunk in _chunks(source, task, settings.rows_per_part):
             rows, rejected = _sorted_chunk(chunk, kind, report)
             if named:
-                rows, rejected = (_with_file(frame, str(source.path)) for frame in (rows, rejected))
+                rows, rejected = (_with_file(frame, source) for frame in (rows, rejected))
             parts.append(_keep(folder, len(parts), rows, rejected, work))
     _require_valid(settings, sources, reports, kind, folder, parts, output)
     checks: dict[str, int] = {}
@@ -97,9 +97,17 @@ def _sorted_chunk(chunk: Chunk, kind: RowKind, report: SplitReport) -> tuple[pd.
     return accepted[order], as_quarantined(rejected, chunk.malformed)
 
 
-def _with_file(frame: pd.DataFrame, path: str) -> pd.DataFrame:
+def _chunks(source: Source, task: TaskType, chunk_rows: int) -> Iterator[Chunk]:
+    return iter_rows(source.spec, source.path, "test", task, labelled=False, chunk_rows=chunk_rows, images=source.images)
+
+
+def _with_file(frame: pd.DataFrame, source: Source) -> pd.DataFrame:
     frame = frame.rename(columns=free_names(frame.columns, (FILE,)))
-    frame.insert(0, FILE, pd.Series([path] * len(frame), index=frame.index, dtype="str"))
+    paths = pd.Series([str(source.path)] * len(frame), index=frame.index, dtype="str")
+    for column in ("path", "content"):  # of images that were named one by one each is a file; `content` names one unread
+        if source.images and column in frame:
+            paths = frame[column].where(frame[column].notna(), paths).astype("str")
+    frame.insert(0, FILE, paths)
     return frame
 
 

@@ -1,6 +1,9 @@
 """What to predict on, and where the predictions go: files of a path, a glob or a list. Must not import Paddle or Prefect."""
 
 import glob
+import itertools
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,20 +11,23 @@ from hubflow.schemas.errors import SettingsError, bounded
 from hubflow.schemas.references import RowKind
 from hubflow.schemas.settings import FORMATS, DataFormat, DatasetSpec, PredictSettings, TaskType
 from hubflow.stages.data.reading import rows_kind
+from hubflow.stages.data.reading_images import SYSTEM_NAMES
 from hubflow.stages.data.reading_source import expanded
 from hubflow.stages.errors import DataError
+from hubflow.stages.hub.images import is_image_file
 
 ENDINGS: dict[str, DataFormat] = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".parquet": "parquet", ".conll": "conll"}
 OUTPUTS = (".parquet", ".csv", ".jsonl")
-_NAMES = ("encoding", "header", "quoting", "text_column", "text_pair_column", "label_column", "tokens_column")
+_NAMES = ("encoding", "header", "quoting", "text_column", "text_pair_column", "label_column", "tokens_column", "label_list")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file or folder of rows, and how they are written."""
+    """A file or folder of rows, and how they are written; or image files that were named one by one, or by a glob."""
 
     path: Path
     spec: DatasetSpec
+    images: tuple[Path, ...] = ()
 
 
 def output_of(settings: PredictSettings) -> Path:
@@ -58,8 +64,28 @@ def sources_of(settings: PredictSettings, task: TaskType, trained_on: RowKind, o
     """
     patterns = (settings.data,) if isinstance(settings.data, str) else settings.data
     ours = {output, quarantine_of(output)}
-    paths = [path for pattern in patterns for path in _matching(pattern) if path.absolute() not in ours]
-    return [Source(path, _spec(settings, path, task, trained_on)) for path in paths]
+    found: list[tuple[bool, Path]] = []
+    for pattern in patterns:
+        paths = [path for path in _matching(pattern) if path.absolute() not in ours]
+        is_image = _images_among(paths, settings, task)
+        found += [(is_image(path), path) for path in paths]
+    sources: list[Source] = []
+    for are_images, group in itertools.groupby(found, key=lambda one: one[0]):
+        paths = [path for _, path in group]
+        if are_images:  # which are read together: each of many would be a part of its own
+            sources.append(Source(paths[0], _spec(settings, paths[0], task, trained_on, "image_folder"), tuple(paths)))
+        else:
+            sources += [Source(path, _spec(settings, path, task, trained_on)) for path in paths]
+    return sources
+
+
+def _images_among(paths: Sequence[Path], settings: PredictSettings, task: TaskType) -> Callable[[Path], bool]:
+    """Which of the paths of a pattern are read as images: of files beside images all, since what is no image is counted."""
+    if task != "image_classification" or settings.format not in (None, "image_folder"):
+        return lambda _path: False
+    files = {path for path in paths if os.path.lexists(path) and not path.is_dir()}
+    has_images = any(map(is_image_file, files))
+    return lambda path: path in files and (has_images or path.name in SYSTEM_NAMES)
 
 
 def _is_glob(text: str) -> bool:
@@ -75,13 +101,16 @@ def _matching(pattern: str) -> list[Path]:
     return [Path(path) for path in found]
 
 
-def _spec(settings: PredictSettings, path: Path, task: TaskType, trained_on: RowKind) -> DatasetSpec:
-    kind = settings.format or _format(path, task)
+def _spec(
+    settings: PredictSettings, path: Path, task: TaskType, trained_on: RowKind, known: DataFormat | None = None
+) -> DatasetSpec:
+    kind = known or settings.format or _format(path, task)
     if kind not in FORMATS[task]:
         raise SettingsError(
             f"format {kind!r} holds no rows for this export's task {task}; use one of {', '.join(FORMATS[task])}"
         )
-    spec = DatasetSpec(format=kind, train=str(path), **{name: getattr(settings, name) for name in _NAMES})
+    given = {name: getattr(settings, name) for name in (*_NAMES, *(("image_root",) if kind == "image_list" else ()))}
+    spec = DatasetSpec(format=kind, train=str(path), **given)
     if rows_kind(spec, task) != trained_on:
         remedy = "set text_pair_column" if trained_on == "text_pair" else "leave text_pair_column out"
         raise SettingsError(

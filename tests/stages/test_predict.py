@@ -239,3 +239,63 @@ def test_an_altered_export_is_refused(text_run: Run, tmp_path: Path) -> None:
     (copy / "label_map.json").write_text('["1", "0"]', encoding="utf-8")
     with pytest.raises(StoreError, match=r"label_map\.json"):
         predict(PredictSettings(export=str(copy), data=str(text_run.settings.data.test)))
+
+
+def inbox(run: Run, folder: Path) -> list[Path]:
+    """Images of several kinds beside each other, with files that are none."""
+    rows = pd.read_parquet(run.store.open(run.dataset).folder / "test.parquet").head(6)
+    folder.mkdir()
+    paths = []
+    for name, image in zip(("a.png", "b.PNG", "c.jpg", "d", "sub.dir/e.png", "z.png"), rows["image"], strict=True):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(image)
+        paths.append(folder / name)
+    (folder / "notes.txt").write_text("a.png 5\n", encoding="utf-8")
+    (folder / "Thumbs.db").write_bytes(b"x")
+    return paths
+
+
+def test_an_image_and_a_glob_of_images_are_images(digits_run: Run, tmp_path: Path) -> None:
+    paths = inbox(digits_run, tmp_path / "in")
+    whole = predict(settings(digits_run, tmp_path / "in"))
+    out = pd.read_parquet(whole.output).set_index("path")["predicted"]
+    assert list(out.index) == list(map(str, paths))
+    assert whole.notes[-1] == "skipped, as no rows: hidden or system file 1, other file type 1"
+    one = pd.read_parquet(predict(settings(digits_run, paths[1])).output)
+    assert one["predicted"].tolist() == [out[str(paths[1])]]
+    glob = predict(settings(digits_run, tmp_path / "in" / "*", output=str(tmp_path / "glob.parquet"), rows_per_part=2))
+    found = pd.read_parquet(glob.output)
+    assert found["path"].tolist() == [str(path) for path in (*paths[:4], *paths[4:])]
+    assert found["file"].tolist() == [str(tmp_path / "in" / "sub.dir") if "sub.dir" in path else path for path in found["path"]]
+    assert found["predicted"].tolist() == out[found["path"]].tolist()
+    assert glob.notes[-1] == "skipped, as no rows: hidden or system file 1, other file type 2"  # predictions lie there now
+    several = PredictSettings(
+        export=str(digits_run.export_folder), data=(str(paths[0]), str(paths[3])), output=str(tmp_path / "two.csv")
+    )
+    assert pd.read_csv(predict(several).output)["path"].tolist() == [str(paths[0]), str(paths[3])]
+    with pytest.raises(HubflowError, match=r"b\.PNG: is an image; expected a list of images"):
+        predict(settings(digits_run, paths[1], format="image_list"))
+    with pytest.raises(HubflowError, match="no such folder"):
+        predict(settings(digits_run, tmp_path / "absent.png"))
+
+
+def test_a_missing_image_of_several_is_set_aside_under_its_name(digits_run: Run, tmp_path: Path) -> None:
+    paths = inbox(digits_run, tmp_path / "in")
+    paths[0].write_bytes(b"no image")
+    (tmp_path / "in" / "broken.png").symlink_to(tmp_path / "gone.png")
+    result = predict(settings(digits_run, tmp_path / "in" / "*.png", output=str(tmp_path / "out.parquet")))
+    assert (result.rows, result.invalid_rows) == (1, 2)
+    aside = pd.read_parquet(str(result.quarantine))
+    assert aside["file"].tolist() == [str(paths[0]), str(tmp_path / "in" / "broken.png")]
+
+
+def test_lists_to_predict_on_take_a_root_and_labels_by_number(digits_run: Run, tmp_path: Path) -> None:
+    paths = inbox(digits_run, tmp_path / "in")
+    names = tmp_path / "labels.txt"
+    names.write_text("0 5\n1 6\n2 7\n", encoding="utf-8")
+    listed = tmp_path / "list.tsv"
+    listed.write_text("".join(f"{path.relative_to(tmp_path / 'in')}\t1\n" for path in paths), encoding="utf-8")
+    result = predict(settings(digits_run, listed, image_root=str(tmp_path / "in"), label_list=str(names)))
+    out = pd.read_parquet(result.output)
+    assert out["path"].tolist() == list(map(str, paths))
+    assert result.metrics["accuracy"] == (out["predicted"] == "6").mean()

@@ -363,7 +363,9 @@ def test_missing_images_are_listed_with_their_rows(tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     path = write(tmp_path / "train.txt", "a.png 1\nb.png 1\n" + "c.png 0\n" * 50)
     message = fault(path, "image_list")
-    assert "51 of 52 image(s) missing or unreadable: row 2" in message
+    assert "expected image files in" in message
+    assert "path and label split at the last blank" in message
+    assert f"row 2 ({tmp_path / 'b.png'}: No such file or directory)" in message
     assert "(41 more)" in message
 
 
