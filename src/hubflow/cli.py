@@ -104,7 +104,7 @@ def modules(as_json: Json = False) -> None:
 @app.command()
 def predict(
     export: Annotated[str, typer.Argument(help="Exported folder.")],
-    data: Annotated[list[str], typer.Argument(help="Files of rows, or folders of images; quoted globs too.")],
+    data: Annotated[list[str], typer.Argument(help="Files of rows, images, or folders of images; quoted globs too.")],
     output: Annotated[str | None, typer.Option(help="Predictions file: .parquet, .csv or .jsonl.")] = None,
     overrides: Override = None,
     as_json: Json = False,

@@ -20,6 +20,7 @@ from hubflow.schemas.references import Split
 from hubflow.stages.data.image_lists import Listed, read_list
 from hubflow.stages.data.reading_chunks import Chunk, Malformed, pieces
 from hubflow.stages.data.reading_source import Request, expanded, read_label_list, require_folder
+from hubflow.stages.data.reading_text import escaped
 from hubflow.stages.errors import DataError
 from hubflow.stages.hub.images import is_image_file
 from hubflow.stages.hub.parallel import SMALL, in_parallel
@@ -81,7 +82,7 @@ class Found:
         self.skipped[reason] += 1
         known = self.first.setdefault(reason, []) if reason != HIDDEN else None
         if known is not None and len(known) < MAX_SKIPPED_EXAMPLES:
-            known.append(f"{path} ({reason})")
+            known.append(escaped(f"{path} ({reason})"))
 
     @property
     def examples(self) -> list[str]:
@@ -400,9 +401,12 @@ def _hash(entry: Entry) -> str | OSError:
     try:
         if not stat.S_ISREG(os.stat(entry[1]).st_mode):  # a pipe would never end
             return OSError(None, NOT_REGULAR)
+        str(entry[1]).encode()
         return file_sha256(entry[1])
     except OSError as error:
         return error
+    except UnicodeEncodeError:
+        return OSError(None, "its name is not UTF-8")
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -1,6 +1,7 @@
 """Image folders and image lists: all that lies there is read, counted as skipped, or refused with what to do."""
 
 import os
+import re
 import socket
 import unicodedata
 from collections.abc import Callable
@@ -9,11 +10,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 
+from hubflow.schemas.base import rgb_of
 from hubflow.schemas.errors import ContractError, HubflowError
 from hubflow.schemas.references import DatasetRef, Split
-from hubflow.schemas.settings import DatasetSpec
+from hubflow.schemas.settings import DatasetSpec, ModuleSpec
 from hubflow.stages.data.reading import iter_rows, read_rows
 from hubflow.stages.errors import DataError
 from hubflow.stages.load_dataset import load_dataset
@@ -121,6 +124,17 @@ def test_files_that_cannot_be_read_are_rows_with_a_fault(tmp_path: Path, monkeyp
     with pytest.raises(ContractError, match=r"4 of 10 row\(s\) .* are set aside"):
         load(tmp_path, root)
     assert load(tmp_path, root, max_invalid_share=0.5).rows == {"train": 5, "dev": 1}
+
+
+def test_names_that_are_not_utf_8_are_faults_of_their_files(tmp_path: Path) -> None:
+    root = classes(tmp_path / "root", "cat", "dog", count=3)
+    strange = os.fsdecode(b"caf\xe9")
+    picture(root / "dog" / f"{strange}.png", 77)
+    (root / "dog" / f"{strange}.txt").write_text("x")
+    chunk = chunk_of(root, "image_folder")
+    assert len(chunk.rows) == 6
+    assert chunk.malformed["found"].tolist() == [f"row 7 ({root / 'dog'}/caf\\xe9.png: its name is not UTF-8)"]
+    assert chunk.skipped_examples == (f"{root / 'dog'}/caf\\xe9.txt (other file type)",)
 
 
 def load(tmp_path: Path, path: Path, kind: str = "image_folder", **more: Any) -> DatasetRef:
@@ -387,3 +401,38 @@ def test_faults_of_lists_set_rows_aside_up_to_the_share(tmp_path: Path) -> None:
     with pytest.raises(HubflowError, match=r"2 of 14 row\(s\)"):
         load(tmp_path, path, "image_list")
     assert sum(load(tmp_path, path, "image_list", max_invalid_share=0.2).rows.values()) == 12
+
+
+# The page
+
+
+def blocks(section: str, kind: str) -> list[str]:
+    """Code of a section of docs/data-formats.md."""
+    page = (Path(__file__).parents[3] / "docs" / "data-formats.md").read_text(encoding="utf-8")
+    (text,) = re.findall(rf"^## {re.escape(section)}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
+    return re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_lists_of_the_page_are_read_as_it_says(tmp_path: Path) -> None:
+    by_tab, with_header, labels = blocks("Image lists: `image_list`", "text")
+    expected = [("photos/1.jpg", "big cat"), ("photos/in the garden/2.jpg", "dog")]
+    assert listed(tmp_path, by_tab, *(name for name, _ in expected)) == expected
+    assert listed(tmp_path, with_header) == expected
+    numbered = by_tab.replace("big cat", "0").replace("dog", "1")
+    names_file = write(tmp_path / "labels.txt", labels)
+    assert [label for _, label in listed(tmp_path, numbered, label_list=str(names_file))] == ["big cat", "dog"]
+
+
+def test_the_folder_of_the_page_is_read_as_it_says(tmp_path: Path) -> None:
+    (tree,) = blocks("Image folders: `image_folder`", "text")
+    root, *files = tree.split("\n")
+    for file in filter(None, map(str.strip, files)):
+        picture(tmp_path / root / file)
+    chunk = chunk_of(tmp_path / root, "image_folder")
+    assert chunk.rows["label"].tolist() == ["cat", "cat", "dog"]
+    assert not chunk.skipped
+
+
+def test_the_background_of_the_page_is_a_setting() -> None:
+    (example,) = blocks("Pictures", "yaml")
+    assert rgb_of(ModuleSpec.model_validate(yaml.safe_load(example)["module"]).background) == (240, 240, 240)

@@ -297,6 +297,16 @@ def test_of_several_frames_the_first_is_used(kind: str) -> None:
     assert read_image(encoded(frames[0], kind)).changes == ()
 
 
+def test_a_photo_with_previews_behind_it_is_one_photo() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    preview = Image.new("RGB", (16, 16))
+    stored = Image.fromarray(np.ascontiguousarray(STORED[8]))
+    image = read_image(encoded(stored, "MPO", save_all=True, append_images=[preview], exif=exif, quality=95))
+    assert image.changes == ("turned",)
+    assert like(image.colours, PHOTO, 8)
+
+
 def test_older_rules_convert_to_rgb_and_nothing_else() -> None:
     older = ImageRules.of({"image_size": 8})
     assert older.version == 0
