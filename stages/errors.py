@@ -5,3 +5,7 @@ from hubflow.schemas.errors import HubflowError
 
 class DataError(HubflowError):
     """A source of rows is missing or cannot be read; the message names the file, the row and what to do."""
+
+
+class EmptyError(DataError):
+    """A source has no rows."""

@@ -13,7 +13,7 @@ from typing import cast
 
 from filelock import FileLock
 
-from hubflow.schemas.errors import HubflowError, SettingsError
+from hubflow.schemas.errors import HubflowError, SettingsError, bounded
 from hubflow.schemas.folders import MANIFEST, StoreError, verify_folder
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.parts import PartRecord, PartRef, PredictionWork
@@ -85,6 +85,8 @@ def _notes(layout: Layout, records: Sequence[PartRecord], invalid: int, path: Pa
     from hubflow.stages.hub.images import CHANGES
 
     notes = [f"{invalid} of {layout.read} rows are set aside in {path}"] if invalid else []
+    if layout.empty:
+        notes.append(f"{len(layout.empty)} file(s) hold no rows: {bounded(layout.empty)}")
     if layout.skipped:
         notes.append(f"skipped, as no rows: {', '.join(f'{reason} {count}' for reason, count in layout.skipped.items())}")
     changes = sum((Counter(record.image_changes) for record in records), Counter[str]())

@@ -20,6 +20,7 @@ from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef, RowKind, Split
 from hubflow.schemas.rows import RowModel, RowsError, row_schema
 from hubflow.schemas.settings import DatasetSpec, TaskType
+from hubflow.stages.data.columns import to_frame
 from hubflow.stages.data.quarantine import Quarantine, sorted_out
 from hubflow.stages.data.reading import Chunk, malformed_texts
 from hubflow.stages.data.report import DataReport, Publish, SplitReport
@@ -31,7 +32,7 @@ from hubflow.stages.store import Artifact, Store
 
 KIND = "datasets"
 QUARANTINE = "quarantine"
-FORMAT_VERSION = 2  # of the artefact: raise it when the same sources would be written differently
+FORMAT_VERSION = 3  # of the artefact: raise it when the same sources would be written differently
 LABEL_MAP_FILE = "label_map.json"
 MIN_CLASSES = 2
 ORDER: tuple[Split, ...] = ("train", "dev", "test")
@@ -177,7 +178,9 @@ def _staged(
         path = quarantine.path.relative_to(place.root).as_posix()
         counts = report.splits[split] = SplitReport(str(plan.sources[split]), path)
         by_group = plan.spec.group_column is not None and split == "train"
-        staged = Staged(Staging(folder, split), partial(_parts_by_group, plan) if by_group else None)
+        staged = Staged(
+            Staging(folder, split, plan.spec.format == "jsonl"), partial(_parts_by_group, plan) if by_group else None
+        )
         try:
             _sort_chunks(plan, sources[split](), label_map, staged, quarantine, counts)
             quarantine.finish()
@@ -214,7 +217,7 @@ def _sort_chunks(
         if len(found.accepted):
             staged.add(found.accepted, plan.label_column)
     if counts.accepted:
-        _require_group(plan, counts.source, staged.rows.schema.names)
+        _require_group(plan, counts.source, staged.rows.names)
 
 
 def _require_group(plan: Plan, source: str, names: list[str]) -> None:
@@ -300,7 +303,7 @@ def _write(
 
 def _show(observers: Sequence[Observer], split: Split, part: Any) -> None:
     if observers:
-        frame = part.to_pandas()
+        frame = to_frame(part)
         for observer in observers:
             observer.add(split, frame)
 

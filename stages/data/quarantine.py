@@ -1,5 +1,6 @@
 """Rows that break their contract: sorted out, and set aside with what each failed. Must not import Paddle or Prefect."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
+from pandera.engines.pandas_engine import DataType as PandasDtype
 from pyarrow import parquet
 
 from hubflow.schemas.errors import SettingsError
@@ -26,6 +28,7 @@ OWN_COLUMNS = ("row", "checks", "content")
 SURROGATE = "surrogate"
 MAX_ROW_NUMBER = 2**63
 LOSSY = "coerced_value"
+MAX_EXACT = 2**53  # whole numbers up to it are floats without loss
 MALFORMED = "line"  # stands for the column in checks of lines that could not be read
 
 
@@ -71,7 +74,7 @@ def sorted_out(
     rows: pd.DataFrame, schema: pa.DataFrameSchema, model: RowModel, label_map: LabelMap | None, source: str
 ) -> Sorted:
     """What `sort_out` does, for a schema that is at hand, with all that is known of the faults."""
-    rows = rows.reset_index(drop=True)
+    rows = _in_backend(rows.reset_index(drop=True), schema)
     checks: dict[int, list[str]] = {}
     failures = _halves(rows, checks)
     left = rows[~rows.index.isin(checks)] if checks else rows
@@ -211,6 +214,37 @@ _LAST: dict[str, tuple[pa.DataFrameSchema, tuple[str, ...], pa.DataFrameSchema]]
 """The schema that was made lighter last: chunks of one source come one after the other, and pandera copies schemas deeply."""
 
 
+def _in_backend(rows: pd.DataFrame, schema: pa.DataFrameSchema) -> pd.DataFrame:
+    """Rows whose columns have the type of pandas that the contract names, where all that differs is how pandas holds them.
+
+    Whether whole numbers or true/false are nullable depends on a chunk's nulls, and whether a number of JSON lines is whole on
+    the numbers beside it: a contract without `coerce` is about neither.
+    """
+    columns = {}
+    for name, part in schema.columns.items():
+        if name not in rows or part.coerce or part.dtype is None or not isinstance(part.dtype, PandasDtype):
+            continue
+        wanted, values = part.dtype.type, rows[name]
+        if values.dtype == wanted or not _is_same_kind(values, wanted):
+            continue
+        with contextlib.suppress(TypeError, ValueError):  # a null where the type has none, which the contract's check tells
+            columns[name] = values.astype(wanted)
+    return rows.assign(**columns) if columns else rows
+
+
+def _is_same_kind(values: "pd.Series[Any]", wanted: Any) -> bool:
+    """Whether both are whole numbers of one width, both true/false, or both numbers of which the wanted floats hold each."""
+    kinds = pd.api.types
+    if kinds.is_bool_dtype(values.dtype) or kinds.is_bool_dtype(wanted):
+        return kinds.is_bool_dtype(values.dtype) and kinds.is_bool_dtype(wanted)
+    if kinds.is_float_dtype(wanted):
+        if not kinds.is_integer_dtype(values.dtype):
+            return kinds.is_float_dtype(values.dtype)
+        return bool(values.dropna().between(-MAX_EXACT, MAX_EXACT).all())
+    is_whole = kinds.is_integer_dtype(values.dtype) and kinds.is_integer_dtype(wanted)
+    return is_whole and str(values.dtype).lower().split("[")[0] == str(wanted).lower().split("[")[0]
+
+
 def _halves(rows: pd.DataFrame, checks: dict[int, list[str]]) -> list[pd.DataFrame]:
     """Faults of text with half a surrogate pair, which no file can hold, noted in `checks` by place.
 
@@ -277,7 +311,9 @@ def _lossy(before: pd.DataFrame, after: pd.DataFrame) -> list[tuple[int, Any, st
             meant = was.astype("str").str.strip().str.lower().map(_TRUTH)
             differs = meant != is_now.astype(float)
         elif pd.api.types.is_integer_dtype(is_now.dtype) and pd.api.types.is_numeric_dtype(was.dtype):
-            differs = was.astype(float) != is_now.astype(float)
+            differs = was.astype("Float64").fillna(0) != is_now.astype("Float64").fillna(0)
+        elif pd.api.types.is_float_dtype(is_now.dtype) and pd.api.types.is_integer_dtype(was.dtype):
+            differs = (was.fillna(0) > MAX_EXACT) | (was.fillna(0) < -MAX_EXACT)
         else:
             continue
         for place in np.flatnonzero(differs & is_known):

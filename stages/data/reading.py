@@ -15,7 +15,7 @@ from hubflow.stages.data.reading_records import read_jsonl
 from hubflow.stages.data.reading_source import Request, expanded, read_label_list
 from hubflow.stages.data.reading_text import encoding_fault
 from hubflow.stages.data.reading_tokens import read_conll, read_msra
-from hubflow.stages.errors import DataError
+from hubflow.stages.errors import DataError, EmptyError
 
 __all__ = [
     "CHUNK_ROWS",
@@ -99,7 +99,7 @@ def iter_rows(
             is_empty = False
             yield chunk
     if is_empty:
-        raise DataError(f"{request.path}: holds no rows; expected at least one")
+        raise EmptyError(f"{request.path}: holds no rows; expected at least one")
 
 
 def read_rows(

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as arrow
-from pyarrow import compute, parquet
+from pyarrow import compute, parquet, types
 
 from hubflow.schemas.errors import bounded
+from hubflow.stages.data.columns import in_plain_layout, is_list, to_frame
 from hubflow.stages.data.reading_chunks import Chunk, Malformed
-from hubflow.stages.data.reading_records import carried
 from hubflow.stages.data.reading_source import Request, make_rows, require_file, wanted_columns
-from hubflow.stages.errors import DataError
+from hubflow.stages.errors import DataError, EmptyError
 
 BATCH_BYTES = 1 << 25
 TEXT = arrow.large_string()
@@ -24,18 +24,20 @@ def read_parquet(request: Request, chunk_rows: int) -> Iterator[Chunk]:
     A record with text that is not UTF-8 is malformed.
 
     Raises:
-        DataError: for a file that is no Parquet, or a column of another type than its contract has.
+        DataError: for a file that is empty or no Parquet, or a column of another type than its contract has.
     """
     number = 1
     try:
-        with parquet.ParquetFile(require_file(request.path)) as file:
+        if not require_file(request.path).stat().st_size:
+            raise EmptyError(f"{request.path}: the file is empty; expected rows")
+        with parquet.ParquetFile(request.path) as file:
             names = file.schema_arrow.names
             repeated = sorted({name for name in names if names.count(name) > 1})
             if repeated:
                 raise DataError(f"{request.path}: column name(s) {bounded(map(repr, repeated))} repeat; name each column once")
             taken = wanted_columns(request, names)
             for batch in file.iter_batches(batch_size=_batch_rows(file.metadata, chunk_rows)):
-                yield _chunk(request, arrow.Table.from_batches([batch]), taken, number)
+                yield arrow_chunk(request, arrow.Table.from_batches([batch]), taken, number)
                 number += len(batch)
     except (arrow.ArrowException, OSError) as error:
         raise DataError(f"{request.path}: cannot be read as Parquet ({error})") from error
@@ -48,22 +50,32 @@ def _batch_rows(metadata: Any, chunk_rows: int) -> int:
     return max(1, min(chunk_rows, BATCH_BYTES * max(rows, 1) // max(size, 1)))
 
 
-def _chunk(request: Request, table: Any, taken: dict[str, str], begins: int) -> Chunk:
+def arrow_chunk(request: Request, table: Any, taken: dict[str, str], begins: int) -> Chunk:
+    """Rows of an Arrow table; columns beyond the contract keep their type (see `hubflow.stages.data.columns.to_frame`).
+
+    Args:
+        request: names the source in errors.
+        table: some of its rows.
+        taken: the table's column for each of the contract, as `wanted_columns` gives it.
+        begins: number of the first row.
+
+    Raises:
+        DataError: when a column of the contract is of a type that holds neither text nor labels.
+    """
     malformed, numbers = Malformed(), np.arange(begins, begins + len(table))
+    for key in taken.values():
+        place = table.column_names.index(key)
+        table = table.set_column(place, key, _in_text(in_plain_layout(table.column(key))))
     table, numbers = _valid(table, numbers, malformed)
-    coerced = {}
-    for name, key in taken.items():
-        column, coerced[name] = _typed(request.path, name, key, table.column(key))
-        table = table.set_column(table.column_names.index(key), key, column)
-    frame = table.to_pandas(ignore_metadata=True)
+    typed = {name: _typed(request.path, name, key, table.column(key)) for name, key in taken.items()}
     lists = {key for name, key in taken.items() if name in ("tokens", "labels")}
-    nested = {field.name for field in table.schema if arrow.types.is_nested(field.type)} - lists
-    columns: dict[str, Any] = {key: frame[key] for key in frame}
-    columns |= {key: _lists(frame[key]) for key in lists}
-    columns |= {key: [carried(value) for value in table.column(key).to_pylist()] for key in nested}  # as JSON lines have it
-    coerced |= {key: len(table) - table.column(key).null_count for key in nested}
-    counted = {name: count for name, count in coerced.items() if count}
-    return Chunk(make_rows(request, numbers, columns), malformed.frame(), counted)
+    frame = to_frame(table.drop_columns(list(taken.values())))
+    columns: dict[str, Any] = {str(key): frame[key] for key in frame}
+    for name, key in taken.items():
+        values = typed[name][0].to_pandas()
+        columns[key] = _lists(values) if key in lists else values
+    counted = {name: count for name, (_, count) in typed.items() if count}
+    return Chunk(make_rows(request, numbers, {key: columns[key] for key in table.column_names}), malformed.frame(), counted)
 
 
 def _valid(table: Any, numbers: np.ndarray, malformed: Malformed) -> tuple[Any, np.ndarray]:
@@ -75,36 +87,53 @@ def _valid(table: Any, numbers: np.ndarray, malformed: Malformed) -> tuple[Any, 
         good = np.ones(len(table), dtype=bool)
     for place in range(len(table)):
         try:
-            table.slice(place, 1).combine_chunks().to_pylist()
-        except (UnicodeDecodeError, arrow.ArrowInvalid) as error:
+            table.take([place]).validate(full=True)
+        except arrow.ArrowInvalid as error:
             good[place] = False
             found = f"record {numbers[place]}: {error}"
             malformed.add(int(numbers[place]), "", "encoding", found, remedy="write the text as UTF-8")
     return table.filter(arrow.array(good)), numbers[good]
 
 
+def _in_text(column: Any) -> Any:
+    """A column without dictionaries and extension types, and bytes as text that is yet to be checked."""
+    wanted = _text_type(column.type)
+    if wanted.equals(column.type):
+        return column
+    if isinstance(column.type, arrow.BaseExtensionType):
+        chunks = [compute.cast(chunk.storage, column.type.storage_type) for chunk in column.chunks]
+        return _in_text(arrow.chunked_array(chunks, column.type.storage_type))
+    return column.cast(options=compute.CastOptions(wanted, allow_invalid_utf8=True))
+
+
+def _text_type(kind: Any) -> Any:
+    if types.is_dictionary(kind):
+        return _text_type(kind.value_type)
+    if isinstance(kind, arrow.BaseExtensionType):
+        return kind if isinstance(kind, arrow.UuidType) else _text_type(kind.storage_type)
+    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+        return TEXT
+    return arrow.large_list(_text_type(kind.value_type)) if is_list(kind) else kind
+
+
 def _typed(path: Path, name: str, key: str, column: Any) -> tuple[Any, int]:
     """A column as its contract has it, and how many of its values had to be converted."""
-    kind = column.type.value_type if arrow.types.is_dictionary(column.type) else column.type
-    inner = kind.value_type if name in ("tokens", "labels") and _is_list(kind) else kind
-    inner = inner.value_type if arrow.types.is_dictionary(inner) else inner
-    is_text = arrow.types.is_string(inner) or arrow.types.is_large_string(inner)
-    is_number = arrow.types.is_integer(inner) or arrow.types.is_floating(inner) or arrow.types.is_boolean(inner)
-    fits = is_text or (name in ("label", "labels") and (is_number or arrow.types.is_null(inner)))
-    if not fits or (name in ("tokens", "labels") and not _is_list(kind)):
+    kind = column.type
+    is_sequence = name in ("tokens", "labels")
+    inner = kind.value_type if is_sequence and is_list(kind) else kind
+    is_text = types.is_string(inner) or types.is_large_string(inner)
+    is_number = types.is_integer(inner) or types.is_floating(inner) or types.is_boolean(inner) or types.is_decimal(inner)
+    fits = is_text or types.is_null(inner) or (name in ("label", "labels") and (is_number or types.is_date(inner)))
+    if not fits or (is_sequence and not is_list(kind) and not types.is_null(kind)):
         expected = {"tokens": "lists of text", "labels": "lists of labels", "label": "text or numbers"}.get(name, "text")
         raise DataError(f"{path}: column {key!r} is of type {column.type}; expected {expected}")
-    if name in ("tokens", "labels"):
-        converted = 0 if is_text else len(compute.list_flatten(column))
+    if is_sequence:
+        converted = 0 if is_text else len(compute.list_flatten(column)) if is_list(kind) else 0
         return compute.cast(column, arrow.large_list(TEXT)), converted
     converted = 0 if is_text else len(column) - column.null_count
-    if arrow.types.is_floating(column.type):
+    if types.is_floating(column.type):
         column = compute.if_else(compute.is_nan(column), None, column)  # what is no number is a missing label
     return compute.cast(column, TEXT), converted
-
-
-def _is_list(kind: Any) -> bool:
-    return bool(arrow.types.is_list(kind) or arrow.types.is_large_list(kind))
 
 
 def _lists(values: Iterable[Any]) -> list[list[str] | None]:

@@ -3,13 +3,18 @@
 import json
 import math
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any, NoReturn
 
+import pyarrow as arrow
+
+from hubflow.stages.data.columns import JSON, to_series
 from hubflow.stages.data.reading_chunks import Chunk, Malformed, pieces
 from hubflow.stages.data.reading_source import Request, make_rows, wanted_columns
 from hubflow.stages.data.reading_text import blocks, is_damaged, notes, numbered
 
 MAX_VALUE_CHARS = 60
+FLOAT_DIGITS = 15  # decimal digits that a float always keeps
 Line = tuple[int, str]
 Record = dict[str, Any]
 
@@ -60,17 +65,16 @@ def _chunk(
 ) -> Chunk:
     taken = wanted_columns(request, names)
     by_key = {key: _CONVERTERS[name] for name, key in taken.items()}
-    converters: dict[str, Callable[[object], Any]] = {name: by_key.get(name, carried) for name in names}
+    converters: dict[str, Callable[[object], Any]] = {name: by_key.get(name, _kept) for name in names}
     try:
         table = {name: _column(records, name, convert) for name, convert in converters.items()}
     except (TypeError, UnicodeEncodeError):
         lines, records = _usable(lines, records, converters, malformed)
         table = {name: _column(records, name, convert) for name, convert in converters.items()}
-    converted = {name: _converted(records, name) for name in names}
-    for name, key in taken.items():  # by the contract's names, as every check has them
-        converted[name] = converted.pop(key, 0) if name != key else converted[key]
+    converted = {name: _converted(records, key) for name, key in taken.items()}
     coerced = coerced | {name: count for name, count in converted.items() if count}
-    return Chunk(make_rows(request, [number for number, _ in lines], table), malformed.frame(), coerced)
+    columns: dict[str, Any] = {name: values if name in by_key else to_series(typed(values)) for name, values in table.items()}
+    return Chunk(make_rows(request, [number for number, _ in lines], columns), malformed.frame(), coerced)
 
 
 def _records(lines: list[Line], malformed: Malformed, encoding: str) -> tuple[list[Line], list[Record]]:
@@ -115,7 +119,18 @@ def _object(pairs: list[tuple[str, Any]]) -> Record:
     return found
 
 
-_decode = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_object).decode
+def _number(text: str) -> float | Decimal:
+    """A number with decimals; one that a float would change, beyond its shortest or its exact digits, as it is written."""
+    value = float(text)
+    if len(text) <= FLOAT_DIGITS and value and not math.isinf(value):
+        return value
+    exact = Decimal(text)
+    digits = max(len(exact.as_tuple().digits) - 1, 0)
+    is_kept = math.isfinite(value) and (exact == Decimal(repr(value)) or exact == Decimal(f"{value:.{digits}e}"))
+    return value if is_kept else exact
+
+
+_decode = json.JSONDecoder(parse_constant=_no_constant, parse_float=_number, object_pairs_hook=_object).decode
 
 
 def _column(records: list[Record], name: str, convert: Callable[[object], Any]) -> list[Any]:
@@ -169,7 +184,7 @@ def _require_unicode(value: object) -> None:
     if isinstance(value, str) and not value.isascii():
         value.encode()
     elif isinstance(value, list):
-        "".join(item for item in value if item).encode()
+        "".join(item for item in value if isinstance(item, str)).encode()
 
 
 def _text(value: object) -> str | None:
@@ -183,6 +198,8 @@ def _label(value: object) -> str | None:
         return value
     if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return json.dumps(value)
+    if isinstance(value, Decimal):
+        return str(value)
     raise TypeError(f"{_brief(value)}; expected a label: text or a number")
 
 
@@ -202,13 +219,71 @@ def _items(value: object, convert: Any) -> list[str | None] | None:
     return [convert(item) for item in value]
 
 
-def carried(value: object) -> str | None:
-    """A value of a further column, as text."""
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+def _kept(value: object) -> object:
+    """A value of a column beyond the contract, as it is.
+
+    Raises:
+        UnicodeEncodeError: when text in it holds half a surrogate pair.
+    """
+    if isinstance(value, list | dict):
+        _json_text(value).encode()
+    return value
+
+
+def typed(values: list[Any]) -> Any:  # noqa: PLR0911  # one line for each kind of value
+    """Values of JSON as an Arrow array of the type that all of them have, or else of JSON texts.
+
+    Whole numbers among others with decimals are floats; lists and objects have an Arrow type when it holds them as they are.
+    A number that no 64 bits hold is kept as it was written.
+    """
+    kinds = set(map(type, values)) - {type(None)}
+    if not kinds:
+        return arrow.nulls(len(values))
+    try:
+        if kinds == {str}:
+            return arrow.array(values, arrow.large_string())
+        if kinds == {bool}:
+            return arrow.array(values)
+        if kinds == {int}:
+            return _whole(values)
+        if kinds in ({float}, {int, float}):
+            return arrow.array(values, arrow.float64())
+        texts = list(map(_json_text, values))
+        if kinds in ({list}, {dict}):
+            array = arrow.array(values)
+            is_same = [json.dumps(value, ensure_ascii=False) for value in array.to_pylist()] == texts
+            if is_same and "struct<>" not in str(array.type):  # which Parquet cannot hold
+                return array
+    except (arrow.ArrowException, OverflowError, TypeError):
+        texts = list(map(_json_text, values))
+    storage = arrow.array(
+        [None if value is None else text for value, text in zip(values, texts, strict=True)], arrow.large_string()
+    )
+    return arrow.ExtensionArray.from_storage(JSON, storage)
+
+
+def _whole(values: list[int | None]) -> Any:
+    try:
+        return arrow.array(values, arrow.int64())
+    except OverflowError:
+        return arrow.array(values, arrow.uint64())
+
+
+def _json_text(value: Any) -> str:
+    """JSON of a value; long decimals as they were written."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except TypeError:
+        pass
+    if isinstance(value, list):
+        return f"[{', '.join(map(_json_text, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{json.dumps(name, ensure_ascii=False)}: {_json_text(item)}' for name, item in value.items())}}}"
+    return str(value)
 
 
 def _brief(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = _json_text(value)
     return text if len(text) <= MAX_VALUE_CHARS else f"{text[:MAX_VALUE_CHARS]}…"
 
 

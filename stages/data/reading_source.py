@@ -14,7 +14,7 @@ import pandas as pd
 from hubflow.schemas.errors import bounded
 from hubflow.schemas.references import RowKind, Split
 from hubflow.schemas.settings import Column, DatasetSpec
-from hubflow.stages.errors import DataError
+from hubflow.stages.errors import DataError, EmptyError
 
 GUESSED_ENCODINGS = ("utf-8", "gb18030", "utf-16")
 Table = Mapping[str, Sequence[Any]]
@@ -107,7 +107,7 @@ def read_text(path: Path, encoding: str) -> str:
     except UnicodeError as error:
         raise DataError(f"{path}: is not {encoding} ({error}); set `encoding`{fitting_encoding(path, encoding)}") from error
     if not text.strip("\ufeff").strip():
-        raise DataError(f"{path}: the file is empty; expected rows")
+        raise EmptyError(f"{path}: the file is empty; expected rows")
     return text.removeprefix("\ufeff")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hubflow.stages.data.reading_source import fitting_encoding, read_text, require_file
-from hubflow.stages.errors import DataError
+from hubflow.stages.errors import DataError, EmptyError
 
 BLOCK_BYTES = 1 << 22
 MAX_LINE_CHARS = 1 << 25
@@ -146,7 +146,7 @@ def _decoded(path: Path, encoding: str) -> Iterator[str]:
 
 def _require_content(path: Path, encoding: str) -> None:
     if not any(text.strip(BYTE_ORDER_MARK).strip() for text in _decoded(path, encoding)):
-        raise DataError(f"{path}: the file is empty; expected rows")
+        raise EmptyError(f"{path}: the file is empty; expected rows")
 
 
 def _require_length(path: Path, line: int, text: str) -> None:

@@ -2,7 +2,7 @@
 
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from pyarrow import parquet
 
 from hubflow.schemas.errors import ContractError
+from hubflow.stages.data.columns import Piece, unified, with_columns
 
 
 @contextmanager
@@ -42,24 +43,35 @@ def _remove(lock: Path) -> None:
 
 
 class Staging:
-    """Chunks of rows in a folder, a file for each set of columns; read back with the columns of them all."""
+    """Chunks of rows in a folder, a file for each set of columns; read back with the columns of them all.
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self._folder, self._name = folder, name
-        self._files: list[Path] = []
-        self._schemas: list[Any] = []
+    Args:
+        folder: where the files are.
+        name: of the rows, in file names and errors.
+        mixed: a column of values without a common type is kept as JSON, as JSON lines have it; otherwise it is an error.
+    """
+
+    def __init__(self, folder: Path, name: str, mixed: bool = False) -> None:
+        self._folder, self._name, self._mixed = folder, name, mixed
+        self._pieces: list[Piece] = []
         self._writer: parquet.ParquetWriter | None = None
+        self._schema: Any = None
         self.rows = 0
 
-    def add(self, rows: pd.DataFrame) -> None:
+    def add(self, rows: pd.DataFrame, source: str | None = None) -> None:
         """Write one chunk.
+
+        Args:
+            rows: the chunk.
+            source: the file that it is from, named when a column of its is of another type than in the files before.
 
         Raises:
             ContractError: when a column holds values that are not of one type.
         """
-        table = as_table(rows, self._name)
-        if self._writer is None or not table.schema.equals(self._schemas[-1]):
-            self._begin(table.schema)
+        source = source or self._name
+        table = as_table(rows, source)
+        if self._writer is None or source != self._pieces[-1].source or not table.schema.equals(self._pieces[-1].schema):
+            self._begin(table.schema, source)
         assert self._writer is not None
         self._writer.write_table(table)
         self.rows += len(table)
@@ -71,27 +83,32 @@ class Staging:
             self._writer = None
 
     @property
+    def names(self) -> list[str]:
+        """Names of the columns of every chunk."""
+        return list(dict.fromkeys(name for piece in self._pieces for name in piece.schema.names))
+
+    @property
     def schema(self) -> Any:
-        """The columns of every chunk.
+        """The columns of every chunk, once all are written.
 
         Raises:
             ContractError: when a column is of one type here and of another there.
         """
-        return unified(self._schemas, self._name)
+        if self._schema is None:
+            self.close()
+            self._schema = unified(self._pieces, self._mixed)
+        return self._schema
 
     def tables(self) -> Iterator[Any]:
         """The chunks, each with the columns of `schema`."""
-        schema = self.schema
-        for path in self._files:
-            with parquet.ParquetFile(path, pre_buffer=False) as file:
-                for group in range(file.num_row_groups):
-                    yield with_columns(file.read_row_group(group, use_threads=False), schema)
+        for piece in self._pieces:
+            for table in piece.tables():
+                yield with_columns(table, self.schema)
 
-    def _begin(self, schema: Any) -> None:
+    def _begin(self, schema: Any, source: str) -> None:
         self.close()
-        path = self._folder / f"{self._name}-{len(self._files)}.parquet"
-        self._files.append(path)
-        self._schemas.append(schema)
+        path = self._folder / f"{self._name}-{len(self._pieces)}.parquet"
+        self._pieces.append(Piece(source, path, schema))
         self._writer = parquet.ParquetWriter(path, schema)
 
 
@@ -102,35 +119,13 @@ def as_table(rows: pd.DataFrame, name: str) -> Any:
         ContractError: when a column holds values that are not of one type.
     """
     try:
-        return arrow.Table.from_pandas(rows, preserve_index=False)
+        # Without pandas' notes on types: readers take those of Arrow, and pandas cannot read all of its own.
+        return arrow.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata(None)
     except (arrow.ArrowInvalid, arrow.ArrowTypeError, UnicodeEncodeError, OverflowError) as error:
         reason = "; ".join(map(str, error.args))
         raise ContractError(
             f"{name}: rows cannot be kept ({reason}){_first_of_another_type(rows)}; give each column values of one type"
         ) from error
-
-
-def unified(schemas: Sequence[Any], name: str) -> Any:
-    """The columns of all tables with these schemas.
-
-    Raises:
-        ContractError: when a column is of one type here and of another there.
-    """
-    if len(schemas) == 1:
-        return schemas[0]
-    try:
-        return arrow.unify_schemas([schema.remove_metadata() for schema in schemas], promote_options="permissive")
-    except (arrow.ArrowInvalid, arrow.ArrowTypeError) as error:
-        raise ContractError(f"{name}: {error}; give each column values of one type") from error
-
-
-def with_columns(table: Any, schema: Any) -> Any:
-    """A table with the columns of `schema`; one that it lacks is empty."""
-    if table.schema.equals(schema):
-        return table.cast(schema)  # with its metadata
-    nothing = {field.name: arrow.nulls(len(table), field.type) for field in schema if field.name not in table.column_names}
-    columns = [nothing[field.name] if field.name in nothing else table.column(field.name) for field in schema]
-    return arrow.table([column.cast(field.type) for column, field in zip(columns, schema, strict=True)], schema=schema)
 
 
 def _first_of_another_type(rows: pd.DataFrame) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pyarrow import compute as pc
 
 from hubflow.schemas.references import RowKind
+from hubflow.stages.data import column_text
 
 Keys = NDArray[np.uint64]
 PAIR_SEPARATOR = "\x1e"
@@ -48,11 +49,14 @@ def hashed(texts: pa.Array) -> Keys:
 
 def group_keys(values: "pd.Series[Any]") -> tuple[Keys, NDArray[np.bool_]]:
     """Hash of each group key `[rows]`, and which rows have one, not empty; a number is the same as text and as number."""
-    known = values.notna().to_numpy(bool)
-    if pd.api.types.is_float_dtype(values.dtype) and (values[known] % 1 == 0).all():
-        values = values.astype("Int64")  # whole numbers in a chunk that lacks some
-    texts = pa.array(values.astype("str").fillna(""), pa.large_string())
-    return hashed(texts), known & (pc.binary_length(texts).to_numpy(zero_copy_only=False) > 0)
+    try:
+        keys = _one_array(pa.array(values, from_pandas=True))
+    except (pa.ArrowException, OverflowError):  # Python objects of several types
+        keys = pa.array(values.astype("str").where(values.notna()), pa.large_string())
+    if pa.types.is_floating(keys.type):
+        keys = pc.if_else(pc.is_nan(keys), pa.scalar(None, keys.type), keys)
+    keys = pc.fill_null(_one_array(column_text.texts(keys)), "")
+    return hashed(keys), pc.greater(pc.binary_length(keys), 0).to_numpy(zero_copy_only=False)
 
 
 def label_lists(labels: "pd.Series[Any]") -> tuple[Keys, dict[str, int]]:

@@ -16,6 +16,7 @@ from hubflow.schemas.folders import StoreError
 from hubflow.schemas.frames import PROBABILITY, require_judged
 from hubflow.schemas.labels import LabelMap
 from hubflow.stages.data.carried import with_carried
+from hubflow.stages.data.columns import to_frame
 from hubflow.stages.judgement.details import split_details
 from hubflow.stages.judgement.judged import JudgedSplit
 from hubflow.stages.judgement.own_metrics import OwnMetric, measured_by
@@ -69,7 +70,7 @@ def keep_split(
     keep_judged(path, judged)
     given: dict[str, float] = {}
     if own:
-        given = measured_by(own, pq.read_table(path).to_pandas(), judged.label_map.labels, judged.name)
+        given = measured_by(own, to_frame(pq.read_table(path)), judged.label_map.labels, judged.name)
     return split_details(judged, settings), given
 
 

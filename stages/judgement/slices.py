@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
+import pyarrow as arrow
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pyarrow import compute
 
 from hubflow.schemas.errors import SettingsError, bounded
 from hubflow.schemas.evaluate_settings import SliceSettings
 from hubflow.schemas.evaluation import Slice
+from hubflow.stages.data.column_text import texts
+from hubflow.stages.data.columns import in_plain_layout, to_series
 from hubflow.stages.judgement.judged import JudgedSplit
 
 if TYPE_CHECKING:
@@ -63,23 +67,38 @@ def slices_of(judged: JudgedSplit, settings: SliceSettings, confidence: float) -
 
 def _by_columns(judged: JudgedSplit, settings: SliceSettings) -> Iterator[Cut]:
     for column in settings.columns:
-        values = pq.read_table(judged.data, columns=[column]).take(judged.positions).column(0).to_pandas()
-        names, order = _binned(values, settings.max_values)
+        values = pq.read_table(judged.data, columns=[column]).take(judged.positions).column(0)
+        names, order = _binned(in_plain_layout(values), settings.max_values)
         for name in order:
             yield Cut("column", name, (names == name).to_numpy(), column)
 
 
-def _binned(values: "pd.Series[Any]", most: int) -> tuple["pd.Series[str]", list[str]]:
+def _binned(values: Any, most: int) -> tuple["pd.Series[str]", list[str]]:
     """The slice that each value belongs to, and the slices: ranges in their order, or values, the most frequent first."""
-    is_ordered = pd.api.types.is_numeric_dtype(values) or pd.api.types.is_datetime64_any_dtype(values)
-    if is_ordered and not pd.api.types.is_bool_dtype(values) and values.nunique() > most:
-        bins = pd.qcut(values, RANGES, duplicates="drop")
+    if arrow.types.is_floating(values.type):
+        values = compute.if_else(compute.is_nan(values), arrow.scalar(None, values.type), values)
+    ordered = _ordered(values)
+    if ordered is not None and ordered.nunique() > most:
+        bins = pd.qcut(ordered, RANGES, duplicates="drop")
         names = bins.astype(object).where(bins.notna(), MISSING).map(str)
         return names, [*map(str, bins.cat.categories), MISSING]
-    names = values.astype(object).where(values.notna(), MISSING).map(str)
+    is_truth = arrow.types.is_boolean(values.type)
+    named = compute.if_else(values, "True", "False") if is_truth else texts(values)
+    names = compute.fill_null(named, MISSING).to_pandas()
     counts = names.value_counts()
     kept = [str(name) for name in (counts.index if len(counts) <= most else counts.index[: most - 1])]
     return names.where(names.isin(kept), OTHER), list(dict.fromkeys([*kept, OTHER]))
+
+
+def _ordered(values: Any) -> "pd.Series[Any] | None":
+    """Numbers as floats, and days and times, which ranges are made of; None for other values."""
+    kind = values.type
+    if arrow.types.is_integer(kind) or arrow.types.is_floating(kind) or arrow.types.is_decimal(kind):
+        found: pd.Series[Any] = compute.cast(values, arrow.float64(), safe=False).to_pandas()
+        return found
+    if arrow.types.is_date(kind):
+        return compute.cast(compute.cast(values, arrow.date32()), arrow.timestamp("s")).to_pandas()  # type: ignore[no-any-return]
+    return to_series(values) if arrow.types.is_timestamp(kind) else None
 
 
 def _by_length(judged: JudgedSplit, settings: SliceSettings) -> Iterator[Cut]:

@@ -2,28 +2,33 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
 from pyarrow import parquet
 from pydantic import BaseModel, ConfigDict, Field
 
+from hubflow.schemas.errors import bounded
 from hubflow.schemas.parts import PartRef, PredictionWork
 from hubflow.schemas.references import RowKind
 from hubflow.schemas.rows import ROW_MODELS, RowsError, label_column, row_schema
 from hubflow.schemas.settings import PredictSettings, TaskType
 from hubflow.stages.data.carried import free_names
+from hubflow.stages.data.columns import Piece, unified, with_columns
 from hubflow.stages.data.quarantine import Quarantine, as_quarantined, sorted_out
 from hubflow.stages.data.reading import iter_rows, malformed_texts
 from hubflow.stages.data.reading_chunks import Chunk
 from hubflow.stages.data.report import SplitReport
 from hubflow.stages.data.staging import as_table
+from hubflow.stages.errors import EmptyError
 from hubflow.stages.prediction.sources import Source, is_several, quarantine_of
+from hubflow.stages.prediction.writing import require_writable
 from hubflow.stages.store import content_key, file_sha256
 
-FORMAT_VERSION = 1  # of a part: raise it when the same rows would be predicted differently
+FORMAT_VERSION = 2  # of a part: raise it when the same rows would be predicted differently
 FILE = "file"
 """Column of the predictions that names the file of a row, where there may be several."""
 LOG = logging.getLogger(__name__)
@@ -38,6 +43,7 @@ class Layout(BaseModel):
     invalid: int
     checks: dict[str, int] = Field(description="Faults by column and check")
     skipped: dict[str, int] = Field(default_factory=dict, description="Lines or files that are no rows, by reason")
+    empty: tuple[str, ...] = Field((), description="Files of several that hold no rows")
 
 
 def rows_file(folder: Path, number: int) -> Path:
@@ -53,31 +59,63 @@ def rejected_file(folder: Path, number: int) -> Path:
 def lay_out(settings: PredictSettings, task: TaskType, sources: Sequence[Source], work: PredictionWork, output: Path) -> Layout:
     """Read every source in chunks, hold the rows to their contract but for their labels, and write each chunk as a part.
 
+    Of several sources, one without rows is noted and left out. Parts have one set of columns: what is of another type in
+    another file, or cannot be written in the format of the output, is refused here, before a part is predicted.
+
     Raises:
-        DataError: when a source cannot be read; ContractError when more than `max_invalid_share` of its rows break their
-            contract, or all of them do: they are in the quarantine then.
+        DataError: when a source cannot be read, all are empty, or the format of the output cannot hold a value.
+        ContractError: when more than `max_invalid_share` of the rows of a source break their contract, or all of them do: they
+            are in the quarantine then; or a column has no one type.
     """
     folder, kind = Path(work.folder), work.rows_kind
     for name in ("*.rows.parquet", "*.rejected.parquet"):  # of a run that was stopped: what is in the data now counts
         for path in folder.glob(name):
             path.unlink()
-    parts: list[PartRef] = []
+    pieces: list[Piece] = []
     reports = [SplitReport(str(source.path), str(quarantine_of(output))) for source in sources]
     named = is_several(settings)
+    empty: list[str] = []
     for source, report in zip(sources, reports, strict=True):
-        for chunk in _chunks(source, task, settings.rows_per_part):
-            rows, rejected = _sorted_chunk(chunk, kind, report)
-            if named:
-                rows, rejected = (_with_file(frame, source) for frame in (rows, rejected))
-            parts.append(_keep(folder, len(parts), rows, rejected, work))
-    _require_valid(settings, sources, reports, kind, folder, parts, output)
+        try:
+            for chunk in _chunks(source, task, settings.rows_per_part):
+                rows, rejected = _sorted_chunk(chunk, kind, report)
+                if named:
+                    rows, rejected = (_with_file(frame, source) for frame in (rows, rejected))
+                pieces.append(_keep(folder, len(pieces), rows, rejected, str(source.path)))
+        except EmptyError:
+            if not named:
+                raise
+            empty.append(str(source.path))
+    if len(empty) == len(sources):
+        raise EmptyError(f"{bounded(empty)}: hold no rows; expected rows in at least one of the {len(empty)} file(s)")
+    _require_valid(settings, sources, reports, kind, folder, len(pieces), output)
+    parts = _in_one_type(pieces, sources, work, output)
     checks: dict[str, int] = {}
     for report in reports:
         for check, count in report.as_dict()["checks"].items():
             checks[check] = checks.get(check, 0) + count
     read, invalid = sum(one.read for one in reports), sum(one.rejected for one in reports)
     skipped = sum((report.skipped for report in reports), Counter[str]())
-    return Layout(parts=tuple(parts), read=read, invalid=invalid, checks=checks, skipped=dict(skipped))
+    return Layout(parts=parts, read=read, invalid=invalid, checks=checks, skipped=dict(skipped), empty=tuple(empty))
+
+
+def _in_one_type(pieces: Sequence[Piece], sources: Sequence[Source], work: PredictionWork, output: Path) -> tuple[PartRef, ...]:
+    """The parts, each rewritten with the columns of all where its own differ; none is predicted before all of them can be.
+
+    Raises:
+        ContractError: when a column is of one type in one file and of another in the next.
+        DataError: when the format of the output cannot hold a column.
+    """
+    schema = unified(pieces, mixed=all(source.spec.format == "jsonl" for source in sources))
+    require_writable(schema, output, bounded(dict.fromkeys(piece.source for piece in pieces)))
+    told = work.model_dump(include={"export_sha256", "task", "rows_kind", "batch_size", "top_k"})
+    parts = []
+    for number, piece in enumerate(pieces):
+        if not piece.schema.equals(schema):
+            parquet.write_table(with_columns(parquet.read_table(piece.path), schema), piece.path)
+        key = content_key("predict", FORMAT_VERSION, file_sha256(piece.path), told)
+        parts.append(PartRef(number=number, key=key, rows=parquet.read_metadata(piece.path).num_rows))
+    return tuple(parts)
 
 
 def _sorted_chunk(chunk: Chunk, kind: RowKind, report: SplitReport) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -111,13 +149,12 @@ def _with_file(frame: pd.DataFrame, source: Source) -> pd.DataFrame:
     return frame
 
 
-def _keep(folder: Path, number: int, rows: pd.DataFrame, rejected: pd.DataFrame, work: PredictionWork) -> PartRef:
+def _keep(folder: Path, number: int, rows: pd.DataFrame, rejected: pd.DataFrame, source: str) -> Piece:
     if len(rejected):
-        parquet.write_table(as_table(rejected, work.source), rejected_file(folder, number))
-    path = rows_file(folder, number)
-    parquet.write_table(as_table(rows, work.source), path)
-    told = work.model_dump(include={"export_sha256", "task", "rows_kind", "batch_size", "top_k"})
-    return PartRef(number=number, key=content_key("predict", FORMAT_VERSION, file_sha256(path), told), rows=len(rows))
+        parquet.write_table(as_table(rejected, source), rejected_file(folder, number))
+    path, table = rows_file(folder, number), as_table(rows, source)
+    parquet.write_table(table, path)
+    return Piece(source, path, table.schema)
 
 
 def _require_valid(
@@ -126,14 +163,14 @@ def _require_valid(
     reports: Sequence[SplitReport],
     kind: RowKind,
     folder: Path,
-    parts: Sequence[PartRef],
+    parts: int,
     output: Path,
 ) -> None:
     """Refuse sources of which too many rows are set aside, or all; they are kept in the quarantine first."""
     nothing = not any(report.accepted for report in reports)
     for source, report in zip(sources, reports, strict=True):
         if report.rejected and (nothing or report.rejected > settings.max_invalid_share * report.read):
-            path = set_aside(folder, parts, output, ())
+            path = set_aside(folder, parts, output)
             malformed = pd.concat(report.first_malformed, ignore_index=True) if report.malformed else None
             texts = [] if malformed is None else malformed_texts(source.path, source.spec.encoding, malformed)
             raise report.fault(ROW_MODELS[kind], None, texts, settings.max_invalid_share, str(path or quarantine_of(output)))
@@ -141,24 +178,23 @@ def _require_valid(
         raise RowsError(f"{reports[0].source}: holds no rows; expected at least one")
 
 
-def set_aside(folder: Path, parts: Sequence[PartRef], output: Path, bad: Sequence[Path]) -> Path | None:
+def set_aside(folder: Path, parts: int, output: Path, bad: Mapping[int, Path] = MappingProxyType({})) -> Path | None:
     """Put the rejected rows of all parts, and `bad` ones found later, into the quarantine beside the output, in order.
 
     Args:
         folder: where the parts are.
-        parts: in order.
+        parts: how many there are.
         output: the predictions file.
-        bad: files of rows that were set aside while predicting; each is named after its part's key.
+        bad: file of the rows of a part that were set aside while predicting, by the part's number.
 
     Raises:
         StoreError: when it cannot be written.
     """
-    by_key = {path.name.partition(".")[0]: path for path in bad}
     target = quarantine_of(output)
     quarantine = Quarantine(target.parent, target.stem)
     try:
-        for part in parts:
-            files = [rejected_file(folder, part.number), *([by_key[part.key]] if part.key in by_key else [])]
+        for number in range(parts):
+            files = [rejected_file(folder, number), *([bad[number]] if number in bad else [])]
             frames: list[Any] = [pd.read_parquet(path) for path in files if path.is_file()]
             if frames:
                 quarantine.add_kept(pd.concat(frames, ignore_index=True).sort_values("row", kind="stable", ignore_index=True))

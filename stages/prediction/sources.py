@@ -15,9 +15,9 @@ from hubflow.stages.data.reading_images import SYSTEM_NAMES
 from hubflow.stages.data.reading_source import expanded
 from hubflow.stages.errors import DataError
 from hubflow.stages.hub.images import is_image_file
+from hubflow.stages.prediction.writing import OUTPUTS
 
 ENDINGS: dict[str, DataFormat] = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".parquet": "parquet", ".conll": "conll"}
-OUTPUTS = (".parquet", ".csv", ".jsonl")
 _NAMES = ("encoding", "header", "quoting", "text_column", "text_pair_column", "label_column", "tokens_column", "label_list")
 
 
@@ -38,7 +38,8 @@ def output_of(settings: PredictSettings) -> Path:
     """
     if settings.output is None and is_several(settings):
         raise SettingsError(f"output: several files need one named, with an ending of {', '.join(OUTPUTS)}")
-    data = expanded(settings.data if isinstance(settings.data, str) else settings.data[0]).resolve()
+    data = expanded(settings.data if isinstance(settings.data, str) else settings.data[0]).absolute()
+    data = data if data.name not in ("", "..") else data.resolve()  # a link keeps its own name and folder
     output = Path(settings.output) if settings.output else data.with_name(f"{data.name}.predictions.parquet")
     if output.suffix not in OUTPUTS:
         raise SettingsError(f"output {output}: expected an ending of {', '.join(OUTPUTS)}")

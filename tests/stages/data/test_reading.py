@@ -201,7 +201,7 @@ def test_any_text_written_as_json_lines_comes_back(tmp_path: Path, records: list
     rows = read(write(tmp_path / "a.jsonl", "\n".join(lines)), "jsonl")
     assert rows["text"].tolist() == [text for text, _ in records]
     assert rows["label"].tolist() == [label if isinstance(label, str) else json.dumps(label) for _, label in records]
-    assert rows["more"].tolist() == ["[1]"] * len(records)
+    assert rows["more"].tolist() == [[1]] * len(records)
 
 
 @pytest.mark.parametrize(
