@@ -77,6 +77,10 @@ def sources_of(settings: PredictSettings, task: TaskType, trained_on: RowKind, o
             sources.append(Source(paths[0], _spec(settings, paths[0], task, trained_on, "image_folder"), tuple(paths)))
         else:
             sources += [Source(path, _spec(settings, path, task, trained_on)) for path in paths]
+    if not sources:
+        raise DataError(
+            f"{bounded(patterns)}: matches no file but the predictions; correct the glob in the settings of the data"
+        )
     return sources
 
 
