@@ -1,7 +1,9 @@
 """Load a data set: rows held to their contract, one label map, Parquet in the store. Must not import Paddle."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +23,7 @@ from hubflow.stages.data.reading import (
     read_label_list,
     rows_kind,
 )
-from hubflow.stages.data.reading_images import split_sources
+from hubflow.stages.data.reading_images import beside_splits, split_sources
 from hubflow.stages.data.reading_source import expanded, require_file
 from hubflow.stages.data.watch import keep_watched
 from hubflow.stages.errors import DataError
@@ -90,7 +92,14 @@ def _plan(spec: DatasetSpec, task: TaskType, contract: type | None) -> Plan:
 
 
 def _read(plan: Plan) -> Chunks:
-    return gathered(plan.sources, lambda split: list(_chunks(plan, split)))
+    chunks = gathered(plan.sources, lambda split: list(_chunks(plan, split)))
+    if plan.spec.format == "image_folder" and plan.spec.train is not None:
+        root, first = expanded(plan.spec.train), chunks["train"][0]
+        if plan.sources["train"] != root:
+            beside = beside_splits(root)
+            skipped, examples = beside.skipped + Counter(first.skipped), (*beside.examples, *first.skipped_examples)
+            chunks["train"][0] = replace(first, skipped=dict(skipped), skipped_examples=examples)
+    return chunks
 
 
 def _chunks(plan: Plan, split: Split) -> Iterable[Chunk]:

@@ -40,6 +40,7 @@ READ_ALREADY = "link to a folder that is read already"
 UNREADABLE = "unreadable folder"
 NOT_REGULAR = "not a regular file"
 BESIDE = "image beside the class folders"
+BESIDE_SPLITS = "image beside the folders of splits"
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
     "training": "train",
@@ -186,6 +187,15 @@ def split_folders(root: Path) -> dict[Split, Path]:
     return splits
 
 
+def beside_splits(root: Path) -> Found:
+    """What lies beside the folders of splits, all of it skipped."""
+    found = Found()
+    for entry in _listing(root, found):
+        if not _is_folder(entry):
+            _skip_beside(entry, found, BESIDE_SPLITS)
+    return found
+
+
 def _found(request: Request, files: Sequence[Path]) -> Found:
     if files:
         return _file_entries(files)
@@ -327,9 +337,9 @@ def _why_no_image(path: Path) -> str:
     return OTHER_TYPE if path.is_file() else NOT_REGULAR if os.path.exists(path) else BROKEN_LINK
 
 
-def _skip_beside(entry: "os.DirEntry[str]", found: Found) -> None:
+def _skip_beside(entry: "os.DirEntry[str]", found: Found, reason: str = BESIDE) -> None:
     path = Path(entry.path)
-    found.skip(BESIDE if _is_image(entry) else _why_no_image(path), path)
+    found.skip(reason if _is_image(entry) else _why_no_image(path), path)
 
 
 def _folders(root: Path) -> list[Path]:

@@ -141,11 +141,11 @@ def _chunks(source: Source, task: TaskType, chunk_rows: int) -> Iterator[Chunk]:
 
 def _with_file(frame: pd.DataFrame, source: Source) -> pd.DataFrame:
     frame = frame.rename(columns=free_names(frame.columns, (FILE,)))
-    paths = pd.Series([str(source.path)] * len(frame), index=frame.index, dtype="str")
-    for column in ("path", "content"):  # of images that were named one by one each is a file; `content` names one unread
-        if source.images and column in frame:
-            paths = frame[column].where(frame[column].notna(), paths).astype("str")
-    frame.insert(0, FILE, paths)
+    files = pd.Series([str(source.path)] * len(frame), index=frame.index, dtype="str")
+    if source.images:  # each of them is a file; of one that cannot be read, `content` names it
+        known = frame["path"].map(source.image_names) if "path" in frame else files
+        files = known.where(known.notna(), frame["content"] if "content" in frame else files).astype("str")
+    frame.insert(0, FILE, files)
     return frame
 
 

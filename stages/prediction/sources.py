@@ -5,6 +5,7 @@ import itertools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from hubflow.schemas.errors import SettingsError, bounded
@@ -28,6 +29,11 @@ class Source:
     path: Path
     spec: DatasetSpec
     images: tuple[Path, ...] = ()
+
+    @cached_property
+    def image_names(self) -> dict[str, str]:
+        """What each image was called, by its absolute path."""
+        return {os.path.abspath(path): str(path) for path in self.images}
 
 
 def output_of(settings: PredictSettings) -> Path:

@@ -279,6 +279,14 @@ def test_an_image_and_a_glob_of_images_are_images(digits_run: Run, tmp_path: Pat
         predict(settings(digits_run, tmp_path / "absent.png"))
 
 
+def test_images_are_named_as_they_were_given(digits_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = inbox(digits_run, tmp_path / "in")
+    monkeypatch.chdir(tmp_path)
+    out = pd.read_parquet(predict(settings(digits_run, "in/*.png", output="out.parquet")).output)
+    assert out["file"].tolist() == ["in/a.png", "in/z.png"]
+    assert out["path"].tolist() == [str(paths[0]), str(paths[5])]
+
+
 def test_a_missing_image_of_several_is_set_aside_under_its_name(digits_run: Run, tmp_path: Path) -> None:
     paths = inbox(digits_run, tmp_path / "in")
     paths[0].write_bytes(b"no image")

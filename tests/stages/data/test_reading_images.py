@@ -179,6 +179,7 @@ def test_a_root_that_holds_splits_gives_splits(train: str, dev: str, test: str |
     home = Store(tmp_path / "store").open(reference).folder
     assert set(pd.read_parquet(home / "train.parquet")["label"]) == {"a", "b"}
     assert report(tmp_path, reference)["splits"]["dev"]["source"] == str(root / dev)
+    assert report(tmp_path, reference)["splits"]["train"]["skipped"] == {"image beside the folders of splits": 1}
     assert load(tmp_path, root, dev=str(root)).rows == reference.rows
     assert load(tmp_path, root, dev=str(root / dev)).rows == reference.rows
     with pytest.raises(DataError, match="holds the splits"):

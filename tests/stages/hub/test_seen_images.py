@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,18 @@ def test_colours_are_shown_as_their_profile_means_them(kind: str) -> None:
     assert like(seen(data), seen(encoded(PHOTO, kind))[..., ::-1], 2)
     assert read_image(data).changes == ("profile_converted",)
     assert read_image(encoded(PHOTO, kind, icc_profile=srgb())).changes == ()
+
+
+def test_threads_share_the_conversion_of_a_profile() -> None:
+    images = [encoded(noise_of(seed), icc_profile=swapped()) for seed in range(24)]
+    alone = [load_pixels(image, 32) for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        for found, expected in zip(pool.map(lambda image: load_pixels(image, 32), images * 8), alone * 8, strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+def noise_of(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8))
 
 
 def test_a_profile_goes_with_palettes_transparency_and_turns() -> None:
