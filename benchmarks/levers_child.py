@@ -45,7 +45,7 @@ class Made:
 
     def split(self, name: str) -> Any:
         """Encoded rows."""
-        from hubflow.stages.fine_tune import open_split
+        from hubflow.stages.open_artifacts import open_split
 
         return open_split(self.home, self.encoded, name)
 
@@ -54,7 +54,6 @@ def steps(given: dict[str, Any]) -> dict[str, Any]:
     """Milliseconds of a step, the mean over all but the first five, and those of the first."""
     import numpy as np
 
-    from hubflow.stages.build_head import open_session
     from hubflow.stages.hub.ahead import Ahead
     from hubflow.stages.hub.callbacks import TrainState
     from hubflow.stages.hub.cores import compute_lanes
@@ -63,6 +62,7 @@ def steps(given: dict[str, Any]) -> dict[str, Any]:
     from hubflow.stages.hub.memory import kept_between_steps
     from hubflow.stages.hub.stepping import Stepper
     from hubflow.stages.hub.updates import Update
+    from hubflow.stages.open_artifacts import open_session
 
     made = Made(given)
     train = made.settings.train.model_copy(update={"precision": given.get("precision", "float32")})
@@ -96,9 +96,9 @@ def steps(given: dict[str, Any]) -> dict[str, Any]:
 def judge(given: dict[str, Any]) -> dict[str, Any]:
     """Seconds to judge the split test, programs prepared."""
     from hubflow.schemas.labels import LabelMap
-    from hubflow.stages.build_head import open_session
     from hubflow.stages.hub.cores import compute_lanes
     from hubflow.stages.hub.evaluation import EVALUATION_BATCH, evaluate_split
+    from hubflow.stages.open_artifacts import open_session
 
     made = Made(given)
     session = open_session(made.head, made.home, "cpu", lanes=compute_lanes())

@@ -17,12 +17,13 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from hubflow.schemas.settings import DatasetSpec, HeadSettings, ModuleSpec, TrainSettings
-from hubflow.stages.build_head import build_head, open_session
+from hubflow.stages.build_head import build_head
 from hubflow.stages.encode_dataset import encode_dataset
 from hubflow.stages.fine_tune import fine_tune
 from hubflow.stages.hub.checkpoints import save_weights
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.stages.load_module import load_module
+from hubflow.stages.open_artifacts import open_session
 from hubflow.stages.store import Store
 
 DIGITS = range(5)

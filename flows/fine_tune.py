@@ -14,11 +14,11 @@ from hubflow.stages.encode_dataset import encode_dataset_task
 from hubflow.stages.evaluate import evaluate_task, require_evaluable
 from hubflow.stages.export_inference_program import export_inference_program_task
 from hubflow.stages.fine_tune import fine_tune_task
-from hubflow.stages.hub.memory import share_one_heap
 from hubflow.stages.hub.onnx_program import require_onnx
 from hubflow.stages.load_dataset import load_dataset_task
 from hubflow.stages.load_module import load_module_task
 from hubflow.stages.report import write_report_task
+from hubflow.stages.worker.processes import start_early
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,7 +27,7 @@ R = TypeVar("R")
 @flow(name="fine-tune", persist_result=False)
 def fine_tune(settings: FineTuneSettings) -> FineTuneResult:
     """Fine-tune a pretrained module on labelled data, judge it on every split, and export its inference program."""
-    share_one_heap()
+    start_early()
     if settings.export.onnx:
         require_onnx()
     clock, store, reuse = Stopwatch(), open_store(settings.store, settings.store_block), settings.reuse

@@ -22,6 +22,7 @@ from hubflow.stages.nights import begin_night, end_night, weights_to_start_from
 from hubflow.stages.predict_sample import predict_sample_task
 from hubflow.stages.promote import promote_task, read_deployed
 from hubflow.stages.report import write_report_task
+from hubflow.stages.worker.processes import start_early
 
 
 @flow(name="nightly", persist_result=False)
@@ -41,6 +42,7 @@ def nightly(settings: NightlySettings) -> NightlyResult:
 
 def _run(settings: NightlySettings, dataset: DatasetRef, module: ModuleRef, store: str, clock: Stopwatch) -> NightlyResult:
     reuse, device, data, train = settings.reuse, settings.device, settings.data, settings.train
+    start_early()
     night = begin_night(settings, dataset, module, store)
     encoded = clock(encode_dataset_task, dataset, module, settings.module, store, reuse, data.checks, data.max_invalid_share)
     task = clock(build_head_task, settings.task, module, dataset, settings.module, settings.head, store, reuse)

@@ -1,6 +1,7 @@
 """Names of metrics: what is measured for which task, in which range, and which way is better. No Paddle or Prefect here."""
 
 import re
+from collections.abc import Iterable
 from typing import Literal
 
 TaskType = Literal["image_classification", "text_classification", "sequence_labelling"]
@@ -77,3 +78,8 @@ def measured_while_training(task: TaskType, num_classes: int) -> tuple[str, ...]
     if num_classes > SCORED_WHILE_TRAINING:
         absent.add("roc_auc")
     return tuple(name for name in METRICS[task] if name not in absent)
+
+
+def default_best_metric(task: TaskType, labels: Iterable[str]) -> str:
+    """What picks the best weights unless the settings say so: entity F1 for IOB tags, accuracy for all else."""
+    return "f1" if task == "sequence_labelling" and any(label.startswith("B-") for label in labels) else "accuracy"

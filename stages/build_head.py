@@ -1,18 +1,15 @@
 """Stage build_head: put a Task head on a module, as a specification from which every later stage rebuilds the programs."""
 
 import json
-from typing import TYPE_CHECKING, Any
 
 from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.references import DatasetRef, ModuleRef, TaskRef
-from hubflow.schemas.settings import HeadSettings, LoraSettings, ModuleSpec, TaskType
-from hubflow.schemas.training import Precision
+from hubflow.schemas.settings import HeadSettings, ModuleSpec, TaskType
 from hubflow.stages.store import Store, content_key
 from hubflow.stages.tasks import stage_task
+from hubflow.stages.worker.processes import run
 
-if TYPE_CHECKING:
-    from hubflow.stages.hub.session import Session, TaskSpec
-
+PARAMETER_NAMES = "hubflow.stages.open_artifacts:parameter_names"
 NEEDED_KIND = {"image_classification": "image", "text_classification": "text", "sequence_labelling": "text"}
 
 
@@ -32,8 +29,6 @@ def build_head(
             given settings that are for text modules alone.
         TaskError: when the head does not fit the task.
     """
-    from hubflow.stages.hub.session import Session
-
     if module.module_kind != NEEDED_KIND[task]:
         raise SettingsError(f"module {module.name!r} is of kind {module.module_kind}; {task} needs {NEEDED_KIND[task]}")
     _check_module_settings(module, spec)
@@ -59,7 +54,7 @@ def build_head(
     key = content_key("build_head", facts)
     artifact = home.find("tasks", key) if reuse else None
     if artifact is None:
-        names = sorted(Session(task_spec(facts), home.open(module).folder, "cpu").names)
+        names = run(PARAMETER_NAMES, {"facts": facts, "module": str(home.open(module).folder)})
         with home.create("tasks", key) as draft:
             (draft.folder / "parameters.json").write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
             draft.facts |= facts
@@ -84,38 +79,6 @@ def _check_module_settings(module: ModuleRef, spec: ModuleSpec) -> None:
         faults.append(f"module.lora: {kind} attention projections; leave it out, or freeze blocks with train.freeze_blocks")
     if faults:
         raise SettingsError("\n".join(faults))
-
-
-def task_spec(facts: dict[str, Any]) -> "TaskSpec":
-    """The specification in the facts that `build_head` kept."""
-    from hubflow.stages.hub.session import TaskSpec
-
-    return TaskSpec(
-        task=facts["task"],
-        num_classes=facts["num_classes"],
-        hidden_units=tuple(facts["hidden_units"]),
-        trainable=facts["trainable"],
-        pretrained=facts["module"]["pretrained"],
-        max_seq_len=facts["max_seq_len"],
-        head_dropout=facts["head_dropout"],
-        dropout=facts["dropout"],
-        attention_dropout=facts["attention_dropout"],
-        lora=facts["lora"] and LoraSettings.model_validate(facts["lora"]),
-    )
-
-
-def open_session(
-    task: TaskRef,
-    store: Store,
-    device: str,
-    precision: Precision = "float32",
-    lanes: int = 1,
-) -> "Session":
-    """Rebuild a task's programs, without weights, from its reference."""
-    from hubflow.stages.hub.session import Session
-
-    spec, folder = task_spec(store.open(task).facts), store.open(task.module).folder
-    return Session(spec, folder, device, precision=precision, lanes=lanes)
 
 
 def _describe(task: TaskRef) -> str:

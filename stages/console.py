@@ -49,6 +49,13 @@ class Bar:
         if note is not None:
             self._progress.update(self._task, note=note)
 
+    def answer(self, kind: str, message: dict[str, Any]) -> None:
+        """Follow work in another process: `begin` with a title and a total, then `advance` by units."""
+        if kind == "begin":
+            self._progress.update(self._task, description=message["title"], completed=0, total=message["total"])
+        elif kind == "advance":
+            self.advance(message["units"])
+
     def start(self, units: int, total: int) -> None:
         """Set how much there is to do and how much of it is done."""
         self._progress.update(self._task, completed=units, total=total)

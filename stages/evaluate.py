@@ -1,24 +1,26 @@
 """Stage evaluate: judge the best weights on every split but train, exactly over all rows."""
 
-import numpy as np
+from typing import Any
+
+from pydantic import BaseModel
 
 from hubflow.schemas.evaluation import SplitDetails
 from hubflow.schemas.frames import require_metrics
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import CheckpointRef, DatasetRef, EncodedRef, EvaluationRef, ExportEvaluationRef
 from hubflow.schemas.settings import EvaluateSettings
-from hubflow.stages.build_head import open_session
 from hubflow.stages.console import progress_bar
-from hubflow.stages.fine_tune import open_split
-from hubflow.stages.judgement.details import identity_of, judge_options
-from hubflow.stages.judgement.folder import keep_split, load_details, write_details
-from hubflow.stages.judgement.judged import JudgedSplit
+from hubflow.stages.judgement.details import identity_of
+from hubflow.stages.judgement.folder import load_details
 from hubflow.stages.judgement.own_metrics import own_metrics
 from hubflow.stages.judgement.slices import require_columns
 from hubflow.stages.store import Store, content_key
 from hubflow.stages.tasks import stage_task
+from hubflow.stages.watching import cancel_asked
+from hubflow.stages.worker.processes import run
 
 FORMAT_VERSION = 3
+EVALUATE = "hubflow.stages.evaluation_run:evaluate_in_worker"
 
 
 def evaluate(
@@ -42,9 +44,6 @@ def evaluate(
         MetricError: when a metric of the user's own fails; SettingsError when it cannot be imported, or the data has no column
             that the settings slice by.
     """
-    from hubflow.stages.hub.cores import compute_lanes
-    from hubflow.stages.hub.evaluation import evaluate_split
-
     home = Store(store)
     label_map = LabelMap.load(home.open(encoded).folder / "label_map.json")
     label_map.require_same(checkpoint.task.label_map_sha256, "the encoded rows", "the checkpoint")
@@ -54,24 +53,13 @@ def evaluate(
     artifact = home.find("evaluations", key) if reuse else None
     if artifact is None:
         require_evaluable(settings, encoded.dataset, store)
-        session = open_session(checkpoint.task, home, device, lanes=compute_lanes())
-        session.load(home.open(checkpoint).folder)
-        source, options = home.open(encoded.dataset).folder, judge_options(settings)
-        metrics: dict[str, dict[str, float]] = {}
-        details: dict[str, SplitDetails] = {}
-        with home.create("evaluations", key) as draft:
-            for split in [name for name in encoded.dataset.rows if name != "train"]:
-                rows = open_split(home, encoded, split)
-                with progress_bar(f"evaluating {split}", len(rows)) as bar:
-                    found = evaluate_split(session, rows, label_map, settings.batch_size, bar.advance, options)
-                places = getattr(rows, "positions", None)  # of images: those that do not decode are left out
-                places = np.arange(len(rows)) if places is None else places
-                data, kind = source / f"{split}.parquet", encoded.dataset.rows_kind
-                judged = JudgedSplit(found.judge, label_map, data, kind, places, rows.rows)
-                details[split], given = keep_split(draft.folder, judged, settings, own)
-                metrics[split] = {**found.metrics, **given}
-            write_details(draft.folder, details)
-            label_map.save(draft.folder / "label_map.json")
+        for reference in (checkpoint, checkpoint.task, checkpoint.task.module, encoded.dataset, encoded.module):
+            home.open(reference)  # from storage elsewhere it is fetched here
+        asked: dict[str, BaseModel] = {"checkpoint": checkpoint, "encoded": encoded, "settings": settings}
+        with home.create("evaluations", key) as draft, progress_bar("evaluating", 1) as bar:
+            request: dict[str, Any] = {name: value.model_dump(mode="json") for name, value in asked.items()}
+            request |= {"store": str(home.root), "folder": str(draft.folder), "device": device}
+            metrics = run(EVALUATE, request, bar.answer, cancel_asked, device=device)
             draft.facts |= {**inputs, "metrics": require_metrics(metrics, "evaluate")}
         artifact = home.made("evaluations", key)
     return EvaluationRef(path=artifact.path, sha256=artifact.sha256, checkpoint=checkpoint, metrics=artifact.facts["metrics"])

@@ -1,19 +1,26 @@
 """Stage export_inference_program: write the best weights as a folder that stands alone."""
 
+from typing import Any
+
+from pydantic import BaseModel
+
 from hubflow.schemas.errors import SettingsError
-from hubflow.schemas.export import PROOF, ExportSettings
+from hubflow.schemas.export import ExportSettings
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, ExportRef
-from hubflow.stages.build_head import open_session
-from hubflow.stages.fresh_process import FreshProcess
+from hubflow.stages.hub.errors import ExportError
 from hubflow.stages.hub.images import ImageRules
 from hubflow.stages.hub.onnx_program import require_onnx
+from hubflow.stages.hub.resuming import versions
 from hubflow.stages.model_card import write_card
-from hubflow.stages.proof import prove, what_was_trained
 from hubflow.stages.store import Store, content_key
 from hubflow.stages.tasks import stage_task
+from hubflow.stages.watching import cancel_asked
+from hubflow.stages.worker.processes import WorkerError, run
 
 FORMAT_VERSION = 6
+EXPORT = "hubflow.stages.export_run:export_in_worker"
+VERIFY = "hubflow.stages.hub.proving:prove_in_worker"
 
 
 def export_inference_program(
@@ -35,8 +42,6 @@ def export_inference_program(
         DeviceError: for bfloat16 on a CPU without it.
         LabelMapError: when checkpoint and rows were made from different label maps.
     """
-    from hubflow.stages.hub.export_folder import versions, write_export
-
     if settings.onnx:
         require_onnx()
     if settings.precision == "bfloat16":
@@ -69,19 +74,31 @@ def export_inference_program(
     key = content_key("export", FORMAT_VERSION, facts, settings.model_dump())
     artifact = home.find("exports", key) if reuse else None
     if artifact is None:
-        with FreshProcess() as process, home.create("exports", key) as draft:
-            session = open_session(task, home, "cpu")
-            session.load(trained.folder)
-            written = session if settings.precision == "float32" else open_session(task, home, "cpu", settings.precision)
-            written.load(trained.folder)
-            write_export(written, draft.folder, label_map, encoded.dataset.rows_kind, sizes)
-            proof = prove(process, what_was_trained(session, home, encoded, evaluation, label_map), draft.folder, settings)
-            (draft.folder / PROOF).write_text(proof.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        for reference in (task, task.module, encoded.module, evaluation):
+            home.open(reference)  # from storage elsewhere it is fetched here
+        with home.create("exports", key) as draft:
+            asked: dict[str, BaseModel] = {
+                "checkpoint": checkpoint,
+                "encoded": encoded,
+                "evaluation": evaluation,
+                "settings": settings,
+            }
+            request: dict[str, Any] = {name: value.model_dump(mode="json") for name, value in asked.items()}
+            request |= {"sizes": sizes, "store": str(home.root), "folder": str(draft.folder)}
+            run(EXPORT, request, _verify, cancel_asked)
             draft.facts |= facts
             write_card(draft.folder, facts)
         artifact = home.made("exports", key)
     names = ("task", "num_classes", "label_map_sha256", "metrics")
     return ExportRef(path=artifact.path, sha256=artifact.sha256, **{name: artifact.facts[name] for name in names})
+
+
+def _verify(kind: str, message: dict[str, Any]) -> None:
+    """Have the exported program tried by a process that has not seen the trained one."""
+    try:
+        run(VERIFY, message["request"], should_stop=cancel_asked)
+    except WorkerError as error:
+        raise ExportError(f"the exported program cannot be tried: {error}") from error
 
 
 def _require_text_and_bfloat16(checkpoint: CheckpointRef) -> None:

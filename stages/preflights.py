@@ -6,6 +6,7 @@ from pathlib import Path
 from hubflow.schemas.folders import write_atomically
 from hubflow.schemas.requests import TrainRequest
 from hubflow.stages.hub.cores import compute_cores
+from hubflow.stages.hub.resuming import versions
 from hubflow.stages.store import Store, content_key
 
 FOLDER = "preflights"
@@ -34,8 +35,6 @@ def _file(home: Store, request: TrainRequest) -> Path:
 
     Object storage is not asked: another machine has other memory.
     """
-    from hubflow.stages.hub.export_folder import versions
-
     asked = {name: value for name, value in request.identity().items() if name != "seed"}
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     machine = {"cores": compute_cores(), "memory": memory, "device": request.device, "processes": request.processes}

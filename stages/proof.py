@@ -1,9 +1,9 @@
-"""Proof of an export: the exported program, loaded in a fresh process, gives what the trained program gives, or is not kept."""
+"""Proof of an export: the exported program, loaded in another process, gives what the trained program gives, or is not kept."""
 
 import json
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +26,8 @@ from hubflow.schemas.export import (
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import EncodedRef, EvaluationRef, Split
 from hubflow.schemas.training import Precision
-from hubflow.stages.fine_tune import open_split
-from hubflow.stages.fresh_process import FreshProcess
 from hubflow.stages.hub.errors import ExportError
+from hubflow.stages.open_artifacts import open_split
 from hubflow.stages.store import Store
 
 if TYPE_CHECKING:
@@ -92,8 +91,14 @@ def what_was_trained(
     return Trained(session, label_map, split, file, rows, predicted, truth, words, evaluation.checkpoint.best_metric)
 
 
-def prove(process: FreshProcess, trained: Trained, folder: Path, settings: ExportSettings) -> Proof:
-    """Have the export in `folder` tried by the fresh process, and hold it to what was trained.
+def prove(verify: Callable[[ProofRequest], None], trained: Trained, folder: Path, settings: ExportSettings) -> Proof:
+    """Have the export in `folder` tried by another process, and hold it to what was trained.
+
+    Args:
+        verify: has a request answered in the folder that it names, by a process that has not seen the trained program.
+        trained: what it is held to.
+        folder: the export.
+        settings: what is tried.
 
     Raises:
         ExportError: when probabilities or metric are further apart than the tolerances allow, or the program cannot be run.
@@ -103,7 +108,7 @@ def prove(process: FreshProcess, trained: Trained, folder: Path, settings: Expor
     started = time.perf_counter()
     probes = probes_of(trained.rows.lengths, trained.session.spec.max_seq_len)
     with tempfile.TemporaryDirectory() as answer:
-        process.ask(_request(trained, folder, probes, settings, answer))
+        verify(_request(trained, folder, probes, settings, answer))
         found = json.loads(Path(answer, ANSWER).read_text(encoding="utf-8"))
         paddle = _trial(
             trained, probes, Path(answer, PADDLE), folder, ("program.json", "program.pdiparams"), settings.precision

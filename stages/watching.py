@@ -1,13 +1,11 @@
-"""Watching a run of training: a bar in a terminal, a progress artifact in the Prefect UI, and whether to stop."""
+"""What follows training from outside: a bar in a terminal, a progress artifact in the Prefect UI, callbacks, cancelling."""
 
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
-from contextvars import ContextVar, copy_context
-from dataclasses import asdict
-from typing import Any, TypeVar
+from contextvars import ContextVar
+from typing import Any
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext, TaskRunContext
@@ -15,8 +13,6 @@ from prefect.context import FlowRunContext, TaskRunContext
 from hubflow.stages.console import Bar, progress_bar
 from hubflow.stages.hub.callbacks import Callback, Step, TrainState
 from hubflow.stages.tasks import Throttle
-
-R = TypeVar("R")
 
 
 class Watcher(Callback):
@@ -89,79 +85,29 @@ def cancel_asked() -> bool:
     return event is not None and event.is_set()
 
 
-def stoppable(work: Callable[[Callable[[], bool]], R]) -> R:
-    """Do work that asks now and then whether to stop, so that Prefect's cancellation lets it finish what it is at.
-
-    In the main thread of a Prefect run the work is done in a thread of its own. A handler of SIGTERM in the place of
-    Prefect's would do without, but a runner takes a run as cancelled, not as crashed, only while Prefect's own is in place.
+def training_answers(watchers: Sequence[Callback], callbacks: Sequence[Callback]) -> Callable[[str, dict[str, Any]], Any]:
+    """What answers the calls that training in another process makes (`training_run`).
 
     Args:
-        work: is given what to ask.
-
-    Raises:
-        BaseException: whatever the work raises, or what asked it to stop, when it has; the second time, at once.
+        watchers: see the events alone.
+        callbacks: have state in the run's checkpoints too.
     """
-    is_engines = FlowRunContext.get() is not None or TaskRunContext.get() is not None
-    if not is_engines or threading.current_thread() is not threading.main_thread():
-        return work(cancel_asked)
-    stop, done = threading.Event(), Future[R]()
+    state = TrainState()
 
-    def run() -> None:
-        try:
-            done.set_result(work(stop.is_set))
-        except BaseException as error:
-            done.set_exception(error)
+    def answer(kind: str, message: dict[str, Any]) -> Any:
+        if kind == "state_dict":
+            return callbacks[message["place"]].state_dict()
+        if kind == "load_state_dict":
+            callbacks[message["place"]].load_state_dict(message["state"])
+            return None
+        vars(state).update(message["state"])
+        state.steps += message["new"]["steps"]
+        state.evaluations += message["new"]["evaluations"]
+        method, arguments = message["method"], message["arguments"]
+        if method == "on_step_end":
+            arguments = [Step(**arguments[0])]
+        for callback in [*watchers, *callbacks]:
+            getattr(callback, method)(state, *arguments)
+        return None
 
-    threading.Thread(target=copy_context().run, args=(run,), name="hubflow-training", daemon=True).start()
-    try:
-        return done.result()
-    except BaseException:
-        stop.set()
-        done.exception()  # waits
-        raise
-
-
-class Emitter(Callback):
-    """Sends what happens as events, from the process that trains to the one that watches."""
-
-    def __init__(self, emit: Callable[[dict[str, Any]], None]) -> None:
-        self._emit = emit
-
-    def on_train_begin(self, state: TrainState, total_steps: int) -> None:
-        """Say where the run stands."""
-        self._emit({"event": "begin", "step": state.step, "total_steps": total_steps})
-
-    def on_step_end(self, state: TrainState, step: Step) -> None:
-        """Say how the step went."""
-        self._emit({"event": "step", **asdict(step)})
-
-    def on_evaluate(self, state: TrainState, metrics: dict[str, float]) -> None:
-        """Say what dev gave."""
-        self._emit({"event": "evaluate", "step": state.step, "metrics": metrics})
-
-    def on_train_end(self, state: TrainState) -> None:
-        """Say that all is done."""
-        self._emit({"event": "end", "step": state.step})
-
-
-class Replay:
-    """Tells onlookers in this process what the events of another say."""
-
-    def __init__(self, callbacks: Sequence[Callback]) -> None:
-        self._callbacks, self._state = callbacks, TrainState()
-
-    def __call__(self, event: dict[str, Any]) -> None:
-        """Take one event of an `Emitter`."""
-        kind = event["event"]
-        self._state.step = event["step"]
-        if kind == "evaluate":
-            self._state.evaluations.append({"step": event["step"], **event["metrics"]})
-        for callback in self._callbacks:
-            if kind == "begin":
-                callback.on_train_begin(self._state, event["total_steps"])
-            elif kind == "step":
-                callback.on_step_end(self._state, Step(**{name: event[name] for name in Step.__dataclass_fields__}))
-            elif kind == "evaluate":
-                callback.on_evaluate(self._state, event["metrics"])
-            elif kind == "end":
-                callback.on_train_end(self._state)
+    return answer

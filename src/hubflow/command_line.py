@@ -65,7 +65,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log.")]
 Config = Annotated[Path, typer.Argument(help="Settings file, YAML or JSON.")]
 
 
-NEEDED_AT_ONCE = ("hubflow.flows.fine_tune", "hubflow.stages.hub.training")
+NEEDED_AT_ONCE = ("hubflow.flows.fine_tune",)
 NEEDED_LATER = ("sklearn.datasets", "sklearn.metrics")
 """What stages import: before the first step, and after it; the latter is imported ahead while a server starts."""
 

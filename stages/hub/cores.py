@@ -24,6 +24,12 @@ def _given_threads() -> str:
 GIVEN_THREADS = _given_threads()
 
 
+def take_given_threads() -> None:
+    """Go by OMP_NUM_THREADS as it is now, in a process whose environment was made for it after Paddle was imported."""
+    global GIVEN_THREADS  # noqa: PLW0603
+    GIVEN_THREADS = os.environ.get(THREADS, "")
+
+
 def usable_cores() -> int:
     """Cores that this process may use: its affinity where the system tells, all cores elsewhere."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

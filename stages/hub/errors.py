@@ -1,6 +1,6 @@
 """Errors of the Paddle side; each says what to look at next. Must not import Paddle or Prefect."""
 
-from hubflow.schemas.errors import HubflowError
+from hubflow.schemas.errors import HubflowError, StoppedError
 
 
 class ModuleError(HubflowError):
@@ -29,3 +29,7 @@ class DeviceError(HubflowError):
 
 class ExportError(HubflowError):
     """The exported program is not what was trained, or cannot be made: no export is kept."""
+
+
+class TrainingStopped(StoppedError):
+    """Training was asked to stop and has written a checkpoint; the same run goes on from it."""

@@ -1,10 +1,8 @@
 """Export: the inference program and all that is needed to use it, as a folder that stands alone."""
 
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from hubflow.stages.hub.inference_program import simplify
 from hubflow.stages.hub.lora import merged
 from hubflow.stages.hub.module import ImageConfig, check_max_seq_len, context_of
 from hubflow.stages.hub.networks.text import TextConfig
+from hubflow.stages.hub.resuming import versions
 from hubflow.stages.hub.runtime import BUILD_LOCK, paddle
 from hubflow.stages.hub.session import Session
 from hubflow.stages.hub.task import Task, data_variables
@@ -141,12 +140,6 @@ def as_exported(session: Session) -> Session:
     weights = session.weights()
     plain.put(merged(weights, lora.scale) if lora else weights, "the merged weights")
     return plain
-
-
-def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
-    packages = ("hubflow", "paddlepaddle", "numpy", "tokenizers", "pillow", "safetensors")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def _write_program(task: Task, program: Any, folder: Path, scope: Any, place: Any) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from hubflow.schemas.settings import TaskType
 from hubflow.stages.hub.errors import TaskError
 from hubflow.stages.hub.module import context_of
 from hubflow.stages.hub.runtime import BUILD_LOCK, paddle, truncated_normal
+from hubflow.stages.hub.runtime import functional as F
 from hubflow.stages.hub.task import Task, program_of
 
-F = paddle.nn.functional
 TEXT_DROPOUT = 0.1
 
 

@@ -1,10 +1,11 @@
 """Module: a pretrained network by name, and its context: input and output variables of a static program."""
 
+import functools
 import itertools
 import json
 import weakref
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,23 +25,33 @@ from hubflow.stages.hub.networks import image, image_names, text
 from hubflow.stages.hub.networks.lanes import SeededDropout
 from hubflow.stages.hub.networks.text_names import FAMILIES, canonical_tensors
 from hubflow.stages.hub.runtime import BUILD_LOCK, keep_program, leave_dynamic_mode, paddle, set_variable
+from hubflow.stages.hub.runtime import functional as F
 from hubflow.stages.hub.tokenizer import encode_texts, encode_words, load_tokenizer, pad_token_id
 from hubflow.stages.hub.weights import match_weights, read_weights, weight_names
 
-F = paddle.nn.functional
 Context = tuple[dict[str, Any], dict[str, Any], Any]
 CONTEXT = "context"
 
 
 @dataclass(frozen=True)
 class ImageConfig:
-    """An image backbone and the pixels it expects: sides, and mean and standard deviation by channel of values in 0..1."""
+    """An image backbone and the pixels it expects: sides, and mean and standard deviation by channel of values in 0..1.
+
+    `weight_names` are the tensors of its weights, as their file calls them; none of fresh weights.
+    """
 
     architecture: str
     image_size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    norm_epsilon: float | None = None
+    weight_names: frozenset[str] = field(default=frozenset(), repr=False)
+
+    @functools.cached_property
+    def norm_epsilon(self) -> float | None:
+        """Epsilon of the batch norms that the weights were trained with; None for fresh ones."""
+        if not self.weight_names:
+            return None
+        return image_names.norm_epsilon(self.architecture, image_names.layout_of(self.architecture, self.weight_names))
 
 
 @dataclass(frozen=True)
@@ -356,9 +367,6 @@ def _image_config(config: Mapping[str, Any], names: Collection[str]) -> ImageCon
     """`names` are those of the weights; empty for fresh ones."""
     given = str(config["architecture"])
     known = image.find(image_names.timm_architecture(given) or given)
-    epsilon = None
-    if names:
-        epsilon = image_names.norm_epsilon(known.name, image_names.layout_of(known.name, names))
     told = {**config, **(config.get("pretrained_cfg") or {})}
     size = told.get("input_size", (3, known.image_size, known.image_size))
     mean, std = told.get("mean", known.mean), told.get("std", known.std)
@@ -367,7 +375,7 @@ def _image_config(config: Mapping[str, Any], names: Collection[str]) -> ImageCon
             f"input_size {size!r}, mean {mean!r}, std {std!r}: expected three numbers each, input_size as [3, height, width] "
             "and std above 0"
         )
-    return ImageConfig(known.name, int(size[-1]), tuple(mean), tuple(std), epsilon)
+    return ImageConfig(known.name, int(size[-1]), tuple(mean), tuple(std), frozenset(names))
 
 
 def _is_numbers(value: Any, count: int) -> bool:

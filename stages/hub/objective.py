@@ -10,10 +10,10 @@ from hubflow.schemas.errors import SettingsError, bounded
 from hubflow.schemas.labels import IGNORED_LABEL, LabelMap
 from hubflow.schemas.training import TrainSettings
 from hubflow.stages.hub.encoded import EncodedSplit
+from hubflow.stages.hub.runtime import functional as F
 from hubflow.stages.hub.runtime import paddle
 from hubflow.stages.hub.task import Task
 
-F = paddle.nn.functional
 NORMALISER = "normaliser"
 """Input `[1]` float32: 1 / (weight of all examples of the update). The objective of a part is its share of the mean."""
 

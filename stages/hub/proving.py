@@ -1,14 +1,8 @@
-"""What an export is proven by, in a fresh process: the exported program on encoded rows. Must not import Prefect or a stage.
-
-`python -m hubflow.stages.hub.proving` imports Paddle, waits for one request on its standard input, writes what it finds to the
-folder that the request names, and ends; it also ends as soon as its input is closed.
-"""
+"""What an export is proven by, in another process: the exported program on encoded rows. Must not import Prefect or a stage."""
 
 import json
-import os
 import re
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +23,11 @@ PADDLE, ONNX = "paddle", "onnx"
 WARM_UP_ROUNDS = 2
 MOST_SECONDS = 5.0
 FEWEST_ROUNDS = 3
+
+
+def prove_in_worker(request: dict[str, Any], connection: Any) -> None:
+    """Answer one `ProofRequest`, as a worker process."""
+    prove(ProofRequest.model_validate(request))
 
 
 def prove(request: ProofRequest) -> None:
@@ -131,22 +130,3 @@ def _cpu_name() -> str:
         return "unknown"
     match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return match[1] if match else "unknown"
-
-
-def _end_with_input() -> None:
-    while os.read(sys.stdin.fileno(), 4096):  # not by `sys.stdin`, whose lock an ordinary end would wait for
-        pass
-    os._exit(1)  # whoever asked is gone
-
-
-def main() -> None:
-    """Answer one request."""
-    line = sys.stdin.readline()
-    if not line:
-        return
-    threading.Thread(target=_end_with_input, daemon=True).start()
-    prove(ProofRequest.model_validate_json(line))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,7 @@
 """What a checkpoint knows beside the weights, and whether a run may go on from it. Must not import Paddle."""
 
 import logging
+import platform
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -24,6 +25,12 @@ class ResumeError(HubflowError):
 def environment() -> dict[str, str]:
     """What the bits of a run depend on beside its settings, and a restart may change."""
     return {"cores": str(compute_cores()), **{name: version(name) for name in ("paddlepaddle", "numpy")}}
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    packages = ("hubflow", "paddlepaddle", "numpy", "tokenizers", "pillow", "safetensors")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def seed_everything(seed: int) -> None:

@@ -1,7 +1,8 @@
-"""The one place that imports Paddle: sets what must be set before, undoes what its import changes, names the device."""
+"""The one place that imports Paddle, when it is first used: sets what must be set before, undoes what its import changes."""
 
 import contextlib
 import ctypes
+import functools
 import logging
 import os
 import re
@@ -69,7 +70,35 @@ def _sigterm_kept() -> Iterator[None]:
         library.sigaction(int(signal.SIGTERM), action, None)
 
 
-paddle = _import_paddle()
+class _OnFirstUse:
+    """Paddle, or one of its modules by dotted `name`, imported when something of it is first asked for.
+
+    Importing it takes seconds, and much of what is kept beside programs, such as a module's configuration, needs none of it.
+    """
+
+    def __init__(self, name: str = "") -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(functools.reduce(getattr, self._name.split(".") if self._name else [], _imported()), attribute)
+
+
+_importing = threading.Lock()
+
+
+def _imported() -> Any:
+    with _importing:
+        return _imported_once()
+
+
+@functools.cache
+def _imported_once() -> Any:
+    return _import_paddle()
+
+
+paddle: Any = _OnFirstUse()
+nn: Any = _OnFirstUse("nn")
+functional: Any = _OnFirstUse("nn.functional")
 
 
 def leave_dynamic_mode() -> None:

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hubflow.schemas.errors import StoppedError
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.training import TrainSettings
 from hubflow.stages.hub.ahead import Ahead
@@ -15,6 +14,7 @@ from hubflow.stages.hub.checkpoints import Checkpoints
 from hubflow.stages.hub.course import Course
 from hubflow.stages.hub.distributed import World, from_leader, in_turn, meet
 from hubflow.stages.hub.encoded import EncodedSplit, Feed, IntArray, epoch_batches
+from hubflow.stages.hub.errors import TrainingStopped
 from hubflow.stages.hub.evaluation import EVALUATION_BATCH, evaluate_split
 from hubflow.stages.hub.interrupts import held_back
 from hubflow.stages.hub.memory import kept_between_steps
@@ -26,10 +26,6 @@ from hubflow.stages.hub.updates import Update
 
 __all__ = ["TrainPlan", "TrainState", "TrainingError", "TrainingStopped", "train"]
 log = logging.getLogger(__name__)
-
-
-class TrainingStopped(StoppedError):
-    """Training was asked to stop and has written a checkpoint; the same run goes on from it."""
 
 
 class _Asked(Exception):

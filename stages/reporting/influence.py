@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hubflow.stages.worker.processes import run
 
 if TYPE_CHECKING:
     from hubflow.stages.hub.predictor import Predictor
@@ -31,6 +34,24 @@ class Span:
     start: int
     end: int
     weight: float
+
+
+def word_importance(
+    exported: Path, rows: Sequence[tuple[str, ...]], labels: Sequence[str], shown_chars: int
+) -> list[tuple[list[Span], ...]]:
+    """What `influences` gives with an export, computed by a worker process."""
+    request = {"export": str(exported), "rows": rows, "labels": labels, "shown_chars": shown_chars}
+    found = run("hubflow.stages.reporting.influence:influences_in_worker", request)
+    return [tuple([Span(*span) for span in spans] for spans in row) for row in found]
+
+
+def influences_in_worker(request: dict[str, Any], connection: Any) -> list[Any]:
+    """As a worker process: the spans of each text of each row, as lists."""
+    from hubflow.stages.hub.predictor import Predictor
+
+    rows = [tuple(row) for row in request["rows"]]
+    found = influences(Predictor.load(request["export"]), rows, request["labels"], request["shown_chars"])
+    return [[[astuple(span) for span in spans] for spans in row] for row in found]
 
 
 def influences(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,10 +15,7 @@ import pyarrow.parquet as pq
 from hubflow.schemas import evaluation
 from hubflow.schemas.frames import PROBABILITY
 from hubflow.stages.hub.images import ImageError, read_image
-from hubflow.stages.reporting.influence import Span, influences
-
-if TYPE_CHECKING:
-    from hubflow.stages.hub.predictor import Predictor
+from hubflow.stages.reporting.influence import Span, word_importance
 
 MAX_TEXT_CHARS = 400
 MAX_WORD_CHARS = 60
@@ -97,10 +94,10 @@ def shown_mistakes(judged: pd.DataFrame, worst: Sequence[evaluation.Mistake], so
     return [_mistake(*one) for one in zip(worst, kept, rows, strict=True)]
 
 
-def explained(mistakes: Sequence[Mistake], predictor: "Predictor") -> list[Mistake]:
-    """Mistakes in texts, with the words marked that made the model predict what it did, or nearly kept it from it."""
+def explained(mistakes: Sequence[Mistake], exported: Path) -> list[Mistake]:
+    """Mistakes in texts, with the words marked that made the exported model predict what it did, or nearly kept it from it."""
     rows = [tuple("".join(piece.text for piece in text) for text in mistake.texts) for mistake in mistakes]
-    found = influences(predictor, rows, [mistake.predicted for mistake in mistakes], MAX_TEXT_CHARS)
+    found = word_importance(exported, rows, [mistake.predicted for mistake in mistakes], MAX_TEXT_CHARS)
     return [
         replace(mistake, texts=tuple(map(marked, row, spans)), is_explained=True)
         for mistake, row, spans in zip(mistakes, rows, found, strict=True)

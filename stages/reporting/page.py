@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -19,9 +19,6 @@ from hubflow.stages.reporting.overview import judged_split, metric_lines, notice
 from hubflow.stages.reporting.previous import Since
 from hubflow.stages.reporting.splits import SplitView, split_view, with_explanations
 from hubflow.stages.store import Store
-
-if TYPE_CHECKING:
-    from hubflow.stages.hub.predictor import Predictor
 
 PROOF = "proof.json"
 EXAMPLES: dict[RowKind, str] = {
@@ -92,14 +89,7 @@ def _views(
         for split, one in details.items()
     ]
     is_text = settings.task == "text_classification" and explained > 0 and any(view.mistakes for view in views[:1])
-    predictor = _predictor(exported) if is_text else None
-    return [with_explanations(view, None if place else predictor, explained) for place, view in enumerate(views)]
-
-
-def _predictor(exported: Path) -> "Predictor":
-    from hubflow.stages.hub.predictor import Predictor
-
-    return Predictor.load(exported)
+    return [with_explanations(view, exported if is_text and not place else None, explained) for place, view in enumerate(views)]
 
 
 def _data_report(home: Store, encoded: EncodedRef) -> dict[str, Any]:

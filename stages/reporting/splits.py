@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -123,9 +122,9 @@ def split_view(judged: pd.DataFrame, details: SplitDetails, metrics: Mapping[str
     )
 
 
-def with_explanations(view: SplitView, predictor: Any, most: int) -> SplitView:
+def with_explanations(view: SplitView, exported: Path | None, most: int) -> SplitView:
     """The view with the words of its first `most` mistakes marked by what they did to the prediction; all texts cut."""
-    first = explained(view.mistakes[:most], predictor) if predictor is not None and most else view.mistakes[:most]
+    first = explained(view.mistakes[:most], exported) if exported is not None and most else view.mistakes[:most]
     mistakes = [cut_texts(mistake) for mistake in (*first, *view.mistakes[most:])]
     return SplitView(**{**vars(view), "mistakes": mistakes})
 

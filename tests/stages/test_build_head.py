@@ -11,9 +11,10 @@ from runs import WORDS, Run, digits_settings, text_settings
 from hubflow.schemas.errors import HubflowError, SettingsError
 from hubflow.schemas.references import TaskRef
 from hubflow.schemas.settings import FineTuneSettings, HeadSettings, LoraSettings
-from hubflow.stages.build_head import build_head, open_session, task_spec
+from hubflow.stages.build_head import build_head
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.stages.load_module import load_module
+from hubflow.stages.open_artifacts import open_session, task_spec
 from hubflow.stages.store import Store
 
 Build = Callable[..., TaskRef]

@@ -1,12 +1,7 @@
 """The proof of an export: what it records, and that an export which fails it is not kept."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +11,22 @@ import pytest
 from runs import Run, digits_settings, run_stages
 from small_exports import Exported
 
-from hubflow.schemas.export import ExportSettings, Probe, read_proof
+from hubflow.schemas.export import ExportSettings, Probe, ProofRequest, read_proof
 from hubflow.schemas.folders import StoreError, seal
 from hubflow.schemas.references import EvaluationRef
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.stages.export_inference_program import export_inference_program
-from hubflow.stages.fresh_process import FreshProcess
 from hubflow.stages.hub.errors import ExportError
 from hubflow.stages.proof import Trained, probes_of, prove
+from hubflow.stages.worker.processes import WorkerError
+from hubflow.stages.worker.processes import run as run_in_worker
 
 QUICK = ExportSettings(latency_rounds=3)
+
+
+def verify(request: ProofRequest) -> None:
+    """As the stage has it done."""
+    run_in_worker("hubflow.stages.hub.proving:prove_in_worker", request.model_dump(mode="json"))
 
 
 @pytest.mark.parametrize("name", ["digits_run", "text_run"], ids=["images", "texts"])
@@ -75,8 +76,7 @@ def trained_of(exported: Exported, split: str = "test") -> Trained:
 
 def test_sequences_are_compared_token_by_token_and_by_their_entities(tiny_exports: dict[str, Exported]) -> None:
     trained = trained_of(tiny_exports["token"])
-    with FreshProcess() as process:
-        proof = prove(process, trained, tiny_exports["token"].folder, QUICK)
+    proof = prove(verify, trained, tiny_exports["token"].folder, QUICK)
     assert (proof.metric.name, proof.metric.differing_labels) == ("f1", 0)
     assert proof.metric.trained == proof.metric.exported
     assert proof.max_abs_difference < 1e-5
@@ -89,8 +89,8 @@ def test_a_program_with_other_weights_is_refused_by_its_probabilities(tiny_expor
     before = exported.session.weights()
     try:
         exported.session.put({**before, "head.output.bias": before["head.output.bias"] + np.float32([0.0, 0.01])}, "a test")
-        with FreshProcess() as process, pytest.raises(ExportError, match=r"batch of 7 row\(s\) are up to 0\.00\d+ apart"):
-            prove(process, trained, exported.folder, QUICK)
+        with pytest.raises(ExportError, match=r"batch of 7 row\(s\) are up to 0\.00\d+ apart"):
+            prove(verify, trained, exported.folder, QUICK)
     finally:
         exported.session.put(before, "a test")
 
@@ -100,8 +100,8 @@ def test_a_program_that_cannot_be_loaded_is_refused_with_what_its_process_said(
 ) -> None:
     folder = shutil.copytree(tiny_exports["text"].folder, tmp_path / "export")
     (folder / "signature.json").write_text("{")
-    with FreshProcess() as process, pytest.raises(ExportError, match=r"exit code 1:[\s\S]*JSONDecodeError"):
-        prove(process, trained_of(tiny_exports["text"]), folder, QUICK)
+    with pytest.raises(WorkerError, match=r"failed: JSONDecodeError"):
+        prove(verify, trained_of(tiny_exports["text"]), folder, QUICK)
 
 
 def test_an_export_with_another_metric_is_not_kept(digits_run: Run) -> None:
@@ -139,27 +139,3 @@ def test_an_older_export_has_no_proof_and_a_damaged_one_is_an_error(tmp_path: Pa
     (tmp_path / "proof.json").write_text("{}")
     with pytest.raises(StoreError, match=r"proof\.json: no readable proof"):
         read_proof(tmp_path)
-
-
-def test_the_process_is_gone_when_the_one_that_started_it_is_killed() -> None:
-    script = (
-        "import time; from hubflow.stages.fresh_process import FreshProcess\n"
-        "with FreshProcess() as process: print(process._process.pid, flush=True); time.sleep(60)"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    child = int(parent.stdout.readline())
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and _runs(child):
-        time.sleep(0.1)
-    assert not _runs(child)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (OSError, ProcessLookupError):
-        return False

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from modules import make_tiny_bert
+from process_tree import wait_for, workers_of
 from runs import WORDS, Run, text_settings
 from safetensors.numpy import load_file
 
@@ -26,10 +27,10 @@ from hubflow.stages.encode_dataset import encode_dataset
 from hubflow.stages.fine_tune import fine_tune
 from hubflow.stages.hub.callbacks import Callback
 from hubflow.stages.hub.checkpoints import Checkpoints
-from hubflow.stages.launch import LaunchError
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.stages.load_module import load_module
 from hubflow.stages.store import Store
+from hubflow.stages.worker.processes import WorkerError
 
 STEPS = 8
 
@@ -97,11 +98,11 @@ def test_a_lost_process_ends_all_and_one_goes_on_where_two_stopped(tmp_path: Pat
     lost: list[int] = []
     killer = threading.Thread(target=_kill_a_rank, args=(training, lost), daemon=True)
     killer.start()
-    with pytest.raises(LaunchError, match=r"(?s)rank 1 of 2 was killed by SIGKILL.*goes on from its last checkpoint"):
+    with pytest.raises(WorkerError, match=r"rank 1 of 2 was killed by SIGKILL"):
         job.run(tmp_path / "two", 2)
     killer.join()
     assert lost, "no rank was found to kill"
-    assert not _ranks_of(training)
+    assert not workers_of()
     assert list(training.glob("*/last-*")), "the checkpoints are kept"
     resumed = job.run(tmp_path / "two", 1)
     require_alike(tmp_path / "one", job.run(tmp_path / "one", 1), tmp_path / "two", resumed)
@@ -117,9 +118,10 @@ def test_sigterm_lets_every_process_finish_its_step_and_write_it_down(tmp_path: 
     until = time.monotonic() + 120
     while not list(training.glob("*/last-*")) and time.monotonic() < until and run.poll() is None:
         time.sleep(0.05)
+    workers = workers_of(run.pid)
     run.send_signal(signal.SIGTERM)
     assert run.wait(60) == -signal.SIGTERM
-    assert not _ranks_of(training)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 10)
     (folder,) = training.glob("*.lock")
     saved = Checkpoints(folder.with_suffix("")).load()
     assert saved is not None
@@ -150,23 +152,7 @@ def _kill_a_rank(training: Path, lost: list[int]) -> None:
     until = time.monotonic() + 120
     while time.monotonic() < until:
         if any(int(path.name.partition("-")[2]) >= 2 for path in training.glob("*/last-*")):
-            for process in _ranks_of(training):
-                if b"PADDLE_TRAINER_ID=1\0" in Path(f"/proc/{process}/environ").read_bytes():
-                    os.kill(process, signal.SIGKILL)
-                    lost.append(process)
-                    return
+            lost.append(workers_of()[1])
+            os.kill(lost[0], signal.SIGKILL)
+            return
         time.sleep(0.01)
-
-
-def _ranks_of(training: Path) -> list[int]:
-    """Processes that work for runs under `training`."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                line = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"hubflow.stages.training_worker" in line and str(training).encode() in line and b"launch" not in line:
-                found.append(int(entry.name))
-    return found

@@ -1,6 +1,7 @@
 """Runs that stop before their end: what is required or told of them, and a store that is full or cannot be written."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,37 +19,20 @@ from hubflow.stages.hub.resuming import ResumeError
 
 EVERY_STEP = CheckpointSettings(every_steps=1)
 TROUBLE = """
-import json, os, resource, stat, sys
+import json, sys
 from pathlib import Path
 from hubflow.schemas.errors import HubflowError
 from hubflow.schemas.requests import TrainRequest
-from hubflow.stages.fine_tune import fine_tune
-from hubflow.stages.hub.callbacks import Callback
+from hubflow.stages import fine_tune as stage
 
 request, kind = TrainRequest.model_validate_json(sys.argv[1]), sys.argv[2]
 store = Path(request.store)
-_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-def fill_disk(full):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5000 if full else hard, hard))
-
-def forbid(forbidden):
-    if not forbidden and os.getuid() == 0:
-        os.seteuid(0)
-    for folder in store.glob("training/*/"):
-        folder.chmod(0o555 if forbidden else 0o755)
-    if forbidden and os.getuid() == 0:
-        os.seteuid(65534)
-
-class Trouble(Callback):
-    def on_step_end(self, state, step):
-        if step.step == 8:
-            {"full": fill_disk, "read-only": forbid}[kind](True)
-
+stage.TRAIN = f"trouble_targets:{kind}"
 try:
-    fine_tune(request.task, request.encoded, request.settings, request.store, request.seed, "cpu", callbacks=[Trouble()])
+    stage.fine_tune(request.task, request.encoded, request.settings, request.store, request.seed, "cpu")
 except HubflowError as error:
-    {"full": fill_disk, "read-only": forbid}[kind](False)
+    for folder in store.glob("training/*/"):
+        folder.chmod(0o755)
     print(json.dumps({"error": type(error).__name__, "message": str(error)}))
 """
 
@@ -143,8 +127,9 @@ def test_a_store_that_fills_up_or_turns_read_only_keeps_its_checkpoints_and_the_
         folder.chmod(folder.stat().st_mode | 0o011)  # so that another user may look in
     request = request_in(home / "store", digits_run)
     expected = contents(digits_run.store.open(digits_run.checkpoint).folder)
-    command = [sys.executable, "-c", TROUBLE, request.model_dump_json(), kind]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    command = [sys.executable, "-c", TROUBLE, request.model_dump_json(), kind.replace("-", "_")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent / "worker")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["error"] == "StoreError", done.stderr
     reason = {"full": "File too large", "read-only": "Permission denied"}[kind]

@@ -6,12 +6,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import paddle
-from paddle import nn
-from paddle.vision import models
-
 from hubflow.schemas.errors import HubflowError
 from hubflow.stages.hub.blocks import image_block_of
+from hubflow.stages.hub.runtime import BUILD_LOCK, nn, paddle
 
 Triple = tuple[float, float, float]
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
@@ -32,7 +29,7 @@ class ImageArchitecture:
     """
 
     name: str
-    build: Callable[[], nn.Layer]
+    build: Callable[[], Any]
     features: int
     image_size: int = 224
     mean: Triple = IMAGENET_MEAN
@@ -109,11 +106,12 @@ def architecture_tensors(architecture: str) -> dict[str, tuple[int, ...]]:
         ImageArchitectureError: when the name is unknown.
     """
     paddle.enable_static()
-    return dict(_tensors(architecture))
+    with BUILD_LOCK:
+        return dict(_tensors(architecture))
 
 
 def _program() -> Any:
-    return paddle.static.Program()  # type: ignore[no-untyped-call]
+    return paddle.static.Program()
 
 
 def _layer(architecture: str) -> Any:
@@ -133,7 +131,7 @@ def _freeze(layer: Any, frozen: Collection[str]) -> None:
             parameter.stop_gradient, parameter.trainable = True, False
 
 
-def _digits_cnn() -> nn.Layer:
+def _digits_cnn() -> Any:
     """Three blocks of convolution, batch norm and ReLU, each halving the side: 56,800 weights."""
 
     def block(inputs: int, outputs: int) -> Any:
@@ -143,10 +141,9 @@ def _digits_cnn() -> nn.Layer:
     return nn.Sequential(("block1", block(3, 32)), ("block2", block(32, 64)), ("block3", block(64, 64)))
 
 
-def _backbone(name: str) -> Callable[[], nn.Layer]:
-    constructor = getattr(models, name)
+def _backbone(name: str) -> Callable[[], Any]:
     # DenseNet returns nothing without its pool, which the mean over a single position leaves as it is.
-    return functools.partial(constructor, num_classes=0, with_pool=name.startswith("densenet"))
+    return lambda: getattr(paddle.vision.models, name)(num_classes=0, with_pool=name.startswith("densenet"))
 
 
 def _table(features: Mapping[str, int], **common: Any) -> dict[str, ImageArchitecture]:

@@ -11,17 +11,18 @@ from hubflow.stages.hub.errors import ModuleError
 from hubflow.stages.hub.lora import LORA_A, LORA_B
 from hubflow.stages.hub.networks.lanes import Dropout, in_lanes, joined
 from hubflow.stages.hub.networks.text_names import FAMILIES, Family
+from hubflow.stages.hub.runtime import functional as F
 from hubflow.stages.hub.runtime import paddle, truncated_normal
 
-F = paddle.nn.functional
-ACTIVATIONS: dict[str, Any] = {
-    "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate=True),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate=True),
-    "relu": F.relu,
-    "silu": F.silu,
-    "swish": F.silu,
+ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gelu": ("gelu", {}),
+    "gelu_new": ("gelu", {"approximate": True}),
+    "gelu_pytorch_tanh": ("gelu", {"approximate": True}),
+    "relu": ("relu", {}),
+    "silu": ("silu", {}),
+    "swish": ("silu", {}),
 }
+"""Paddle's function and its arguments, by transformers' name."""
 MASKED_SCORE = -1e4
 """Added to the attention scores of padding: exp of it is 0 in float32, and it is finite in every precision."""
 
@@ -121,7 +122,7 @@ class Parameters:
         initializer_range: standard deviation of fresh matrices.
         is_frozen: whether the parameter of that name is left out of training.
         lora: the adapters of the attention projections.
-        dropout: zeroes elements of its first argument by the share that is its second.
+        dropout: zeroes elements of its first argument by the fraction that is its second; Paddle's own when not given.
         fuses_biases: whether a bias is added by the operator of its product, where both and the input have a gradient. Of that
             operator the gradients are to be asked for all together: Paddle 3.3.1 ends with a segmentation fault where one
             is left out.
@@ -138,14 +139,14 @@ class Parameters:
         initializer_range: float,
         is_frozen: Callable[[str], bool],
         lora: LoraSettings | None = None,
-        dropout: Dropout = F.dropout,
+        dropout: Dropout | None = None,
         fuses_biases: bool = False,
         prefix: str = "",
     ) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.names: dict[str, str] = {}
         self.adapter_startup = paddle.static.Program() if lora else None
-        self.dropout = dropout
+        self.dropout: Dropout = dropout or F.dropout
         self._made: dict[str, Any] = {}
         self._is_frozen, self._lora, self._fuses_biases = is_frozen, lora, fuses_biases
         self._normal, self._prefix = truncated_normal(initializer_range), prefix
@@ -250,10 +251,15 @@ def _layer(config: TextConfig, number: int, share: _Share, x: Any, parameters: P
     x = parameters.norm(f"{name}.attention.norm", kept + attended, config.hidden_size, config.layer_norm_eps)
     inner = parameters.linear(f"{name}.ffn.inner", x, (config.hidden_size, config.intermediate_size))
     outer = parameters.linear(
-        f"{name}.ffn.outer", ACTIVATIONS[config.activation](inner), (config.intermediate_size, config.hidden_size)
+        f"{name}.ffn.outer", _activated(config.activation, inner), (config.intermediate_size, config.hidden_size)
     )
     x = x + parameters.dropout(outer, config.hidden_dropout)
     return parameters.norm(f"{name}.ffn.norm", x, config.hidden_size, config.layer_norm_eps)
+
+
+def _activated(name: str, x: Any) -> Any:
+    function, arguments = ACTIVATIONS[name]
+    return getattr(F, function)(x, **arguments)
 
 
 def _pooled(config: TextConfig, first: Any, parameters: Parameters) -> Any:

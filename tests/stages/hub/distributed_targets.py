@@ -9,9 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from hubflow.stages.hub.distributed import World, all_reduce_sum, meet, share_of
+from hubflow.stages.hub.distributed import World, all_reduce_sum, join, meet, share_of
+from hubflow.stages.worker.connection import Connection
 
 Emit = Callable[[dict[str, Any]], None] | None
+
+
+def train_in_worker(request: dict[str, Any], connection: Connection) -> dict[str, Any]:
+    """`train` as a worker process."""
+    world = join()
+    train(request, world, (lambda event: connection.call("event", **event)) if world.leads else None)
+    return {"rank": world.rank, "threads": os.environ.get("OMP_NUM_THREADS"), "folder": os.getcwd()}
 
 
 def train(request: dict[str, Any], world: World, emit: Emit) -> None:
@@ -24,7 +32,7 @@ def train(request: dict[str, Any], world: World, emit: Emit) -> None:
     folder = Path(request["folder"])
     generator = np.random.default_rng(0)
     rows, targets = generator.normal(size=(64, 6)).astype("float32"), generator.normal(size=(64, 3)).astype("float32")
-    print(f"rank {world.rank} begins")
+    print(f"rank {world.rank} begins", flush=True)
     for number in range(request["steps"]):
         if world.rank == request.get("fail") and number == 3:
             _end(request["how"])

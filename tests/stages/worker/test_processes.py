@@ -1,0 +1,243 @@
+"""Worker processes: one or several that work together; they end as one, and with the process that asked for their work."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from process_tree import children_of, wait_for, workers_of
+
+from hubflow.schemas.errors import ContractError
+from hubflow.stages.worker import processes
+from hubflow.stages.worker.processes import WorkerError, WorkStoppedError, run
+
+TRAIN = "distributed_targets:train_in_worker"
+HERE = Path(__file__).parent
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+
+@pytest.fixture(autouse=True)
+def targets_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker's import path is that of the process that asks."""
+    for folder in (HERE.parent / "hub", HERE):
+        monkeypatch.syspath_prepend(str(folder))
+
+
+def train(folder: Path, ranks: int, steps: list[dict[str, Any]], **request: Any) -> Any:
+    """Have the tests' training done in `folder`."""
+    folder.mkdir(exist_ok=True)
+    asked = {"folder": str(folder), "steps": 12, **request}
+    return run(TRAIN, asked, lambda kind, message: steps.append(message), ranks=ranks)
+
+
+def test_two_processes_train_as_one(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "a-secret-of-the-environment")
+    monkeypatch.chdir(tmp_path)
+    one: list[dict[str, Any]] = []
+    two: list[dict[str, Any]] = []
+    alone = train(tmp_path / "one", 1, one)
+    with caplog.at_level(logging.INFO):
+        together = train(tmp_path / "two", 2, two, meet=5)
+    assert alone == {"rank": 0, "threads": os.environ.get("OMP_NUM_THREADS"), "folder": str(tmp_path)}
+    assert together["rank"] == 0
+    assert [event["step"] for event in two] == [event["step"] for event in one] == list(range(1, 13))
+    np.testing.assert_allclose([event["loss"] for event in two], [event["loss"] for event in one], rtol=1e-6)
+    expected = np.load(tmp_path / "one" / "weights-0.npz")
+    first, second = (np.load(tmp_path / "two" / f"weights-{rank}.npz") for rank in range(2))
+    for name in expected.files:
+        np.testing.assert_array_equal(first[name], second[name])
+        np.testing.assert_allclose(first[name], expected[name], rtol=0, atol=1e-6)
+    assert "rank 0: rank 0 begins" in caplog.messages
+    assert "rank 1: rank 1 begins" in caplog.messages
+    kept = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    assert b"a-secret-of-the-environment" not in kept
+    assert workers_of() == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("how", "message"), [("raise", "rank 1 of 2 failed: ValueError: no such row: 17"), ("kill", "by SIGKILL")]
+)
+def test_a_lost_rank_ends_all_and_is_named_with_its_output(tmp_path: Path, how: str, message: str) -> None:
+    events: list[dict[str, Any]] = []
+    with pytest.raises(WorkerError) as caught:
+        train(tmp_path, 2, events, fail=1, how=how)
+    assert str(caught.value).startswith("rank 1 of 2")
+    assert message in str(caught.value)
+    if how == "raise":
+        assert 'raise ValueError("no such row: 17")' in str(caught.value)
+    else:
+        assert "rank 1 begins" in str(caught.value)
+    assert len(events) == 3
+    assert workers_of() == []
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_stopping_lets_rank_0_write_before_the_others_are_ended(tmp_path: Path, ranks: int) -> None:
+    events: list[dict[str, Any]] = []
+    request = {"folder": str(tmp_path), "steps": 10_000, "pause": 0.01, "slow_write": 2.0}
+    with pytest.raises(WorkStoppedError):
+        run(TRAIN, request, lambda kind, message: events.append(message), lambda: len(events) >= 5, ranks)
+    assert int((tmp_path / "last.txt").read_text()) == len(events)
+    assert workers_of() == []
+
+
+def test_an_error_of_a_callback_ends_the_work_at_that_step_and_is_raised(tmp_path: Path) -> None:
+    events: list[dict[str, Any]] = []
+
+    def refuse(kind: str, message: dict[str, Any]) -> None:
+        events.append(message)
+        if len(events) == 3:
+            raise RuntimeError("the callback failed")
+
+    with pytest.raises(RuntimeError, match="the callback failed"):
+        run(TRAIN, {"folder": str(tmp_path), "steps": 10_000}, refuse)
+    assert [event["step"] for event in events] == [1, 2, 3]
+    assert not (tmp_path / "weights-0.npz").exists()
+    assert workers_of() == []
+
+
+def test_ctrl_c_in_a_callback_lets_the_step_be_written_down(tmp_path: Path) -> None:
+    def interrupt(kind: str, message: dict[str, Any]) -> None:
+        if message["step"] == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(TRAIN, {"folder": str(tmp_path), "steps": 10_000}, interrupt)
+    assert int((tmp_path / "last.txt").read_text()) >= 4
+    assert workers_of() == []
+
+
+PARENT = """
+    import signal, sys
+    from pathlib import Path
+    from hubflow.stages.worker.processes import run
+    folder, ranks = Path(sys.argv[1]), int(sys.argv[2])
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit("handed on"))
+    request = {"folder": str(folder), "steps": 100_000, "pause": 0.01}
+    run("distributed_targets:train_in_worker", request, lambda kind, message: print(message["step"], flush=True), ranks=ranks)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "ranks"),
+    [(signal.SIGKILL, 1), (signal.SIGKILL, 2), (signal.SIGTERM, 1), (signal.SIGTERM, 2), (signal.SIGINT, 1)],
+)
+def test_nothing_outlives_the_process_that_asked(tmp_path: Path, number: signal.Signals, ranks: int) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(PARENT), str(tmp_path), str(ranks)]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent / "hub")}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as parent:
+        assert parent.stdout is not None
+        timer = threading.Timer(120, parent.kill)
+        timer.start()
+        assert [parent.stdout.readline() for _ in range(3)] == ["1\n", "2\n", "3\n"]
+        (server,) = children_of(parent.pid)
+        workers = workers_of(parent.pid)
+        assert len(workers) == ranks
+        os.killpg(parent.pid, number)  # as a terminal does
+        _, errors = parent.communicate(timeout=60)
+        timer.cancel()
+    wait_for(lambda: not any(_runs(pid) for pid in (server, *workers)), 10)
+    assert (tmp_path / "last.txt").exists() == (number != signal.SIGKILL)
+    assert ("handed on" in errors) == (number == signal.SIGTERM)
+    assert ("KeyboardInterrupt" in errors) == (number == signal.SIGINT)
+
+
+def test_errors_come_back_as_what_they_are_with_their_attributes() -> None:
+    with pytest.raises(ContractError, match="row 3: expected a label") as caught:
+        run("worker_targets:refuse", {"path": "quarantine/x.parquet"})
+    assert vars(caught.value)["quarantine"] == "quarantine/x.parquet"
+    assert "worker_targets.py" in "".join(caught.value.__notes__)
+
+
+def test_work_in_threads_is_apart_and_each_gets_its_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda number: run("worker_targets:echo", {"number": number}), range(12)))
+    assert [one["number"] for one in found] == list(range(12))
+    assert len({one["pid"] for one in found}) == 12
+    assert not any(one["prefect"] for one in found)
+
+
+def test_the_environment_and_the_folder_are_those_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("worker_targets:echo", {})
+    monkeypatch.setenv("SET_LATER", "yes")
+    monkeypatch.chdir(tmp_path)
+    found = run("worker_targets:echo", {})
+    assert (found["environment"].get("SET_LATER"), found["folder"]) == ("yes", str(tmp_path))
+
+
+def test_a_large_request_and_a_large_answer_pass(tmp_path: Path) -> None:
+    text = "é" * 3_000_000
+    assert run("worker_targets:echo", {"text": text})["text"] == text
+
+
+def test_a_server_that_was_lost_is_started_again() -> None:
+    first = run("worker_targets:echo", {})["parent"]
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: not _runs(first), 10)
+    assert run("worker_targets:echo", {})["parent"] != first
+
+
+def test_a_process_that_is_forked_has_a_server_of_its_own() -> None:
+    ours = run("worker_targets:echo", {})["parent"]
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(write, str(run("worker_targets:echo", {})["parent"]).encode())
+            processes._server().end()
+        finally:
+            os._exit(0)
+    os.close(write)
+    assert os.waitpid(child, 0)[1] == 0
+    theirs = os.read(read, 100)
+    os.close(read)
+    assert int(theirs) != ours
+    assert run("worker_targets:echo", {})["parent"] == ours
+
+
+def test_sigterm_that_comes_before_the_work_begins_is_not_lost(tmp_path: Path) -> None:
+    stopped: Callable[[], bool] = lambda: True  # noqa: E731
+    started = time.monotonic()
+    with pytest.raises(WorkStoppedError):
+        run("worker_targets:sleep", {"seconds": 60}, should_stop=stopped)
+    assert time.monotonic() - started < 30
+
+
+def test_work_that_does_not_stop_is_killed_after_its_grace(tmp_path: Path) -> None:
+    with pytest.raises(WorkStoppedError):
+        run("worker_targets:ignore_sigterm", {"seconds": 60}, should_stop=lambda: True, grace=1.0)
+    assert workers_of() == []
+
+
+def test_a_new_python_does_the_same_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_is_built_for_gpus", lambda: True)
+    found = run("worker_targets:echo", {"number": 1}, device="gpu:0")
+    assert found["number"] == 1
+    assert found["command"].count("--one") == 1
+    assert "--one" not in run("worker_targets:echo", {}, device="cpu")["command"]
+
+
+def test_gpus_are_one_for_each_process() -> None:
+    with pytest.raises(WorkerError, match="expected one GPU for each"):
+        run(TRAIN, {}, ranks=2, gpus=["0"])
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
