@@ -13,8 +13,8 @@ from small_exports import KINDS, ROWS, Exported
 from small_modules import MAX_SEQ_LEN
 
 from hubflow.schemas.labels import LabelMap
-from hubflow.stages.hub.export_folder import versions
 from hubflow.stages.hub.predictor import Predictor
+from hubflow.stages.hub.resuming import versions
 from hubflow.stages.store import StoreError
 
 TOLERANCE = 1e-5
