@@ -17,7 +17,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
-from typing import Any, Self
+from io import FileIO
+from typing import Any, NoReturn, Self
 
 from hubflow.schemas.errors import HubflowError, StoppedError
 from hubflow.stages.hub import cores
@@ -115,30 +116,36 @@ def run(
 class _Rank:
     """One process as it is seen from here: its connection, its end, and what it prints."""
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, way: bytes) -> None:
         self.rank = rank
-        self.connection, theirs = socket.socketpair()
-        status, told = os.pipe()
-        self.status = os.fdopen(status, "rb", buffering=0)
-        self._given = [theirs.detach(), told]
         self.output = tempfile.TemporaryFile()
-        self.pid: int | None = None
+        self.pid, self.connection, self.status = self._begun(way) or self._begun(way) or self._refuse()
         self.exit_code: int | None = None
         self.outcome: dict[str, Any] | None = None
-        self.is_gone = self.is_connected = False
-        self.is_waiting = False
-        self._received = self._told = self._printed = b""
+        self.is_gone, self.is_connected, self.is_waiting = False, True, False
+        self._received = self._printed = b""
         self._read = 0  # bytes of its output that were logged
 
-    def start(self, way: bytes, request: Mapping[str, Any]) -> None:
-        """Have the process forked and hand it its request."""
+    def _begun(self, way: bytes) -> tuple[int, socket.socket, FileIO] | None:
+        """The process's id, the connection to it, and what tells its end; None when the server was lost before it began."""
+        connection, theirs = socket.socketpair()
+        status, told = os.pipe()
         try:
-            _server().fork(way, [*self._given, self.output.fileno()])
+            _server().fork(way, [theirs.fileno(), told, self.output.fileno()])
         finally:
-            for descriptor in self._given:
-                os.close(descriptor)
-        self.is_connected = True
-        self.send(**request)
+            theirs.close()
+            os.close(told)
+        ended = FileIO(status)
+        pid = ended.readline()
+        if pid:
+            return int(pid), connection, ended
+        connection.close()
+        ended.close()
+        _server().end()
+        return None
+
+    def _refuse(self) -> NoReturn:
+        raise WorkerError(f"the process that starts others ({SERVER}) ends at once; what it printed says why")
 
     def send(self, **message: Any) -> None:
         """Send one message; a process that is gone is noticed elsewhere."""
@@ -165,16 +172,9 @@ class _Rank:
         return [json.loads(line) for line in lines]
 
     def look(self) -> None:
-        """Take in the process's id when it begins, and its exit code when it ends."""
-        told = self.status.read(64)
-        if not told:
-            self.is_gone = True
-        *lines, self._told = (self._told + (told or b"")).split(b"\n")
-        for line in lines:
-            if self.pid is None:
-                self.pid = int(line)
-            else:
-                self.exit_code, self.is_gone = int(line), True
+        """Take in its exit code when it ends; of a server that is lost with it, nothing."""
+        code = self.status.readline()
+        self.exit_code, self.is_gone = int(code) if code else None, True
 
     def printed(self) -> list[str]:
         """The lines of its output that were completed since the last call."""
@@ -185,7 +185,7 @@ class _Rank:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal while the process is there."""
-        if self.pid is not None and not self.is_gone:
+        if not self.is_gone:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
@@ -207,7 +207,7 @@ class _Ranks:
 
     def __init__(self, size: int, answer: Answer) -> None:
         self.size, self.answers = size, True
-        self.is_stopping = self.was_asked_to_stop = False
+        self.was_asked_to_stop = False
         self.failures: list[RankFailure] = []
         self._answer = answer
         self.error: BaseException | None = None
@@ -224,11 +224,11 @@ class _Ranks:
 
     def start(self, way: bytes, request: Mapping[str, Any]) -> None:
         """Start the next rank."""
-        rank = _Rank(len(self.all))
+        rank = _Rank(len(self.all), way)
         self.all.append(rank)
         self._selector.register(rank.connection, selectors.EVENT_READ, (rank, self._hear))
         self._selector.register(rank.status, selectors.EVENT_READ, (rank, self._look))
-        rank.start(way, request)
+        rank.send(**request)
 
     @property
     def first_failure(self) -> RankFailure | None:
@@ -257,8 +257,7 @@ class _Ranks:
         return f"rank {rank}: " if self.size > 1 else ""
 
     def terminate(self) -> None:
-        """SIGTERM to every process, and to those that begin later."""
-        self.is_stopping = True
+        """SIGTERM to every process."""
         for rank in self.all:
             if rank.is_waiting:  # what should have answered was interrupted
                 rank.reply()
@@ -273,16 +272,12 @@ class _Ranks:
             self.poll(0.1)
 
     def _look(self, rank: _Rank) -> None:
-        before = rank.pid
         rank.look()
-        if before is None and rank.pid is not None and self.is_stopping:
-            rank.signal(signal.SIGTERM)
-        if rank.is_gone:
-            self._selector.unregister(rank.status)
-            while rank.is_connected:  # its last words
-                self._hear(rank)
-            if rank.outcome is None:
-                self.failures.append(RankFailure(rank.rank, time.monotonic(), None))
+        self._selector.unregister(rank.status)
+        while rank.is_connected:  # its last words
+            self._hear(rank)
+        if rank.outcome is None:
+            self.failures.append(RankFailure(rank.rank, time.monotonic(), None))
 
     def _hear(self, rank: _Rank) -> None:
         if not rank.is_connected:
