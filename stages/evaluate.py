@@ -11,7 +11,7 @@ from hubflow.schemas.references import CheckpointRef, DatasetRef, EncodedRef, Ev
 from hubflow.schemas.settings import EvaluateSettings
 from hubflow.stages.console import progress_bar
 from hubflow.stages.judgement.details import identity_of
-from hubflow.stages.judgement.folder import load_details
+from hubflow.stages.judgement.folder import load_details, try_own_metrics
 from hubflow.stages.judgement.own_metrics import own_metrics
 from hubflow.stages.judgement.slices import require_columns
 from hubflow.stages.store import Store, content_key
@@ -68,14 +68,21 @@ def evaluate(
 def require_evaluable(settings: EvaluateSettings, dataset: DatasetRef | None, store: str) -> None:
     """Refuse, before hours of training, what the evaluation after it would refuse.
 
+    Metrics of the user's own are run on rows of each split that will be evaluated, with made-up predictions.
+
     Raises:
         SettingsError: when a metric of the user's own cannot be imported, or a split has no column that the settings slice by.
+        MetricError: when such a metric fails.
     """
-    own_metrics(settings.metrics)
-    if dataset is not None and settings.slices.columns:
-        folder = Store(store).open(dataset).folder
-        for split in dataset.rows:
-            require_columns(folder / f"{split}.parquet", settings.slices)
+    own = own_metrics(settings.metrics)
+    if dataset is None or not (own or settings.slices.columns):
+        return
+    folder = Store(store).open(dataset).folder
+    label_map = LabelMap.load(folder / "label_map.json")
+    for split in dataset.rows:
+        require_columns(folder / f"{split}.parquet", settings.slices)
+        if split != "train":
+            try_own_metrics(own, folder / f"{split}.parquet", dataset.rows_kind, label_map, settings)
 
 
 def read_details(home: Store, evaluation: EvaluationRef | ExportEvaluationRef) -> dict[str, SplitDetails]:

@@ -17,7 +17,7 @@ from hubflow.schemas.settings import EvaluateSettings
 from hubflow.stages.console import progress_bar
 from hubflow.stages.evaluate import metrics_table
 from hubflow.stages.judgement.details import identity_of, judge_options
-from hubflow.stages.judgement.folder import keep_split, write_details
+from hubflow.stages.judgement.folder import keep_split, try_own_metrics, write_details
 from hubflow.stages.judgement.judged import JudgedSplit
 from hubflow.stages.judgement.own_metrics import own_metrics
 from hubflow.stages.judgement.slices import require_columns
@@ -69,6 +69,7 @@ def evaluate_export(
         require_columns(data, settings.slices)
         predictor = _load(home, export, dataset)
         known = LabelMap.load(data.parent / "label_map.json")
+        try_own_metrics(own, data, dataset.rows_kind, known, settings)
         with home.create("evaluations", key) as draft:
             judge, numbers = _judge(predictor, data, dataset.rows_kind, settings)
             label_map, places = predictor.label_map, np.arange(len(numbers))

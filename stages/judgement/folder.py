@@ -15,15 +15,21 @@ from hubflow.schemas.evaluation import DETAILS, SplitDetails
 from hubflow.schemas.folders import StoreError
 from hubflow.schemas.frames import PROBABILITY, require_judged
 from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.references import RowKind
 from hubflow.stages.data.carried import with_carried
 from hubflow.stages.data.columns import to_frame
-from hubflow.stages.judgement.details import split_details
+from hubflow.stages.judgement.details import judge_options, split_details
 from hubflow.stages.judgement.judged import JudgedSplit
 from hubflow.stages.judgement.own_metrics import OwnMetric, measured_by
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from hubflow.stages.hub.judging import ClassJudge
     from hubflow.stages.hub.judging_sequences import SequenceJudge
+
+TRIED_ROWS = 1000
+"""So many rows at most are tried with a user's own metrics before training."""
 
 
 def keep_judged(path: Path, judged: JudgedSplit) -> None:
@@ -32,11 +38,61 @@ def keep_judged(path: Path, judged: JudgedSplit) -> None:
     Raises:
         ContractError: when what was computed breaks its contract.
     """
+    pq.write_table(_judged_table(judged), path)
+
+
+def try_own_metrics(
+    own: Mapping[str, OwnMetric], data: Path, kind: RowKind, label_map: LabelMap, settings: EvaluateSettings
+) -> None:
+    """Run a user's own metrics on rows of a split with made-up predictions, so that their faults are found before training.
+
+    Args:
+        own: the metrics.
+        data: Parquet file of the split in the data set.
+        kind: of its rows.
+        label_map: of the data set.
+        settings: of the evaluation to come.
+
+    Raises:
+        MetricError: when one of them fails.
+    """
+    if own:
+        table = _judged_table(_with_made_up_predictions(data, kind, label_map, settings))
+        measured_by(own, to_frame(table), label_map.labels, data.stem, is_trial=True)
+
+
+def _with_made_up_predictions(data: Path, kind: RowKind, label_map: LabelMap, settings: EvaluateSettings) -> JudgedSplit:
+    """Rows from all over a split, judged by predictions that are right or wrong by chance."""
+    from hubflow.stages.hub.judging import ClassJudge
+    from hubflow.stages.hub.judging_sequences import SequenceJudge
+    from hubflow.stages.hub.metrics import log_softmax
+
+    table = pq.read_table(data, columns=["row", "labels" if kind == "tokens" else "label"])
+    places = np.unique(np.linspace(0, len(table) - 1, min(TRIED_ROWS, len(table))).round().astype(np.int64))
+    rows, labels = (column.to_pylist() for column in table.take(places).columns)
+    index, generator = label_map.index(), np.random.default_rng(0)
+
+    def scores(count: int) -> NDArray[np.float64]:
+        return log_softmax(generator.standard_normal((count, label_map.num_classes)).astype(np.float32))
+
+    options, judged_rows = judge_options(settings), np.arange(len(rows))
+    if kind == "tokens":
+        ids = [np.array([index[label] for label in tags], np.int64) for tags in labels]
+        judge: ClassJudge | SequenceJudge = SequenceJudge(ids, label_map, options)
+        judge.add(judged_rows, [np.ones(len(tags), bool) for tags in ids], scores(sum(map(len, ids))))
+    else:
+        judge = ClassJudge(len(rows), label_map.num_classes, options)
+        judge.add(judged_rows, np.array([index[label] for label in labels], np.int64), scores(len(rows)))
+    return JudgedSplit(judge, label_map, data, kind, places, np.array(rows, np.int64))
+
+
+def _judged_table(judged: JudgedSplit) -> "pa.Table":
+    """The judged rows of a split with the further columns of the data."""
     expected = pq.read_table(judged.data, columns=["row"]).column("row").to_numpy()[judged.positions]
     columns = {"row": judged.numbers[judged.rows], "position": judged.positions, "loss": judged.judge.losses[judged.rows]}
     frame = _with_labels(pd.DataFrame(columns), judged.judge, judged.rows, judged.label_map)
     require_judged(frame, judged.label_map, expected, f"evaluate, {judged.name}")
-    pq.write_table(with_carried(frame, judged.data, judged.kind), path)
+    return with_carried(frame, judged.data, judged.kind)
 
 
 def _with_labels(

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import logging
 import math
 import numbers
 import sys
@@ -10,14 +11,15 @@ from typing import Any
 
 import pandas as pd
 
-from hubflow.schemas.errors import HubflowError, SettingsError
-from hubflow.schemas.importing import imported
+from hubflow.schemas.errors import HubflowError, SettingsError, bounded
+from hubflow.schemas.importing import imported, their_error
 from hubflow.schemas.metrics import is_own_metric
 
 OwnMetric = Callable[[pd.DataFrame, tuple[str, ...]], float | Mapping[str, float]]
 """`metric(judged, labels)`: the columns of `<split>.parquet`, further columns of the data included, and the ordered labels; one
 number, or several by name."""
 SETTING = "evaluate.metrics"
+LOG = logging.getLogger(__name__)
 EXPECTED = "package.module:function, called as function(judged: DataFrame, labels: tuple[str, ...]) -> float"
 
 
@@ -49,29 +51,55 @@ def metrics_identity(metrics: Mapping[str, OwnMetric]) -> dict[str, str]:
 
 
 def measured_by(
-    metrics: Mapping[str, OwnMetric], judged: pd.DataFrame, labels: tuple[str, ...], split: str
+    metrics: Mapping[str, OwnMetric], judged: pd.DataFrame, labels: tuple[str, ...], split: str, is_trial: bool = False
 ) -> dict[str, float]:
     """What a user's own metrics give of a split, by `module:function`, or `module:function.name` of several values.
+
+    Args:
+        metrics: the functions by name.
+        judged: the rows, with their columns' types.
+        labels: in the order of their ids.
+        split: name of the split, for errors.
+        is_trial: whether the predictions are made up, to see whether the metrics run: a value that is not finite is then said,
+            and no error.
 
     Raises:
         MetricError: naming the metric and the split, when it raises, or gives something else than finite numbers.
     """
     found: dict[str, float] = {}
+    rows = f"{len(judged)} rows" + (", tried first with made-up predictions" if is_trial else "")
     for path, function in metrics.items():
         try:
             given = function(judged.copy(), labels)
         except Exception as error:  # whatever a user's function raises
-            raise MetricError(f"{SETTING}: {path!r} failed on {split} ({len(judged)} rows): {error!r}") from error
+            raise MetricError(
+                f"{SETTING}: {path!r} failed on {split} ({rows}): {their_error(error, function)}; the columns are "
+                f"{bounded(_described(judged), 30)}; correct the function, or the type of a column with a contract of your own"
+            ) from error
         values = given if isinstance(given, Mapping) else {"": given}
         for name, value in values.items():
             full = f"{path}.{name}" if name else path
             if not is_own_metric(full):
                 raise MetricError(f"{SETTING}: {path!r} gave a value called {name!r}; a name is letters, digits and _")
-            found[full] = _number(full, value, split)
+            found[full] = _number(full, value, split, is_trial)
     return found
 
 
-def _number(name: str, value: Any, split: str) -> float:
+def _described(judged: pd.DataFrame) -> list[str]:
+    """Each column with its type: what a column of CSV or TSV holds is text."""
+    return [f"{name} ({'text' if judged[name].dtype in ('str', 'string') else judged[name].dtype})" for name in judged]
+
+
+def _number(name: str, value: Any, split: str, is_trial: bool) -> float:
+    if is_trial and isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isfinite(value):
+        LOG.warning(
+            "%s: %r gives %r on %s with made-up predictions; it must be finite on those of the model",
+            SETTING,
+            name,
+            value,
+            split,
+        )
+        return float(value)
     if isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     raise MetricError(f"{SETTING}: {name!r} gave {value!r} on {split}; expected one finite number, or several by name")

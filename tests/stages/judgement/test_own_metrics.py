@@ -31,6 +31,14 @@ def nothing(judged, labels):
 def strangely_named(judged, labels):
     return {"a b": 1.0}
 
+import pandas as pd
+def helper(values):
+    return pd.to_numeric(values)
+
+def through_pandas(judged, labels):
+    return helper(judged["label"]).sum()
+
+builtin = divmod
 number = 5
 """
 JUDGED = pd.DataFrame({"label": ["a", "b"], "predicted": ["a", "a"], "amount": [3, 4]})
@@ -56,7 +64,13 @@ def test_one_number_or_several_are_told_under_the_functions_name() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("broken", r"'my_metrics:broken' failed on test \(2 rows\): KeyError\('amuont'\)"),
+        (
+            "broken",
+            r"'my_metrics:broken' failed on test \(2 rows\): KeyError: 'amuont' \(.*my_metrics\.py, line 11, in broken: "
+            r'return judged\["amuont"\]\.sum\(\)\); the columns are label \(text\), predicted \(text\), amount \(int64\)',
+        ),
+        ("through_pandas", r"ValueError: .* \(.*my_metrics\.py, line \d+, in helper: return pd\.to_numeric"),
+        ("builtin", r"'my_metrics:builtin' failed on test \(2 rows\): "),
         ("nothing", "'my_metrics:nothing' gave nan on test; expected one finite number"),
         ("strangely_named", "'my_metrics:strangely_named' gave a value called 'a b'"),
     ],
