@@ -166,9 +166,27 @@ def row_schema(model: RowModel, label_map: LabelMap | None = None, labelled: boo
         known = pa.Check(checks.known_labels(label_map.labels), name="known_label", ignore_na=False)
         schema = schema.update_column(column, checks=[*schema.columns[column].checks, known])
     for name, part in schema.columns.items():
-        schema = schema.update_column(name, checks=[_complete(check) for check in part.checks])
-    schema.checks = [_complete(check) for check in schema.checks]
+        schema = schema.update_column(name, checks=[_complete(check) for check in part.checks if not check.raise_warning])
+    schema.checks = [_complete(check) for check in schema.checks if not check.raise_warning]
     return schema
+
+
+def warning_schema(model: RowModel) -> pa.DataFrameSchema | None:
+    """The checks of the contract that only warn (`raise_warning=True`), as a schema of their own; None when there are none."""
+    schema = model.to_schema()
+    columns = {
+        name: pa.Column(checks=found, required=False, nullable=True, regex=part.regex)
+        for name, part in schema.columns.items()
+        if (found := [_refusing(check) for check in part.checks if check.raise_warning])
+    }
+    whole = [_refusing(check) for check in schema.checks if check.raise_warning]
+    return pa.DataFrameSchema(columns, checks=whole) if columns or whole else None
+
+
+def _refusing(check: pa.Check) -> pa.Check:
+    check = _complete(check)
+    check.raise_warning = False
+    return check
 
 
 def row_failures(cases: pd.DataFrame, rows: pd.DataFrame, label_map: LabelMap | None = None) -> pd.DataFrame:

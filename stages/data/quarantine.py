@@ -14,12 +14,14 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 from pandera.engines.pandas_engine import DataType as PandasDtype
+from pandera.errors import SchemaErrorReason
 from pyarrow import parquet
 
 from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.folders import StoreError, sync
+from hubflow.schemas.importing import their_error, their_printed_error
 from hubflow.schemas.labels import LabelMap
-from hubflow.schemas.rows import FAILURE_COLUMNS, RowModel, RowsError, row_failures, row_schema, rows_message
+from hubflow.schemas.rows import FAILURE_COLUMNS, RowModel, RowsError, row_failures, row_schema, rows_message, warning_schema
 from hubflow.stages.data.carried import free_names
 from hubflow.stages.data.reading_text import escaped, is_damaged
 from hubflow.stages.data.staging import Staging
@@ -41,12 +43,14 @@ class Sorted:
         rejected: the others, with the further column `checks`: a list of "column: check" for each row.
         failures: row, column, check and value of each fault.
         coerced: how many values the contract itself converted, by column.
+        warned: as `failures`, of checks that only warn (`raise_warning=True`), in rows that are accepted.
     """
 
     accepted: pd.DataFrame
     rejected: pd.DataFrame
     failures: pd.DataFrame
     coerced: dict[str, int] = field(default_factory=dict)
+    warned: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=FAILURE_COLUMNS, dtype=object))
 
 
 def sort_out(
@@ -82,11 +86,12 @@ def sorted_out(
     # One round, unless rows of a wrong type kept a check from seeing the others.
     while len(left):
         try:
-            accepted = lighter.validate(left.reset_index(drop=True) if checks else left, lazy=True)
+            accepted = _validated(lighter, left.reset_index(drop=True) if checks else left, model, source)
         except pa.errors.SchemaErrors as error:
             faults = row_failures(error.failure_cases, left.reset_index(drop=True), label_map)
             is_row, is_type = faults["place"].notna(), faults["check"].str.startswith(("dtype", "coerce_dtype"))
             if not is_row.any() or (not is_row.all() and not (is_row & is_type).any()):
+                _require_no_raising_check(error, faults, model, source)
                 raise _column_error(faults, rows, model, source, label_map) from error
             faults = faults[is_row]  # values of a wrong type make other checks fail as a whole: those see the rest again
             places = left.index.to_numpy()[faults["place"].to_numpy(dtype=np.int64)]
@@ -111,7 +116,8 @@ def sorted_out(
         rejected = rejected.rename(columns=free_names(rejected.columns, ("checks",)))
     rejected = rejected.assign(checks=pd.Series([checks[place] for place in places_at_fault], dtype=object))
     known = pd.concat(failures, ignore_index=True) if failures else pd.DataFrame(columns=FAILURE_COLUMNS, dtype=object)
-    return Sorted(accepted, rejected, known, _converted(left, accepted, _has_parsers(schema)))
+    warned = _warned(accepted, model, source) if len(accepted) else known.iloc[:0]
+    return Sorted(accepted, rejected, known, _converted(left, accepted, _has_parsers(schema)), warned)
 
 
 class Quarantine:
@@ -266,6 +272,50 @@ def _is_damaged(value: Any) -> bool:
     if isinstance(value, list | tuple | np.ndarray):
         return any(map(_is_damaged, value))
     return isinstance(value, dict) and any(map(_is_damaged, (*value, *value.values())))
+
+
+def _validated(schema: pa.DataFrameSchema, rows: pd.DataFrame, model: RowModel, source: str) -> pd.DataFrame:
+    try:
+        return schema.validate(rows, lazy=True)
+    except pa.errors.SchemaErrors:
+        raise
+    except Exception as error:  # a user's parser may raise anything; what a check raises, pandera gathers
+        raise RowsError(
+            f"{source}: the contract {model.__name__} raised {their_error(error, model)}; correct the contract"
+        ) from error
+
+
+def _warned(rows: pd.DataFrame, model: RowModel, source: str) -> pd.DataFrame:
+    """The faults of accepted rows by the checks that only warn."""
+    schema = warning_schema(model)
+    try:
+        if schema is not None:
+            _validated(schema, rows, model, source)
+    except pa.errors.SchemaErrors as error:
+        faults = row_failures(error.failure_cases, rows)
+        _require_no_raising_check(error, faults, model, source)
+        return faults[FAILURE_COLUMNS]
+    return pd.DataFrame(columns=FAILURE_COLUMNS, dtype=object)
+
+
+def _require_no_raising_check(error: pa.errors.SchemaErrors, faults: pd.DataFrame, model: RowModel, source: str) -> None:
+    """Say that a check itself raised, and where, in place of what pandera makes of it: a column that breaks the contract.
+
+    Raises:
+        RowsError: naming each check that raised, with the user's line.
+    """
+    is_type = faults["check"].str.startswith(("dtype", "coerce_dtype"))
+    of_wrong_type = set(faults["column"][is_type])  # whose checks may raise for that alone
+    is_whole = not of_wrong_type and not (faults["check"] == "column_in_dataframe").any()
+    told = []
+    for one in error.schema_errors:
+        is_blamed = one.column_name not in of_wrong_type if one.column_name in model.to_schema().columns else is_whole
+        if one.reason_code is SchemaErrorReason.CHECK_ERROR and is_blamed:
+            text = str(one).removeprefix("Error while executing check function: ")
+            told.append(f"  - {one.check.name}: {their_printed_error(text, model)}")
+    if told:
+        title = f"{source}: a check of the contract {model.__name__} raised an error; correct the check"
+        raise RowsError("\n".join(dict.fromkeys([title, *told]))) from error
 
 
 def _column_error(

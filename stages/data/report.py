@@ -37,6 +37,8 @@ class SplitReport:
     first_rejected: list[dict[str, Any]] = field(default_factory=list)
     first_failures: dict[tuple[str, str], list[pd.Series]] = field(default_factory=dict)
     first_malformed: list[pd.DataFrame] = field(default_factory=list)
+    warned: Counter[tuple[str, str]] = field(default_factory=Counter)
+    first_warned: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     @property
     def rejected(self) -> int:
@@ -59,6 +61,11 @@ class SplitReport:
             self.checks[str(column), str(check)] += len(faults)
             kept = self.first_failures.setdefault((str(column), str(check)), [])
             kept += [faults.iloc[place] for place in range(min(len(faults), MAX_EXAMPLES - len(kept)))]
+        for (column, check), faults in found.warned.groupby(["column", "check"], sort=False):
+            self.warned[str(column), str(check)] += len(faults)
+            examples = self.first_warned.setdefault((str(column), str(check)), [])
+            first = faults.head(MAX_EXAMPLES - len(examples))
+            examples += [f"row {row} ({_short(value)})" for row, value in zip(first["row"], first["value"], strict=True)]
         if len(self.first_rejected) < MAX_EXAMPLES and (len(found.rejected) or len(chunk.malformed)):
             few = as_quarantined(found.rejected.head(MAX_EXAMPLES), chunk.malformed.head(MAX_EXAMPLES))
             self.first_rejected += map(_brief, few.head(MAX_EXAMPLES - len(self.first_rejected)).to_dict("records"))
@@ -69,9 +76,9 @@ class SplitReport:
         self.skipped_examples += chunk.skipped_examples[: MAX_EXAMPLES - len(self.skipped_examples)]
 
     def findings(self, split: Split, checks: DataChecks) -> list[Finding]:
-        """What reading the source found."""
+        """What reading the source found, and the checks of a contract that only warn."""
         if not self.skipped_examples or checks.skipped_files == "ignore":
-            return []
+            return self._warnings(split)
         reasons = ", ".join(f"{reason} {count}" for reason, count in self.skipped.items())
         message = f"{split}: files in {self.source} are skipped: {reasons}; move or remove them, or mend what is wrong"
         examples = tuple(self.skipped_examples)
@@ -79,7 +86,21 @@ class SplitReport:
         finding = Finding(
             check=SKIPPED, policy=checks.skipped_files, splits=(split,), count=count, message=message, examples=examples
         )
-        return [finding]
+        return [finding, *self._warnings(split)]
+
+    def _warnings(self, split: Split) -> list[Finding]:
+        """What checks of a user's own contract that only warn (`raise_warning=True`) found in accepted rows."""
+        return [
+            Finding(
+                check=f"contract: {check}",
+                policy="warn",
+                splits=(split,),
+                count=count,
+                message=f"{count} row(s) of {split} fail the check {check!r} of {column}, which only warns; they are kept",
+                examples=tuple(self.first_warned[column, check]),
+            )
+            for (column, check), count in self.warned.items()
+        ]
 
     def failures(self) -> pd.DataFrame:
         """The first few faults of each check."""
@@ -146,6 +167,11 @@ class DataReport:
 
 
 DRIFT, SKIPPED = "drift", "skipped_files"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_CELL_CHARS else f"{text[:MAX_CELL_CHARS]}…"
 
 
 def _brief(row: dict[Any, Any]) -> dict[str, Any]:
