@@ -78,12 +78,12 @@ def _with_made_up_predictions(data: Path, kind: RowKind, label_map: LabelMap, se
     options, judged_rows = judge_options(settings), np.arange(len(rows))
     if kind == "tokens":
         ids = [np.array([index[label] for label in tags], np.int64) for tags in labels]
-        judge: ClassJudge | SequenceJudge = SequenceJudge(ids, label_map, options)
-        judge.add(judged_rows, [np.ones(len(tags), bool) for tags in ids], scores(sum(map(len, ids))))
-    else:
-        judge = ClassJudge(len(rows), label_map.num_classes, options)
-        judge.add(judged_rows, np.array([index[label] for label in labels], np.int64), scores(len(rows)))
-    return JudgedSplit(judge, label_map, data, kind, places, np.array(rows, np.int64))
+        sequences = SequenceJudge(ids, label_map, options)
+        sequences.add(judged_rows, [np.ones(len(tags), bool) for tags in ids], scores(sum(map(len, ids))))
+        return JudgedSplit(sequences, label_map, data, kind, places, np.array(rows, np.int64))
+    classes = ClassJudge(len(rows), label_map.num_classes, options)
+    classes.add(judged_rows, np.array([index[label] for label in labels], np.int64), scores(len(rows)))
+    return JudgedSplit(classes, label_map, data, kind, places, np.array(rows, np.int64))
 
 
 def _judged_table(judged: JudgedSplit) -> "pa.Table":
