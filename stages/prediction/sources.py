@@ -109,7 +109,11 @@ def _matching(pattern: str) -> list[Path]:
     found = sorted(glob.glob(str(expanded(pattern)), recursive=True))
     if not found:
         raise DataError(f"{pattern}: matches no file; correct the glob in the settings of the data")
-    return [Path(path) for path in found]
+    paths = [Path(path) for path in found]
+    if "**" not in pattern:
+        return paths
+    files = [path for path in paths if not path.is_dir()]  # which `**` gives beside the folders that they lie in
+    return files or [path for path in paths if not set(path.parents) & set(paths)]
 
 
 def _spec(

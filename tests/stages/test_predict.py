@@ -279,6 +279,17 @@ def test_an_image_and_a_glob_of_images_are_images(digits_run: Run, tmp_path: Pat
         predict(settings(digits_run, tmp_path / "absent.png"))
 
 
+@pytest.mark.parametrize("pattern", ["in/**", "in/**/*", "in/**/*.*", "in/**/"])
+def test_a_glob_of_all_depths_gives_each_image_once(
+    pattern: str, digits_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = inbox(digits_run, tmp_path / "in")
+    monkeypatch.chdir(tmp_path)
+    out = pd.read_parquet(predict(settings(digits_run, pattern, output="out.parquet")).output)
+    expected = [path for path in paths if path.suffix or pattern != "in/**/*.*"]
+    assert out["path"].tolist() == list(map(str, expected))
+
+
 def test_images_are_named_as_they_were_given(digits_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = inbox(digits_run, tmp_path / "in")
     monkeypatch.chdir(tmp_path)
