@@ -43,6 +43,7 @@ WORKS: dict[str, Lever] = {
     ),
     "decoding": ("flowers", "photos of 500 pixels decoded by threads (against one)", {"work": "decode", "threads": False}),
     "draft": ("flowers", "decoded at the smallest sufficient scale (against whole)", {"work": "decode", "draft": False}),
+    "seen": ("flowers", "decoded as a person sees them (against plain RGB)", {"work": "decode", "image_rules": 0}),
     "found": ("sst2", "encoded rows found by content (against encoded anew)", {"work": "find", "reuse": False}),
     "mapped": (
         "flowers",

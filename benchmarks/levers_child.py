@@ -123,7 +123,7 @@ def decode(given: dict[str, Any]) -> dict[str, Any]:
     from PIL import Image
 
     from hubflow.stages.hub.cores import usable_cores
-    from hubflow.stages.hub.images import decode_image
+    from hubflow.stages.hub.images import RULES_VERSION, ImageRules, decode_image
     from hubflow.stages.hub.parallel import SMALL, in_parallel
 
     photos = []
@@ -134,7 +134,8 @@ def decode(given: dict[str, Any]) -> dict[str, Any]:
         photos.append(file.getvalue())
 
     def decoded() -> None:
-        one = functools.partial(decode_image, size=64)
+        rules = ImageRules(version=given.get("image_rules", RULES_VERSION))
+        one = functools.partial(decode_image, size=64, rules=rules)
         list(in_parallel(one, photos, usable_cores(), at_once=SMALL) if given.get("threads", True) else map(one, photos))
 
     return timed(decoded)
