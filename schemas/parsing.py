@@ -15,7 +15,7 @@ from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.urls import SECRET
 
 AnySettings = TypeVar("AnySettings", bound=BaseModel)
-_CHOICES = ("literal[", "dict[")
+_CHOICES = ("literal[", "dict[", "tuple[", "function-", "constrained-str")
 """How Pydantic's names of what a setting may be begin; they are no part of a setting's name."""
 
 

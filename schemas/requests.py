@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from hubflow.schemas.references import CheckpointRef, EncodedRef, TaskRef
 from hubflow.schemas.training import TrainSettings
+from hubflow.schemas.urls import StoreAddress
 
 
 class TrainRequest(BaseModel):
@@ -15,7 +16,7 @@ class TrainRequest(BaseModel):
     task: TaskRef
     encoded: EncodedRef
     settings: TrainSettings
-    store: str
+    store: StoreAddress
     seed: int = 0
     device: str = "auto"
     processes: int = 1

@@ -12,7 +12,7 @@ from hubflow.schemas.metrics import METRICS, TaskType
 from hubflow.schemas.prediction import RunnerSettings
 from hubflow.schemas.report import ReportSettings
 from hubflow.schemas.training import TrainSettings
-from hubflow.schemas.urls import StoreAddress
+from hubflow.schemas.urls import ExportAddress, InputPath, OutputPath, StoreAddress
 
 __all__ = ["METRICS", "EvaluateSettings", "TaskType"]
 
@@ -48,7 +48,7 @@ class LoraSettings(Settings):
 class ModuleSpec(Settings):
     """Which pretrained module, and how its context is built."""
 
-    name: str = Field(min_length=1, description="A folder, a short name of `hubflow modules`, or hf://org/name@revision")
+    name: InputPath = Field(description="A folder, a short name of `hubflow modules`, or hf://org/name@revision")
     revision: str | None = Field(None, description="Revision of a hub module: a branch, a tag or a commit")
     pretrained: bool = Field(True, description="False builds the same network with fresh weights")
     trainable: bool = Field(True, description="False freezes every parameter of the module")
@@ -74,9 +74,11 @@ class DatasetSpec(Settings):
     """Where the rows are and how they are written."""
 
     format: DataFormat
-    train: str | None = Field(None, description="File or folder of the training rows")
-    dev: str | None = Field(None, description="File or folder of the development rows; made from train when not given")
-    test: str | None = Field(None, description="File or folder of the test rows; none, or made by test_share, when not given")
+    train: InputPath | None = Field(None, description="File or folder of the training rows")
+    dev: InputPath | None = Field(None, description="File or folder of the development rows; made from train when not given")
+    test: InputPath | None = Field(
+        None, description="File or folder of the test rows; none, or made by test_share, when not given"
+    )
     encoding: str = Field("utf-8", description="Character encoding of text files; a UTF-8 byte-order mark is accepted")
     header: bool = Field(True, description="CSV and TSV: whether the first line names the columns")
     quoting: bool | None = Field(None, description='CSV and TSV: whether "…" quotes a field; by default in CSV, not in TSV')
@@ -84,12 +86,12 @@ class DatasetSpec(Settings):
     text_pair_column: Column | None = Field(None, description="Second text of a pair")
     label_column: Column = Field("label", description="Name, or 0-based position; for CoNLL the 0-based column of the tag")
     tokens_column: Column = Field("tokens", description="JSON lines and Parquet token rows: column of the token lists")
-    label_list: str | None = Field(
+    label_list: InputPath | None = Field(
         None,
         description="File with one label a line, in order; from train when not given. For image lists `0 cat` lines too",
     )
-    image_root: str | None = Field(
-        None, min_length=1, description="Image lists: folder that paths are relative to; the list's own when not given"
+    image_root: InputPath | None = Field(
+        None, description="Image lists: folder that paths are relative to; the list's own when not given"
     )
     dev_share: Share = Field(0.1, description="Share of train that becomes dev when there is none, stratified by label")
     test_share: Share = Field(0.0, description="Share of train that becomes test when there is none, stratified by label")
@@ -147,7 +149,7 @@ class FineTuneSettings(Settings):
     export: ExportSettings = ExportSettings()
     report: ReportSettings = ReportSettings()
     store: StoreAddress = Field(
-        "hubflow-store", min_length=1, description="Folder under which everything is kept, or URL on object storage (s3://…)"
+        "hubflow-store", description="Folder under which everything is kept, or URL on object storage (s3://…)"
     )
     store_block: str | None = Field(
         None, description="Prefect Secret block with fsspec's options for the store's URL: key, secret, endpoint_url …"
@@ -175,15 +177,15 @@ class FineTuneSettings(Settings):
 class PredictSettings(Settings):
     """All that one batch prediction needs: the parameter of the flow `predict`."""
 
-    export: StoreAddress = Field(min_length=1, description="Exported folder, or its URL (s3://…/exports/KEY)")
+    export: ExportAddress = Field(description="Exported folder, or its URL (s3://…/exports/KEY)")
     store_block: str | None = Field(
         None, description="Prefect Secret block with fsspec's options for the store that the export's URL is of"
     )
-    data: Annotated[str, Field(min_length=1)] | tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+    data: InputPath | tuple[InputPath, ...] = Field(
         description="File of rows, image, folder of images, or a glob of these, or several; labels are not needed"
     )
     format: DataFormat | None = Field(None, description="By the file's ending when not given")
-    output: str | None = Field(
+    output: OutputPath | None = Field(
         None,
         description="Predictions file (.parquet, .csv or .jsonl); beside the data when not given, needed for several files",
     )

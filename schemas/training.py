@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
 
 from hubflow.schemas.base import Settings, Share
+from hubflow.schemas.urls import OutputPath, PathRole, as_text
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -149,19 +150,23 @@ class CheckpointSettings(Settings):
     )
 
 
+HistoryPath = Annotated[
+    str, StringConstraints(min_length=1, pattern=r"\.(csv|parquet)$"), BeforeValidator(as_text), PathRole(is_written=True)
+]
+
+
 class TrackSettings(Settings):
     """Where the history is written to while training runs, beside the store. Nothing here changes a result."""
 
-    history: str | None = Field(
-        None, pattern=r"\.(csv|parquet)$", description="File (.csv or .parquet) of this run's logged steps and evaluations"
+    history: HistoryPath | None = Field(
+        None, description="File (.csv or .parquet) of this run's logged steps and evaluations"
     )
-    tensorboard: str | None = Field(
+    tensorboard: OutputPath | None = Field(
         None,
-        min_length=1,
         description="Folder in which each run has one of TensorBoard events; needs hubflow[tensorboard]",
     )
-    mlflow: str | None = Field(
-        None, min_length=1, description="Tracking URI of MLflow, such as sqlite:////data/mlflow.db; needs hubflow[mlflow]"
+    mlflow: OutputPath | None = Field(
+        None, description="Tracking URI of MLflow, such as sqlite:////data/mlflow.db; needs hubflow[mlflow]"
     )
     experiment: str = Field("hubflow", min_length=1, description="MLflow: name of the experiment")
 

@@ -1,10 +1,13 @@
-"""Addresses of stores: folders of this machine, and URLs of object storage. Must not import Paddle, Prefect or fsspec."""
+"""Addresses in settings: paths of this machine, and URLs of object storage. Must not import Paddle, Prefect or fsspec."""
 
-from pathlib import Path, PurePosixPath
-from typing import Annotated
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Annotated, Any, get_args
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, StringConstraints
 from pydantic_core import PydanticCustomError
 
 SECRET = "secret_in_url"  # noqa: S105  # the type of a fault, whose value is not to be shown
@@ -44,5 +47,72 @@ def _without_secrets(address: str) -> str:
     return address
 
 
-StoreAddress = Annotated[str, AfterValidator(_without_secrets)]
-"""A folder of this machine, or a URL without secrets."""
+@dataclass(frozen=True)
+class PathRole:
+    """Marks a setting as a path: of what is read, or of what is written."""
+
+    is_written: bool
+
+
+@dataclass(frozen=True)
+class PathSetting:
+    """A path that settings hold.
+
+    Attributes:
+        name: dotted, as in a settings file.
+        value: the path, or an address such as a URL.
+        is_written: whether something is written there.
+    """
+
+    name: str
+    value: str
+    is_written: bool
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether it is a path that depends on the working directory."""
+        return is_relative(self.value)
+
+
+def as_text(value: Any) -> Any:
+    """The text of a path object; anything else as it is."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+InputPath = Annotated[str, StringConstraints(min_length=1), BeforeValidator(as_text), PathRole(is_written=False)]
+"""A file or folder that is read."""
+OutputPath = Annotated[str, StringConstraints(min_length=1), BeforeValidator(as_text), PathRole(is_written=True)]
+"""A file or folder that is written."""
+StoreAddress = Annotated[OutputPath, AfterValidator(_without_secrets)]
+"""A folder of this machine in which things are kept, or a URL without secrets."""
+ExportAddress = Annotated[InputPath, AfterValidator(_without_secrets)]
+"""An exported folder of this machine, or its URL without secrets."""
+
+
+def is_relative(address: str) -> bool:
+    """Whether an address is a path that depends on the working directory; URLs, also those of databases, may hold one."""
+    for prefix in ("sqlite:///", "file://", "file:"):
+        if address.startswith(prefix):
+            return not PurePath(address.removeprefix(prefix)).is_absolute()
+    return not (is_url(address) or address.startswith(("~", "hf://", "package:")) or PurePath(address).is_absolute())
+
+
+def paths_of(settings: BaseModel, group: str = "") -> Iterator[PathSetting]:
+    """Every path that settings hold, in groups of settings too."""
+    for name, field in type(settings).model_fields.items():
+        value, role = getattr(settings, name), _role(field.metadata) or _role((field.annotation,))
+        if isinstance(value, BaseModel):
+            yield from paths_of(value, f"{group}{name}.")
+        elif role is not None:
+            for one in value if isinstance(value, tuple) else (value,):
+                if isinstance(one, str):
+                    yield PathSetting(f"{group}{name}", one, role.is_written)
+
+
+def _role(parts: Any) -> PathRole | None:
+    """The role that an annotation is marked with, in a union too."""
+    for part in parts:
+        found = part if isinstance(part, PathRole) else _role(get_args(part))
+        if found is not None:
+            return found
+    return None
