@@ -18,7 +18,7 @@ from hubflow.schemas.metrics import default_best_metric, measured_while_training
 from hubflow.schemas.references import CheckpointRef, EncodedRef, TaskRef
 from hubflow.schemas.requests import TrainRequest
 from hubflow.schemas.training import TrainSettings
-from hubflow.stages.hub.callbacks import Callback, TrainState
+from hubflow.stages.hub.callbacks import Callback, TrainState, require_callbacks
 from hubflow.stages.hub.checkpoints import WEIGHTS, Checkpoints
 from hubflow.stages.hub.errors import TrainingStopped
 from hubflow.stages.hub.schedules import schedule_of
@@ -26,7 +26,7 @@ from hubflow.stages.store import Artifact, Store, content_key
 from hubflow.stages.tasks import stage_task
 from hubflow.stages.unfinished import has_checkpoint, require_or_tell
 from hubflow.stages.warm_start import require_fitting
-from hubflow.stages.watching import cancel_asked, training_answers, watched
+from hubflow.stages.watching import cancel_asked, is_followed, training_answers, watched
 from hubflow.stages.worker.processes import WorkStoppedError, run
 
 FORMAT_VERSION = 3
@@ -53,12 +53,14 @@ def fine_tune(
 
     Raises:
         LabelMapError: when head and rows were made from different label maps.
-        SettingsError: when settings do not fit the module or the data, or `warm_start` is of another task.
+        SettingsError: when settings do not fit the module or the data, `warm_start` is of another task, or a callback has a
+            method that would never be called.
         TrainingError: at the first loss or gradient that is not finite.
         ResumeError: when a checkpoint is required and there is none of a run with these data and settings.
         StoreError: when the store cannot be written; the checkpoints in it are unharmed.
         DeviceError: when a GPU, or a precision, is asked for that is not there.
     """
+    require_callbacks(callbacks)
     request = TrainRequest(
         task=task,
         encoded=encoded,
@@ -83,6 +85,8 @@ def fine_tune(
             shutil.rmtree(working, ignore_errors=True)  # of a run that was killed once its result was kept
             if settings.track.is_asked:
                 log.warning("these weights were kept by an earlier run: train.track has nothing to follow")
+            if callbacks or is_followed():
+                log.warning("these weights were kept by an earlier run: callbacks are not called; reuse=False trains again")
         else:
             if not reuse:
                 shutil.rmtree(working, ignore_errors=True)

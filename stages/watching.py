@@ -11,7 +11,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import FlowRunContext, TaskRunContext
 
 from hubflow.stages.console import Bar, progress_bar
-from hubflow.stages.hub.callbacks import Callback, Step, TrainState
+from hubflow.stages.hub.callbacks import Callback, Step, TrainState, require_callbacks
 from hubflow.stages.tasks import Throttle
 
 
@@ -62,7 +62,11 @@ def followed_by(*callbacks: Callback) -> Iterator[None]:
     """Have every training that is started in this block, by a task or a flow too, tell these onlookers as well.
 
     They see it through whatever number of processes it has; they carry no state through a kill.
+
+    Raises:
+        SettingsError: when one of them would not be called as it is meant (see `require_callbacks`).
     """
+    require_callbacks(callbacks)
     token = _followers.set((*_followers.get(), *callbacks))
     try:
         yield
@@ -75,6 +79,11 @@ def watched() -> Iterator[list[Callback]]:
     """The onlookers that every run of training has."""
     with progress_bar("training", 1) as bar:
         yield [Watcher(bar), *_followers.get()]
+
+
+def is_followed() -> bool:
+    """Whether `followed_by` has given callbacks for the training that is about to start."""
+    return bool(_followers.get())
 
 
 def cancel_asked() -> bool:

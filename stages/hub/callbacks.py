@@ -1,7 +1,12 @@
-"""What onlookers of training are told: where the run stands, each step, each evaluation. No Paddle and no Prefect here."""
+"""What callbacks of training are called with: where the run stands, each step, each evaluation. No Paddle, no Prefect here."""
 
+import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.parsing import close_name
 
 
 @dataclass(frozen=True)
@@ -87,3 +92,59 @@ class Callback(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave when the checkpoint was written."""
         return
+
+
+METHODS = tuple(name for name, member in vars(Callback).items() if inspect.isfunction(member) and not name.startswith("_"))
+"""What a callback may have."""
+CLOSE = 0.85
+"""How alike a name without `on_` must be to one of METHODS to be taken for a slip of it."""
+
+
+def require_callbacks(callbacks: Sequence[Any]) -> None:
+    """Refuse, before hours of training, callbacks that would not be called as they are meant, or not at all.
+
+    Raises:
+        SettingsError: naming each class that is given in place of an instance, each method that is missing, that no callback
+            has, or that does not take what it is called with.
+    """
+    faults = [fault for callback in callbacks for fault in _faults(callback)]
+    if faults:
+        raise SettingsError("\n".join(faults))
+
+
+def _faults(callback: Any) -> list[str]:
+    if isinstance(callback, type):
+        return [f"callbacks: {callback.__name__} is a class; give an instance of it, as in {callback.__name__}()"]
+    name = type(callback).__name__
+    own = [one for one in dir(callback) if not one.startswith("_") and one not in METHODS]
+    faults = []
+    for one in filter(lambda one: callable(inspect.getattr_static(callback, one, None)), own):
+        is_event = _snake(one).startswith("on_")
+        known = close_name(_snake(one).replace("start", "begin"), METHODS, 0 if is_event else CLOSE)
+        if is_event or known is not None:
+            meant = f"; did you mean {known!r}?" if known else "."
+            faults.append(f"callbacks: {name}.{one} is never called{meant} A callback has {', '.join(METHODS)}")
+    for one in METHODS:
+        method = getattr(callback, one, None)
+        if not callable(method):
+            faults.append(f"callbacks: {name} has no method {one}; derive the class from Callback, which has all of them")
+        elif (problem := _misfit(method, one)) is not None:
+            faults.append(f"callbacks: {name}.{one}: {problem}")
+    return faults
+
+
+def _misfit(method: Any, name: str) -> str | None:
+    """Why a method cannot be called as it will be; None where it can, or where that cannot be told."""
+    wanted = list(inspect.signature(getattr(Callback, name)).parameters)[1:]
+    try:
+        inspect.signature(method).bind(*wanted)
+    except TypeError as error:
+        return f"it is called with ({', '.join(wanted)}), but {error}"
+    except ValueError:  # a method that is not written in Python
+        return None
+    return None
+
+
+def _snake(name: str) -> str:
+    """`onStepEnd` as `on_step_end`."""
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")
