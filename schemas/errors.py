@@ -1,12 +1,20 @@
 """Errors of the contracts, and the base of every error that hubflow raises on purpose."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 MAX_LISTED = 10
 
 
 class HubflowError(Exception):
-    """Base class: the message names what was expected, what was found and what to do."""
+    """Base class: the message names what was expected, what was found and what to do.
+
+    Attributes:
+        quarantine: file, or folder with a file for each split, of the rows that broke their contract; None where none did.
+            `hubflow.stages.data.quarantine.read_quarantine` takes it, or the error itself.
+    """
+
+    quarantine: Path | None = None
 
 
 class StoppedError(HubflowError):

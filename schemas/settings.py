@@ -196,7 +196,7 @@ class PredictSettings(Settings):
     text_pair_column: Column | None = None
     label_column: Column = Field("label", description="When the data has it, metrics are computed; never needed")
     tokens_column: Column = "tokens"
-    image_root: str | None = Field(
+    image_root: InputPath | None = Field(
         None, min_length=1, description="Image lists: folder that paths are relative to; the list's own when not given"
     )
     label_list: str | None = Field(None, description="Image lists whose labels are numbers: file with the label of each")

@@ -128,8 +128,10 @@ class EncodingWatch:
             f"all of them are listed in {where}; mend or remove them, or raise max_invalid_share"
         )
         if total == 1:
-            message = f"{first[0]}; it is the only one, set aside in {where}"
-        self._refuse(ImageError(message), self._report([]))
+            message = f"{first[0]}; it is the only one, quarantined in {where}"
+        error = ImageError(message)
+        error.quarantine = self._place.inside(self._quarantine)
+        self._refuse(error, self._report([]))
 
     def _refuse(self, error: HubflowError, report: dict[str, Any]) -> None:
         dataset = self._place.open(self._dataset)

@@ -133,7 +133,7 @@ def keep_rows(
     observers: Sequence[Observer] = (),
     publish: Publish = lambda _report: None,
 ) -> DatasetRef:
-    """Hold the rows to their contract, split them and write them; those that break it are set aside.
+    """Hold the rows to their contract, split them and write them; those that break it are quarantined.
 
     Args:
         place: the store.
@@ -188,7 +188,7 @@ def _staged(
         finally:
             staged.rows.close()
             quarantine.discard()
-        _require_valid(plan, split, counts, label_map, place.shown(path))
+        _require_valid(plan, split, counts, label_map, place.shown(path), quarantine.path)
         if split == "train":
             found = _require_classes(plan, staged)
             label_map = listed or LabelMap.from_values(found)
@@ -227,7 +227,9 @@ def _require_group(plan: Plan, source: str, names: list[str]) -> None:
         raise DataError(f"{source}: no column {plan.spec.group_column!r}; {found}; correct group_column, or leave it out")
 
 
-def _require_valid(plan: Plan, split: Split, counts: SplitReport, label_map: LabelMap | None, path: str) -> None:
+def _require_valid(
+    plan: Plan, split: Split, counts: SplitReport, label_map: LabelMap | None, path: str, quarantine: Path
+) -> None:
     if not counts.read:
         raise RowsError(f"{counts.source}: holds no rows; expected at least one")
     if not counts.rejected:
@@ -236,9 +238,9 @@ def _require_valid(plan: Plan, split: Split, counts: SplitReport, label_map: Lab
     if counts.rejected > share * counts.read:
         malformed = pd.concat(counts.first_malformed, ignore_index=True) if counts.malformed else None
         texts = [] if malformed is None else malformed_texts(plan.sources[split], plan.spec.encoding, malformed)
-        raise counts.fault(plan.model, label_map, texts, share, path)
+        raise counts.fault(plan.model, label_map, texts, share, path, quarantine)
     checks = ", ".join(f"{name} {count}" for name, count in counts.as_dict()["checks"].items())
-    LOG.warning("%s: %d of %d rows are set aside in %s (%s)", counts.source, counts.rejected, counts.read, path, checks)
+    LOG.warning("%s: %d of %d rows are quarantined in %s (%s)", counts.source, counts.rejected, counts.read, path, checks)
 
 
 def _require_classes(plan: Plan, staged: Staged) -> list[str]:
@@ -387,5 +389,8 @@ def gathered(splits: Iterable[Split], make: Callable[[Split], Result]) -> dict[S
     if len(faults) == 1:
         raise faults[0]
     if faults:
-        raise DataError("\n".join(map(str, faults))) from ExceptionGroup("faults of several splits", faults)
+        error = DataError("\n".join(map(str, faults)))
+        kept = [fault.quarantine for fault in faults if fault.quarantine is not None]
+        error.quarantine = kept[0] if len(kept) == 1 else kept[0].parent if kept else None
+        raise error from ExceptionGroup("faults of several splits", faults)
     return made

@@ -1,23 +1,26 @@
-"""Rows that break their contract: sorted out, and set aside with what each failed. Must not import Paddle or Prefect."""
+"""Rows that break their contract: sorted out, and quarantined with what each failed. Must not import Paddle or Prefect."""
 
 import contextlib
+import datetime
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
+import pyarrow as arrow
 from pandera.engines.pandas_engine import DataType as PandasDtype
 from pandera.errors import SchemaErrorReason
 from pyarrow import parquet
 
-from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.errors import HubflowError, SettingsError
 from hubflow.schemas.folders import StoreError, sync
 from hubflow.schemas.importing import their_error, their_printed_error
 from hubflow.schemas.labels import LabelMap
@@ -25,8 +28,10 @@ from hubflow.schemas.rows import FAILURE_COLUMNS, RowModel, RowsError, row_failu
 from hubflow.stages.data.carried import free_names
 from hubflow.stages.data.reading_text import escaped, is_damaged
 from hubflow.stages.data.staging import Staging
+from hubflow.stages.errors import DataError
 
-OWN_COLUMNS = ("row", "checks", "content")
+TYPED = "typed_values"
+OWN_COLUMNS = ("row", "checks", "content", TYPED)
 SURROGATE = "surrogate"
 MAX_ROW_NUMBER = 2**63
 LOSSY = "coerced_value"
@@ -142,7 +147,7 @@ class Quarantine:
         self._staging.add(rows)
 
     def finish(self) -> bool:
-        """Put the file in its place, and take away an earlier run's; False when no row was set aside.
+        """Put the file in its place, and take away an earlier run's; False when no row was quarantined.
 
         Raises:
             StoreError: when it cannot be written.
@@ -174,18 +179,122 @@ class Quarantine:
 
 def as_quarantined(rejected: pd.DataFrame, malformed: pd.DataFrame) -> pd.DataFrame:
     """Rejected rows and malformed lines in the order of their source: row, checks, content (of lines that could not be
-    read) and the rows' columns as text."""
+    read), the rows' values with their types as JSON, and their columns as text."""
     content = [str(name) for name in rejected if name not in OWN_COLUMNS[:2]]
     names = {name: f"source_{name}" if name in OWN_COLUMNS else name for name in content}
+    nothing = [None] * len(malformed)
     columns: dict[str, Any] = {
         "row": pd.Series([*rejected.get("row", ()), *malformed["row"]], dtype="int64"),
         "checks": [*rejected.get("checks", ()), *([f"{MALFORMED}: {check}"] for check in malformed["check"])],
         "content": pd.Series([None] * len(rejected) + malformed["content"].tolist(), dtype="str"),
+        TYPED: pd.Series([*_typed(rejected.rename(columns=names), names.values()), *nothing], dtype="str"),
     }
-    nothing = [None] * len(malformed)
     for name, target in names.items():
         columns[target] = pd.Series([*as_text(rejected[name]), *nothing], dtype="str")
     return pd.DataFrame(columns).sort_values("row", kind="stable", ignore_index=True)
+
+
+def read_quarantine(source: Path | str | HubflowError) -> pd.DataFrame:
+    """Rows that were quarantined, with the values and types that they had in their source; images are given by their size.
+
+    Args:
+        source: a file of quarantined rows, a folder with one for each split, or the error that names either.
+
+    Returns:
+        The columns `row`, `checks` (all that the row failed), `content` (of a line that could not be read) and those of the
+        source; of a folder, `split` comes first.
+
+    Raises:
+        DataError: when the error names no quarantined rows, or they cannot be read.
+    """
+    place = source.quarantine if isinstance(source, HubflowError) else Path(source)
+    if place is None:
+        raise DataError(f"no rows were quarantined before this error: {source}")
+    if place.is_dir():
+        frames = [read_quarantine(path) for path in sorted(place.glob("*.parquet"), key=_order_of_split)]
+        splits = [path.stem for path in sorted(place.glob("*.parquet"), key=_order_of_split)]
+        for split, frame in zip(splits, frames, strict=True):
+            frame.insert(0, "split", pd.Series([split] * len(frame), dtype="str"))
+        if not frames:
+            raise DataError(f"{place}: holds no file of quarantined rows")
+        return pd.concat(frames, ignore_index=True)
+    try:
+        table = parquet.read_table(place)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{place}: the quarantined rows cannot be read ({error})") from error
+    frame: pd.DataFrame = table.to_pandas()
+    for name in [one.name for one in table.schema if arrow.types.is_list(one.type)]:
+        frame[name] = pd.Series(table.column(name).to_pylist(), dtype=object)
+    if TYPED not in frame:  # images, whose columns have types of their own
+        return frame
+    rows = [{} if text is None else json.loads(text, object_hook=_untagged) for text in table.column(TYPED).to_pylist()]
+    for name in dict.fromkeys(name for row in rows for name in row):
+        frame[_moved(name, frame, rows)] = _column([row.get(name) for row in rows])
+    return frame.drop(columns=TYPED)
+
+
+def _order_of_split(path: Path) -> tuple[int, str]:
+    return {"train": 0, "dev": 1, "test": 2}.get(path.stem, 3), path.stem
+
+
+def _moved(name: str, frame: pd.DataFrame, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Where a column is, which a prediction from several files renames when its name is `file`."""
+    other = f"source_{name}"
+    return other if other in frame and not any(other in row for row in rows) else name
+
+
+def _column(values: list[Any]) -> "pd.Series[Any]":
+    """Values as a column of their type where they have one, else of Python objects."""
+    kinds = {type(value) for value in values if value is not None}
+    types = {str: "str", int: "Int64", float: "float64", bool: "boolean"}
+    dtype = types.get(next(iter(kinds)), "object") if len(kinds) == 1 else "object"
+    if dtype == "Int64" and any(value is not None and not -MAX_ROW_NUMBER <= value < MAX_ROW_NUMBER for value in values):
+        dtype = "object"
+    if dtype in ("Int64", "boolean") and None not in values:
+        dtype = dtype.lower().removesuffix("ean")
+    return pd.Series(values, dtype=dtype)
+
+
+def _typed(rows: pd.DataFrame, names: Iterable[str]) -> list[str]:
+    """The values of each row as JSON, those that JSON lacks with the name of their type."""
+    columns = {name: rows[name].tolist() for name in names}
+    lines = zip(*columns.values(), strict=True) if columns else iter([()] * len(rows))
+    return [json.dumps({name: _plain(value) for name, value in zip(columns, line, strict=True)}) for line in lines]
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if value is None or isinstance(value, str | bool | int | float):
+        return None if isinstance(value, float) and np.isnan(value) else value
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if value is pd.NA or value is pd.NaT:
+        return None
+    for kind, (name, write, _) in _TAGS.items():
+        if isinstance(value, kind):
+            return {f"${name}": write(value)}
+    return _as_text(value)
+
+
+_TAGS: dict[type, tuple[str, Callable[[Any], str], Callable[[str], Any]]] = {
+    Decimal: ("decimal", str, Decimal),
+    datetime.datetime: ("datetime", lambda value: str(value.isoformat()), pd.Timestamp),
+    datetime.date: ("date", lambda value: str(value.isoformat()), datetime.date.fromisoformat),
+    datetime.time: ("time", lambda value: str(value.isoformat()), datetime.time.fromisoformat),
+    datetime.timedelta: ("duration", lambda value: pd.Timedelta(value).isoformat(), pd.Timedelta),
+}
+"""Types that JSON lacks: the name that their values are marked with, and how they become text and are read again."""
+
+
+def _untagged(value: dict[str, Any]) -> Any:
+    for name, _, read in _TAGS.values():
+        if value.keys() == {f"${name}"}:
+            return read(value[f"${name}"])
+    return value
 
 
 def as_text(values: Iterable[Any]) -> list[str | None]:
@@ -342,7 +451,7 @@ def _require_same_rows(before: pd.DataFrame, after: pd.DataFrame, model: RowMode
     if len(after) != len(before) or not np.array_equal(after["row"].to_numpy(), before["row"].to_numpy()):
         raise SettingsError(
             f"contract: a parser of {model.__name__} made {len(after)} rows of {len(before)}, or changed their order; "
-            "let a check say which rows are wrong, and they are set aside"
+            "let a check say which rows are wrong, and they are quarantined"
         )
 
 

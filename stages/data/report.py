@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,7 +13,7 @@ from hubflow.schemas.findings import Finding
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import Split
 from hubflow.schemas.rows import MAX_EXAMPLES, RowModel, RowsError, rows_message
-from hubflow.stages.data.quarantine import MALFORMED, Sorted, as_quarantined
+from hubflow.stages.data.quarantine import MALFORMED, TYPED, Sorted, as_quarantined
 from hubflow.stages.data.reading_chunks import Chunk
 
 MAX_MALFORMED = 1_000
@@ -22,7 +23,7 @@ Publish = Callable[[dict[str, Any]], None]
 
 @dataclass
 class SplitReport:
-    """Counts of one source as it is read, with the first few rows that were set aside."""
+    """Counts of one source as it is read, with the first few rows that were quarantined."""
 
     source: str
     quarantine: str
@@ -42,7 +43,7 @@ class SplitReport:
 
     @property
     def rejected(self) -> int:
-        """Rows that were set aside."""
+        """Rows that were quarantined."""
         return self.malformed + self.at_fault
 
     def add(self, chunk: Chunk, found: Sorted) -> None:
@@ -67,7 +68,7 @@ class SplitReport:
             first = faults.head(MAX_EXAMPLES - len(examples))
             examples += [f"row {row} ({_short(value)})" for row, value in zip(first["row"], first["value"], strict=True)]
         if len(self.first_rejected) < MAX_EXAMPLES and (len(found.rejected) or len(chunk.malformed)):
-            few = as_quarantined(found.rejected.head(MAX_EXAMPLES), chunk.malformed.head(MAX_EXAMPLES))
+            few = as_quarantined(found.rejected.head(MAX_EXAMPLES), chunk.malformed.head(MAX_EXAMPLES)).drop(columns=TYPED)
             self.first_rejected += map(_brief, few.head(MAX_EXAMPLES - len(self.first_rejected)).to_dict("records"))
 
     def add_skipped(self, chunk: Chunk) -> None:
@@ -106,18 +107,31 @@ class SplitReport:
         """The first few faults of each check."""
         return pd.DataFrame([row for rows in self.first_failures.values() for row in rows]).reset_index(drop=True)
 
-    def fault(self, model: RowModel, label_map: LabelMap | None, texts: list[str], share: float, path: str) -> RowsError:
-        """The error that more rows break the contract than `share` of them; `texts` are of malformed lines."""
+    def fault(
+        self, model: RowModel, label_map: LabelMap | None, texts: list[str], share: float, path: str, quarantine: Path
+    ) -> RowsError:
+        """The error that more rows break the contract than `share` of them.
+
+        Args:
+            model: the contract.
+            label_map: what labels were held to.
+            texts: of malformed lines.
+            share: of the rows that may be quarantined.
+            path: where they are, as a person finds them.
+            quarantine: the same on this machine.
+        """
         lines, failures = [], self.failures()
         if self.at_fault:
             lines.append(rows_message(failures, self.at_fault, model, self.source, label_map, self.checks))
         if self.malformed:
             lines += [f"{self.source}: {self.malformed} line(s) cannot be read", *(f"  - {text}" for text in texts)]
         lines.append(
-            f"  {self.rejected} of {self.read} row(s) ({self.rejected / self.read:.2%}) are set aside, with every check that "
+            f"  {self.rejected} of {self.read} row(s) ({self.rejected / self.read:.2%}) are quarantined, with every check that "
             f"they failed, in {path}; max_invalid_share is {share}: correct them, or raise it to go on without them"
         )
-        return RowsError("\n".join(lines), failures)
+        error = RowsError("\n".join(lines), failures)
+        error.quarantine = quarantine
+        return error
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest and for a person."""

@@ -58,11 +58,13 @@ def quarantine(
     path = set_aside(folder, len(layout.parts), output, files)
     if bad and (layout.invalid + bad > settings.max_invalid_share * layout.read or layout.invalid + bad == layout.read):
         first = pd.read_parquet(next(iter(files.values())))["path"]
-        raise DataError(
+        error = DataError(
             f"{work.source}: {bad} image(s) cannot be decoded: {bounded(first, MAX_EXAMPLES)}; {layout.invalid + bad} of "
-            f"{layout.read} rows are set aside in {path}; max_invalid_share is {settings.max_invalid_share}: mend or remove "
+            f"{layout.read} rows are quarantined in {path}; max_invalid_share is {settings.max_invalid_share}: mend or remove "
             "them, or raise it"
         )
+        error.quarantine = path
+        raise error
     return path
 
 

@@ -173,7 +173,8 @@ def _require_valid(
             path = set_aside(folder, parts, output)
             malformed = pd.concat(report.first_malformed, ignore_index=True) if report.malformed else None
             texts = [] if malformed is None else malformed_texts(source.path, source.spec.encoding, malformed)
-            raise report.fault(ROW_MODELS[kind], None, texts, settings.max_invalid_share, str(path or quarantine_of(output)))
+            kept = path or quarantine_of(output)
+            raise report.fault(ROW_MODELS[kind], None, texts, settings.max_invalid_share, str(kept), kept)
     if nothing:
         raise RowsError(f"{reports[0].source}: holds no rows; expected at least one")
 

@@ -2,10 +2,13 @@
 
 import contextlib
 import copy
+import datetime
 import json
 import linecache
 import logging
+import pickle
 import sys
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +31,7 @@ from hubflow.schemas.references import DatasetRef, Split
 from hubflow.schemas.rows import RowsError, TextRows, TokenRows, row_schema
 from hubflow.schemas.settings import DatasetSpec, TaskType
 from hubflow.stages.data.keep_rows import Plan, keep_rows
-from hubflow.stages.data.quarantine import sort_out
+from hubflow.stages.data.quarantine import as_quarantined, read_quarantine, sort_out
 from hubflow.stages.data.reading import iter_rows, read_rows
 from hubflow.stages.errors import DataError
 from hubflow.stages.keep_dataset import keep_dataset
@@ -95,6 +98,79 @@ def loader(tmp_path: Path) -> Loader:
 
 def reviews(size: int = 20) -> str:
     return "text,label\n" + "".join(f"review {place},{place % 2}\n" for place in range(size))
+
+
+# Reading it again
+
+
+def test_an_error_names_its_quarantine_which_is_read_with_the_values_as_they_were(loader: Loader) -> None:
+    columns = {
+        "text": ["fine", " ", "dull", " "],
+        "label": ["a", "b", "a", "b"],
+        "count": [1, 2**62 + 1, 3, 4],
+        "price": [Decimal("1.20"), Decimal("2.30"), Decimal("3.40"), None],
+        "day": [datetime.date(2026, 11, number) for number in (1, 2, 3, 4)],
+        "at": [datetime.datetime(2026, 11, number, 12, tzinfo=datetime.UTC) for number in (1, 2, 3, 4)],
+        "share": [0.1, 1e-12, 0.3, 0.4],
+        "known": [True, False, True, True],
+        "picture": [b"1", b"12", b"123", b"1234"],
+    }
+    arrow.parquet.write_table(arrow.table(columns), loader.folder / "train.parquet")
+    with pytest.raises(ContractError) as caught:
+        loader.load(train=str(loader.folder / "train.parquet"), format="parquet")
+    error = pickle.loads(pickle.dumps(caught.value))  # noqa: S301  # made just here
+    assert error.quarantine is not None and error.quarantine.is_file()
+    rows = read_quarantine(error)
+    assert rows["row"].tolist() == [2, 4]
+    assert [list(checks) for checks in rows["checks"]] == [["text: has_text"], ["text: has_text"]]
+    assert rows["count"].tolist() == [2**62 + 1, 4]
+    assert rows["count"].dtype == "int64"
+    assert rows["price"].tolist() == [Decimal("2.30"), None]
+    assert rows["day"].tolist() == [datetime.date(2026, 11, 2), datetime.date(2026, 11, 4)]
+    assert rows["at"].tolist() == [pd.Timestamp("2026-11-02T12:00Z"), pd.Timestamp("2026-11-04T12:00Z")]
+    assert rows["share"].tolist() == [1e-12, 0.4]
+    assert rows["known"].tolist() == [False, True]
+    assert rows["known"].dtype == bool
+    assert rows["picture"].tolist() == ["2 bytes", "4 bytes"]
+    assert "typed_values" not in rows
+    assert read_quarantine(str(error.quarantine)).equals(rows)
+
+
+def test_lists_of_tokens_come_back_as_lists(loader: Loader) -> None:
+    train = loader.write("train.jsonl", json.dumps({"tokens": ["a", "b"], "labels": ["O"]}) + "\n")
+    with pytest.raises(ContractError) as caught:
+        loader.load("sequence_labelling", train=train, format="jsonl", label_column="labels")
+    rows = read_quarantine(caught.value)
+    assert (rows["tokens"].tolist(), rows["labels"].tolist()) == ([["a", "b"]], [["O"]])
+
+
+def test_the_error_of_several_splits_names_the_folder_of_them_all(loader: Loader) -> None:
+    train, dev = (loader.write(f"{split}.csv", reviews() + ",1\n") for split in ("train", "dev"))
+    with pytest.raises(DataError) as caught:
+        loader.load(train=train, dev=dev)
+    rows = read_quarantine(caught.value)
+    assert list(zip(rows["split"], rows["row"], strict=True)) == [("train", 22), ("dev", 22)]
+
+
+def test_values_of_other_types_in_one_column_and_damaged_text_come_back_as_they_were(tmp_path: Path) -> None:
+    values = [1, "1", None, 2.5, [1, [None, "x"]], {"a": True}, "\ud800", float("inf")]
+    rejected = frame(len(values), checks=[["x"]] * len(values))
+    rejected["mixed"] = pd.Series(values, dtype=object)
+    rejected["typed_values"] = "own"
+    nothing = pd.DataFrame({"row": [], "check": [], "content": []})
+    as_quarantined(rejected, nothing).to_parquet(tmp_path / "train.parquet")
+    rows = read_quarantine(tmp_path / "train.parquet")
+    assert rows["mixed"].tolist() == values
+    assert set(rows["source_typed_values"]) == {"own"}
+
+
+def test_an_error_without_a_quarantine_and_a_file_that_is_none_are_refused(loader: Loader) -> None:
+    with pytest.raises(DataError, match="no such file") as caught:
+        loader.load(train="nowhere.csv")
+    with pytest.raises(DataError, match=r"no rows were quarantined before this error: nowhere\.csv"):
+        read_quarantine(caught.value)
+    with pytest.raises(DataError, match="the quarantined rows cannot be read"):
+        read_quarantine(loader.write("text.parquet", "text"))
 
 
 # Sorting out
@@ -199,7 +275,7 @@ def test_bad_rows_within_the_limit_are_set_aside_and_the_rest_goes_on(loader: Lo
     assert (report["read"], report["accepted"], report["rejected"], report["malformed"]) == (25, 21, 4, 2)
     assert report["checks"] == {"line: fields": 1, "line: encoding": 1, "text: has_text": 2, "label: has_label": 1}
     assert report["first_rejected"][0] == {"row": 22, "checks": ["text: has_text"], "text": "", "label": "1"}
-    assert "4 of 25 rows are set aside" in caplog.text
+    assert "4 of 25 rows are quarantined" in caplog.text
     of_content = Store(loader.store).open(reference).facts["data_report"]
     assert of_content["splits"] == loader.report["splits"]
     assert "drift" not in of_content["facts"]
@@ -214,7 +290,7 @@ def test_more_than_the_limit_is_an_error_that_names_counts_rows_and_file_after_t
     assert "2 row(s) differ: row 22 (''), row 23 ('')" in message
     assert "expected 2 field(s) in every line, as in line 1; line 24 has 3" in message
     path = loader.store / loader.report["splits"]["train"]["quarantine"]
-    assert f"3 of 23 row(s) (13.04%) are set aside, with every check that they failed, in {path}" in message
+    assert f"3 of 23 row(s) (13.04%) are quarantined, with every check that they failed, in {path}" in message
     assert loader.report["error"] == message
     assert len(loader.quarantined()) == 3
     assert loader.load(train=train, max_invalid_share=0.2).rows == {"train": 20}
