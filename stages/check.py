@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from hubflow.schemas.errors import HubflowError, SettingsError
 from hubflow.schemas.parsing import close_name, parse_settings
-from hubflow.schemas.references import DatasetRef, ModuleRef
+from hubflow.schemas.references import DatasetRef, EncodedRef, ModuleRef
 from hubflow.schemas.settings import (
     FORMATS,
     DatasetSpec,
@@ -22,8 +22,10 @@ from hubflow.schemas.settings import (
     ModuleSpec,
     TaskType,
 )
+from hubflow.schemas.urls import absolute_address, is_url
+from hubflow.stages import preview
 from hubflow.stages.build_head import build_head
-from hubflow.stages.data.watch import PAGES
+from hubflow.stages.data.watch import PAGES, kept_report
 from hubflow.stages.encode_dataset import encode_dataset
 from hubflow.stages.evaluate import require_evaluable
 from hubflow.stages.load_dataset import load_dataset
@@ -48,11 +50,23 @@ STAND_INS: dict[str, Any] = {
 
 @dataclass
 class CheckReport:
-    """What a check found: the faults, and the facts of what is sound."""
+    """What a check found: the faults, and the facts of what is sound.
+
+    Attributes:
+        faults: all that would end a run before its training.
+        dataset: the data, where it is sound.
+        module: the module, where it is sound.
+        labels: how often each label is in each split.
+        examples: the first row of each split as the model will see it (`hubflow.stages.preview.first_rows`).
+        findings: what the checks of the data found without refusing it.
+    """
 
     faults: list[str] = field(default_factory=list)
     dataset: DatasetRef | None = None
     module: ModuleRef | None = None
+    labels: dict[str, dict[str, int]] = field(default_factory=dict)
+    examples: dict[str, dict[str, Any]] = field(default_factory=dict)
+    findings: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def is_sound(self) -> bool:
@@ -71,10 +85,11 @@ def check(values: dict[str, Any], source: str) -> CheckReport:
         parse_settings(FineTuneSettings, values, source)
     data, module = _part(DatasetSpec, values.get("data")), _part(ModuleSpec, values.get("module"))
     task = next((known for known in get_args(TaskType) if known == values.get("task")), None)
-    with _store_for_now() as store:
+    with _store_for_now(report) as store:
         if data is not None and task is not None and data.format in FORMATS[task]:
             with _Faults(report):
                 report.dataset = load_dataset(data, task, store)
+                report.labels = preview.label_counts(Store(store), report.dataset)
         evaluation = _sound(EvaluateSettings, values.get("evaluate", {}))
         if evaluation is not None:
             with _Faults(report):
@@ -85,27 +100,44 @@ def check(values: dict[str, Any], source: str) -> CheckReport:
         if task is not None and module is not None and module == _sound(ModuleSpec, values.get("module")):
             _check_together(report, task, module, data, _part(HeadSettings, values.get("head", {})), store)
     with _Faults(report):
-        home = Store(_given(values, "store"))
-        if values.get("store_block") is None:  # whose block only a run on its server can read
-            home.require_writable()
+        _check_store(_given(values, "store"), values.get("store_block") is None)
     with _Faults(report):
         _check_device(_given(values, "device"))
     return report
 
 
 @contextmanager
-def _store_for_now() -> Iterator[str]:
-    """A store that goes away, but for what faults point to: rows that were set aside, and pages of refused data."""
+def _store_for_now(report: CheckReport) -> Iterator[str]:
+    """A store that goes away, but for what faults point to: rows that were quarantined, and pages of refused data."""
     store = Path(tempfile.mkdtemp(prefix="hubflow-check-"))
     try:
         yield str(store)
     finally:
-        is_told = any((store / "quarantine").glob("*/*")) or any((store / PAGES).glob("*/*.html"))
+        is_told = any(str(store) in fault for fault in report.faults)
         for folder in store.iterdir():
             if folder.name not in ("quarantine", PAGES) or not is_told:
                 shutil.rmtree(folder, ignore_errors=True)
         if not is_told:
             shutil.rmtree(store, ignore_errors=True)
+
+
+def _check_store(address: str, is_opened_here: bool) -> None:
+    """Find out whether the store can be written, and leave no folder that was not there.
+
+    Args:
+        address: of the store.
+        is_opened_here: False where a Prefect block has the credentials, which only a run on its server can read.
+    """
+    folder = None if is_url(address) else Path(absolute_address(address))
+    missing = [] if folder is None else [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        store = Store(address)
+        if is_opened_here:
+            store.require_writable()
+    finally:
+        for one in missing:
+            with suppress(OSError):  # another process has put something there meanwhile
+                one.rmdir()
 
 
 def _check_together(
@@ -115,10 +147,19 @@ def _check_together(
     if report.dataset is None or report.module is None or data is None:
         return
     with _Faults(report):
-        encode_dataset(report.dataset, report.module, spec, store, True, data.checks, data.max_invalid_share)
+        checks = data.checks
+        encoded = encode_dataset(report.dataset, report.module, spec, store, True, checks, data.max_invalid_share)
+        report.examples = preview.first_rows(Store(store), encoded)
+        report.findings = _findings(Store(store), report.dataset, encoded)
     if head is not None:
         with _Faults(report):
             build_head(task, report.module, report.dataset, spec, head, store)
+
+
+def _findings(home: Store, dataset: DatasetRef, encoded: EncodedRef) -> list[dict[str, Any]]:
+    """What the checks of the rows, and of the encoded rows, found."""
+    reports = [kept_report(home, Path(one.path).name) for one in (dataset, encoded)]
+    return [finding for report in reports if report is not None for finding in report["findings"]]
 
 
 def _check_device(device: str) -> None:

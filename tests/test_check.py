@@ -1,6 +1,7 @@
 """hubflow check: each fault that a fine-tune can meet, told by name with what to do, and all of them at once."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from runs import WORDS, digits_settings, write_reviews
 from typer.testing import CliRunner
 
 from hubflow.cli import app
+from hubflow.stages.data.quarantine import read_quarantine
 
 Values = dict[str, Any]
 
@@ -56,8 +58,60 @@ def test_sound_settings_are_told_with_their_facts(sound: Values, tmp_path: Path)
     result = CliRunner().invoke(app, ["check", config])
     assert result.exit_code == 0
     assert "sound. 18 train, 2 dev rows, 2 labels, module" in result.stdout
-    as_json = CliRunner().invoke(app, ["check", config, "--json"])
-    assert json.loads(as_json.stdout) == {"sound": True, "faults": [], "rows": {"train": 18, "dev": 2}}
+    assert "train: labels '0' 9, '1' 9\n  row " in result.stdout
+    assert "  the model sees: [CLS] a " in result.stdout
+    assert "! duplicates_within_split: 16 row(s) of train repeat" in result.stdout
+    told = json.loads(CliRunner().invoke(app, ["check", config, "--json"]).stdout)
+    assert (told["sound"], told["faults"], told["rows"]) == (True, [], {"train": 18, "dev": 2})
+    assert told["labels"] == {"train": {"0": 9, "1": 9}, "dev": {"0": 1, "1": 1}}
+    row = told["examples"]["train"]
+    assert row["pieces"] == ["[CLS]", *row["text"].split(), "[SEP]"]
+    assert row["label"] == ("1" if "fine" in row["text"] else "0")
+    assert "duplicates_within_split" in [one["check"] for one in told["findings"]]
+
+
+def told_of(values: Values, folder: Path) -> Values:
+    config = write(folder, "run.yaml", yaml.safe_dump(values))
+    result = CliRunner().invoke(app, ["check", config, "--json"])
+    assert result.exit_code == 0, result.output
+    told: Values = json.loads(result.stdout)
+    return told
+
+
+def test_a_sentence_is_shown_with_its_tags_and_pieces(sound: Values, tmp_path: Path) -> None:
+    rows = "a O\nfine B-GOOD\nfilm I-GOOD\n\n" * 3 + "dull B-BAD\nfilm O\n\n" * 3
+    data = {"format": "conll", "train": write(tmp_path, "train.txt", rows), "dev": write(tmp_path, "dev.txt", rows)}
+    values = {**sound, "task": "sequence_labelling", "data": data}
+    told = told_of(values, tmp_path)
+    assert told["labels"]["dev"] == {"B-BAD": 3, "B-GOOD": 3, "I-GOOD": 3, "O": 6}
+    row = told["examples"]["dev"]
+    assert (row["tokens"], row["tags"]) == (["a", "fine", "film"], ["O", "B-GOOD", "I-GOOD"])
+    assert row["pieces"] == ["[CLS]", "a", "fine", "film", "[SEP]"]
+    shown = CliRunner().invoke(app, ["check", str(tmp_path / "run.yaml")]).stdout
+    assert "    tokens and tags: a/O fine/B-GOOD film/I-GOOD\n" in shown
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "gif"])
+def test_an_image_is_shown_by_its_facts(ending: str, tmp_path: Path) -> None:
+    modes = {"png": "RGBA", "jpg": "L", "gif": "P"}
+    for label in ("cat", "dog"):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for number in range(5):
+            exif = Image.Exif()
+            exif[0x0112] = 6
+            image = Image.new("RGB", (24, 16), (200, 200, 200)).convert(modes[ending])
+            image.save(tmp_path / "images" / label / f"{number}.{ending}", **({} if ending == "gif" else {"exif": exif}))
+    data = {"format": "image_folder", "train": str(tmp_path / "images")}
+    values = {**digits_settings(tmp_path / "store"), "data": data}
+    row = told_of(values, tmp_path)["examples"]["train"]
+    assert (row["mode"], row["width"], row["height"]) == (modes[ending], 24, 16)
+    assert row["orientation"] == (1 if ending == "gif" else 6)
+    assert row["size"] == 32
+    assert row["mean_colour"] == pytest.approx([200] * 3, abs=4)
+    assert Path(row["file"]).parent.name == row["label"]
+    shown = CliRunner().invoke(app, ["check", str(tmp_path / "run.yaml")]).stdout
+    turned = "" if ending == "gif" else ", turned by EXIF orientation 6"
+    assert f"mode {modes[ending]}, 24 × 16{turned}\n" in shown
 
 
 def data_faults(folder: Path) -> dict[str, tuple[Values, list[str]]]:
@@ -202,9 +256,33 @@ def test_faults_are_told_to_a_person_one_a_line(sound: Values, tmp_path: Path, m
     assert result.stderr.count("✗ ") == 2
 
 
-def test_a_check_leaves_nothing_in_the_store(sound: Values, tmp_path: Path, write_config: Callable[[Values], str]) -> None:
+@pytest.mark.parametrize("store", ["hubflow-store", "deep/er/store", "there/store"])
+def test_a_check_leaves_no_folder(
+    store: str, sound: Values, tmp_path: Path, write_config: Callable[[Values], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, temporary = tmp_path / "work", tmp_path / "temporary"
+    (work / "there").mkdir(parents=True)
+    temporary.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    assert CliRunner().invoke(app, ["check", write_config({**sound, "store": store})]).exit_code == 0
+    assert [path.name for path in work.rglob("*")] == ["there"]
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_check_leaves_a_store_that_is_there_as_it_is(
+    sound: Values, tmp_path: Path, write_config: Callable[[Values], str]
+) -> None:
+    (tmp_path / "store").mkdir()
     assert CliRunner().invoke(app, ["check", write_config(sound)]).exit_code == 0
     assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_what_a_fault_points_to_stays_to_be_looked_at(sound: Values, tmp_path: Path) -> None:
+    train = write(tmp_path, "blank.tsv", "text\tlabel\na\t0\n \t1\nb\t1\n")
+    (fault,) = faults_of({**sound, "data": {**sound["data"], "train": train}}, tmp_path)
+    (path,) = re.findall(r"in (\S+/train\.parquet)", fault)
+    assert read_quarantine(path)["row"].tolist() == [3]
 
 
 @pytest.fixture
