@@ -197,9 +197,9 @@ class PredictSettings(Settings):
     label_column: Column = Field("label", description="When the data has it, metrics are computed; never needed")
     tokens_column: Column = "tokens"
     image_root: InputPath | None = Field(
-        None, min_length=1, description="Image lists: folder that paths are relative to; the list's own when not given"
+        None, description="Image lists: folder that paths are relative to; the list's own when not given"
     )
-    label_list: str | None = Field(None, description="Image lists whose labels are numbers: file with the label of each")
+    label_list: InputPath | None = Field(None, description="Image lists whose labels are numbers: file with the label of each")
     batch_size: int = Field(64, ge=1, description="Most rows of a run; long texts share one with fewer")
     top_k: int | None = Field(
         None, ge=1, description="Classification: the most probable labels as lists, in place of a column for each label"

@@ -4,11 +4,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from hubflow.stages.data.view import check_lines, data_view, finding_lines
+from hubflow.stages.run_context import artifact_key, in_run
 
 TABLE_KEY = "data-rows"
 MARKDOWN_KEY = "data-report"
 ENCODING_KEY = "encoding-report"
 MAX_LINES = 50
+COLUMNS = {
+    "split": "split",
+    "kept": "rows kept",
+    "read": "read",
+    "accepted": "accepted",
+    "rejected": "quarantined",
+    "coerced": "converted",
+    "skipped": "skipped",
+    "source": "source",
+}
+"""What the table and the page call what `data_view` gives of a split."""
 _SPECIAL = str.maketrans(
     {character: f"\\{character}" for character in "\\`*_{}[]()#+-.!|~$"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 )
@@ -24,10 +36,13 @@ def publish(report: Mapping[str, Any]) -> None:
         return
     from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+    lines = [{shown: line[name] for name, shown in COLUMNS.items()} for line in data_view(report)["splits"]]
     create_table_artifact(
-        data_view(report)["splits"], key=TABLE_KEY, description="Rows read, accepted, set aside and kept, by split"
+        lines,
+        key=artifact_key(TABLE_KEY),
+        description="Rows read, accepted, quarantined and kept, by split",
     )
-    create_markdown_artifact(markdown(report), key=MARKDOWN_KEY, description="Data report")
+    create_markdown_artifact(markdown(report), key=artifact_key(MARKDOWN_KEY), description="Data report")
 
 
 def publish_encoding(report: Mapping[str, Any]) -> None:
@@ -41,24 +56,18 @@ def publish_encoding(report: Mapping[str, Any]) -> None:
 
     view = data_view(report)
     lines = [*_error(view), *_image_changes(view), *_findings(report), *(_drift(view) if view["is_compared"] else [])]
-    create_markdown_artifact("\n".join(lines), key=ENCODING_KEY, description="Encoded rows: what was cut, left out or changed")
-
-
-def in_run() -> bool:
-    """Whether there is a Prefect run to publish artifacts to."""
-    from prefect.context import FlowRunContext, TaskRunContext
-
-    return FlowRunContext.get() is not None or TaskRunContext.get() is not None
+    create_markdown_artifact(
+        "\n".join(lines), key=artifact_key(ENCODING_KEY), description="Encoded rows: what was cut, left out or changed"
+    )
 
 
 def markdown(report: Mapping[str, Any]) -> str:
     """The data report as markdown; what comes from the data is shown as text, never as markup."""
     view = data_view(report)
-    lines = [*_error(view), *_table("split", "rows kept", "read", "accepted", "set aside", "converted", "skipped")]
-    names = ("split", "kept", "read", "accepted", "rejected", "coerced", "skipped")
-    lines += [_line(*(line[name] for name in names)) for line in view["splits"]]
+    lines = [*_error(view), *_table(*COLUMNS.values())]
+    lines += [_line(*(line[name] for name in COLUMNS)) for line in view["splits"]]
     if view["checks"]:
-        lines += ["", "### Rows set aside", "", *_table("split", "check", "failed by")]
+        lines += ["", "### Quarantined rows", "", *_table("split", "check", "failed by")]
         lines += [_line(one["split"], one["check"], one["count"]) for one in check_lines(report)[:MAX_LINES]]
         lines += ["", *_table("split", "row", "failed", "content")]
         lines += [_line(one["split"], one["row"], one["checks"], one["content"]) for one in view["rejected"][:MAX_LINES]]

@@ -104,7 +104,7 @@ def part(report: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def split_lines(report: Mapping[str, Any], rows: Mapping[str, int]) -> list[dict[str, str]]:
-    """Rows read, accepted, set aside, converted, skipped and kept, by split; a split made from train was not read."""
+    """Rows read, accepted, quarantined, converted, skipped and kept, by split; a split made from train was not read."""
     sources, lines = part(report, "splits"), []
     for split in _ordered({**rows, **sources}):
         counts = sources.get(split, {})
@@ -129,7 +129,7 @@ def check_lines(report: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def rejected_lines(report: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The first rows that were set aside: number, checks that failed, content."""
+    """The first rows that were quarantined: number, checks that failed, content."""
     splits = part(report, "splits")
     return [_rejected(split, row) for split in _ordered(splits) for row in splits[split].get("first_rejected") or ()]
 
@@ -159,7 +159,7 @@ def _rejected(split: str, row: Mapping[str, Any]) -> dict[str, str]:
 
 def _allowed(report: Mapping[str, Any]) -> str:
     share = report.get("max_invalid_share")
-    return "" if share is None else f"At most {share:.2%} of a source's rows may be set aside (max_invalid_share)."
+    return "" if share is None else f"At most {share:.2%} of a source's rows may be quarantined (max_invalid_share)."
 
 
 def _labels(profiled: Mapping[str, Any]) -> dict[str, Any]:

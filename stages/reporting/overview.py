@@ -96,7 +96,7 @@ def notices(
 def _of_data(report: Mapping[str, Any]) -> Iterator[Notice]:
     for split, counts in part(report, "splits").items():
         if counts.get("rejected"):
-            yield Notice("rows set aside", f"{counts['rejected']} of {counts['read']} of {split}", "data", is_grave=True)
+            yield Notice("quarantined rows", f"{counts['rejected']} of {counts['read']} of {split}", "data", is_grave=True)
     by_check: dict[str, list[Mapping[str, Any]]] = {}
     for finding in finding_lines(report):
         if finding["policy"] != "ignore":

@@ -85,7 +85,7 @@ def test_bad_rows_are_set_aside_beside_the_good_ones(text_run: Run, tmp_path: Pa
     data.write_text("id\ttext\n1\ta film\n2\t \n3\ta dull film\nfour\n5\ta plot\n", encoding="utf-8")
     result = predict(settings(text_run, data, rows_per_part=2))
     assert (result.rows, result.invalid_rows) == (3, 2)
-    assert "2 of 5 rows are set aside" in result.notes[0]
+    assert "2 of 5 rows are quarantined" in result.notes[0]
     out = pd.read_parquet(result.output)
     assert out["row"].tolist() == [2, 4, 6]
     assert out["id"].tolist() == ["1", "3", "5"]
@@ -99,7 +99,7 @@ def test_bad_rows_are_set_aside_beside_the_good_ones(text_run: Run, tmp_path: Pa
 def test_rows_of_which_none_is_sound_are_refused(text_run: Run, tmp_path: Path) -> None:
     data = tmp_path / "rows.tsv"
     data.write_text("id\ttext\n1\t \n2\t\n", encoding="utf-8")
-    with pytest.raises(ContractError, match=r"2 of 2 row\(s\) \(100.00%\) are set aside"):
+    with pytest.raises(ContractError, match=r"2 of 2 row\(s\) \(100.00%\) are quarantined"):
         predict(settings(text_run, data))
 
 

@@ -125,10 +125,12 @@ def test_the_report_is_published_as_a_table_and_markdown_and_outside_a_run_not_a
     from prefect.artifacts import Artifact
 
     report = full_report(tmp_path / "store")
-    before = Artifact.get(MARKDOWN_KEY)
     publish(report)
-    assert Artifact.get(MARKDOWN_KEY) == before
+    assert Artifact.get(MARKDOWN_KEY) is None
+    assert Artifact.get(f"publish-data-{MARKDOWN_KEY}") is None
     flow(publish, name="publish-data", validate_parameters=False)(report)
-    table, page = Artifact.get(TABLE_KEY), Artifact.get(MARKDOWN_KEY)
-    assert json.loads(str(table.data))[0]["rejected"] == "3"  # type: ignore[union-attr]
+    table, page = (Artifact.get(f"publish-data-{key}") for key in (TABLE_KEY, MARKDOWN_KEY))
+    (line,) = [one for one in json.loads(str(table.data)) if one["split"] == "train"]  # type: ignore[union-attr]
+    assert line["quarantined"] == "3"
+    assert line["converted"] == "label 12"
     assert page.data == markdown(report)  # type: ignore[union-attr]
