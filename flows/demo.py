@@ -7,6 +7,7 @@ from prefect import flow
 from hubflow.flows.fine_tune import fine_tune
 from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, ModuleSpec
 from hubflow.schemas.training import TrainSettings
+from hubflow.schemas.urls import StoreAddress
 from hubflow.stages.console import say
 
 NEW_DIGITS = (5, 6, 7, 8, 9)
@@ -28,7 +29,7 @@ def demo_settings(store: str, pretrained: bool) -> FineTuneSettings:
 
 
 @flow(name="demo", persist_result=False)
-def demo(store: str = "hubflow-store") -> dict[str, Any]:
+def demo(store: StoreAddress = "hubflow-store") -> dict[str, Any]:
     """Fine-tune the module `digits` on digits that it has not seen, beside the same network trained from scratch."""
     say("[bold]fine-tuning the pretrained module[/bold]")
     tuned = fine_tune(demo_settings(store, pretrained=True))

@@ -9,6 +9,7 @@ from prefect import flow
 from hubflow.flows.store_access import open_store
 from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, FineTuneResult
 from hubflow.schemas.settings import FineTuneSettings
+from hubflow.schemas.urls import paths_of
 from hubflow.stages.build_head import build_head_task
 from hubflow.stages.encode_dataset import encode_dataset_task
 from hubflow.stages.evaluate import evaluate_task, require_evaluable
@@ -18,6 +19,8 @@ from hubflow.stages.hub.onnx_program import require_onnx
 from hubflow.stages.load_dataset import load_dataset_task
 from hubflow.stages.load_module import load_module_task
 from hubflow.stages.report import write_report_task
+from hubflow.stages.run_context import require_lasting
+from hubflow.stages.store import noted_lookups
 from hubflow.stages.worker.processes import start_early
 
 P = ParamSpec("P")
@@ -27,6 +30,7 @@ R = TypeVar("R")
 @flow(name="fine-tune", persist_result=False)
 def fine_tune(settings: FineTuneSettings) -> FineTuneResult:
     """Fine-tune a pretrained module on labelled data, judge it on every split, and export its inference program."""
+    require_lasting(paths_of(settings))
     start_early()
     if settings.export.onnx:
         require_onnx()
@@ -41,6 +45,7 @@ def fine_tune(settings: FineTuneSettings) -> FineTuneResult:
         report=report,
         metrics=evaluation.metrics,
         seconds=clock.seconds,
+        reused=tuple(clock.reused),
         evaluation=evaluation,
         exported=export,
     )
@@ -64,14 +69,19 @@ def train_and_evaluate(
 
 
 class Stopwatch:
-    """Calls stages and remembers how many seconds each took."""
+    """Calls stages and remembers how many seconds each took, and which took its result from the store."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.reused: list[str] = []
 
     def __call__(self, stage: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        started = time.perf_counter()
+        started, name = time.perf_counter(), getattr(stage, "name", "stage")
         try:
-            return stage(*args, **kwargs)
+            with noted_lookups() as found:
+                result = stage(*args, **kwargs)
         finally:
-            self.seconds[getattr(stage, "name", "stage")] = round(time.perf_counter() - started, 3)
+            self.seconds[name] = round(time.perf_counter() - started, 3)
+        if getattr(result, "path", None) in found:
+            self.reused.append(name)
+        return result

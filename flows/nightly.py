@@ -10,6 +10,7 @@ from hubflow.flows.slots import slot
 from hubflow.flows.store_access import open_store
 from hubflow.schemas.nightly import NightlyResult, NightlySettings
 from hubflow.schemas.references import DatasetRef, ModuleRef, VerdictRef
+from hubflow.schemas.urls import paths_of
 from hubflow.stages.build_head import build_head_task
 from hubflow.stages.encode_dataset import encode_dataset_task
 from hubflow.stages.evaluate import evaluate_task
@@ -22,6 +23,7 @@ from hubflow.stages.nights import begin_night, end_night, weights_to_start_from
 from hubflow.stages.predict_sample import predict_sample_task
 from hubflow.stages.promote import promote_task, read_deployed
 from hubflow.stages.report import write_report_task
+from hubflow.stages.run_context import require_lasting
 from hubflow.stages.worker.processes import start_early
 
 
@@ -31,6 +33,7 @@ def nightly(settings: NightlySettings) -> NightlyResult:
 
     It emits one event, `hubflow.nightly.` and the outcome: skipped, promoted, kept_back or undecided.
     """
+    require_lasting(paths_of(settings))
     clock = Stopwatch()
     store, reuse = open_store(settings.store, settings.store_block), settings.reuse
     dataset = clock(load_dataset_task, settings.data, settings.task, store, reuse)

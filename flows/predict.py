@@ -7,8 +7,10 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from hubflow.flows.store_access import use_block
 from hubflow.schemas.settings import PredictResult, PredictSettings
+from hubflow.schemas.urls import paths_of
 from hubflow.stages.predict import AT_ONCE, predict_task
 from hubflow.stages.prediction.mapping import OverRunner
+from hubflow.stages.run_context import require_lasting
 from hubflow.stages.store import split_address
 
 THREADS: Any = ThreadPoolTaskRunner(max_workers=AT_ONCE)
@@ -17,6 +19,7 @@ THREADS: Any = ThreadPoolTaskRunner(max_workers=AT_ONCE)
 @flow(name="predict", persist_result=False, task_runner=THREADS)
 def predict(settings: PredictSettings) -> PredictResult:
     """Label files of rows, or folders of images, with an exported folder; the parts are mapped over the flow's task runner."""
+    require_lasting(paths_of(settings))
     if settings.store_block is not None:
         use_block(split_address(settings.export)[0], settings.store_block)
     return predict_task(settings, OverRunner(settings.runner))

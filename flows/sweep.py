@@ -12,7 +12,9 @@ from hubflow.schemas.errors import StoppedError
 from hubflow.schemas.references import EvaluationRef
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.schemas.sweep import SweepResult, SweepSettings
+from hubflow.schemas.urls import paths_of
 from hubflow.stages.console import say
+from hubflow.stages.run_context import artifact_key, require_lasting
 from hubflow.stages.store import Store
 from hubflow.stages.study import PrunedError, Pruning, Study, SweepError, open_study
 from hubflow.stages.watching import followed_by
@@ -30,6 +32,7 @@ def sweep(settings: SweepSettings) -> SweepResult:
 
     The study is kept in the store by its name: the same sweep goes on where it was stopped. A trial that fails is recorded.
     """
+    require_lasting(paths_of(settings))
     store, failures = open_store(settings.base.store, settings.base.store_block), 0
     with open_study(settings, Store(store)) as study:
         while (trial := study.next()) is not None:
@@ -88,8 +91,10 @@ def _publish(study: Study) -> None:
         {"trial": one.number, "state": one.state, study.settings.dev_metric: one.value, **one.values, "error": one.error}
         for one in trials
     ]
-    create_table_artifact(rows, key="sweep-trials", description=f"Trials of the sweep {study.settings.name}")
+    create_table_artifact(rows, key=artifact_key("sweep-trials"), description=f"Trials of the sweep {study.settings.name}")
     if best is not None:
         values = "\n".join(f"| `{name}` | {value} |" for name, value in best.values.items())
         text = f"Trial {best.number}: {study.settings.dev_metric} {best.value:.4f} on dev\n\n| setting | value |\n|---|---|\n"
-        create_markdown_artifact(text + values, key="sweep-best", description=f"Best trial of the sweep {study.settings.name}")
+        create_markdown_artifact(
+            text + values, key=artifact_key("sweep-best"), description=f"Best trial of the sweep {study.settings.name}"
+        )

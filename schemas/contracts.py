@@ -57,7 +57,7 @@ def _require_no_silence(name: str, schema: pa.DataFrameSchema) -> None:
         if is_set:
             raise SettingsError(
                 f"contract: {name} has {setting}, which would change the rows without a word; leave it out: rows that break "
-                "the contract are set aside, and further columns are carried through"
+                "the contract are quarantined, and further columns are carried through"
             )
 
 

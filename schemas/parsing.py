@@ -101,9 +101,9 @@ def _yaml_value(entry: str, text: str) -> Any:
         raise SettingsError(f"--set {entry}: {text!r} is no YAML value; quote it, as in NAME='\"text\"'") from error
 
 
-def close_name(name: str, known: Iterable[str]) -> str | None:
-    """The one of `known` that `name` most likely means."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
+def close_name(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The one of `known` that `name` most likely means; `cutoff` says how alike they must be, 0 to 1."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
 
 
 def _is_of_another_choice(fault: Any) -> bool:

@@ -116,5 +116,6 @@ class FineTuneResult(BaseModel):
     report: str = Field(description="Absolute path, or URL, of the HTML report")
     metrics: dict[str, dict[str, float]]
     seconds: dict[str, float] = Field(description="Seconds by stage")
+    reused: tuple[str, ...] = Field((), description="Stages that took their result from the store")
     evaluation: EvaluationRef
     exported: ExportRef

@@ -12,7 +12,7 @@ from hubflow.schemas.metrics import METRICS, TaskType
 from hubflow.schemas.prediction import RunnerSettings
 from hubflow.schemas.report import ReportSettings
 from hubflow.schemas.training import TrainSettings
-from hubflow.schemas.urls import ExportAddress, InputPath, OutputPath, StoreAddress
+from hubflow.schemas.urls import ExportAddress, InputPath, OutputPath, PathOrName, StoreAddress
 
 __all__ = ["METRICS", "EvaluateSettings", "TaskType"]
 
@@ -48,7 +48,7 @@ class LoraSettings(Settings):
 class ModuleSpec(Settings):
     """Which pretrained module, and how its context is built."""
 
-    name: InputPath = Field(description="A folder, a short name of `hubflow modules`, or hf://org/name@revision")
+    name: PathOrName = Field(description="A folder, a short name of `hubflow modules`, or hf://org/name@revision")
     revision: str | None = Field(None, description="Revision of a hub module: a branch, a tag or a commit")
     pretrained: bool = Field(True, description="False builds the same network with fresh weights")
     trainable: bool = Field(True, description="False freezes every parameter of the module")
@@ -99,7 +99,7 @@ class DatasetSpec(Settings):
     split_seed: int = Field(0, ge=0, description="Seed of the splits made here")
     digits: tuple[Annotated[int, Field(ge=0, le=9)], ...] = Field(tuple(range(10)), description="Format digits: which classes")
     max_invalid_share: Share = Field(
-        0.0, description="Share of a split's rows that may break their contract and be set aside; with more the stage fails"
+        0.0, description="Share of a split's rows that may break their contract and be quarantined; with more the stage fails"
     )
     contract: str | None = Field(
         None,
@@ -205,7 +205,7 @@ class PredictSettings(Settings):
         None, ge=1, description="Classification: the most probable labels as lists, in place of a column for each label"
     )
     max_invalid_share: float = Field(
-        1.0, ge=0, le=1, description="Share of the rows that may be set aside; with more, or no row left, the stage fails"
+        1.0, ge=0, le=1, description="Share of the rows that may be quarantined; with more, or no row left, the stage fails"
     )
     rows_per_part: int = Field(4096, ge=1, description="Rows that are predicted, kept and resumed together")
     runner: RunnerSettings = Field(RunnerSettings(), description="What the parts are mapped over; in the flow only")
@@ -218,8 +218,8 @@ class PredictResult(BaseModel):
     export: str = Field(description="Absolute path of the exported folder")
     output: str = Field(description="Absolute path of the predictions file: one row for each sound input row, in order")
     rows: int = Field(description="That were predicted")
-    invalid_rows: int = Field(0, description="That were set aside")
-    quarantine: str | None = Field(None, description="File of the rows that were set aside, with all that is wrong with each")
+    invalid_rows: int = Field(0, description="That were quarantined")
+    quarantine: str | None = Field(None, description="File of the rows that were quarantined, with all that is wrong with each")
     metrics: dict[str, float] = Field(description="Against the data's labels; empty when it has none")
     notes: list[str] = Field(description="What a person should know, such as labels that are not in the export's label map")
     seconds: float

@@ -158,9 +158,7 @@ HistoryPath = Annotated[
 class TrackSettings(Settings):
     """Where the history is written to while training runs, beside the store. Nothing here changes a result."""
 
-    history: HistoryPath | None = Field(
-        None, description="File (.csv or .parquet) of this run's logged steps and evaluations"
-    )
+    history: HistoryPath | None = Field(None, description="File (.csv or .parquet) of this run's logged steps and evaluations")
     tensorboard: OutputPath | None = Field(
         None,
         description="Folder in which each run has one of TensorBoard events; needs hubflow[tensorboard]",

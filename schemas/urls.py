@@ -49,9 +49,10 @@ def _without_secrets(address: str) -> str:
 
 @dataclass(frozen=True)
 class PathRole:
-    """Marks a setting as a path: of what is read, or of what is written."""
+    """Marks a setting as a path: of what is read, or of what is written; `may_be_name` where a name can take its place."""
 
     is_written: bool
+    may_be_name: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,12 @@ class PathSetting:
     Attributes:
         name: dotted, as in a settings file.
         value: the path, or an address such as a URL.
-        is_written: whether something is written there.
+        role: what it is for.
     """
 
     name: str
     value: str
-    is_written: bool
+    role: PathRole
 
     @property
     def is_relative(self) -> bool:
@@ -81,6 +82,8 @@ def as_text(value: Any) -> Any:
 
 InputPath = Annotated[str, StringConstraints(min_length=1), BeforeValidator(as_text), PathRole(is_written=False)]
 """A file or folder that is read."""
+PathOrName = Annotated[str, StringConstraints(min_length=1), BeforeValidator(as_text), PathRole(False, may_be_name=True)]
+"""A folder that is read, or a name in its place."""
 OutputPath = Annotated[str, StringConstraints(min_length=1), BeforeValidator(as_text), PathRole(is_written=True)]
 """A file or folder that is written."""
 StoreAddress = Annotated[OutputPath, AfterValidator(_without_secrets)]
@@ -106,7 +109,7 @@ def paths_of(settings: BaseModel, group: str = "") -> Iterator[PathSetting]:
         elif role is not None:
             for one in value if isinstance(value, tuple) else (value,):
                 if isinstance(one, str):
-                    yield PathSetting(f"{group}{name}", one, role.is_written)
+                    yield PathSetting(f"{group}{name}", one, role)
 
 
 def _role(parts: Any) -> PathRole | None:

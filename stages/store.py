@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -30,6 +31,18 @@ from hubflow.stages.remote import Remote
 
 __all__ = ["Artifact", "Draft", "Store", "StoreError", "content_key", "file_sha256", "local_folder", "split_address"]
 log = logging.getLogger(__name__)
+_lookups: ContextVar[tuple[set[str], ...]] = ContextVar("_lookups", default=())
+
+
+@contextmanager
+def noted_lookups() -> Iterator[set[str]]:
+    """Note the paths of what is found in a store while the block runs: a stage that gives one of them has not made it."""
+    found: set[str] = set()
+    token = _lookups.set((*_lookups.get(), found))
+    try:
+        yield found
+    finally:
+        _lookups.reset(token)
 
 
 @dataclass(frozen=True)
@@ -95,6 +108,13 @@ class Store:
             StoreError: when the storage that should have it cannot be reached.
         """
         path = f"{kind}/{key}"
+        artifact = self._looked_up(path)
+        if artifact is not None:
+            for found in _lookups.get():
+                found.add(path)
+        return artifact
+
+    def _looked_up(self, path: str) -> Artifact | None:
         here = self._found_here(path)
         if self._remote is None:
             return here

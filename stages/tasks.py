@@ -1,6 +1,7 @@
 """What every Prefect task here shares: one artifact a person can read, one log line, no cache but the store's own."""
 
 import functools
+import inspect
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -12,10 +13,14 @@ from prefect import Task, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
+from pydantic import BaseModel
 from rich.markup import escape
 
 from hubflow.schemas.errors import GivenUpError, HubflowError, StoppedError
+from hubflow.schemas.urls import PathRole, PathSetting, as_text, paths_of
 from hubflow.stages.console import say
+from hubflow.stages.run_context import artifact_key, require_lasting
+from hubflow.stages.store import noted_lookups
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,16 +51,22 @@ def stage_task(
         started = time.perf_counter()
         say(f"[bold]{name}[/bold] …")
         try:
-            with _forwarded_logs():
+            require_lasting(_paths(function, args, kwargs))
+            with _forwarded_logs(), noted_lookups() as found:
                 result = function(*args, **kwargs)
         except (StoppedError, GivenUpError):
             raise
         except HubflowError as error:
-            create_markdown_artifact(f"```text\n{error}\n```", key=_key(name, "failed"), description=f"{name} failed")
+            create_markdown_artifact(
+                f"```text\n{error}\n```", key=artifact_key(_key(name, "failed")), description=f"{name} failed"
+            )
             raise
-        markdown = describe(result)
-        summary = markdown.splitlines()[0]
-        create_markdown_artifact(markdown, key=_key(name), description=(function.__doc__ or name).splitlines()[0])
+        markdown, path = describe(result), getattr(result, "path", None)
+        summary, *more = markdown.splitlines()
+        reused = f"taken from the store, {path}" if path in found else ""
+        summary = f"{summary} ({reused})" if reused else summary
+        page = "\n".join([summary, *more])
+        create_markdown_artifact(page, key=artifact_key(_key(name)), description=(function.__doc__ or name).splitlines()[0])
         seconds = time.perf_counter() - started
         get_run_logger().info("%s finished in %.1f s: %s", name, seconds, summary)
         say(f"[bold]{name}[/bold] {seconds:.1f} s  [dim]{escape(summary)}[/dim]")
@@ -104,6 +115,15 @@ def _forwarded_logs() -> Iterator[None]:
         logger.removeHandler(handler)
         _forwarder.reset(token)
         logger.propagate = True
+
+
+def _paths(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[PathSetting]:
+    """The paths that a stage is given: its store, and those in settings."""
+    for name, value in inspect.signature(function).bind(*args, **kwargs).arguments.items():
+        if name == "store" and isinstance(as_text(value), str):
+            yield PathSetting(name, as_text(value), PathRole(is_written=True))
+        elif isinstance(value, BaseModel):
+            yield from paths_of(value)
 
 
 def _passing(kinds: tuple[type[Exception], ...]) -> Retry:

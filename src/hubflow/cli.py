@@ -18,6 +18,7 @@ from hubflow.command_line import (
     Override,
     Verbose,
     app,
+    escape_what_streams_cannot_show,
     out,
     prefect_settled,
     print_json,
@@ -51,7 +52,9 @@ def fine_tune(config: Config, overrides: Override = None, as_json: Json = False,
         print_json(result.model_dump(mode="json"))
         return
     out.print(_metrics_table(result.metrics))
-    out.print(f"report    {result.report}\nexport    {result.export}\nstore     {result.store}", soft_wrap=True)
+    if result.reused:
+        out.print(f"reused    {', '.join(result.reused)}: taken from the store; reuse: false makes them again", soft_wrap=True)
+    out.print(f"report    {result.report}\nexport    {result.export}\nstore     {result.store}", soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -59,6 +62,7 @@ def check(config: Config, overrides: Override = None, as_json: Json = False) -> 
     """Check settings, data and module without training; every fault at once."""
     from hubflow.stages.check import CheckReport
     from hubflow.stages.check import check as run_check
+    from hubflow.stages.preview import lines
 
     try:
         with stdout_kept():
@@ -67,12 +71,17 @@ def check(config: Config, overrides: Override = None, as_json: Json = False) -> 
         report = CheckReport([str(error)])
     if as_json:
         found = report.dataset.rows if report.dataset else None
-        print_json({"sound": report.is_sound, "faults": report.faults, "rows": found})
+        seen = {"labels": report.labels, "examples": report.examples, "findings": report.findings}
+        print_json({"sound": report.is_sound, "faults": report.faults, "rows": found, **seen})
     elif report.is_sound and report.dataset and report.module:
         rows = ", ".join(f"{count} {split}" for split, count in report.dataset.rows.items())
         out.print(
             f"{config}: sound. {rows} rows, {report.dataset.num_classes} labels, module {report.module.name}", soft_wrap=True
         )
+        for line in lines(report.labels, report.examples):
+            out.print(line, soft_wrap=True, markup=False)
+        for one in report.findings:
+            out.print(f"! {one['check']}: {one['message']}", soft_wrap=True, markup=False)
     else:
         for fault in report.faults:
             typer.echo(f"✗ {fault}", err=True)
@@ -172,6 +181,7 @@ def demo(
 
 def main() -> None:
     """Entry point of `hubflow`; what settings name by module and name is looked for in the working folder too, at last."""
+    escape_what_streams_cannot_show()
     sys.path.append(str(Path.cwd()))
     share_one_heap()
     atexit.register(gc.freeze)  # Python ends 1.5 s sooner when it does not look through all modules once more

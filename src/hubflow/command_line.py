@@ -3,9 +3,11 @@
 Imports Paddle and Prefect only when a command runs.
 """
 
+import codecs
 import ctypes
 import gc
 import importlib
+import io
 import json
 import os
 import sys
@@ -20,7 +22,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from hubflow.schemas.errors import HubflowError
-from hubflow.temporary_server import ServerError, TemporaryServer, is_nothing_configured
+from hubflow.temporary_server import ServerError, TemporaryServer, is_nothing_configured, require_prefect_home
 
 FAULT = 2
 
@@ -86,7 +88,7 @@ def prefect_settled(verbose: bool) -> Iterator[None]:
     """Settle what Prefect reads when it is imported, without overruling the user; show progress.
 
     Raises:
-        ServerError: when the server that Prefect is set to cannot be reached.
+        ServerError: when the server that Prefect is set to cannot be reached, or the temporary one has no folder to write to.
     """
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
@@ -96,6 +98,7 @@ def prefect_settled(verbose: bool) -> Iterator[None]:
 
     starting = "[dim]no Prefect server is configured: starting a temporary one …[/dim]"
     if is_nothing_configured():
+        require_prefect_home()
         say(starting)
         temporary = TemporaryServer()  # before Prefect is imported, which takes seconds
         with stdout_kept():
@@ -114,6 +117,7 @@ def prefect_settled(verbose: bool) -> Iterator[None]:
     try:
         with stdout_kept():
             if not server and current.server.ephemeral.enabled:
+                require_prefect_home()
                 say(starting)
                 _start_server_while_importing()
             yield
@@ -178,7 +182,16 @@ def show_progress_bars() -> None:
 
 
 def print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False))
+    """Print one line of JSON; where stdout is not UTF-8, with JSON's own escapes in place of what it cannot show."""
+    is_utf8 = codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name == "utf-8"
+    typer.echo(json.dumps(value, ensure_ascii=not is_utf8))
+
+
+def escape_what_streams_cannot_show() -> None:
+    """Have stdout and stderr show a character that their encoding lacks as an escape; it would end the command otherwise."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _print_error(ctx: Any, message: str) -> None:

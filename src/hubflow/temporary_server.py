@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from hubflow.schemas.errors import HubflowError
 
 ASKED_BY = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH", "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE")
+SET_HOME = "set PREFECT_HOME to a folder that can be written, for example PREFECT_HOME=/tmp/prefect"
 PROGRAM = """
 import gc, sys
 gc.disable()  # imports make many objects that all stay: a fifth of the start
@@ -33,10 +35,41 @@ def is_nothing_configured() -> bool:
     """Whether Prefect would surely start a temporary server: it is not imported yet, and nothing says where another one is."""
     if "prefect" in sys.modules or any(name in os.environ for name in (*ASKED_BY, "PREFECT_SERVER_EPHEMERAL_ENABLED")):
         return False
-    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    home = prefect_home()
     if (home / "profiles.toml").exists() or Path("prefect.toml").exists():
         return False
     return not any(_mentions_prefect(Path(name)) for name in (".env", "pyproject.toml"))
+
+
+def prefect_home() -> Path:
+    """The folder of Prefect's settings and of the temporary server's database.
+
+    Raises:
+        ServerError: when it is below a home folder that is not known.
+    """
+    home = os.environ.get("PREFECT_HOME") or "~/.prefect"
+    try:
+        return Path(home).expanduser()
+    except RuntimeError as error:
+        raise ServerError(f"Prefect's folder {home} cannot be found ({error}); {SET_HOME}") from error
+
+
+def require_prefect_home() -> None:
+    """Find out, before the temporary server is started, whether it can write to its folder.
+
+    Raises:
+        ServerError: when it cannot.
+    """
+    home = prefect_home()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        raise ServerError(
+            f"the temporary Prefect server keeps its database in {home}, which cannot be written ({error}); {SET_HOME}, or set "
+            "PREFECT_API_URL to a server that runs"
+        ) from error
 
 
 def _mentions_prefect(path: Path) -> bool:

@@ -35,19 +35,23 @@ class Kept:
     profile: dict[str, Any]
 
 
-def series_of(spec: DatasetSpec, task: TaskType, settings: DriftSettings, named: str | None = None) -> str:
+def series_of(
+    spec: DatasetSpec, task: TaskType, settings: DriftSettings, named: str | None = None, run: str | None = None
+) -> str:
     """Name of the series of data sets that one belongs to: the same for tonight's rows as for last night's.
 
-    It is made from the task, the sources' places and the columns, or from `settings.series`; not from the rows. `named` takes
-    the place of the places, for rows that come from no file.
+    It is made from the task, the name of the run, the sources' places and the columns; not from the rows. `named` takes the
+    place of the places, for rows that come from no file. `settings.series` takes the place of all but the task, so that runs
+    of several names can share a series.
     """
     if settings.series is not None:
         return content_key("profiles", task, settings.series)
+    by_run = () if run is None else ("run", run)
     if named is not None:
-        return content_key("profiles", task, "rows at hand", named)
+        return content_key("profiles", task, "rows at hand", named, *by_run)
     places = [None if path is None else os.path.abspath(Path(path).expanduser()) for path in (spec.train, spec.dev, spec.test)]
     columns = (spec.text_column, spec.text_pair_column, spec.label_column, spec.tokens_column)
-    return content_key("profiles", task, spec.format, places, columns)
+    return content_key("profiles", task, spec.format, places, columns, *by_run)
 
 
 def against_last(

@@ -213,8 +213,8 @@ def read_quarantine(source: Path | str | HubflowError) -> pd.DataFrame:
     if place.is_dir():
         frames = [read_quarantine(path) for path in sorted(place.glob("*.parquet"), key=_order_of_split)]
         splits = [path.stem for path in sorted(place.glob("*.parquet"), key=_order_of_split)]
-        for split, frame in zip(splits, frames, strict=True):
-            frame.insert(0, "split", pd.Series([split] * len(frame), dtype="str"))
+        for split, rows_of in zip(splits, frames, strict=True):
+            rows_of.insert(0, "split", pd.Series([split] * len(rows_of), dtype="str"))
         if not frames:
             raise DataError(f"{place}: holds no file of quarantined rows")
         return pd.concat(frames, ignore_index=True)

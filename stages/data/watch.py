@@ -20,6 +20,7 @@ from hubflow.stages.data.profile_history import against_last, keep_profile, seri
 from hubflow.stages.data.report import SKIPPED, SplitReport
 from hubflow.stages.data.split_checks import SplitChecks
 from hubflow.stages.data.view import write_data_page
+from hubflow.stages.run_context import run_name
 from hubflow.stages.store import Store, content_key
 
 PAGES, REPORT = "data-reports", "report.json"
@@ -39,7 +40,7 @@ class DataWatch:
     def __init__(self, place: Store, key: str, plan: Plan, content: str) -> None:
         self._place, self._key, self._content = place, key, content
         spec, drift = plan.spec, plan.spec.checks.drift
-        self._series = series_of(spec, plan.task, drift, plan.series)
+        self._series = series_of(spec, plan.task, drift, plan.series, run_name())
         self._profile = _ProfileObserver(
             plan.kind, self._series, partial(against_last, place, self._series, content, settings=drift)
         )

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from hubflow.schemas.evaluation import Interval
-from hubflow.stages.data.artifacts import in_run, plain
+from hubflow.stages.data.artifacts import plain
+from hubflow.stages.run_context import artifact_key, in_run
 
 FIGURES_KEY, METRICS_KEY, REPORT_KEY = "key-figures", "metrics", "report"
 
@@ -23,9 +24,15 @@ def publish(view: Mapping[str, Any], path: str, shown: str) -> None:
     from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
     base = view["settings"].report.base_url
-    create_markdown_artifact("\n".join(_figures(view, shown)), key=FIGURES_KEY, description="Key figures of the run")
-    create_table_artifact(list(_lines(view)), key=METRICS_KEY, description="Metrics by split, exact over all rows")
-    create_link_artifact(_link(base, path, shown), link_text=shown, key=REPORT_KEY, description=_how_to_open(base))
+    create_markdown_artifact(
+        "\n".join(_figures(view, shown)), key=artifact_key(FIGURES_KEY), description="Key figures of the run"
+    )
+    create_table_artifact(
+        list(_lines(view)), key=artifact_key(METRICS_KEY), description="Metrics by split, exact over all rows"
+    )
+    create_link_artifact(
+        _link(base, path, shown), link_text=shown, key=artifact_key(REPORT_KEY), description=_how_to_open(base)
+    )
 
 
 def _link(base: str | None, path: str, shown: str) -> str:

@@ -76,7 +76,7 @@ def test_every_stage_leaves_a_markdown_artifact_and_training_its_progress(outcom
     run = outcome.runs[0]["id"]
     assert {one["flow_run_id"] for one in outcome.artifacts} == {run}
     published = {one["key"] for one in outcome.artifacts if one["type"] == "markdown"}
-    assert published == {*STAGES, "data-report", "encoding-report", "key-figures", "report"}
+    assert published == {f"nightly-{one}" for one in (*STAGES, "data-report", "encoding-report", "key-figures", "report")}
     assert [float(one["data"]) for one in outcome.artifacts if one["type"] == "progress"] == [100.0]
 
 
@@ -86,7 +86,8 @@ def test_the_runs_page_shows_its_artifacts_on_a_desk_and_its_state_on_a_telephon
     for name, page in outcome.run_pages.items():
         assert "Completed" in page
         if name.startswith("1280"):
-            assert {*STAGES, "key-figures", "metrics", "report", "data-rows", "data-report"} <= set(page.split("\n"))
+            shown = (*STAGES, "key-figures", "metrics", "report", "data-rows", "data-report")
+            assert {f"nightly-{one}" for one in shown} <= set(page.split("\n"))
             assert "fine-tuning steps" in page
     for picture in outcome.pictures:
         assert 0.2 < share_of_paper(picture)[1] < 0.995  # neither empty nor covered
@@ -98,8 +99,8 @@ def test_report_and_export_are_where_the_document_says(outcome: Outcome) -> None
     assert export.parent == outcome.store / "exports"
     assert verify_folder(export)["files"]
     by_key = {one["key"]: one["data"] for one in outcome.artifacts}
-    assert str(report) in by_key["write-report"]
-    assert f"exports/{export.name}" in by_key["export-inference-program"]
+    assert str(report) in by_key["nightly-write-report"]
+    assert f"exports/{export.name}" in by_key["nightly-export-inference-program"]
 
 
 def test_the_server_schedules_the_coming_nights(outcome: Outcome) -> None:
@@ -148,9 +149,9 @@ def _artifacts_in_the_ui(server: str, run: str, folder: Path) -> dict[str, str]:
         for width, scheme in itertools.product(WIDTHS, SCHEMES):
             with opened(browser, f"{server}/runs/flow-run/{run}", WIDTHS[0], scheme) as look:
                 look.page.get_by_text("Artifacts", exact=True).last.click()
-                look.page.get_by_text("key-figures", exact=True).first.wait_for()
+                look.page.get_by_text("nightly-key-figures", exact=True).first.wait_for()
                 look.page.set_viewport_size({"width": width, "height": 900})
-                look.page.get_by_text("key-figures", exact=True).first.wait_for()
+                look.page.get_by_text("nightly-key-figures", exact=True).first.wait_for()
                 look.page.screenshot(path=folder / f"run-{width}-{scheme}.png", full_page=True)
                 pages[f"{width} {scheme}"] = look.page.locator("body").inner_text()
                 assert all(one.startswith((server, "data:", "blob:")) for one in look.requests), look.requests

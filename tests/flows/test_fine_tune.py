@@ -59,6 +59,9 @@ def test_a_run_returns_metrics_paths_and_seconds_of_every_stage(first: Any, sett
 
 def test_every_stage_publishes_what_it_made_and_training_its_progress(first: Any) -> None:
     _, artifacts = first
+    assert all(str(one.key).startswith("fine-tune-") for one in artifacts if one.type != "progress")  # the run's name
+    for artifact in artifacts:
+        artifact.key = artifact.key and artifact.key.removeprefix("fine-tune-")
     by_key = {artifact.key: artifact for artifact in artifacts if artifact.type == "markdown"}
     assert sorted(by_key) == sorted([*STAGES, "data-report", "encoding-report", "key-figures", "report"])
     assert "90 train" in str(by_key["load-dataset"].data)
@@ -79,11 +82,17 @@ def test_every_stage_publishes_what_it_made_and_training_its_progress(first: Any
 
 def test_a_second_run_finds_everything_in_the_store(first: Any, settings: FineTuneSettings) -> None:
     before = manifests(settings.store)
-    again = fine_tune(settings)
+    state = fine_tune(settings, return_state=True)
+    again = state.result()
     assert manifests(settings.store) == before
     assert again.evaluation == first[0].evaluation
     assert again.exported == first[0].exported
     assert again.report != first[0].report
+    assert first[0].reused == ()
+    assert [name.replace("_", "-") for name in again.reused] == [name for name in STAGES if name != "write-report"]
+    by_key = {one.key: str(one.data) for one in artifacts_of(state.state_details.flow_run_id)}
+    assert f"(taken from the store, {again.evaluation.checkpoint.path})" in by_key["fine-tune-fine-tune"]
+    assert "taken from the store" not in by_key["fine-tune-write-report"]
 
 
 @pytest.mark.parametrize("kind", ["datasets", "encoded", "checkpoints", "exports"])
@@ -115,14 +124,14 @@ def test_a_failing_stage_publishes_its_failure_and_raises(digits_run: Run) -> No
     published = artifacts_of(state.state_details.flow_run_id)
     artifacts = {artifact.key: artifact for artifact in published if artifact.type == "markdown"}
     assert sorted(artifacts) == [
-        "build-head-failed",
-        "data-report",
-        "encode-dataset",
-        "encoding-report",
-        "load-dataset",
-        "load-module",
+        "fine-tune-build-head-failed",
+        "fine-tune-data-report",
+        "fine-tune-encode-dataset",
+        "fine-tune-encoding-report",
+        "fine-tune-load-dataset",
+        "fine-tune-load-module",
     ]
-    assert "head.num_classes is 9" in str(artifacts["build-head-failed"].data)
+    assert "head.num_classes is 9" in str(artifacts["fine-tune-build-head-failed"].data)
 
 
 def manifests(store: str) -> dict[str, tuple[int, str]]:
