@@ -27,7 +27,7 @@ from hubflow.schemas.folders import (
 from hubflow.schemas.references import Reference
 from hubflow.schemas.urls import absolute_address, is_url, url_fault
 from hubflow.stages.mirroring import DamagedError, fetch_folder, mirror_tree, remove_folder, send_folder, sha256_of
-from hubflow.stages.remote import Remote
+from hubflow.stages.remote import CACHE_VARIABLE, Remote
 
 __all__ = ["Artifact", "Draft", "Store", "StoreError", "content_key", "file_sha256", "local_folder", "split_address"]
 log = logging.getLogger(__name__)
@@ -85,8 +85,12 @@ class Store:
             with tempfile.TemporaryFile(dir=self.root):
                 pass
         except (OSError, RuntimeError, ValueError) as error:
-            shown = self.root if self._remote else root
-            raise StoreError(f"the store {shown} cannot be written ({error}); choose another `store` or free it") from error
+            if self._remote is not None:
+                raise StoreError(
+                    f"the store {address}: its cache on this machine cannot be written ({error}); set {CACHE_VARIABLE} to a "
+                    "folder that can be"
+                ) from error
+            raise StoreError(f"the store {root} cannot be written ({error}); choose another `store` or free it") from error
 
     def require_writable(self) -> None:
         """Find out, before long work, whether a store on object storage takes what is made.

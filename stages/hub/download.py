@@ -61,7 +61,10 @@ def cache_home() -> Path:
     if own:
         return Path(own).expanduser().absolute()
     shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared).expanduser() if shared else Path.home() / ".cache").absolute() / "hubflow"
+    try:
+        return (Path(shared).expanduser() if shared else Path.home() / ".cache").absolute() / "hubflow"
+    except RuntimeError as error:
+        raise DownloadError(f"there is no home folder for the cache of modules ({error}); set HUBFLOW_CACHE") from error
 
 
 def _registered(entry: RegistryEntry, revision: str | None, pretrained: bool) -> Path:

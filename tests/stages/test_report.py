@@ -70,7 +70,7 @@ def test_what_evaluate_kept_of_a_split_is_shown_as_it_kept_it(run_name: str, req
             assert f'<th>{kind}</th><td class="n">{mean["f1"]:.3f}</td>' in page
         assert all(f'<li class="text">{html.escape(note)}</li>' in page for note in one.notes)
         for found in one.slices:
-            accuracy = f'<td class="n">{found.rows}</td><td class="n[^"]*">(?:▼ )?{found.metrics["accuracy"]:.3f}</td>'
+            accuracy = f'<td class="n">{found.rows}</td><td class="n[^"]*">(?:▼ )?{found.metrics["accuracy"]:.3f}<(?:/td|small)'
             assert re.search(f"{re.escape(html.escape(found.value))}</span></th>{accuracy}", page)
     first = details["test"].intervals[run.checkpoint.best_metric]
     assert f'<dd class="interval">{first.low:.4f} to {first.high:.4f} (95%)</dd>' in page

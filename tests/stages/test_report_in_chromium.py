@@ -15,6 +15,18 @@ HOSTILE = ("<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "w" * 30
 SHOPS = ("<script>alert(2)</script>", "x" * 300, "\u202eשלום", "</table><a href=x>")
 SECONDS = {"load_dataset": 0.5, "fine_tune": 63.25}
 LOW_CONTRAST = (Path(__file__).parents[1] / "low_contrast.js").read_text(encoding="utf-8")
+CLIPPED = """() => [...document.querySelectorAll('.results, .slices table, .scores')].filter((table) =>
+    table.parentElement.clientWidth && table.parentElement.scrollWidth > table.parentElement.clientWidth + 1).map(
+    (table) => table.innerText)"""
+BROKEN = """() => [...document.querySelectorAll('.results tbody th')].flatMap((cell) => {  // lines that end within a word
+    const range = document.createRange(), tops = [];
+    const text = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+    for (let node = text.nextNode(); node; node = text.nextNode()) {
+        range.selectNodeContents(node);
+        tops.push(new Set([...range.getClientRects()].map((box) => box.top)).size);
+    }
+    return tops.some((lines) => lines > 1) ? [cell.innerText] : [];
+})"""
 SHOWN_TEXT = "(pixels) => [...document.querySelectorAll(pixels)].map((one) => one.innerText)"
 
 
@@ -79,6 +91,8 @@ def test_the_page_is_whole_on_a_desk_and_on_a_telephone_in_light_and_in_dark(
             ]
             assert look.complaints == []
             assert look.overflow == 0
+            assert look.page.evaluate(CLIPPED) == []
+            assert look.page.evaluate(BROKEN) == []
             assert look.page.evaluate("document.scripts.length") == 0
             assert key in look.page.locator(".figures").inner_text()
             assert look.page.locator(".figures").bounding_box()["y"] < 300  # seen without scrolling
