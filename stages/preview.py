@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
+from PIL import ExifTags, Image
 from pyarrow import parquet
 
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef, EncodedRef
+from hubflow.stages.hub.images import FORMATS, ImageRules, read_image
 from hubflow.stages.hub.tokenizer import load_tokenizer
 from hubflow.stages.store import Store
 
-EXIF_ORIENTATION = 0x0112
 MAX_LABELS, MAX_TOKENS, MAX_CHARS = 20, 40, 300
 
 
@@ -43,7 +43,8 @@ def first_rows(home: Store, encoded: EncodedRef) -> dict[str, dict[str, Any]]:
         facts: dict[str, Any] = {"row": seen["row"]}
         if kind == "image":
             image = given.get("image") or given["path"]
-            facts |= {"label": label_map.labels[seen["label"]], "file": given["path"], **image_facts(image)}
+            rules = ImageRules.of(home.open(encoded).facts)
+            facts |= {"label": label_map.labels[seen["label"]], "file": given["path"], **image_facts(image, rules)}
             facts |= seen_facts(np.asarray(seen["pixels"], np.uint8))
         else:
             tokenizer = load_tokenizer(home.open(encoded.module).folder)
@@ -55,21 +56,23 @@ def first_rows(home: Store, encoded: EncodedRef) -> dict[str, dict[str, Any]]:
     return found
 
 
-def image_facts(source: str | bytes) -> dict[str, Any]:
-    """What an image file says of itself.
+def image_facts(source: str | bytes, rules: ImageRules = ImageRules()) -> dict[str, Any]:  # noqa: B008  # frozen
+    """What an image file says of itself, and what is done to its pixels.
 
     Returns:
-        format (PNG, JPEG …), mode (RGB, L, P …), width and height as they are stored, and orientation: the EXIF value by which
-        it is turned, 1 for none.
+        format (PNG, JPEG …), mode (RGB, L, P …), width and height as they are stored, orientation (the EXIF value by which it
+        is turned, 1 for none), and changes (`hubflow.stages.hub.images.CHANGES`).
     """
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-        orientation = image.getexif().get(EXIF_ORIENTATION, 1)
+    changes = read_image(source, rules=rules).changes
+    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if "turned" in changes else 1
         return {
             "format": image.format,
             "mode": image.mode,
             "width": image.width,
             "height": image.height,
-            "orientation": orientation if orientation in range(1, 9) else 1,
+            "orientation": int(orientation),
+            "changes": list(changes),
         }
 
 
@@ -95,11 +98,12 @@ def lines(counts: Mapping[str, Mapping[str, int]], rows: Mapping[str, Mapping[st
 def _row_lines(row: Mapping[str, Any]) -> list[str]:
     label = f", label {row['label']!r}" if "label" in row else ""
     if "mode" in row:
-        turned = f", turned by EXIF orientation {row['orientation']}" if row["orientation"] != 1 else ""
+        done = "".join(f", {change.replace('_', ' ')}" for change in row["changes"] if change != "turned")
+        turned = f", turned by EXIF orientation {row['orientation']}" if "turned" in row["changes"] else ""
         colour = "/".join(f"{one:.0f}" for one in row["mean_colour"])
         return [
             f"row {row['row']}{label}: {row['file']}",
-            f"  {row['format']}, mode {row['mode']}, {row['width']} × {row['height']}{turned}",
+            f"  {row['format']}, mode {row['mode']}, {row['width']} × {row['height']}{turned}{done}",
             f"  the model sees {row['size']} × {row['size']} in RGB, mean colour {colour} of 255",
         ]
     told = [f"row {row['row']}{label}"]

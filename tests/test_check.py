@@ -110,6 +110,7 @@ def test_an_image_is_shown_by_its_facts(ending: str, tmp_path: Path) -> None:
     assert row["mean_colour"] == pytest.approx([200] * 3, abs=4)
     assert Path(row["file"]).parent.name == row["label"]
     shown = CliRunner().invoke(app, ["check", str(tmp_path / "run.yaml")]).stdout
+    assert row["changes"] == ([] if ending == "gif" else ["turned"])
     turned = "" if ending == "gif" else ", turned by EXIF orientation 6"
     assert f"mode {modes[ending]}, 24 × 16{turned}\n" in shown
 
