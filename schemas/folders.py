@@ -40,6 +40,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        mode = _usual_mode(folder)
     except OSError as error:
         raise StoreError(f"{target.parent} cannot be written ({error})") from error
     try:
@@ -51,7 +52,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             raise _not_written(target, error) from error
         try:
             _sync_tree(folder)
-            folder.chmod(0o755)
+            folder.chmod(mode)
             _replace(folder, target)
         except OSError as error:
             raise _not_written(target, error) from error
@@ -102,9 +103,9 @@ def verify_folder(folder: Path, remedy: str = "; make it again") -> dict[str, An
         StoreError: naming what is missing or altered.
     """
     path = folder / MANIFEST
-    if not folder.is_dir():
-        raise StoreError(f"{folder}: no such folder; correct the path, or make it again")
     try:
+        if not folder.is_dir():
+            raise StoreError(f"{folder}: no such folder; correct the path, or make it again")
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         files = {str(name): (int(known["bytes"]), str(known["sha256"])) for name, known in manifest["files"].items()}
         dict(manifest["facts"])
@@ -128,13 +129,47 @@ def write_atomically(path: Path, data: bytes) -> None:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
         sync(Path(name))
-        os.chmod(name, 0o644)
+        os.chmod(name, _usual_mode(path.parent) & 0o666)
         os.replace(name, path)
         sync(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(name)
         raise
+
+
+def _usual_mode(folder: Path) -> int:
+    """The mode that a new folder below `folder` has: the process's umask decides what others may do, as everywhere."""
+    with tempfile.TemporaryDirectory(prefix=".mode.", dir=folder) as private:
+        usual = Path(private, "usual")
+        usual.mkdir()
+        return usual.stat().st_mode & 0o777
+
+
+@contextlib.contextmanager
+def locked(path: Path, timeout: float = -1) -> Iterator[None]:
+    """Hold a lock file that every user who may write beside it can hold.
+
+    Raises:
+        StoreError: when it cannot be opened, as another user's.
+        Timeout: when another process holds it for `timeout` seconds; -1 waits for it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, timeout=timeout, mode=0o666)  # less the umask
+    try:
+        lock.acquire()
+    except OSError as error:
+        if isinstance(error, Timeout):
+            raise
+        raise StoreError(
+            f"{path}: the lock cannot be opened ({error}); where several users share a store, give them one group, the folder "
+            "that group with its setgid bit (chmod g+ws), and each of them umask 002"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def leads_out(name: str) -> bool:
@@ -144,14 +179,18 @@ def leads_out(name: str) -> bool:
 
 def _intact(folder: Path, name: str, size: int, sha256: str) -> bool:
     file = folder / name
-    if leads_out(name) or not file.is_file():
+    try:
+        if leads_out(name) or not file.is_file():
+            return False
+        return file.stat().st_size == size and file_sha256(file) == sha256
+    except PermissionError:  # another user's
         return False
-    return file.stat().st_size == size and file_sha256(file) == sha256
 
 
 def _replace(folder: Path, target: Path) -> None:
     """Put `folder` in the place of `target`, which other processes may be replacing too: the last one stays."""
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.old.", dir=target.parent) as old:
+    # What was there may be another user's, in parts that this one cannot remove.
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.old.", dir=target.parent, ignore_cleanup_errors=True) as old:
         for attempt in itertools.count(int(FIRST_ASIDE)):
             aside = Path(old, str(attempt))
             try:

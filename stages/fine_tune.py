@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from hubflow.schemas.errors import GivenUpError, SettingsError
+from hubflow.schemas.folders import locked
 from hubflow.schemas.frames import require_evaluations, require_steps
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.metrics import default_best_metric, measured_while_training
@@ -162,16 +163,14 @@ def _alone(store: Store, key: str) -> Iterator[None]:
     """Hold the lock of one run's folder: of two alike, the second waits and then finds the result."""
     folder = store.root / "training"
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"{key}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("another run trains the same in %s: waiting for it", folder / key)
-        lock.acquire()
-    try:
+    lock = folder / f"{key}.lock"
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(locked(lock, timeout=0))
+        except Timeout:
+            log.info("another run trains the same in %s: waiting for it", folder / key)
+            held.enter_context(locked(lock))
         yield
-    finally:
-        lock.release()
 
 
 def _keep(store: Store, key: str, working: Path, done: Mapping[str, Any], request: TrainRequest) -> Artifact:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from hubflow.schemas.errors import SettingsError
-from hubflow.schemas.folders import MANIFEST, StoreError
+from hubflow.schemas.folders import MANIFEST, StoreError, locked
 from hubflow.schemas.prune import Pruned, PruneSettings
 from hubflow.schemas.urls import is_url
 from hubflow.stages.promote import deployed_names, read_deployed
@@ -108,9 +108,8 @@ def _written(folder: Path) -> float:
 
 def _remove_training(folder: Path, dry_run: bool) -> bool:
     """Remove what a stopped training left, unless it is under way; whether that is so (or would be)."""
-    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
     try:
-        with lock.acquire(timeout=0):
+        with locked(folder.with_name(f"{folder.name}.lock"), timeout=0):
             if not dry_run:
                 shutil.rmtree(folder)
     except Timeout:

@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from filelock import FileLock
-
 from hubflow.schemas.folders import (
     MANIFEST,
     StoreError,
     atomic_folder,
     file_sha256,
     jsonable,
+    locked,
     seal,
     verify_folder,
     write_atomically,
@@ -250,7 +249,7 @@ class Store:
             return self._remote.swap(path, expected, data)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(file.with_name(f".{file.name}.lock")):
+            with locked(file.with_name(f".{file.name}.lock")):
                 if self.read_bytes(path) != expected:
                     return False
                 write_atomically(file, data)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from hubflow.schemas.errors import GivenUpError, HubflowError
-from hubflow.schemas.folders import write_atomically
+from hubflow.schemas.folders import locked, write_atomically
 from hubflow.schemas.parsing import parse_settings
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.schemas.sweep import Dimension, SweepSettings, Trial
@@ -47,7 +47,7 @@ def open_study(settings: SweepSettings, home: Store) -> Iterator["Study"]:
     folder = home.root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / f".{settings.name}.lock", timeout=0):
+        with locked(folder / f".{settings.name}.lock", timeout=0):
             yield Study(settings, home)
     except Timeout as error:
         raise SweepError(f"another sweep named {settings.name!r} is running on this store; wait for it, or set name") from error

@@ -1,24 +1,44 @@
 """Where commands run: homes that cannot be written, terminals without UTF-8, runs that a worker starts, other folders."""
 
+import datetime
 import json
+import logging
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from runs import digits_settings, text_settings
+from PIL import Image
+from prefect import flow
+from runs import Run, digits_settings, text_settings
 
 from hubflow import temporary_server
+from hubflow.flows.fine_tune import fine_tune as fine_tune_flow
+from hubflow.flows.predict import predict as predict_flow
 from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.folders import verify_folder
 from hubflow.schemas.nightly import NightlySettings
 from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, ModuleSpec, PredictSettings
 from hubflow.schemas.sweep import SweepSettings
 from hubflow.schemas.training import TrackSettings
 from hubflow.schemas.urls import is_relative, paths_of
-from hubflow.stages.run_context import require_lasting
+from hubflow.stages.build_head import build_head
+from hubflow.stages.data.staging import staging_folder
+from hubflow.stages.encode_dataset import encode_dataset
+from hubflow.stages.evaluate import evaluate
+from hubflow.stages.export_inference_program import export_inference_program
+from hubflow.stages.fine_tune import fine_tune
+from hubflow.stages.load_dataset import load_dataset, load_dataset_task
+from hubflow.stages.load_module import load_module
+from hubflow.stages.run_context import artifact_key, require_lasting
+from hubflow.stages.store import Store, noted_lookups
 
 WIDE = "größe ✓ 大小"
 
@@ -214,3 +234,156 @@ def test_path_objects_are_taken_wherever_a_path_is_text_and_change_no_key(tmp_pa
     for model in (FineTuneSettings, PredictSettings):
         schema = json.dumps(model.model_json_schema())
         assert '"format": "path"' not in schema
+
+
+# Stores that move, are shared, and lie under a clock that is set back
+
+
+def reviews(path: Path, rows: int = 40) -> DatasetSpec:
+    lines = "".join(f"film {number}\t{number % 2}\n" for number in range(rows))
+    path.write_text(f"text\tlabel\n{lines}", encoding="utf-8")
+    return DatasetSpec(format="tsv", train=path)
+
+
+def test_a_store_that_is_moved_is_used_as_it_is(digits_run: Run, tmp_path: Path) -> None:
+    moved = tmp_path / "another place"
+    shutil.copytree(digits_run.settings.store, moved)
+    settings = digits_run.settings
+    with noted_lookups() as found:
+        dataset = load_dataset(settings.data, settings.task, moved)
+        module = load_module(settings.module, moved)
+        encoded = encode_dataset(dataset, module, settings.module, moved)
+        task = build_head(settings.task, module, dataset, settings.module, settings.head, moved)
+        checkpoint = fine_tune(task, encoded, settings.train, moved, settings.seed, "cpu")
+        evaluation = evaluate(checkpoint, encoded, settings.evaluate, moved, "cpu")
+        export = export_inference_program(checkpoint, encoded, evaluation, moved)
+    assert export == digits_run.export
+    assert {one.path for one in (dataset, module, encoded, task, checkpoint, evaluation, export)} <= found
+
+
+def test_a_clock_that_is_set_back_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def at(day: int) -> type[datetime.datetime]:
+        class Clock(datetime.datetime):
+            @classmethod
+            def now(cls, tz: Any = None) -> Any:
+                return datetime.datetime(2026, 11, day, tzinfo=tz)
+
+        return Clock
+
+    store, kept = tmp_path / "store", []
+    for day, rows in ((20, 40), (10, 60), (21, 80)):
+        monkeypatch.setattr("hubflow.stages.data.profile_history.datetime.datetime", at(day))
+        kept.append(load_dataset(reviews(tmp_path / "train.tsv", rows), "text_classification", store))
+    assert len(list((store / "profiles").glob("*/*.json"))) == 3
+    for reference in kept:
+        assert Store(store).open(reference)
+    again = load_dataset(reviews(tmp_path / "train.tsv", 60), "text_classification", store)
+    assert again == kept[1]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can be other users")
+@pytest.mark.parametrize(
+    ("mode", "umask", "is_shared"),
+    [(0o2775, 0o002, True), (0o2775, 0o027, False), (0o1777, 0o022, False), (0o1777, 0o077, False)],
+)
+def test_two_users_share_a_store_or_are_told_that_they_do_not(mode: int, umask: int, is_shared: bool, tmp_path: Path) -> None:
+    """Each user is a child process; what the first one made is never harmed."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as public:  # pytest's folders are their owner's alone
+        os.chmod(public, 0o755)  # noqa: S103  # for the other users
+        store, spec = Path(public, "store"), reviews(Path(public, "train.tsv"))
+        os.chmod(str(spec.train), 0o644)
+        store.mkdir()
+        os.chown(store, 0, 3000)
+        os.chmod(store, mode)
+
+        def load(reuse: bool = True) -> str:
+            return load_dataset(spec, "text_classification", store, reuse).path
+
+        def swap() -> str:
+            place = Store(store)
+            return str(place.swap_bytes("deployed/x.json", place.read_bytes("deployed/x.json"), b"1"))
+
+        first, path = as_user(2001, umask, load)
+        assert first == "done", path
+        before = verify_folder(store / path)
+        assert as_user(2001, umask, swap) == ("done", "True")
+        for work in (load, lambda: load(False), swap):
+            outcome, told = as_user(2002, umask, work)
+            assert outcome == ("done" if is_shared else "StoreError"), told
+        with staging_folder(store):  # of a user who is at work
+            outcome, told = as_user(2002, umask, load)
+            assert outcome == ("done" if is_shared else "StoreError"), told
+        assert as_user(2001, umask, load) == ("done", path)
+        assert verify_folder(store / path)["files"] == before["files"]
+
+
+def as_user(user: int, umask: int, work: Callable[[], str]) -> tuple[str, str]:
+    """What work gives, or the name and text of its error, when another user of group 3000 does it."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([3000])
+            os.setgid(3000)
+            os.setuid(user)
+            os.umask(umask)
+            logging.disable()
+            told = ("done", work())
+        except BaseException as error:
+            told = (type(error).__name__, str(error))
+        os.write(write, json.dumps(told).encode()[:4000])
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as stream:
+        told = json.loads(stream.read())
+    os.waitpid(child, 0)
+    return told[0], told[1]
+
+
+# Twice in one process, from other folders
+
+
+def test_flows_run_again_in_the_same_process_from_another_folder(
+    tmp_path: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = digits_settings(Path("störe 1"), train={"max_steps": 2, "batch_size": 16})
+    settings = FineTuneSettings.model_validate(values)
+    results = []
+    for name in ("first folder", "zweiter Ördner"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        results.append(fine_tune_flow(settings))
+        assert results[-1].store == str(tmp_path / name / "störe 1")
+        assert results[-1].reused == ()
+        assert Path(results[-1].report).is_file()
+    again = fine_tune_flow(settings)
+    assert "fine_tune" in again.reused
+    assert [one.metrics for one in results] == [again.metrics] * 2
+    monkeypatch.chdir(tmp_path)
+    for folder in (1, 2):
+        export = Path(results[folder - 1].export).relative_to(tmp_path)
+        Image.new("L", (8, 8), 120).save(tmp_path / "one.png")
+        (tmp_path / "list.txt").write_text("one.png 5\n")
+        done = predict_flow(PredictSettings(export=export, data=Path("list.txt"), output=Path(f"out {folder}.csv")))
+        assert done.rows == 1
+        assert done.output == str(tmp_path / f"out {folder}.csv")
+
+
+def test_two_names_on_one_server_and_one_store_keep_histories_of_their_own(tmp_path: Path, prefect_server: str) -> None:
+    @flow(name="any")
+    def load(settings: FineTuneSettings) -> str:
+        load_dataset_task(settings.data, settings.task, settings.store)
+        return artifact_key("metrics")
+
+    keys = []
+    for name, rows in (("reviews", 40), ("Orders.v2", 90), ("orders-v2", 90), ("reviews", 60)):
+        values = {**text_settings(tmp_path, tmp_path / "bert"), "name": name}
+        values["data"] = reviews(tmp_path / "train.tsv", rows)
+        keys.append(load(FineTuneSettings.model_validate(values)))
+    assert keys[0] == keys[3] == "reviews-metrics"
+    assert len(set(keys)) == 3
+    assert all(re.fullmatch(r"[a-z0-9-]+", key) for key in keys)
+    reports = [json.loads(path.read_text()) for path in (tmp_path / "store" / "data-reports").glob("*/report.json")]
+    drift = {report["splits"]["train"]["read"]: report["facts"]["drift"] for report in reports}
+    assert drift[90]["compared_with"] is None  # the first of its name, although the others have the same file
+    assert [one["counts"] for one in drift[60]["measures"] if one["split"] == "train" and one["kind"] == "rows"] == [[36, 54]]

@@ -3,16 +3,17 @@
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as arrow
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from pyarrow import parquet
 
 from hubflow.schemas.errors import ContractError
+from hubflow.schemas.folders import StoreError, locked
 from hubflow.stages.data.columns import Piece, unified, with_columns
 
 
@@ -24,12 +25,12 @@ def staging_folder(root: Path) -> Iterator[Path]:
     """
     for path in root.glob(".staging.*.lock"):
         try:
-            with FileLock(path, timeout=0):
+            with locked(path, timeout=0):
                 _remove(path)
-        except Timeout:
+        except (Timeout, StoreError):  # its process is alive, or is another user's
             continue
     path = root / f".staging.{uuid.uuid4().hex}.lock"
-    with FileLock(path):
+    with locked(path):
         path.with_suffix("").mkdir()
         try:
             yield path.with_suffix("")
@@ -39,7 +40,8 @@ def staging_folder(root: Path) -> Iterator[Path]:
 
 def _remove(lock: Path) -> None:
     shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-    lock.unlink(missing_ok=True)
+    with suppress(PermissionError):  # another user's, in a folder in which only owners remove
+        lock.unlink(missing_ok=True)
 
 
 class Staging:
