@@ -101,7 +101,7 @@ def test_no_character_ends_a_command_where_the_terminal_lacks_it(encoding: str, 
     streams = {"PYTHONIOENCODING": encoding}
     checked = hubflow("check", faulty, "--json", folder=tmp_path, **streams)
     assert checked.returncode == 2
-    assert f"./{WIDE}" in json.loads(checked.stdout)["faults"][0]
+    assert WIDE in json.loads(checked.stdout)["faults"][0]
     assert b"Traceback" not in checked.stderr
     shown = hubflow("check", str(tmp_path / "digits.yaml"), folder=tmp_path, **streams)
     assert shown.returncode == 0, shown.stderr
