@@ -352,3 +352,27 @@ def test_predictors_in_threads_predict_as_each_does_alone(tiny_exports: dict[str
     alone = [predicted(*one) for one in kinds]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda one: predicted(*one), kinds)) == alone
+
+
+ROUNDS = """
+import sys
+from pathlib import Path
+from hubflow.stages.hub import Predictor
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1])
+
+for number in range(100):
+    Predictor.load(sys.argv[1]).predict(["good film", "dull"])
+    if number == 19:
+        before = resident()
+print(before, resident())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not tell the resident memory")
+def test_memory_stays_flat_over_many_loads(tiny_exports: dict[str, Exported]) -> None:
+    command = [sys.executable, "-c", ROUNDS, str(tiny_exports["text"].folder)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    before, after = map(int, done.stdout.split()[-2:])
+    assert after < 1.03 * before
