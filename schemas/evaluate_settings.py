@@ -1,14 +1,13 @@
 """Settings of how a model is judged. Must not import Paddle or Prefect."""
 
 import itertools
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, field_validator
 
 from hubflow.schemas.base import Settings
 from hubflow.schemas.metrics import OWN_METRIC
-
-TagScheme = Literal["auto", "IOB1", "IOB2", "IOE1", "IOE2", "BIOES", "BILOU"]
+from hubflow.schemas.tags import TagScheme
 
 
 class SliceSettings(Settings):

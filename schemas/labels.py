@@ -4,11 +4,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from hubflow.schemas.errors import LabelMapError, bounded
+from hubflow.schemas.tags import Tagging, TagScheme, tagging_of
 
 IGNORED_LABEL = -100
 """Label of a token that carries no loss: padding, special tokens, continuation pieces."""
@@ -23,6 +24,7 @@ class LabelMap(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     labels: tuple[str, ...]
+    tag_scheme: TagScheme = Field("auto", description="Of labels that are tags; told by the labels when auto")
 
     @field_validator("labels")
     @classmethod
@@ -42,7 +44,16 @@ class LabelMap(BaseModel):
     @property
     def sha256(self) -> str:
         """Hash of the ordered labels: two maps with the same labels in another order differ."""
-        return hashlib.sha256(json.dumps(self.labels, ensure_ascii=False).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self._content, ensure_ascii=False).encode()).hexdigest()
+
+    @property
+    def tagging(self) -> Tagging:
+        """How the labels are read as tags.
+
+        Raises:
+            TagError: when they can be read in two ways, and `tag_scheme` does not say which.
+        """
+        return tagging_of(self.labels, self.tag_scheme)
 
     def index(self) -> dict[str, int]:
         """Class id by label."""
@@ -62,18 +73,23 @@ class LabelMap(BaseModel):
             )
 
     def save(self, path: Path) -> None:
-        """Write the labels as a JSON list."""
-        path.write_text(json.dumps(self.labels, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+        """Write the labels as a JSON list; with a scheme of tags that is set, as an object with `labels` and `tag_scheme`."""
+        path.write_text(json.dumps(self._content, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote."""
-        return cls(labels=tuple(json.loads(path.read_text(encoding="utf-8"))))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**found) if isinstance(found, dict) else cls(labels=tuple(found))
 
     @classmethod
-    def from_values(cls, values: Iterable[str]) -> Self:
+    def from_values(cls, values: Iterable[str], tag_scheme: TagScheme = "auto") -> Self:
         """Map of the distinct values: in numeric order when all are integers, in code-point order otherwise."""
-        return cls(labels=tuple(sorted_labels(list(dict.fromkeys(values)))))
+        return cls(labels=tuple(sorted_labels(list(dict.fromkeys(values)))), tag_scheme=tag_scheme)
+
+    @property
+    def _content(self) -> Any:
+        return self.labels if self.tag_scheme == "auto" else {"labels": self.labels, "tag_scheme": self.tag_scheme}
 
 
 def sorted_labels(labels: Sequence[str]) -> list[str]:

@@ -165,7 +165,7 @@ def _judged(frame: pd.DataFrame, labels: LabelMap, metric: str) -> Judged:
         return judged_losses(frame["loss"].tolist())
     truth, predicted = frame["label"].tolist(), frame["predicted"].tolist()
     if truth and not isinstance(truth[0], str):
-        return judged_tags(truth, predicted, metric)
+        return judged_tags(truth, predicted, metric, labels.tagging)
     return judged_classes(labels.labels, truth, predicted, metric)
 
 

@@ -242,7 +242,8 @@ def _metrics(trained: Trained, predicted: NDArray[np.int64]) -> dict[str, float]
     accuracy = {"accuracy": float((trained.truth == predicted).mean())}
     if trained.words is None:
         return accuracy
-    return {**accuracy, **entity_metrics(_tags(trained, trained.truth), _tags(trained, predicted))}
+    truth, found = _tags(trained, trained.truth), _tags(trained, predicted)
+    return {**accuracy, **entity_metrics(truth, found, tagging=trained.label_map.tagging)}
 
 
 def _tags(trained: Trained, ids: NDArray[np.int64]) -> list[list[str]]:

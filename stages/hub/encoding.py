@@ -16,9 +16,10 @@ from hubflow.schemas.encoded import check_encoded_text
 from hubflow.schemas.labels import LabelMap
 from hubflow.stages.hub.encoded import ROWS_PER_CHUNK
 from hubflow.stages.hub.encoding_images import BadImage, encode_images
+from hubflow.stages.hub.entities import TagReader
 from hubflow.stages.hub.images import ImageRules
 from hubflow.stages.hub.tokenizer import encode_texts, encode_words, full_lengths, load_tokenizer, pad_token_id
-from hubflow.stages.hub.truncation import EntityEnds, SplitLengths
+from hubflow.stages.hub.truncation import SplitLengths
 
 OnRows = Callable[[int], None]
 
@@ -48,9 +49,9 @@ class EncodeContext:
         return self.label_map.index()
 
     @cached_property
-    def entity_ends(self) -> EntityEnds:
-        """Where entities end, by the labels of the map."""
-        return EntityEnds(self.label_map.labels)
+    def tag_reader(self) -> TagReader:
+        """Finds entities, by the labels of the map."""
+        return TagReader(self.label_map.labels, "IOB2", self.label_map.tagging)
 
     def facts(self) -> dict[str, Any]:
         """What the encoded folder's manifest keeps, by split: of images how many were changed; of texts the lengths and what
@@ -92,7 +93,7 @@ def encode_token_rows(source: pq.ParquetFile, target: Path, context: EncodeConte
         labels = [[context.class_ids[label] for label in row] for row in columns["labels"]]
         cut = _count_lengths(context, target.stem, columns["row"], words.input_ids, columns["tokens"])
         numbers = np.array(columns["row"], np.int64)
-        context.lengths[target.stem].add_words(words.first_piece, labels, context.entity_ends, cut, numbers)
+        context.lengths[target.stem].add_words(words.first_piece, labels, context.tag_reader, cut, numbers)
         extra = {
             "segment_ids": _lists([np.zeros_like(row) for row in words.input_ids], pa.int8()),
             "word_labels": pa.array(labels, pa.list_(pa.int64())),

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hubflow.schemas.evaluate_settings import TagScheme
 from hubflow.schemas.metrics import SCORED_WHILE_TRAINING
+from hubflow.schemas.tags import TagScheme
 from hubflow.stages.hub.metrics import ClassCounts, class_aucs, count_metrics, ranking_scores
 
 SMALLEST = float(np.finfo(np.float32).tiny)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.tags import TagScheme, tagging_of
 from hubflow.stages.hub.entities import Mode, TagReader, scheme_of
 from hubflow.stages.hub.judging import Calibration, JudgeOptions
 from hubflow.stages.hub.metrics import ClassCounts, scores_of
@@ -32,8 +33,7 @@ class SequenceJudge:
 
     def __init__(self, truth: Sequence[NDArray[np.int64]], label_map: LabelMap, options: JudgeOptions) -> None:
         rows = len(truth)
-        scheme = scheme_of(label_map.labels, truth) if options.scheme == "auto" else options.scheme
-        self.reader = TagReader(label_map.labels, scheme)
+        self.reader = reader_of(label_map, truth, options.scheme)
         self.labels = truth
         self.predicted: list[Any] = [None] * rows
         self.losses, self.row_sums = np.zeros(rows, np.float64), np.zeros((rows, 10), np.float64)
@@ -112,6 +112,17 @@ class SequenceJudge:
         for mode, suffix in zip(MODES, ("", "_strict"), strict=True):
             found |= {f"{name}{suffix}": value for name, value in micro_scores(self.entities[mode]).items()}
         return {**found, "ece": self.calibration.error}
+
+
+def reader_of(label_map: LabelMap, truth: Sequence[NDArray[np.int64]], scheme: TagScheme = "auto") -> TagReader:
+    """Reader of the tags of a label map, by `scheme`, or that of the map, or what labels and true tags tell.
+
+    Raises:
+        TagError: when they do not tell it.
+    """
+    known = label_map.tag_scheme if scheme == "auto" else scheme
+    tagging = tagging_of(label_map.labels, known)
+    return TagReader(label_map.labels, scheme_of(label_map.labels, truth, tagging) if known == "auto" else known, tagging)
 
 
 def micro_scores(counts: ClassCounts) -> dict[str, float]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hubflow.schemas.tags import Tagging
 from hubflow.stages.hub.entities import Mode, Scheme, TagReader
 
 BINARY = 2
@@ -118,21 +119,26 @@ def ranking_scores(scores: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def entity_metrics(
-    truth: Iterable[Sequence[str]], predicted: Iterable[Sequence[str]], mode: Mode = "default", scheme: Scheme = "IOB2"
+    truth: Iterable[Sequence[str]],
+    predicted: Iterable[Sequence[str]],
+    mode: Mode = "default",
+    scheme: Scheme = "IOB2",
+    tagging: Tagging | None = None,
 ) -> dict[str, float]:
-    """Micro-averaged entity precision, recall and F1, as seqeval gives them.
+    """Micro-averaged entity precision, recall and F1, as seqeval gives them of well-formed IOB2.
 
     Args:
         truth: tags of each row.
         predicted: tags of each row, as many as in `truth`.
         mode: `default` is conlleval's lenient reading, `strict` accepts an entity only as the scheme has it.
         scheme: that the tags are written in; for `strict`.
+        tagging: how labels are read as tags; told by those that occur when not given.
     """
     pairs = [(list(left), list(right)) for left, right in zip(truth, predicted, strict=True)]
     if any(len(left) != len(right) for left, right in pairs):
         raise ValueError("a row has more tags, or fewer, than were predicted of it")
     labels = sorted({tag for pair in pairs for tags in pair for tag in tags})
-    index, reader = {label: place for place, label in enumerate(labels)}, TagReader(labels, scheme)
+    index, reader = {label: place for place, label in enumerate(labels)}, TagReader(labels, scheme, tagging)
     true, found = (
         reader.read(reader.flat(np.array([index[tag] for tag in pair[side]], np.int64) for pair in pairs), mode)
         for side in (0, 1)

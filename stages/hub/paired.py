@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hubflow.schemas.tags import Tagging
 from hubflow.stages.hub.entities import Mode, TagReader, scheme_of
 from hubflow.stages.hub.metrics import ClassCounts, count_metrics, scores_of
 
@@ -85,14 +86,23 @@ def judged_losses(losses: Sequence[float]) -> Judged:
     return Judged(np.arange(len(parts)), parts, lambda sums: float(-sums[0] / sums[1]))
 
 
-def judged_tags(truth: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], metric: str) -> Judged:
-    """Sentences of tags, for the accuracy of words, or precision, recall or F1 of entities (`_strict`: by the scheme)."""
+def judged_tags(
+    truth: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], metric: str, tagging: Tagging | None = None
+) -> Judged:
+    """Sentences of tags, for the accuracy of words, or precision, recall or F1 of entities (`_strict`: by the scheme).
+
+    Args:
+        truth: true tags of each sentence.
+        predicted: predicted tags of each sentence.
+        metric: its name.
+        tagging: how labels are read as tags; told by those that occur when not given.
+    """
     rows = [(np.array(one, object), np.array(other, object)) for one, other in zip(truth, predicted, strict=True)]
     if metric == "accuracy":
         parts = np.array([[np.sum(one == other), len(one)] for one, other in rows], np.float64)
         return _of_rows(parts, lambda sums: float(sums[0] / max(sums[1], 1)))
     name, _, strict = metric.partition("_")
-    parts = _entity_parts(rows, "strict" if strict else "default")
+    parts = _entity_parts(rows, "strict" if strict else "default", tagging)
     place = ("precision", "recall", "f1").index(name)
 
     def of(sums: Sums) -> float:
@@ -107,12 +117,12 @@ def _of_rows(parts: Sums, metric: Metric) -> Judged:
     return Judged(kinds.reshape(-1), found, metric)
 
 
-def _entity_parts(rows: list[tuple[Any, Any]], mode: Mode) -> Sums:
+def _entity_parts(rows: list[tuple[Any, Any]], mode: Mode, tagging: Tagging | None) -> Sums:
     """Entities of each sentence that are right, predicted and true `[sentences, 3]`."""
     labels = sorted({tag for pair in rows for tags in pair for tag in tags})
     index = {label: place for place, label in enumerate(labels)}
     truth, predicted = ([np.array([index[tag] for tag in pair[side]], np.int64) for pair in rows] for side in (0, 1))
-    reader = TagReader(labels, scheme_of(labels, truth))
+    reader = TagReader(labels, scheme_of(labels, truth, tagging), tagging)
     starts = np.cumsum([0, *(len(tags) + 1 for tags in truth)])  # flat rows have an `O` after each
     true, found = (reader.read(reader.flat(tags), mode) for tags in (truth, predicted))
     of_row = [np.searchsorted(starts, one.first, side="right") - 1 for one in (true, found)]

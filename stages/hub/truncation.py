@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hubflow.stages.hub.entities import TagReader
+
 Integers = NDArray[np.int64]
 MAX_ROWS_NAMED = 10
 _EXACT_BITS = 4  # lengths below 2**4 have a bin of their own, those above 8 bins for each doubling
@@ -50,14 +52,16 @@ class SplitLengths:
         self,
         first_piece: Sequence[NDArray[Any]],
         labels: Sequence[Sequence[int]],
-        spans: "EntityEnds",
+        reader: TagReader,
         cut: Integers,
         rows: Integers,
     ) -> None:
         """Count words and entities of all rows, and those that the rows at the positions `cut` lost."""
         sizes = np.array([len(row) for row in labels])
-        ends = spans.of(np.concatenate([np.asarray(row) for row in labels]), sizes)
         starts = np.cumsum(sizes) - sizes
+        found = reader.read(reader.flat(np.asarray(row, np.int64) for row in labels), "default")
+        ends = np.zeros(int(sizes.sum()), bool)
+        ends[found.last - np.searchsorted(starts + np.arange(len(sizes)), found.last, side="right") + 1] = True
         words, entities = np.zeros(len(sizes), np.int64), np.zeros(len(sizes), np.int64)
         for row in cut:
             pieces = np.flatnonzero(first_piece[row] >= 0)
@@ -80,22 +84,3 @@ class SplitLengths:
         lengths = np.array(sorted(self.lengths))
         rows = np.cumsum([self.lengths[length] for length in lengths.tolist()])
         return int(lengths[np.searchsorted(rows, share * rows[-1])])
-
-
-class EntityEnds:
-    """Where entities end: spans of IOB labels, of other schemes with a prefix and `-`, as seqeval reads them by default."""
-
-    def __init__(self, labels: Sequence[str]) -> None:
-        kinds = [label.split("-", 1) if label[1:2] == "-" else ["O", ""] for label in labels]
-        types = sorted({kind for prefix, kind in kinds if prefix != "O"})
-        self._type = np.array([0 if prefix == "O" else types.index(kind) + 1 for prefix, kind in kinds])
-        self._begins = np.array([prefix in ("B", "S") for prefix, _ in kinds])
-
-    def of(self, labels: Integers, sizes: Integers) -> NDArray[np.bool_]:
-        """Whether an entity ends at each word `[words]` of rows of `sizes` words."""
-        types, begins = self._type[labels], self._begins[labels]
-        goes_on = np.zeros(len(labels), bool)  # in the next word
-        goes_on[:-1] = (types[1:] == types[:-1]) & ~begins[1:]
-        goes_on[np.cumsum(sizes) - 1] = False
-        ends: NDArray[np.bool_] = (types > 0) & ~goes_on
-        return ends

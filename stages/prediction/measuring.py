@@ -59,7 +59,7 @@ def judge_words(
     given = [(row, truth, guess) for row, truth, guess in zip(rows, labels, predicted, strict=True) if truth is not None]
     strange = [(row, label) for row, truth, _ in given for label in truth if label not in index]
     known = [(truth, guess) for _, truth, guess in given if all(label in index for label in truth)]
-    reader = TagReader(label_map.labels, "IOB2")
+    reader = TagReader(label_map.labels, "IOB2", label_map.tagging)
     true = reader.read(reader.flat(np.array([index[label] for label in truth], np.int64) for truth, _ in known), "default")
     found = reader.read(reader.flat(guess for _, guess in known), "default")
     counts = {"right": int(found.among(true).sum()), "predicted": len(found.kind), "true": len(true.kind)}

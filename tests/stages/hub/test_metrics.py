@@ -14,12 +14,14 @@ from hypothesis.extra.numpy import arrays
 from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import IOB2
 
-from hubflow.stages.hub.entities import RULES, Scheme, TagReader, scheme_of
+from hubflow.schemas.tags import Tagging
+from hubflow.stages.hub.entities import Scheme, TagReader, scheme_of
 from hubflow.stages.hub.judging import Calibration, ClassJudge, JudgeOptions
 from hubflow.stages.hub.metrics import ClassCounts, averages, classification_metrics, confusion, entity_metrics, log_softmax
 
 IOB_TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-a-b", "I-a-b"]
-ANY_TAGS = [*IOB_TAGS, "E-PER", "S-LOC", "E-LOC", "S-PER", "B", "I"]
+ANY_TAGS = [*IOB_TAGS, "E-PER", "S-LOC", "E-LOC", "S-PER"]
+PREFIXED = Tagging("prefix")
 
 
 def tag_rows(tags: list[str]) -> st.SearchStrategy[list[tuple[list[str], list[str]]]]:
@@ -41,7 +43,7 @@ def by_seqeval(truth: list[list[str]], predicted: list[list[str]], **mode: Any) 
 def test_entity_scores_are_seqevals_in_default_mode(rows: list[tuple[list[str], list[str]]]) -> None:
     """Defect 2: entity F1 was wrong."""
     truth, predicted = [left for left, _ in rows], [right for _, right in rows]
-    assert entity_metrics(truth, predicted) == pytest.approx(by_seqeval(truth, predicted))
+    assert entity_metrics(truth, predicted, tagging=PREFIXED) == pytest.approx(by_seqeval(truth, predicted))
 
 
 @settings(max_examples=200, deadline=None)
@@ -64,12 +66,14 @@ SCHEMES: dict[Scheme, tuple[Any, str]] = {
     "BIOES": (seqeval.scheme.IOBES, "BIES"),
     "BILOU": (seqeval.scheme.BILOU, "BILU"),
 }
+BIOES = str.maketrans("LU", "ES")
+"""seqeval does not take L and U for tags in its default mode, and joins two entities of one word each."""
 
 
 @settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_entities_are_seqevals_in_every_scheme_for_any_order_of_labels(data: st.DataObject) -> None:
-    scheme: Scheme = data.draw(st.sampled_from(sorted(RULES)))
+    scheme: Scheme = data.draw(st.sampled_from(sorted(SCHEMES)))
     theirs, prefixes = SCHEMES[scheme]
     labels = data.draw(st.permutations(["O", *(f"{prefix}-{kind}" for prefix in prefixes for kind in ("x", "y", "a-b"))]))
     ids = st.integers(0, len(labels) - 1)
@@ -78,10 +82,11 @@ def test_entities_are_seqevals_in_every_scheme_for_any_order_of_labels(data: st.
     flat = reader.flat([np.array(row, np.int64) for row in rows])
     expected: dict[str, set[Any]] = {"default": set(), "strict": set()}
     start = 0
-    warnings.simplefilter("ignore")  # seqeval does not take L and U for tags in its default mode
     for row in rows:
         tags = [labels[place] for place in row]
-        expected["default"] |= {(kind, start + a, start + b) for kind, a, b in get_entities(tags)}
+        expected["default"] |= {
+            (kind, start + a, start + b) for kind, a, b in get_entities([tag.translate(BIOES) for tag in tags])
+        }
         strict = seqeval.scheme.Tokens(tags, theirs).entities
         expected["strict"] |= {(one.tag, start + one.start, start + one.end - 1) for one in strict}
         start += len(row) + 1
@@ -103,6 +108,11 @@ def test_entities_are_seqevals_in_every_scheme_for_any_order_of_labels(data: st.
         (["O", "B-x", "I-x", "E-x", "S-x"], [["S-x"]], "BIOES"),
         (["O", "B-x", "I-x", "L-x", "U-x"], [["U-x"]], "BILOU"),
         (["O", "I-x", "E-x"], [["E-x"]], "IOE2"),
+        (["O", "B-x", "M-x", "E-x", "S-x"], [["S-x"]], "BIOES"),
+        (["O", "x-B", "x-I"], [["x-B", "x-I"], ["x-I", "O"]], "IOB2"),
+        (["LOC", "O", "USA", "STREET", "E-MAIL"], [["LOC"]], "plain"),
+        (["O", "B-LOC", "I-LOC", "UNIT"], [["B-LOC", "UNIT"]], "IOB2"),
+        (["B", "I", "O"], [["B", "I"]], "IOB2"),
     ],
 )
 def test_the_scheme_is_told_by_labels_and_tags(labels: list[str], rows: list[list[str]], scheme: str) -> None:
@@ -208,3 +218,54 @@ def test_the_calibration_error_is_that_of_its_definition() -> None:
 def test_log_probabilities_of_large_scores_are_finite() -> None:
     found = log_softmax(np.array([[1000.0, 0.0], [-1000.0, -1000.0]], np.float32))
     np.testing.assert_allclose(found, [[0, -1000], [-np.log(2)] * 2])
+
+
+def entities(rows: list[list[str]], labels: list[str], mode: Any = "default") -> list[list[tuple[str, int, int]]]:
+    """Type, first and last word of each entity of each row."""
+    ids = [np.array([labels.index(tag) for tag in row], np.int64) for row in rows]
+    reader = TagReader(labels, scheme_of(labels, ids))
+    found = []
+    for row in ids:
+        one = reader.read(reader.flat([row]), mode)
+        found.append(sorted((reader.kinds[kind], a, b) for kind, a, b in zip(one.kind, one.first, one.last, strict=True)))
+    return found
+
+
+PREFIXED_ROWS = [["O", "B-PER", "I-PER", "B-ORG"], ["B-ORG", "I-ORG", "O", "B-OC", "O"], ["I-PER", "O"], ["B-LOC", "B-USA"]]
+WRITTEN: dict[str, Any] = {
+    "suffix": lambda tag: "-".join(reversed(tag.split("-"))),
+    "underscore": lambda tag: tag.replace("-", "_"),
+    "suffix with an underscore": lambda tag: "_".join(reversed(tag.split("-"))),
+    "plain": lambda tag: tag.split("-")[-1],
+}
+
+
+@pytest.mark.parametrize("mode", ["default", "strict"])
+@pytest.mark.parametrize("written", WRITTEN)
+def test_the_same_entities_are_the_same_however_their_tags_are_written(written: str, mode: Any) -> None:
+    rows = [row for row in PREFIXED_ROWS if row[0] != "I-PER"] if mode == "strict" else PREFIXED_ROWS
+    other = [[WRITTEN[written](tag) for tag in row] for row in rows]
+    labels, others = (sorted({tag for row in one for tag in row}) for one in (rows, other))
+    assert entities(other, others, mode) == entities(rows, labels, mode)
+
+
+@pytest.mark.parametrize("mode", ["default", "strict"])
+def test_only_a_capital_o_is_outside(mode: Any) -> None:
+    labels = ["O", "o", "0", "OC", "ORG", "OUT"]
+    found = entities([["O", "o", "0", "0", "OC", "ORG", "ORG", "O", "OUT"]], labels, mode)
+    assert found == [[("0", 2, 3), ("OC", 4, 4), ("ORG", 5, 6), ("OUT", 8, 8), ("o", 1, 1)]]
+
+
+@pytest.mark.parametrize("mode", ["default", "strict"])
+def test_a_type_of_its_own_among_tags_of_a_scheme_ends_the_entity_before_it(mode: Any) -> None:
+    labels = ["O", "B-PER", "I-PER", "MISC"]
+    found = entities([["B-PER", "I-PER", "MISC", "MISC", "B-PER", "MISC"]], labels, mode)
+    assert found == [[("MISC", 2, 3), ("MISC", 5, 5), ("PER", 0, 1), ("PER", 4, 4)]]
+
+
+@pytest.mark.parametrize("mode", ["default", "strict"])
+def test_single_words_of_bilou_and_bmes_are_entities_of_their_own(mode: Any) -> None:
+    bilou, bmes = ["O", "B-x", "I-x", "L-x", "U-x"], ["O", "B-x", "M-x", "E-x", "S-x"]
+    expected = [[("x", 0, 0), ("x", 1, 1), ("x", 2, 4)]]
+    assert entities([["U-x", "U-x", "B-x", "I-x", "L-x"]], bilou, mode) == expected
+    assert entities([["S-x", "S-x", "B-x", "M-x", "E-x"]], bmes, mode) == expected
