@@ -38,6 +38,12 @@ class DataChecks(Settings):
     labels_missing_from_dev: Policy = Field(
         "warn", description="Labels of train that dev lacks: the choice of the best weights does not see them"
     )
+    no_outside_tag: Policy = Field(
+        "warn", description="Tags of entities of which none is O: every word, of o or 0 too, counts as part of an entity"
+    )
+    numbered_tokens: Policy = Field(
+        "warn", description="Tokens that are 1, 2, 3 …: a column of positions was taken for that of the words"
+    )
     class_imbalance: Policy = Field("warn", description="Largest class of train over the smallest above max_imbalance_ratio")
     max_imbalance_ratio: float = Field(
         20.0, ge=1, description="Times that the largest class of train may have the rows (tokens, without O) of the smallest"

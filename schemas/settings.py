@@ -11,6 +11,7 @@ from hubflow.schemas.export import ExportSettings
 from hubflow.schemas.metrics import METRICS, TaskType
 from hubflow.schemas.prediction import RunnerSettings
 from hubflow.schemas.report import ReportSettings
+from hubflow.schemas.tags import TagScheme
 from hubflow.schemas.training import TrainSettings
 from hubflow.schemas.urls import ExportAddress, InputPath, OutputPath, PathOrName, StoreAddress
 
@@ -84,11 +85,24 @@ class DatasetSpec(Settings):
     quoting: bool | None = Field(None, description='CSV and TSV: whether "…" quotes a field; by default in CSV, not in TSV')
     text_column: Column = Field("text", description="Name, or 0-based position without a header")
     text_pair_column: Column | None = Field(None, description="Second text of a pair")
-    label_column: Column = Field("label", description="Name, or 0-based position; for CoNLL the 0-based column of the tag")
-    tokens_column: Column = Field("tokens", description="JSON lines and Parquet token rows: column of the token lists")
+    label_column: Column = Field(
+        "label",
+        description="Name, or 0-based position; for CoNLL that of the tag, from the end where negative, the last by default",
+    )
+    tokens_column: Column = Field(
+        "tokens",
+        description="JSON lines and Parquet token rows: column of the token lists; for CoNLL that of the token by position, "
+        "from the end where negative, or by name (CoNLL-U's, or of `# global.columns`), the first by default",
+    )
     label_list: InputPath | None = Field(
         None,
-        description="File with one label a line, in order; from train when not given. For image lists `0 cat` lines too",
+        description="File with one label a line, in order; from train when not given. It names labels that are numbers. For "
+        "image lists `0 cat` lines too",
+    )
+    tag_scheme: TagScheme = Field(
+        "auto",
+        description="Sequence labelling: scheme of the tags; `plain` when each tag but O is a type of its own. When auto, the "
+        "tags tell it, and are refused where they can be read in two ways",
     )
     image_root: InputPath | None = Field(
         None, description="Image lists: folder that paths are relative to; the list's own when not given"

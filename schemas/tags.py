@@ -136,8 +136,8 @@ def require_names(labels: Sequence[str]) -> None:
     if labels and all(label.removeprefix("-").isdecimal() for label in labels):
         raise TagError(
             f"the tags are the numbers {bounded(labels)}; expected names, of which `O` is outside: name them in the order of "
-            "their numbers by label_list, keep the `huggingface` metadata of the Parquet file, or set data.tag_scheme to `plain` "
-            "when each number is a type of its own"
+            "their numbers by label_list, keep the `huggingface` metadata of the Parquet file, or set data.tag_scheme to "
+            "`plain` when each number is a type of its own"
         )
 
 

@@ -13,6 +13,7 @@ from hubflow.schemas.contracts import contract_identity, contract_of
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef, Split
 from hubflow.schemas.settings import DatasetSpec, TaskType
+from hubflow.schemas.tags import TagScheme
 from hubflow.stages.data.keep_rows import FORMAT_VERSION, Plan, Sources, gathered
 from hubflow.stages.data.reading import (
     DIGITS_SOURCE,
@@ -132,20 +133,18 @@ def _content(chunk: Chunk) -> list[Any]:
 def _listed_labels(plan: Plan) -> LabelMap | None:
     if plan.spec.label_list is None:
         return None
-    return label_map_of(
-        read_label_list(expanded(plan.spec.label_list), plan.spec.encoding, plan.spec.format == "image_list"),
-        plan.spec.label_list,
-    )
+    labels = read_label_list(expanded(plan.spec.label_list), plan.spec.encoding, plan.spec.format == "image_list")
+    return label_map_of(labels, plan.spec.label_list, plan.spec.tag_scheme if plan.kind == "tokens" else "auto")
 
 
-def label_map_of(labels: Sequence[str], source: str) -> LabelMap:
+def label_map_of(labels: Sequence[str], source: str, tag_scheme: TagScheme = "auto") -> LabelMap:
     """The label map of labels that are given in order.
 
     Raises:
         DataError: when one repeats or is empty, or there are none.
     """
     try:
-        return LabelMap(labels=tuple(labels))
+        return LabelMap(labels=tuple(labels), tag_scheme=tag_scheme)
     except ValidationError as error:
         raise DataError(f"{source}: {error.errors()[0]['msg'].removeprefix('Value error, ')}; list each label once") from error
 

@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -20,6 +20,8 @@ from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef, RowKind, Split
 from hubflow.schemas.rows import RowModel, RowsError, row_schema
 from hubflow.schemas.settings import DatasetSpec, TaskType
+from hubflow.schemas.tags import TagError, require_names
+from hubflow.stages.data.class_names import named_rows
 from hubflow.stages.data.columns import to_frame
 from hubflow.stages.data.quarantine import Quarantine, sorted_out
 from hubflow.stages.data.reading import Chunk, malformed_texts
@@ -171,6 +173,8 @@ def _staged(
 ) -> tuple[dict[Split, Staged], LabelMap]:
     """Accepted rows of each source, and the label map that they were held to: `listed`, or made from train."""
     label_map: LabelMap | None = listed
+    if listed is not None:
+        _require_tags(plan, listed)
 
     def stage(split: Split) -> Staged:
         nonlocal label_map
@@ -182,7 +186,7 @@ def _staged(
             Staging(folder, split, plan.spec.format == "jsonl"), partial(_parts_by_group, plan) if by_group else None
         )
         try:
-            _sort_chunks(plan, sources[split](), label_map, staged, quarantine, counts)
+            _sort_chunks(plan, _named(plan, sources[split](), listed), label_map, staged, quarantine, counts)
             quarantine.finish()
             place.mirror(path)
         finally:
@@ -191,12 +195,41 @@ def _staged(
         _require_valid(plan, split, counts, label_map, place.shown(path), quarantine.path)
         if split == "train":
             found = _require_classes(plan, staged)
-            label_map = listed or LabelMap.from_values(found)
+            if label_map is None:
+                label_map = LabelMap.from_values(found, plan.spec.tag_scheme if plan.kind == "tokens" else "auto")
+                _require_tags(plan, label_map)
         return staged
 
     accepted = gathered([split for split in ORDER if split in sources], stage)
     assert label_map is not None
     return accepted, label_map
+
+
+def _named(plan: Plan, chunks: Iterable[Chunk], listed: LabelMap | None) -> Iterator[Chunk]:
+    """Chunks whose labels are names, where the data has numbers and the settings a label list."""
+    for chunk in chunks:
+        if listed is None:
+            yield chunk
+            continue
+        rows, count = named_rows(chunk.rows, plan.label_column, listed.labels)
+        coerced = chunk.coerced | ({plan.label_column: count} if count else {})
+        yield replace(chunk, rows=rows, coerced=coerced)
+
+
+def _require_tags(plan: Plan, label_map: LabelMap) -> None:
+    """Refuse tags that can be read in two ways, before anything is learnt from them.
+
+    Raises:
+        TagError: naming them, and the setting that says how they are read.
+    """
+    if plan.kind != "tokens":
+        return
+    try:
+        if label_map.tag_scheme == "auto":
+            require_names(label_map.labels)
+        _ = label_map.tagging
+    except TagError as error:
+        raise TagError(f"{plan.sources['train']}: {error}") from error
 
 
 def _sort_chunks(

@@ -9,6 +9,7 @@ import pyarrow as arrow
 from pyarrow import compute, parquet, types
 
 from hubflow.schemas.errors import bounded
+from hubflow.stages.data.class_names import named_column, names_by_column
 from hubflow.stages.data.columns import in_plain_layout, is_list, to_frame
 from hubflow.stages.data.reading_chunks import Chunk, Malformed
 from hubflow.stages.data.reading_source import Request, make_rows, require_file, wanted_columns
@@ -20,6 +21,8 @@ TEXT = arrow.large_string()
 
 def read_parquet(request: Request, chunk_rows: int) -> Iterator[Chunk]:
     """Rows of a Parquet file; numbers and true/false as labels become their text, and are counted.
+
+    Numbers of classes that the library datasets has named in the file's metadata become the names.
 
     A record with text that is not UTF-8 is malformed.
 
@@ -67,7 +70,13 @@ def arrow_chunk(request: Request, table: Any, taken: dict[str, str], begins: int
         place = table.column_names.index(key)
         table = table.set_column(place, key, _in_text(in_plain_layout(table.column(key))))
     table, numbers = _valid(table, numbers, malformed)
-    typed = {name: _typed(request.path, name, key, table.column(key)) for name, key in taken.items()}
+    class_names, typed = names_by_column(table.schema.metadata), {}
+    for name, key in taken.items():
+        column, named = table.column(key), 0
+        if name in ("label", "labels") and key in class_names:
+            column, named = named_column(request.path, key, column, class_names[key], numbers)
+        column, converted = _typed(request.path, name, key, column)
+        typed[name] = column, named or converted
     lists = {key for name, key in taken.items() if name in ("tokens", "labels")}
     frame = to_frame(table.drop_columns(list(taken.values())))
     columns: dict[str, Any] = {str(key): frame[key] for key in frame}

@@ -1,7 +1,7 @@
 """Checks of the splits against each other, from hashes of their rows in bounded memory. Must not import Paddle or Prefect."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from hubflow.schemas.data_checks import DataChecks
 from hubflow.schemas.errors import bounded
 from hubflow.schemas.findings import Finding, Policy
 from hubflow.schemas.references import RowKind, Split
+from hubflow.schemas.tags import OUTSIDE, has_entities
 from hubflow.stages.data.key_ledger import RECORD, KeyLedger, Records
 from hubflow.stages.data.key_matches import MAX_EXAMPLES, SPLITS, Match, Tallies, Tally, match_groups, match_texts
 from hubflow.stages.data.text_keys import Keys, exact_texts, group_keys, hashed, label_lists, normalised_texts
@@ -22,7 +23,8 @@ TEXT_CHECKS = (
     "conflicting_labels",
 )
 NOUNS: dict[RowKind, str] = {"text": "text", "text_pair": "pair of texts", "tokens": "sentence", "image": "image file"}
-OUTSIDE = "O"  # the label of most words: left out of the balance of classes
+LIKE_OUTSIDE = ("o", "0", "-", "_")
+"""What is written for `O` at times; only `O` is outside."""
 
 
 class SplitChecks:
@@ -56,12 +58,16 @@ class SplitChecks:
         self._groups = KeyLedger(in_memory, scratch)
         self._codes: dict[str, int] = {}
         self._labels: dict[Split, Counter[str]] = {}
+        self._numbered: dict[Split, tuple[int, int]] = {}
 
     def add(self, split: Split, rows: pd.DataFrame) -> None:
         """Take a chunk of the rows of `split`, in the order of the file."""
         if rows.empty:
             return
         codes = self._count_labels(split, rows)
+        if self._kind == "tokens":
+            numbered, sentences = self._numbered.get(split, (0, 0))
+            self._numbered[split] = numbered + count_numbered(rows["tokens"]), sentences + len(rows)
         if self._texts is not None:
             self._texts.add(self._text_records(split, rows, codes))
         if self._group_column is not None and self._group_column in rows:
@@ -79,7 +85,7 @@ class SplitChecks:
         for part in self._groups.parts():
             match_groups(part, tallies)
         found = [self._matched(check, splits, tally) for (check, splits), tally in tallies.items()]
-        found += [*self._missing_labels(), *self._imbalance()]
+        found += [*self._missing_labels(), *self._no_outside_tag(), *self._numbered_tokens(), *self._imbalance()]
         order = list(DataChecks.model_fields)
         kept = [finding for finding in found if finding.policy != "ignore"]
         return sorted(kept, key=lambda one: (order.index(one.check), [SPLITS.index(split) for split in one.splits]))
@@ -145,6 +151,28 @@ class SplitChecks:
             examples = _label_examples(unseen, "train")
             yield self._finding("labels_missing_from_dev", ("train", "dev"), len(unseen), message, examples)
 
+    def _no_outside_tag(self) -> Iterator[Finding]:
+        counts = self._labels.get("train", Counter())
+        if self._kind != "tokens" or OUTSIDE in counts:
+            return
+        doubtful = [label for label in counts if label in LIKE_OUTSIDE]
+        if doubtful or has_entities([*counts]):
+            named = f"; {bounded(map(repr, doubtful))} is a type of entity like the others" if doubtful else ""
+            message = (
+                f"no tag of train is {OUTSIDE!r}, so that every word is part of an entity{named}: write {OUTSIDE!r} where a "
+                "word is in none, or ignore this when there is no such word"
+            )
+            yield self._finding("no_outside_tag", ("train",), len(counts), message, _label_examples(counts, "train"))
+
+    def _numbered_tokens(self) -> Iterator[Finding]:
+        for split, (numbered, sentences) in self._numbered.items():
+            if numbered > sentences / 2:
+                message = (
+                    f"the tokens of {numbered} of {sentences} sentence(s) of {split} are the numbers 1, 2, 3 …: set "
+                    "data.tokens_column to the column of the words, by position or name"
+                )
+                yield self._finding("numbered_tokens", (split,), numbered, message, ())
+
     def _imbalance(self) -> Iterator[Finding]:
         counts = Counter(self._labels.get("train", Counter()))
         if self._kind == "tokens":
@@ -164,6 +192,16 @@ class SplitChecks:
 
     def _finding(self, check: str, splits: tuple[Split, ...], count: int, message: str, examples: tuple[str, ...]) -> Finding:
         return Finding(check=check, policy=self._policy(check), splits=splits, count=count, message=message, examples=examples)
+
+
+def count_numbered(sentences: Iterable[Sequence[str]]) -> int:
+    """How many sentences of several words have their positions, from 0 or 1, for words."""
+    return sum(len(words) > 1 and words[1] in ("1", "2") and _is_numbered(words) for words in sentences)
+
+
+def _is_numbered(words: Sequence[str]) -> bool:
+    first = int(words[1]) - 1
+    return all(word == str(first + place) for place, word in enumerate(words))
 
 
 def _records(split: Split, rows: pd.DataFrame, keys: Keys, exact: Keys | None = None, codes: Keys | None = None) -> Records:

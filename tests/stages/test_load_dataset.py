@@ -1,5 +1,6 @@
 """load_dataset: one label map for every split, refusals, splits made here, and reuse by content."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -239,3 +240,113 @@ def test_conll2003_gives_nine_tags(tmp_path: Path, shared_data: Callable[[str], 
     reference = load(tmp_path, TAGS, format="conll", **paths)
     assert reference.rows == {"train": 14041, "dev": 3250, "test": 3453}
     assert reference.num_classes == 9
+
+
+def conll(rows: list[list[str]]) -> str:
+    """A file of sentences, each of `token/tag` items."""
+    return "".join("".join(f"{one.replace('/', ' ')}\n" for one in row) + "\n" for row in rows)
+
+
+def report_of(tmp_path: Path, reference: DatasetRef) -> dict[str, Any]:
+    report: Any = facts(tmp_path, reference)["data_report"]
+    return dict(report)
+
+
+def findings_of(tmp_path: Path, reference: DatasetRef) -> set[str]:
+    return {one["check"] for one in report_of(tmp_path, reference)["findings"]}
+
+
+def test_skipped_lines_are_in_the_data_report(tmp_path: Path, shared_case: Callable[[str], Path]) -> None:
+    train = str(shared_case("comment-lines") / "train.conll")
+    reference = load(tmp_path, TAGS, format="conll", train=train)
+    assert reference.num_classes == 2
+    split = report_of(tmp_path, reference)["splits"]["train"]
+    assert split["skipped"] == {"comment lines": split["read"]}
+
+
+def test_tokens_that_are_positions_are_a_finding(tmp_path: Path, write: Callable[[str, str], str]) -> None:
+    indexed = write("a.conll", "".join(f"1 film{place} O\n2 is O\n3 Rome{place} B-LOC\n\n" for place in range(20)))
+    reference = load(tmp_path, TAGS, format="conll", train=indexed)
+    assert "numbered_tokens" in findings_of(tmp_path, reference)
+    by_word = load(tmp_path, TAGS, format="conll", train=indexed, tokens_column=1)
+    assert "numbered_tokens" not in findings_of(tmp_path, by_word)
+    assert splits(tmp_path, by_word)["train"]["tokens"].iloc[0].tolist()[1] == "is"
+    with pytest.raises(ContractError, match="numbered_tokens"):
+        load(tmp_path, TAGS, format="conll", train=indexed, checks={"numbered_tokens": "fail"})
+
+
+@pytest.mark.parametrize(
+    ("tags", "remedy"),
+    [
+        (("O", "B-PER", "I-PER", "E-MAIL"), "tag_scheme"),
+        (("0", "1", "2"), "label_list"),
+        (("O", "b-per", "i-per"), "tag_scheme"),
+    ],
+)
+def test_tags_that_can_be_read_in_two_ways_are_refused_with_the_file(
+    tags: tuple[str, ...], remedy: str, tmp_path: Path, write: Callable[[str, str], str]
+) -> None:
+    train = write("a.conll", conll([[f"w{place}/{tag}" for tag in tags] for place in range(20)]))
+    with pytest.raises(ContractError, match=remedy) as caught:
+        load(tmp_path, TAGS, format="conll", train=train)
+    assert str(caught.value).startswith(train)
+    reference = load(tmp_path, TAGS, format="conll", train=train, tag_scheme="plain")
+    label_map = LabelMap.load(Store(tmp_path / "store").open(reference).folder / "label_map.json")
+    assert (label_map.tag_scheme, set(label_map.labels)) == ("plain", set(tags))
+
+
+@pytest.mark.parametrize("tags", [("o", "PER"), ("0", "B-PER"), ("B-PER", "I-PER")])
+def test_tags_without_an_outside_are_a_finding(tags: tuple[str, ...], tmp_path: Path, write: Callable[[str, str], str]) -> None:
+    train = write("a.conll", conll([[f"w{place}/{tag}" for tag in tags] for place in range(20)]))
+    assert "no_outside_tag" in findings_of(tmp_path, load(tmp_path, TAGS, format="conll", train=train))
+    speech = write("b.conll", conll([[f"w{place}/{tag}" for tag in ("DET", "NOUN")] for place in range(20)]))
+    assert "no_outside_tag" not in findings_of(tmp_path, load(tmp_path, TAGS, format="conll", train=speech))
+
+
+def test_numbers_are_mapped_through_the_label_list(tmp_path: Path, write: Callable[[str, str], str]) -> None:
+    names = write("labels.txt", "O\nB-PER\nI-PER\n")
+    train = write("a.jsonl", "".join(f'{{"tokens": ["a{n}", "b", "c"], "labels": [0, 1, "2"]}}\n' for n in range(20)))
+    reference = load(tmp_path, TAGS, format="jsonl", train=train, label_list=names)
+    assert splits(tmp_path, reference)["train"]["labels"].iloc[0].tolist() == ["O", "B-PER", "I-PER"]
+    with pytest.raises(ContractError, match="'3'"):
+        load(tmp_path, TAGS, format="jsonl", train=write("b.jsonl", '{"tokens": ["a"], "labels": [3]}\n'), label_list=names)
+    kinds = write("kinds.txt", "neg\npos\n")
+    text = load(tmp_path, TEXT, train=write("c.tsv", reviews("01" * 10)), label_list=kinds)
+    assert set(splits(tmp_path, text)["train"]["label"]) == {"neg", "pos"}
+    numbers = write("numbers.txt", "1\n0\n")
+    same = load(tmp_path, TEXT, train=write("d.tsv", reviews("01" * 10)), label_list=numbers)
+    assert set(splits(tmp_path, same)["train"]["label"]) == {"0", "1"}
+
+
+def as_datasets_writes_it(table: pa.Table, features: dict[str, Any]) -> pa.Table:
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    return table.replace_schema_metadata(metadata)
+
+
+@pytest.mark.parametrize("kind", ["Sequence", "List", "list"])
+def test_numbers_of_parquet_get_the_names_of_its_metadata(kind: str, tmp_path: Path) -> None:
+    names = {"names": ["O", "B-PER", "I-PER"], "_type": "ClassLabel"}
+    feature: Any = [names] if kind == "list" else {"feature": names, "_type": kind}
+    tags = pa.array([[0, 1], [2]] * 10, pa.list_(pa.int32()))
+    table = pa.table({"tokens": [["a", "b"], ["c"]] * 10, "ner_tags": tags})
+    parquet.write_table(as_datasets_writes_it(table, {"ner_tags": feature}), tmp_path / "a.parquet", row_group_size=3)
+    given = {"format": "parquet", "train": str(tmp_path / "a.parquet"), "label_column": "ner_tags"}
+    reference = load(tmp_path, TAGS, **given)
+    rows = splits(tmp_path, reference)["train"]
+    expected = {2: ["O", "B-PER"], 1: ["I-PER"]}
+    assert all(list(tags) == expected[len(tags)] for tags in rows["labels"])
+    assert report_of(tmp_path, reference)["splits"]["train"]["coerced"] == {"labels": 30}
+
+
+def test_class_labels_of_parquet_get_their_names_and_a_missing_one_none(tmp_path: Path) -> None:
+    features = {"label": {"names": ["neg", "pos"], "_type": "ClassLabel"}, "text": {"dtype": "string", "_type": "Value"}}
+    table = pa.table({"text": [f"film {n}" for n in range(21)], "label": [*([0, 1] * 10), -1]})
+    parquet.write_table(as_datasets_writes_it(table, features), tmp_path / "a.parquet")
+    with pytest.raises(ContractError, match="row 21"):
+        load(tmp_path, format="parquet", train=str(tmp_path / "a.parquet"))
+    reference = load(tmp_path, format="parquet", train=str(tmp_path / "a.parquet"), max_invalid_share=0.1)
+    assert set(splits(tmp_path, reference)["train"]["label"]) == {"neg", "pos"}
+    strange = as_datasets_writes_it(pa.table({"text": ["a", "b"], "label": [0, 7]}), features)
+    parquet.write_table(strange, tmp_path / "c.parquet")
+    with pytest.raises(DataError, match="record 2: column 'label' holds the class 7"):
+        load(tmp_path, format="parquet", train=str(tmp_path / "c.parquet"))
