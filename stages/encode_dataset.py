@@ -17,7 +17,7 @@ from hubflow.stages.hub.images import ImageRules
 from hubflow.stages.store import Artifact, Store, content_key
 from hubflow.stages.tasks import stage_task
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 def encode_dataset(

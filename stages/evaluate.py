@@ -19,7 +19,7 @@ from hubflow.stages.tasks import stage_task
 from hubflow.stages.watching import cancel_asked
 from hubflow.stages.worker.processes import run
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 EVALUATE = "hubflow.stages.evaluation_run:evaluate_in_worker"
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hubflow.stages.hub.judging_sequences import SequenceJudge
     from hubflow.stages.hub.predictor import Prediction, Predictor
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ROWS_PER_PART = 1024
 
 

@@ -30,7 +30,7 @@ from hubflow.stages.warm_start import require_fitting
 from hubflow.stages.watching import cancel_asked, is_followed, training_answers, watched
 from hubflow.stages.worker.processes import WorkStoppedError, run
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 TRAIN = "hubflow.stages.training_run:train_in_worker"
 log = logging.getLogger(__name__)
 

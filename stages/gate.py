@@ -20,7 +20,7 @@ from hubflow.stages.promote import read_deployed
 from hubflow.stages.store import Store, content_key
 from hubflow.stages.tasks import stage_task
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 class GateError(HubflowError):
