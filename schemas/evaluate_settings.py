@@ -45,6 +45,12 @@ class EvaluateSettings(Settings):
     """How the best weights are judged."""
 
     batch_size: int = Field(64, ge=1)
+    stride: int | None = Field(
+        None,
+        ge=0,
+        description="Sequence labelling: read sentences longer than max_seq_len in windows that share at least so many tokens, "
+        "as predict does; when not given they are cut, and words cut off count as O",
+    )
     worst_mistakes: int = Field(20, ge=0, description="How many of the wrong rows with the largest loss are told and shown")
     top_k: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (3, 5), description="For each k below the number of labels: how often the true label is among the k most probable"

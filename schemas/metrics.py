@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
+from hubflow.schemas.tags import has_entities
+
 TaskType = Literal["image_classification", "text_classification", "sequence_labelling"]
 _CLASSIFICATION = (
     "loss",
@@ -81,5 +83,5 @@ def measured_while_training(task: TaskType, num_classes: int) -> tuple[str, ...]
 
 
 def default_best_metric(task: TaskType, labels: Iterable[str]) -> str:
-    """What picks the best weights unless the settings say so: entity F1 for IOB tags, accuracy for all else."""
-    return "f1" if task == "sequence_labelling" and any(label.startswith("B-") for label in labels) else "accuracy"
+    """What picks the best weights unless the settings say so: entity F1 for tags of entities, accuracy for all else."""
+    return "f1" if task == "sequence_labelling" and has_entities(tuple(labels)) else "accuracy"

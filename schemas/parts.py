@@ -21,6 +21,7 @@ class PredictionWork(BaseModel):
     source: str = Field(description="Names the data in errors")
     batch_size: int
     top_k: int | None
+    stride: int | None = Field(None, description="Tokens that two windows of a longer sentence share; None cuts it")
     threads: int | None = Field(description="Of the predictor; the cores that the process may use when None")
 
 
@@ -48,3 +49,5 @@ class PartRecord(BaseModel):
     counts: Mapping[str, Any] = Field(default_factory=dict, description="What metrics are computed from")
     unknown: int = Field(0, description="Labels that are not in the export's label map")
     unknown_examples: tuple[str, ...] = ()
+    truncated_rows: int = Field(0, description="Texts or sentences that max_seq_len cut")
+    truncated: int = Field(0, description="Tokens of texts, words of sentences, that it cut off")

@@ -218,6 +218,12 @@ class PredictSettings(Settings):
     top_k: int | None = Field(
         None, ge=1, description="Classification: the most probable labels as lists, in place of a column for each label"
     )
+    stride: int | None = Field(
+        None,
+        ge=0,
+        description="Sequence labelling: read sentences longer than max_seq_len in windows that share at least so many tokens, "
+        "and score each word once, where it is furthest from a cut end; when not given they are cut",
+    )
     max_invalid_share: float = Field(
         1.0, ge=0, le=1, description="Share of the rows that may be quarantined; with more, or no row left, the stage fails"
     )

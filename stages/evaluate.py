@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.evaluation import SplitDetails
 from hubflow.schemas.frames import require_metrics
 from hubflow.schemas.labels import LabelMap
@@ -75,6 +76,10 @@ def require_evaluable(settings: EvaluateSettings, dataset: DatasetRef | None, st
         MetricError: when such a metric fails.
     """
     own = own_metrics(settings.metrics)
+    if dataset is not None and settings.stride is not None and dataset.rows_kind != "tokens":
+        raise SettingsError(
+            f"evaluate.stride is for sequence labelling, the data set has {dataset.rows_kind} rows; leave it out"
+        )
     if dataset is None or not (own or settings.slices.columns):
         return
     folder = Store(store).open(dataset).folder

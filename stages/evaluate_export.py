@@ -60,6 +60,8 @@ def evaluate_export(
     home = Store(store)
     if not dataset.rows.get(split):
         raise SettingsError(f"split {split!r}: the data set has no rows of it; it has {bounded(dataset.rows)}")
+    if settings.stride is not None and dataset.rows_kind != "tokens":
+        raise SettingsError(f"stride is for sequence labelling, the data set has {dataset.rows_kind} rows; leave it out")
     own = own_metrics(settings.metrics)
     inputs = {"export": export.model_dump(), "dataset": dataset.model_dump(), "split": split, **identity_of(settings, own)}
     key = content_key("evaluate_export", FORMAT_VERSION, inputs)
@@ -116,7 +118,7 @@ def _judge(
         start = 0
         for part in pq.ParquetFile(data).iter_batches(ROWS_PER_PART, columns=_columns(data, kind)):
             frame = part.to_pandas()
-            rows, predictions = _predict(predictor, _inputs(frame, kind), settings.batch_size)
+            rows, predictions = _predict(predictor, _inputs(frame, kind), settings.batch_size, settings.stride)
             if len(rows):
                 _add(judge, rows + start, [ids[row + start] for row in rows.tolist()], predictions)
             start += len(frame)
@@ -158,13 +160,13 @@ def _ids(labels: list[Any], label_map: LabelMap, numbers: list[int], data: Path)
 
 
 def _predict(
-    predictor: "Predictor", inputs: Sequence[Any], batch_size: int
+    predictor: "Predictor", inputs: Sequence[Any], batch_size: int, stride: int | None
 ) -> tuple["np.ndarray[Any, np.dtype[np.int64]]", list["Prediction"]]:
     """Predictions, and which rows they are of `[predicted]`: all but images that do not decode."""
     from hubflow.stages.hub.images import ImageError
 
     try:
-        return np.arange(len(inputs)), predictor.predict(inputs, batch_size)
+        return np.arange(len(inputs)), predictor.predict(inputs, batch_size, stride)
     except ImageError:
         pass
     rows, predictions = [], []

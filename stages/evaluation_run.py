@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from hubflow.schemas.evaluation import SplitDetails
 from hubflow.schemas.labels import LabelMap
@@ -11,6 +12,7 @@ from hubflow.schemas.references import CheckpointRef, EncodedRef
 from hubflow.schemas.settings import EvaluateSettings
 from hubflow.stages.hub.cores import compute_lanes
 from hubflow.stages.hub.evaluation import evaluate_split
+from hubflow.stages.hub.tokenizer import WordWindows, encode_word_windows, load_tokenizer
 from hubflow.stages.judgement.details import judge_options
 from hubflow.stages.judgement.folder import keep_split, write_details
 from hubflow.stages.judgement.judged import JudgedSplit
@@ -52,9 +54,12 @@ def evaluate_in_worker(request: dict[str, Any], connection: Connection) -> dict[
     for split in [name for name in encoded.dataset.rows if name != "train"]:
         rows = open_split(store, encoded, split)
         connection.call("begin", title=f"evaluating {split}", total=len(rows))
-        found = evaluate_split(
-            session, rows, label_map, settings.batch_size, lambda count: connection.call("advance", units=count), options
-        )
+        windows = _windows(store, encoded, split, settings.stride)
+
+        def advance(count: int) -> None:
+            connection.call("advance", units=count)
+
+        found = evaluate_split(session, rows, label_map, settings.batch_size, advance, options, windows)
         places = getattr(rows, "positions", None)  # of images: those that do not decode are left out
         places = np.arange(len(rows)) if places is None else places
         data, kind = source / f"{split}.parquet", encoded.dataset.rows_kind
@@ -64,3 +69,13 @@ def evaluate_in_worker(request: dict[str, Any], connection: Connection) -> dict[
     write_details(folder, details)
     label_map.save(folder / "label_map.json")
     return metrics
+
+
+def _windows(store: Store, encoded: EncodedRef, split: str, stride: int | None) -> WordWindows | None:
+    """The sentences of a split in windows, where the settings have a stride."""
+    if stride is None:
+        return None
+    assert encoded.max_seq_len is not None
+    sentences = pq.read_table(store.open(encoded.dataset).folder / f"{split}.parquet", columns=["tokens"]).column("tokens")
+    tokenizer = load_tokenizer(store.open(encoded.module).folder)
+    return encode_word_windows(tokenizer, sentences.to_pylist(), encoded.max_seq_len, stride)

@@ -23,6 +23,7 @@ from hubflow.stages.prediction.assembly import judged, quarantine, write_predict
 from hubflow.stages.prediction.layout import Layout, lay_out
 from hubflow.stages.prediction.part import predict_part, predictor_of
 from hubflow.stages.prediction.sources import output_of, sources_of
+from hubflow.stages.prediction.tables import NUM_TRUNCATED_TOKENS, NUM_TRUNCATED_WORDS
 from hubflow.stages.store import file_sha256, local_folder
 from hubflow.stages.tasks import stage_task
 
@@ -36,7 +37,8 @@ def predict(settings: PredictSettings, mapped: Mapped | None = None) -> PredictR
     """Label the rows of files, or the images of folders, with an exported folder and nothing else.
 
     The output (contract `Predictions`, or `TokenPredictions` of sentences) has one row for each sound input row, in order:
-    `row`, the input's columns, `predicted` and `probability`, and for classification `probability_<label>` for each label, or
+    `row`, the input's columns, `predicted` and `probability`, of texts `num_truncated_tokens` and of sentences
+    `num_truncated_words` (what `max_seq_len` cut off), and for classification `probability_<label>` for each label, or
     with `top_k` the lists `top_labels` and `top_probabilities`; of several files, `file` comes first. A column of the input
     that has one of these names is called `source_<name>`. Rows that break their contract, and images that do not decode, are
     set aside in `<output>.quarantine.parquet`, with all that is wrong with each.
@@ -76,7 +78,7 @@ def predict(settings: PredictSettings, mapped: Mapped | None = None) -> PredictR
         invalid_rows=invalid,
         quarantine=str(path) if path else None,
         metrics=metrics,
-        notes=[*notes, *_notes(layout, records, invalid, path)],
+        notes=[*notes, *_notes(layout, records, invalid, path), *_truncated(work, records)],
         seconds=round(time.perf_counter() - started, 3),
     )
 
@@ -89,10 +91,32 @@ def _notes(layout: Layout, records: Sequence[PartRecord], invalid: int, path: Pa
         notes.append(f"{len(layout.empty)} file(s) hold no rows: {bounded(layout.empty)}")
     if layout.skipped:
         notes.append(f"skipped, as no rows: {', '.join(f'{reason} {count}' for reason, count in layout.skipped.items())}")
+    if layout.numbered_rows > layout.read / 2:
+        notes.append(
+            f"the tokens of {layout.numbered_rows} sentences are the numbers 1, 2, 3 …: set tokens_column to that of the words"
+        )
     changes = sum((Counter(record.image_changes) for record in records), Counter[str]())
     if changes:
         notes.append("images: " + "; ".join(f"{changes[name]} {text}" for name, text in CHANGES.items() if changes[name]))
     return notes
+
+
+def _truncated(work: PredictionWork, records: Sequence[PartRecord]) -> list[str]:
+    """What `max_seq_len` cut off."""
+    rows, count = (sum(getattr(record, name) for record in records) for name in ("truncated_rows", "truncated"))
+    if not rows:
+        return []
+    signature = json.loads((Path(work.export) / "signature.json").read_text(encoding="utf-8"))
+    limit, of = signature["text"]["max_seq_len"], sum(record.rows for record in records)
+    if work.task == "sequence_labelling":
+        return [
+            f"{rows} of {of} sentences are longer than max_seq_len {limit}: the model did not see {count} of their words, "
+            f"which have no probability (see {NUM_TRUNCATED_WORDS}); set stride to read such sentences in windows that overlap"
+        ]
+    return [
+        f"{rows} of {of} texts are longer than max_seq_len {limit}: the model did not see {count} of their tokens (see "
+        f"{NUM_TRUNCATED_TOKENS})"
+    ]
 
 
 def in_threads(work: PredictionWork, parts: Sequence[PartRef]) -> Iterator[PartRecord]:
@@ -164,6 +188,8 @@ def _records(work: PredictionWork, layout: Layout, mapped: Mapped) -> list[PartR
 def _work(settings: PredictSettings, export: Path, task: TaskType, folder: Path) -> PredictionWork:
     if settings.top_k is not None and task == "sequence_labelling":
         raise SettingsError("top_k is for classification, this export's task is sequence_labelling; leave it out")
+    if settings.stride is not None and task != "sequence_labelling":
+        raise SettingsError(f"stride is for sequence_labelling, this export's task is {task}; leave it out")
     return PredictionWork(
         folder=str(folder),
         task=task,
@@ -173,6 +199,7 @@ def _work(settings: PredictSettings, export: Path, task: TaskType, folder: Path)
         source=settings.data if isinstance(settings.data, str) else settings.data[0],
         batch_size=settings.batch_size,
         top_k=settings.top_k,
+        stride=settings.stride,
         threads=None,
     )
 

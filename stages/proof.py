@@ -78,7 +78,8 @@ def what_was_trained(
     names: tuple[Split, ...] = ("test", "dev", "train")
     split = next(name for name in names if counts.get(name))
     rows, file = open_split(home, encoded, split), home.open(encoded).folder / f"{split}.arrow"
-    if split in evaluation.metrics:
+    is_windowed = home.open(evaluation).facts["settings"].get("stride") is not None  # the export's program reads no windows
+    if split in evaluation.metrics and not is_windowed:
         judged = pq.read_table(home.open(evaluation).folder / f"{split}.parquet", columns=["label", "predicted"])
         lists = {name: judged.column(name).to_pylist() for name in judged.column_names}
         index = label_map.index()

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from hubflow.schemas.frames import PROBABILITY
 from hubflow.schemas.rows import ImageRows, RowModel, TextPairRows, TextRows, TokenRows, label_column, row_schema
+from hubflow.schemas.tags import TagError, require_names, tagging_of
 
 CHARACTERS = st.one_of(
     st.characters(exclude_categories=["Cs"]), st.sampled_from(list("ab \t\r\n\",'\\\0\x02\x1c\x85\u2028\u3000\ufeff\u200b好é𝄞"))
@@ -33,6 +35,16 @@ def check_of(model: RowModel, column: str) -> str:
     """The name of the check of a column; empty when it has only its type."""
     (name,) = [str(check.name) for check in row_schema(model).columns[column].checks] or [""]
     return name
+
+
+def are_told(names: list[str]) -> bool:
+    """Whether labels are tags that can be read in one way."""
+    try:
+        require_names(names)
+        tagging_of(names)
+    except TagError:
+        return False
+    return True
 
 
 @st.composite
@@ -63,6 +75,7 @@ def rows_of(draw: st.DrawFn, model: RowModel, text: st.SearchStrategy[str] | Non
     )
     labels = [names[place % 2] for place in range(size)]
     if model is TokenRows:
+        assume(are_told(names))
         frame[label] = pd.Series(
             [[name] * len(words) for name, words in zip(labels, frame["tokens"], strict=True)], dtype=object
         )

@@ -115,12 +115,15 @@ def predict(
     export: Annotated[str, typer.Argument(help="Exported folder.")],
     data: Annotated[list[str], typer.Argument(help="Files of rows, images, or folders of images; quoted globs too.")],
     output: Annotated[str | None, typer.Option(help="Predictions file: .parquet, .csv or .jsonl.")] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="Read sentences longer than max_seq_len in windows that share at least so many tokens.")
+    ] = None,
     overrides: Override = None,
     as_json: Json = False,
 ) -> None:
     """Label DATA with an exported folder; --set names columns, for example --set header=false --set text_column=0."""
     one_or_more = data[0] if len(data) == 1 else data
-    given = with_overrides({"export": export, "data": one_or_more, "output": output}, overrides or [])
+    given = with_overrides({"export": export, "data": one_or_more, "output": output, "stride": stride}, overrides or [])
     settings = parse_settings(PredictSettings, given, "hubflow predict")
     show_progress_bars()
     from hubflow.stages.predict import predict as run

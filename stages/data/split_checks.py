@@ -1,5 +1,6 @@
 """Checks of the splits against each other, from hashes of their rows in bounded memory. Must not import Paddle or Prefect."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ TEXT_CHECKS = (
     "conflicting_labels",
 )
 NOUNS: dict[RowKind, str] = {"text": "text", "text_pair": "pair of texts", "tokens": "sentence", "image": "image file"}
+POSITIONS = re.compile(r"\d+[-.]\d+")
+"""Of CoNLL-U's multi-word tokens and empty nodes."""
 LIKE_OUTSIDE = ("o", "0", "-", "_")
 """What is written for `O` at times; only `O` is outside."""
 
@@ -196,12 +199,12 @@ class SplitChecks:
 
 def count_numbered(sentences: Iterable[Sequence[str]]) -> int:
     """How many sentences of several words have their positions, from 0 or 1, for words."""
-    return sum(len(words) > 1 and words[1] in ("1", "2") and _is_numbered(words) for words in sentences)
+    return sum(len(words) > 1 and words[0][:1] in ("0", "1") and _is_numbered(words) for words in sentences)
 
 
 def _is_numbered(words: Sequence[str]) -> bool:
-    first = int(words[1]) - 1
-    return all(word == str(first + place) for place, word in enumerate(words))
+    numbers = [word for word in words if not POSITIONS.fullmatch(word)]
+    return numbers[:1] in (["0"], ["1"]) and numbers == [str(int(numbers[0]) + place) for place in range(len(numbers))]
 
 
 def _records(split: Split, rows: pd.DataFrame, keys: Keys, exact: Keys | None = None, codes: Keys | None = None) -> Records:

@@ -1,6 +1,6 @@
 """Evaluation: the test program over every row of a split, and the metrics that its task names, exactly over all rows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 
 from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.labels import LabelMap
-from hubflow.stages.hub.encoded import EncodedSplit, TextSplit, sorted_batches
+from hubflow.schemas.tags import OUTSIDE
+from hubflow.stages.hub.encoded import EncodedSplit, ListColumn, TextSplit, sorted_batches
 from hubflow.stages.hub.judging import ClassJudge, JudgeOptions
 from hubflow.stages.hub.judging_sequences import SequenceJudge
 from hubflow.stages.hub.metrics import log_softmax
 from hubflow.stages.hub.session import Session
+from hubflow.stages.hub.tokenizer import WordWindows
 
 EVALUATION_BATCH = 64
 """Rows of a batch while training."""
@@ -23,7 +25,6 @@ NEEDS_TWO_LABELS = frozenset({"roc_auc", "mcc"})
 """Metrics that are not defined, or always 0, where every row has the same label."""
 NEEDS_ENTITIES = frozenset(f"{name}{mode}" for name in ("precision", "recall", "f1") for mode in ("", "_strict"))
 """Metrics that are 0 whatever is predicted where no word is part of an entity."""
-OUTSIDE = "O"
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,9 @@ def evaluate_split(
     batch_size: int,
     on_batch: Callable[[int], None] | None = None,
     options: JudgeOptions = WHILE_TRAINING,
+    windows: WordWindows | None = None,
 ) -> Evaluation:
-    """Run the test program over every row, the last smaller batch included.
+    """Run the test program over every row, the last smaller batch included; with `windows` of all rows, over these.
 
     Metric variables are averaged with the number of examples (tokens) of each batch as weight; accuracy and the metrics that
     a single batch cannot give come from sums over all batches. No logits are kept beyond their batch.
@@ -67,13 +69,20 @@ def evaluate_split(
     fetch = [task.test_variable(name) for name in (*names, "num_examples", "logits")]
     sums, count = np.zeros(len(names)), 0.0
     judge = _judge_of(split, label_map, options)
-    for batch in sorted_batches(split.lengths, batch_size):
-        *values, weight, scores = session.run(task.test_program(), split.feed(batch), fetch)
+    windowed = None if windows is None else WindowedRows.of(split, windows, label_map.num_classes)
+    rows = split if windowed is None else windowed.split
+    for batch in sorted_batches(rows.lengths, batch_size):
+        *values, weight, scores = session.run(task.test_program(), rows.feed(batch), fetch)
         sums += np.array([float(value) for value in values]) * float(weight)
         count += float(weight)
-        _add(judge, split, batch, scores)
+        if windowed is None:
+            _add(judge, split, batch, scores)
+        else:
+            windowed.add(judge, batch, scores)
         if on_batch is not None:
             on_batch(len(batch))
+    if windowed is not None:
+        windowed.finish(judge)
     metrics = dict(zip(names, (sums / max(count, 1.0)).tolist(), strict=True))
     return Evaluation({**metrics, **judge.metrics()}, judge)
 
@@ -104,16 +113,102 @@ def require_defined(metric: str, split: EncodedSplit, label_map: LabelMap) -> No
         )
 
 
+class WindowedRows:
+    """Sentences read in windows: as a split of windows, each with the words that are read in it, and put together again.
+
+    Attributes:
+        split: the windows that have a word.
+    """
+
+    def __init__(
+        self, split: TextSplit, owners: NDArray[np.int64], windows: WordWindows, kept: NDArray[np.int64], classes: int
+    ):
+        self.split = split
+        self._owners, self._windows, self._kept = owners, windows, kept
+        self._left = np.bincount(owners, minlength=len(windows.windows))
+        self._scores: dict[int, dict[int, NDArray[np.float32]]] = {}
+        self._classes = classes
+
+    @classmethod
+    def of(cls, split: EncodedSplit, windows: WordWindows, num_classes: int) -> "WindowedRows":
+        """The windows of all rows of a split."""
+        assert isinstance(split, TextSplit)
+        assert split.word_labels is not None
+        labels: dict[int, NDArray[Any]] = {}
+        pieces: dict[int, NDArray[Any]] = {}
+        owners: dict[int, int] = {}
+        for row, of_words in enumerate(windows.windows):
+            for window in np.unique(of_words[of_words >= 0]).tolist():
+                is_here = of_words == window
+                labels[window], pieces[window] = split.word_labels[row][is_here], windows.pieces[row][is_here]
+                owners[window] = row
+        kept = np.array(sorted(owners), np.int64)
+        ids = [windows.input_ids[window] for window in kept]
+        of_window = np.array([owners[window] for window in kept.tolist()], np.int64)
+        rows = TextSplit(
+            rows=split.rows[of_window],
+            lengths=np.array([len(row) for row in ids], np.int64),
+            pad_id=split.pad_id,
+            input_ids=_Lists(ids),
+            segment_ids=_Lists([np.zeros_like(row) for row in ids]),
+            label=None,
+            word_labels=_Lists([labels[window] for window in kept.tolist()]),
+            first_piece=_Lists([pieces[window] for window in kept.tolist()]),
+        )
+        return cls(rows, of_window, windows, kept, num_classes)
+
+    def add(self, judge: ClassJudge | SequenceJudge, batch: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
+        """Take the logits `[batch, pieces, classes]` of a batch of windows, and judge the rows that are whole."""
+        assert self.split.first_piece is not None
+        whole = []
+        for place, window in enumerate(batch.tolist()):
+            row = int(self._owners[window])
+            kept = self._scores.setdefault(row, {})
+            kept[int(self._kept[window])] = logits[place][self.split.first_piece[window]]
+            if len(kept) == self._left[row]:
+                whole.append(row)
+        self._judge(judge, whole)
+
+    def finish(self, judge: ClassJudge | SequenceJudge) -> None:
+        """Judge the rows of which no word has a piece."""
+        self._judge(judge, np.flatnonzero(self._left == 0).tolist())
+
+    def _judge(self, judge: ClassJudge | SequenceJudge, rows: list[int]) -> None:
+        assert isinstance(judge, SequenceJudge)
+        if not rows:
+            return
+        seen, scores = [], [np.zeros((0, self._classes), np.float32)]
+        for row in rows:
+            of_words = self._windows.windows[row]
+            seen.append(of_words >= 0)
+            of_seen = of_words[of_words >= 0]
+            found = np.zeros((len(of_seen), self._classes), np.float32)
+            for window, logits in self._scores.pop(row, {}).items():
+                found[of_seen == window] = logits
+            scores.append(found)
+        judge.add(np.array(rows, np.int64), seen, log_softmax(np.concatenate(scores)))
+
+
+class _Lists(ListColumn):
+    """Lists at hand, as a column."""
+
+    def __init__(self, lists: Sequence[NDArray[Any]]) -> None:
+        self._lists = lists
+
+    def __getitem__(self, index: int) -> NDArray[Any]:
+        return self._lists[index]
+
+    def values(self) -> NDArray[Any]:
+        return np.concatenate([np.zeros(0, np.int64), *self._lists])
+
+    def lengths(self) -> NDArray[np.int64]:
+        return np.array([len(row) for row in self._lists], np.int64)
+
+
 def labels_of(split: EncodedSplit) -> NDArray[np.int64]:
     """True class ids `[rows]` of a classification split."""
     labels: NDArray[np.int64] = split.label  # type: ignore[attr-defined]
     return labels
-
-
-def word_predictions(split_pieces: NDArray[Any], scores: NDArray[Any], fallback: int) -> NDArray[np.int64]:
-    """Class id of each word: of its first piece, or `fallback` when truncation left the word out."""
-    best = scores.argmax(-1)
-    return np.where(split_pieces >= 0, best[np.maximum(split_pieces, 0)], fallback)
 
 
 def _judge_of(split: EncodedSplit, label_map: LabelMap, options: JudgeOptions) -> ClassJudge | SequenceJudge:

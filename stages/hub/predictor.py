@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,6 @@ from hubflow.schemas.folders import MANIFEST, StoreError, file_sha256, verify_fo
 from hubflow.schemas.labels import LabelMap
 from hubflow.stages.hub.cores import usable_cores
 from hubflow.stages.hub.encoded import Feed, normalised, pad_text
-from hubflow.stages.hub.evaluation import word_predictions
 from hubflow.stages.hub.export_folder import LABELS, PROGRAM, SIGNATURE, TOKENIZER
 from hubflow.stages.hub.images import ImageRules, load_pixels
 from hubflow.stages.hub.judging_sequences import outside_id
@@ -26,11 +25,25 @@ from hubflow.stages.hub.parallel import in_parallel
 from hubflow.stages.hub.precision import require_bfloat16_inference
 from hubflow.stages.hub.prediction_rows import PredictError, require_batch_size, rows_of
 from hubflow.stages.hub.runtime import BUILD_LOCK, paddle
-from hubflow.stages.hub.tokenizer import encode_texts, encode_words
+from hubflow.stages.hub.tokenizer import encode_texts, encode_word_windows, full_lengths
 
 __all__ = ["PredictError", "Prediction", "Predictor"]
 TOKENS_AT_ONCE = 2048
 """Of a batch, padding included: with 8192, MiniLM-L6 took a quarter longer on 2 cores."""
+
+
+class WordScores(NamedTuple):
+    """What the model says of the words of one row.
+
+    Attributes:
+        labels: class of each word `[words]`.
+        probabilities: `[words, classes]`; NaN of a word that the model did not see.
+        num_cut: how many words `max_seq_len` cut off.
+    """
+
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+    num_cut: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +117,7 @@ class Predictor:
         folder = self.folder.absolute()
         return _reloaded, (type(self), str(folder), self.threads, file_sha256(folder / MANIFEST))
 
-    def predict(self, inputs: Any, batch_size: int = 64) -> list[Prediction]:
+    def predict(self, inputs: Any, batch_size: int = 64, stride: int | None = None) -> list[Prediction]:
         """Predict on rows, in order.
 
         Args:
@@ -112,12 +125,14 @@ class Predictor:
                 uint8 arrays. One text, one tuple of two texts or one image is one row. A frame has them in the columns `text`,
                 `text` and `text_pair`, `tokens`, or `image` (else `path`).
             batch_size: rows a run; rows of like length share one.
+            stride: of sequence labelling, the tokens that two windows of a longer sentence share at least; None cuts it.
 
         Raises:
             PredictError: naming the row whose type does not fit the task; ImageError for an image that does not decode.
         """
         if self.task == "sequence_labelling":
-            return [self._sequence(*one) for one in self.word_scores(inputs, batch_size)]
+            scores = self.word_scores(inputs, batch_size, stride)
+            return [self._sequence(one.labels, one.probabilities) for one in scores]
         return [self._one(probabilities) for probabilities in self.scores(inputs, batch_size)]
 
     def run(self, feed: Feed) -> NDArray[np.float32]:
@@ -132,12 +147,24 @@ class Predictor:
 
     def scores(self, inputs: Any, batch_size: int = 64) -> NDArray[np.float32]:
         """Probabilities `[rows, classes]`, for classification; inputs and errors are those of `predict`."""
+        if "image" not in self.signature:
+            return self.text_scores(inputs, batch_size)[0]
         rows, batch_size = rows_of(inputs, self.signature["rows_kind"]), require_batch_size(batch_size)
-        if "image" in self.signature:
-            parts = [self.pixel_scores(pixels) for pixels in self._pixels(rows, batch_size)]
-        else:
-            parts = [np.stack(self._text_scores(rows, batch_size))] if rows else []
+        parts = [self.pixel_scores(pixels) for pixels in self._pixels(rows, batch_size)]
         return np.concatenate(parts or [np.zeros((0, self.label_map.num_classes), np.float32)])
+
+    def text_scores(self, inputs: Any, batch_size: int = 64) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Probabilities `[rows, classes]` of texts or pairs, and how many tokens of each `max_seq_len` cut off `[rows]`."""
+        rows, batch_size = rows_of(inputs, self.signature["rows_kind"]), require_batch_size(batch_size)
+        num_cut = np.zeros(len(rows), np.int64)
+        if not rows:
+            return np.zeros((0, self.label_map.num_classes), np.float32), num_cut
+        scores, lengths = self._text_scores(rows, batch_size)
+        limit = self.signature["text"]["max_seq_len"]
+        full = np.flatnonzero(lengths >= limit)  # only these can have been longer
+        if len(full):
+            num_cut[full] = full_lengths(self._tokenizer, [rows[row] for row in full.tolist()]) - limit
+        return np.stack(scores), num_cut
 
     def pixel_scores(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities `[rows, classes]` of one batch of images `[rows, 3, size, size]`."""
@@ -145,25 +172,37 @@ class Predictor:
         mean, std = np.asarray(spec["mean"], np.float32), np.asarray(spec["std"], np.float32)
         return self.run({"image": normalised(pixels, mean, std)})
 
-    def word_scores(self, inputs: Any, batch_size: int = 64) -> list[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Of each row of words, the class of each word and its probabilities `[words, classes]`, as `Prediction` has them."""
+    def word_scores(self, inputs: Any, batch_size: int = 64, stride: int | None = None) -> list[WordScores]:
+        """Of each row of words, the class of each word and its probabilities, as `Prediction` has them.
+
+        Args:
+            inputs: lists of words.
+            batch_size: rows a run.
+            stride: as `predict` has it.
+
+        Raises:
+            PredictError: naming the row that is no list of words; TokenizerError for a stride that leaves no room.
+        """
         words, batch_size = rows_of(inputs, "tokens"), require_batch_size(batch_size)
-        encoded = encode_words(self._tokenizer, words, self.signature["text"]["max_seq_len"])
+        encoded = encode_word_windows(self._tokenizer, words, self.signature["text"]["max_seq_len"], stride)
         segments = [np.zeros_like(row) for row in encoded.input_ids]
         scores = self._run_text(encoded.input_ids, segments, batch_size)
-        outside = outside_id(self.label_map)
-        found = []
-        for pieces, probabilities in zip(encoded.first_piece, scores, strict=True):
-            by_word = np.where(pieces[:, None] >= 0, probabilities[np.maximum(pieces, 0)], np.float32("nan"))
-            found.append((word_predictions(pieces, probabilities, outside), by_word))
+        outside, found = outside_id(self.label_map), []
+        for windows, pieces, num_cut in zip(encoded.windows, encoded.pieces, encoded.num_cut.tolist(), strict=True):
+            by_word = np.full((len(windows), self.label_map.num_classes), np.nan, np.float32)
+            for window in np.unique(windows[windows >= 0]):
+                by_word[windows == window] = scores[window][pieces[windows == window]]
+            labels = np.where(windows >= 0, by_word.argmax(-1), outside)
+            found.append(WordScores(labels, by_word, num_cut))
         return found
 
-    def _text_scores(self, rows: Sequence[Any], batch_size: int) -> list[NDArray[np.float32]]:
+    def _text_scores(self, rows: Sequence[Any], batch_size: int) -> tuple[list[NDArray[np.float32]], NDArray[np.int64]]:
+        """Probabilities of each row, and its length in tokens."""
         is_pair = self.signature["rows_kind"] == "text_pair"
         texts = [row[0] for row in rows] if is_pair else rows
         pairs = [row[1] for row in rows] if is_pair else None
         ids, segments = encode_texts(self._tokenizer, texts, pairs, self.signature["text"]["max_seq_len"])
-        return self._run_text(ids, segments, batch_size)
+        return self._run_text(ids, segments, batch_size), np.array([len(row) for row in ids], np.int64)
 
     def _pixels(self, images: Sequence[Any], batch_size: int) -> Iterator[NDArray[np.uint8]]:
         """Batches of pixels, decoded by threads while the one before is predicted on."""

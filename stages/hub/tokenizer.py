@@ -108,6 +108,111 @@ def encode_words(tokenizer: Tokenizer, token_lists: Sequence[Sequence[str]], max
     return encoded
 
 
+class WordWindows(NamedTuple):
+    """Rows of words as windows of pieces, which overlap where a row is longer than a window.
+
+    Attributes:
+        input_ids: of each window, row after row `[tokens]`.
+        windows: of each row, which window each word is read in `[words]`; -1 where it has no piece, or was cut off.
+        pieces: of each row, the position of each word's first piece in that window `[words]`.
+        num_cut: how many words of each row were cut off `[rows]`.
+    """
+
+    input_ids: list[np.ndarray]
+    windows: list[np.ndarray]
+    pieces: list[np.ndarray]
+    num_cut: np.ndarray
+
+
+def encode_word_windows(
+    tokenizer: Tokenizer, token_lists: Sequence[Sequence[str]], max_seq_len: int, stride: int | None
+) -> WordWindows:
+    """Encode rows of words; those longer than `max_seq_len` are cut, or read in windows that overlap.
+
+    A window begins with a word, and has at least `stride` pieces of the one before it. A word that is in several windows is
+    read in that where it is furthest from a cut end, the first of equal ones. A word is cut off where its first piece is.
+
+    Args:
+        tokenizer: of `load_tokenizer`.
+        token_lists: words of each row.
+        max_seq_len: longest window in tokens, special ones included.
+        stride: fewest pieces that two windows share; None cuts rows.
+
+    Raises:
+        TokenizerError: when `max_seq_len` leaves no room for a token, or for more than `stride` of them.
+    """
+    encoded = encode_words(tokenizer, token_lists, max_seq_len)
+    windows = [np.where(pieces >= 0, row, -1) for row, pieces in enumerate(encoded.first_piece)]
+    found = WordWindows(encoded.input_ids, windows, encoded.first_piece, np.zeros(len(token_lists), np.int64))
+    room = max_seq_len - tokenizer.num_special_tokens_to_add(False)
+    if stride is not None and stride >= room:
+        raise TokenizerError(
+            f"stride {stride} must be below the {room} tokens that max_seq_len {max_seq_len} leaves; give less"
+        )
+    full = [row for row, ids in enumerate(encoded.input_ids) if len(ids) >= max_seq_len]
+    for row, encoding in zip(full, _whole_rows(tokenizer, [token_lists[row] for row in full]), strict=True):
+        if len(encoding) <= max_seq_len:
+            continue
+        if stride is None:
+            seen = np.flatnonzero(encoded.first_piece[row] >= 0)
+            found.num_cut[row] = len(token_lists[row]) - (int(seen[-1]) + 1 if len(seen) else 0)
+            continue
+        first, rest, which, places = _windows(encoding, len(token_lists[row]), room, stride)
+        found.input_ids[row] = first
+        # The row keeps its own window as the first; the others come after those of all rows.
+        numbers = np.array([row, *range(len(found.input_ids), len(found.input_ids) + len(rest))])
+        found.input_ids.extend(rest)
+        found.windows[row] = np.where(which >= 0, numbers[which], -1)
+        found.pieces[row] = places
+    return found
+
+
+def _windows(
+    encoding: Encoding, num_words: int, room: int, stride: int
+) -> tuple[np.ndarray, list[np.ndarray], np.ndarray, np.ndarray]:
+    """Windows of one row, the first and the others; of each word which one it is read in, and where it begins there."""
+    ids, words = np.array(encoding.ids, np.int32), np.array([-1 if word is None else word for word in encoding.word_ids])
+    real = np.flatnonzero(words >= 0)
+    before, after = ids[: real[0]], ids[real[-1] + 1 :]
+    ids, words = ids[real[0] : real[-1] + 1], words[real[0] : real[-1] + 1]
+    starts = np.flatnonzero(np.diff(words, prepend=-1))  # first pieces, in the words' order
+    begins = [0]
+    while begins[-1] + room < len(ids):
+        wanted = begins[-1] + room - stride
+        of_word = starts[np.searchsorted(starts, wanted, side="right") - 1]
+        to_end = starts[starts >= len(ids) - room][:1]  # with as much context as fits
+        later = starts[starts > begins[-1]]
+        if len(to_end) and begins[-1] < to_end[0] <= of_word:
+            begins.append(int(to_end[0]))
+        elif of_word > begins[-1]:
+            begins.append(int(of_word))
+        elif len(later):
+            begins.append(int(later[0]))  # after a word that fills a window
+        else:
+            break
+    best, which, places = np.full(len(starts), -1), np.full(num_words, -1), np.full(num_words, -1)
+    for window, begin in enumerate(begins):
+        end = min(begin + room, len(ids))
+        left = starts - begin if begin else np.full(len(starts), len(ids))
+        right = end - 1 - starts if end < len(ids) else np.full(len(starts), len(ids))
+        context = np.where((starts >= begin) & (starts < end), np.minimum(left, right), -1)
+        better = context > best
+        best = np.where(better, context, best)
+        which[words[starts[better]]] = window
+        places[words[starts[better]]] = starts[better] - begin + len(before)
+    parts = [np.concatenate([before, ids[begin : begin + room], after]).astype(np.int32) for begin in begins]
+    return parts[0], parts[1:], which, places
+
+
+def _whole_rows(tokenizer: Tokenizer, token_lists: Sequence[Sequence[str]]) -> Iterator[Encoding]:
+    """Encodings of rows of words of which nothing is cut."""
+    rows = _with_spaces(tokenizer, token_lists)
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        with _TRUNCATION:  # another thread may have it on
+            encodings = tokenizer.encode_batch(rows[start : start + _ROWS_AT_ONCE], is_pretokenized=True)
+        yield from encodings
+
+
 def full_lengths(tokenizer: Tokenizer, rows: Sequence[Any], words: bool = False) -> np.ndarray:
     """Tokens `[rows]` that texts, pairs or lists of words have when nothing is cut, special ones included, int64."""
     if words:

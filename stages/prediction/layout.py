@@ -22,6 +22,7 @@ from hubflow.stages.data.quarantine import Quarantine, as_quarantined, sorted_ou
 from hubflow.stages.data.reading import iter_rows, malformed_texts
 from hubflow.stages.data.reading_chunks import Chunk
 from hubflow.stages.data.report import SplitReport
+from hubflow.stages.data.split_checks import count_numbered
 from hubflow.stages.data.staging import as_table
 from hubflow.stages.errors import EmptyError
 from hubflow.stages.prediction.sources import Source, is_several, quarantine_of
@@ -44,6 +45,7 @@ class Layout(BaseModel):
     checks: dict[str, int] = Field(description="Faults by column and check")
     skipped: dict[str, int] = Field(default_factory=dict, description="Lines or files that are no rows, by reason")
     empty: tuple[str, ...] = Field((), description="Files of several that hold no rows")
+    numbered_rows: int = Field(0, description="Sentences whose tokens are 1, 2, 3 …")
 
 
 def rows_file(folder: Path, number: int) -> Path:
@@ -73,12 +75,13 @@ def lay_out(settings: PredictSettings, task: TaskType, sources: Sequence[Source]
             path.unlink()
     pieces: list[Piece] = []
     reports = [SplitReport(str(source.path), str(quarantine_of(output))) for source in sources]
-    named = is_several(settings)
+    named, numbered = is_several(settings), 0
     empty: list[str] = []
     for source, report in zip(sources, reports, strict=True):
         try:
             for chunk in _chunks(source, task, settings.rows_per_part):
                 rows, rejected = _sorted_chunk(chunk, kind, report)
+                numbered += count_numbered(rows["tokens"]) if kind == "tokens" else 0
                 if named:
                     rows, rejected = (_with_file(frame, source) for frame in (rows, rejected))
                 pieces.append(_keep(folder, len(pieces), rows, rejected, str(source.path)))
@@ -96,7 +99,8 @@ def lay_out(settings: PredictSettings, task: TaskType, sources: Sequence[Source]
             checks[check] = checks.get(check, 0) + count
     read, invalid = sum(one.read for one in reports), sum(one.rejected for one in reports)
     skipped = sum((report.skipped for report in reports), Counter[str]())
-    return Layout(parts=parts, read=read, invalid=invalid, checks=checks, skipped=dict(skipped), empty=tuple(empty))
+    counts = {"read": read, "invalid": invalid, "checks": checks, "skipped": dict(skipped), "numbered_rows": numbered}
+    return Layout(parts=parts, empty=tuple(empty), **counts)
 
 
 def _in_one_type(pieces: Sequence[Piece], sources: Sequence[Source], work: PredictionWork, output: Path) -> tuple[PartRef, ...]:
@@ -108,7 +112,7 @@ def _in_one_type(pieces: Sequence[Piece], sources: Sequence[Source], work: Predi
     """
     schema = unified(pieces, mixed=all(source.spec.format == "jsonl" for source in sources))
     require_writable(schema, output, bounded(dict.fromkeys(piece.source for piece in pieces)))
-    told = work.model_dump(include={"export_sha256", "task", "rows_kind", "batch_size", "top_k"})
+    told = work.model_dump(include={"export_sha256", "task", "rows_kind", "batch_size", "top_k", "stride"})
     parts = []
     for number, piece in enumerate(pieces):
         if not piece.schema.equals(schema):

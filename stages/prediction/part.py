@@ -50,17 +50,26 @@ def predict_part(work: PredictionWork, part: PartRef) -> PartRecord:
     rows = parquet.read_table(rows_file(folder, part.number))
     bad_sha256, bad = None, 0
     image_changes: dict[str, int] = {}
+    num_cut: NDArray[np.int64] | None
     if work.rows_kind == "tokens":
-        table, judged = _words(rows, predictor, work)
+        table, judged, num_cut = _words(rows, predictor, work)
     else:
-        rows, scores, undecoded, image_changes = _classes(rows, predictor, work)
-        table = class_table(rows, scores, predictor.label_map, work.rows_kind, work.top_k, f"predict, {work.source}")
+        rows, scores, undecoded, image_changes, num_cut = _classes(rows, predictor, work)
+        source = f"predict, {work.source}"
+        table = class_table(rows, scores, predictor.label_map, work.rows_kind, work.top_k, source, num_cut)
         judged = _judged_classes(rows, scores, predictor)
         if len(undecoded):
             bad, bad_sha256 = len(undecoded), _write(bad_file(folder, part), lambda path: parquet.write_table(undecoded, path))
     sha256 = _write(predictions_file(folder, part), lambda path: parquet.write_table(table, path))
     record = PartRecord(
-        rows=len(table), sha256=sha256, bad=bad, bad_sha256=bad_sha256, image_changes=image_changes, **vars(judged)
+        rows=len(table),
+        sha256=sha256,
+        bad=bad,
+        bad_sha256=bad_sha256,
+        image_changes=image_changes,
+        truncated_rows=0 if num_cut is None else int((num_cut > 0).sum()),
+        truncated=0 if num_cut is None else int(num_cut.sum()),
+        **vars(judged),
     )
     _write(record_file(folder, part), lambda path: path.write_text(record.model_dump_json(), encoding="utf-8"))
     return record
@@ -109,13 +118,15 @@ def predictor_of(work: PredictionWork) -> "Predictor":
         return _LOADED[name]
 
 
-def _words(rows: Any, predictor: "Predictor", work: PredictionWork) -> tuple[Any, Judged]:
-    words = predictor.word_scores(rows.column("tokens").to_pylist(), work.batch_size)
+def _words(rows: Any, predictor: "Predictor", work: PredictionWork) -> tuple[Any, Judged, NDArray[np.int64]]:
+    """The predictions of sentences, what their labels say of them, and how many words of each were cut off."""
+    words = predictor.word_scores(rows.column("tokens").to_pylist(), work.batch_size, work.stride)
     table = word_table(rows, words, predictor.label_map, f"predict, {work.source}")
+    num_cut = np.array([one.num_cut for one in words], np.int64)
     if "labels" not in rows.column_names:
-        return table, Judged()
+        return table, Judged(), num_cut
     numbers, labels = rows.column("row").to_pylist(), rows.column("labels").to_pylist()
-    return table, judge_words(numbers, labels, [best for best, _ in words], predictor.label_map)
+    return table, judge_words(numbers, labels, [one.labels for one in words], predictor.label_map), num_cut
 
 
 def _judged_classes(rows: Any, scores: NDArray[np.float32], predictor: "Predictor") -> Judged:
@@ -125,14 +136,18 @@ def _judged_classes(rows: Any, scores: NDArray[np.float32], predictor: "Predicto
     return judge_classes(numbers, rows.column("label").to_pylist(), scores.argmax(1), predictor.label_map)
 
 
-def _classes(rows: Any, predictor: "Predictor", work: PredictionWork) -> tuple[Any, NDArray[np.float32], Any, dict[str, int]]:
-    """The rows that could be predicted, their probabilities, the others for the quarantine, and changes made to images."""
+def _classes(
+    rows: Any, predictor: "Predictor", work: PredictionWork
+) -> tuple[Any, NDArray[np.float32], Any, dict[str, int], NDArray[np.int64] | None]:
+    """The rows that could be predicted, their probabilities, the others for the quarantine, changes made to images, and how
+    many tokens of each text were cut off."""
     if work.rows_kind == "image":
-        return _images(rows, predictor, work)
+        return *_images(rows, predictor, work), None
     texts: list[Any] = rows.column("text").to_pylist()
     if work.rows_kind == "text_pair":
         texts = list(zip(texts, rows.column("text_pair").to_pylist(), strict=True))
-    return rows, predictor.scores(texts, work.batch_size), rows.slice(0, 0), {}
+    scores, num_cut = predictor.text_scores(texts, work.batch_size)
+    return rows, scores, rows.slice(0, 0), {}, num_cut
 
 
 def _images(rows: Any, predictor: "Predictor", work: PredictionWork) -> tuple[Any, NDArray[np.float32], Any, dict[str, int]]:

@@ -19,6 +19,7 @@ from hubflow.stages.hub.images import is_image_file
 from hubflow.stages.prediction.writing import OUTPUTS
 
 ENDINGS: dict[str, DataFormat] = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".parquet": "parquet", ".conll": "conll"}
+ENDINGS |= dict.fromkeys((".conllu", ".conllup"), "conll")
 _NAMES = ("encoding", "header", "quoting", "text_column", "text_pair_column", "label_column", "tokens_column", "label_list")
 
 

@@ -1,7 +1,7 @@
 """Predictions as Arrow tables, column by column: no Python object a row where it can be helped. Must not import Paddle."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as arrow
@@ -12,12 +12,22 @@ from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import RowKind
 from hubflow.stages.data.carried import free_names
 
-Words = Sequence[tuple[NDArray[np.int64], NDArray[np.float32]]]
+if TYPE_CHECKING:
+    from hubflow.stages.hub.predictor import WordScores
+
+NUM_TRUNCATED_TOKENS, NUM_TRUNCATED_WORDS = "num_truncated_tokens", "num_truncated_words"
+"""Columns of texts, and of sentences: how many of a row's tokens, or words, `max_seq_len` cut off."""
 HELD = ("row", "tokens", "predicted", "probability")
 
 
 def class_table(
-    rows: Any, scores: NDArray[np.float32], label_map: LabelMap, kind: RowKind, top_k: int | None, source: str
+    rows: Any,
+    scores: NDArray[np.float32],
+    label_map: LabelMap,
+    kind: RowKind,
+    top_k: int | None,
+    source: str,
+    num_cut: NDArray[np.int64] | None = None,
 ) -> Any:
     """The rows with what was predicted of each, once it keeps `Predictions`.
 
@@ -28,6 +38,7 @@ def class_table(
         kind: of the rows.
         top_k: how many labels to give as lists; None gives a column for each label.
         source: named in errors.
+        num_cut: how many tokens of each text `max_seq_len` cut off `[rows]`; None of images.
 
     Raises:
         ContractError: when the predictions break their contract.
@@ -41,22 +52,25 @@ def class_table(
         columns |= {f"{PROBABILITY}{label}": arrow.array(scores[:, place]) for place, label in enumerate(label_map.labels)}
     else:
         columns |= _top(scores, label_map, min(top_k, label_map.num_classes))
+    if num_cut is not None:
+        columns[NUM_TRUNCATED_TOKENS] = arrow.array(num_cut)
     table = _joined(rows, columns, kind)
     held = table.select(["row", *columns]).to_pandas()
     require_predictions(held, label_map, rows.column("row").to_numpy(), source, top_k=top_k)
     return table
 
 
-def word_table(rows: Any, words: Words, label_map: LabelMap, source: str) -> Any:
+def word_table(rows: Any, words: Sequence["WordScores"], label_map: LabelMap, source: str) -> Any:
     """The sentences with a label and its probability for each word, once they keep `TokenPredictions`."""
-    lengths = np.array([len(best) for best, _ in words], np.int64)
+    lengths = np.array([len(one.labels) for one in words], np.int64)
     offsets = arrow.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
-    ids = np.concatenate([best for best, _ in words] or [np.zeros(0, np.int64)])
-    picked = [scores[np.arange(len(best)), best] for best, scores in words]
+    ids = np.concatenate([one.labels for one in words] or [np.zeros(0, np.int64)])
+    picked = [one.probabilities[np.arange(len(one.labels)), one.labels] for one in words]
     flat = np.concatenate(picked or [np.zeros(0, np.float32)]).astype(np.float64)
     columns = {
         "predicted": arrow.ListArray.from_arrays(offsets, _labels(ids, label_map)),
         "probability": arrow.ListArray.from_arrays(offsets, arrow.array(flat)),
+        NUM_TRUNCATED_WORDS: arrow.array([one.num_cut for one in words], arrow.int64()),
     }
     table = _joined(rows, columns, "tokens")
     held = table.select(list(HELD)).to_pandas()

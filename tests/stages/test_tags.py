@@ -4,13 +4,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from modules import make_tiny_bert
 from runs import Run, run_stages
 
+from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.gate import GateSettings
-from hubflow.schemas.settings import FineTuneSettings, PredictSettings
+from hubflow.schemas.settings import EvaluateSettings, FineTuneSettings, PredictSettings
 from hubflow.stages.evaluate import read_details
+from hubflow.stages.evaluate_export import evaluate_export
 from hubflow.stages.gate import gate, read_verdict
 from hubflow.stages.predict import predict
 
@@ -22,7 +26,7 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_bert(tmp_path_factory.mktemp("module") / "bert", VOCABULARY)
 
 
-def run(folder: Path, module: Path, content: str, **data: Any) -> Run:
+def run(folder: Path, module: Path, content: str, evaluate: Any = None, **data: Any) -> Run:
     folder.mkdir()
     for split in ("train", "dev", "test"):
         (folder / f"{split}.conll").write_text(content, encoding="utf-8")
@@ -32,6 +36,7 @@ def run(folder: Path, module: Path, content: str, **data: Any) -> Run:
         "module": {"name": str(module), "max_seq_len": 6},
         "data": {"format": "conll", **files, **data},
         "train": {"epochs": 3, "batch_size": 4, "learning_rate": 3e-3, "preflight": False},
+        "evaluate": evaluate or {},
         "store": str(folder / "store"),
         "device": "cpu",
     }
@@ -82,3 +87,76 @@ def test_a_scheme_that_is_set_reaches_every_stage(tmp_path: Path, module: Path) 
             PredictSettings(export=str(found.export_folder), data=data, output=str(tmp_path / "out.parquet"))
         ).metrics
         assert metrics["f1"] == pytest.approx(found.evaluation.metrics["test"]["f1"])
+
+
+@pytest.fixture(scope="module")
+def long_run(tmp_path_factory: pytest.TempPathFactory, module: Path) -> Run:
+    """A run on sentences, some of them longer than the model reads at once."""
+    words = [f"{word} {tag}" for word, tag in (("plot", "O"), ("good", "PER"), ("story", "O"), ("bad", "ORG"), ("cast", "O"))]
+    sentences = [words * (1 + place % 4) for place in range(16)]
+    content = "".join("\n".join(lines) + "\n\n" for lines in sentences)
+    return run(tmp_path_factory.mktemp("long") / "run", module, content, evaluate={"stride": 2})
+
+
+def test_windows_score_every_word_in_evaluation_export_and_prediction(long_run: Run, tmp_path: Path) -> None:
+    found, metrics = long_run, long_run.evaluation.metrics["test"]
+    windowed = evaluate_export(found.export, found.dataset, found.settings.evaluate, found.settings.store)
+    assert windowed.metrics == pytest.approx(metrics, rel=1e-4, abs=1e-6)
+    cut = evaluate_export(found.export, found.dataset, EvaluateSettings(), found.settings.store)
+    assert cut.metrics["loss"] != pytest.approx(metrics["loss"])
+    judged = [pd.read_parquet(found.store.open(one).folder / "test.parquet") for one in (found.evaluation, windowed)]
+    assert [list(row) for row in judged[0]["predicted"]] == [list(row) for row in judged[1]["predicted"]]
+    data = found.settings.data.test
+    given = {"export": str(found.export_folder), "data": data, "output": str(tmp_path / "out.parquet")}
+    result = predict(PredictSettings.model_validate({**given, "stride": 2}))
+    assert result.metrics["f1"] == pytest.approx(metrics["f1"])
+    out = pd.read_parquet(result.output)
+    assert [list(row) for row in out["predicted"]] == [list(row) for row in judged[0]["predicted"]]
+    assert np.isfinite(np.concatenate(out["probability"].to_list())).all()
+    assert out["num_truncated_words"].sum() == 0
+    assert result.notes == []
+
+
+def test_words_that_are_cut_off_are_counted_in_notes_and_output(long_run: Run, tmp_path: Path) -> None:
+    given = {"export": str(long_run.export_folder), "data": long_run.settings.data.test, "output": str(tmp_path / "out.jsonl")}
+    result = predict(PredictSettings.model_validate({**given, "rows_per_part": 3}))
+    lengths = [5 * (1 + place % 4) for place in range(16)]
+    expected = [max(length - 4, 0) for length in lengths]
+    out = pd.read_json(result.output, lines=True)
+    assert out["num_truncated_words"].tolist() == expected
+    assert [note for note in result.notes if "longer than max_seq_len 6" in note] == result.notes
+    assert (
+        f"16 of 16 sentences are longer than max_seq_len 6: the model did not see {sum(expected)} of their" in result.notes[0]
+    )
+    assert "set stride" in result.notes[0]
+
+
+def test_tokens_of_texts_that_are_cut_off_are_counted(text_run: Run, tmp_path: Path) -> None:
+    data = tmp_path / "rows.tsv"
+    data.write_text("text\na fine film\n" + "film " * 20 + "\n", encoding="utf-8")
+    given = {"export": str(text_run.export_folder), "data": str(data), "output": str(tmp_path / "out.parquet")}
+    result = predict(PredictSettings.model_validate(given))
+    assert pd.read_parquet(result.output)["num_truncated_tokens"].tolist() == [0, 6]
+    assert result.notes == [
+        "1 of 2 texts are longer than max_seq_len 16: the model did not see 6 of their tokens (see num_truncated_tokens)"
+    ]
+    with pytest.raises(SettingsError, match="stride is for sequence_labelling"):
+        predict(PredictSettings.model_validate({**given, "stride": 2}))
+
+
+def test_conll_files_are_predicted_as_they_are_read(long_run: Run, tmp_path: Path) -> None:
+    data = tmp_path / "new.conllu"
+    columns = "\t_" * 8
+    data.write_text(
+        f"# sent_id = 1\n1-2\tgoodplot{columns}\n1\tgood{columns}\n2\tplot{columns}\n\n"
+        f"# O\n1\t#{columns}\n2\tNew York{columns}\n",
+        encoding="utf-8",
+    )
+    given = {"export": str(long_run.export_folder), "data": str(data), "output": str(tmp_path / "out.parquet")}
+    result = predict(PredictSettings.model_validate(given))
+    out = pd.read_parquet(result.output)
+    assert [list(tokens) for tokens in out["tokens"]] == [["good", "plot"], ["#", "New York"]]
+    assert out["row"].tolist() == [3, 7]
+    assert result.notes == ["skipped, as no rows: comment lines 2, multi-word tokens 1"]
+    first = predict(PredictSettings.model_validate({**given, "tokens_column": 0}))
+    assert any("set tokens_column" in note for note in first.notes)

@@ -21,6 +21,7 @@ from small_exports import Exported
 from small_modules import ENTITY_LABELS, some_texts
 
 from hubflow.schemas.folders import StoreError, seal
+from hubflow.stages.hub.errors import TokenizerError
 from hubflow.stages.hub.images import ImageError
 from hubflow.stages.hub.predictor import PredictError, Prediction, Predictor
 
@@ -77,6 +78,34 @@ def test_every_word_gets_a_label_those_that_were_cut_off_too(words: Predictor) -
     assert np.isfinite(long.probabilities[:14]).all()
     assert empty.label == ()
     assert empty.probabilities.shape == (0, ENTITY_LABELS.num_classes)
+
+
+def test_windows_give_every_word_of_a_long_sentence_a_probability(words: Predictor) -> None:
+    long = ["Ada", "visits", "Paris", "of", "Acme", "film"] * 9
+    rows: list[list[str]] = [["Ada"], long, [], ["\u0001"]]
+    cut = words.predict(rows)
+    for stride in (0, 4, 13):
+        found = words.predict(rows, stride=stride)
+        assert close(found[:1] + found[2:3], cut[:1] + cut[2:3])
+        assert np.isfinite(found[1].probabilities).all()
+        assert len(found[1].label) == len(long)
+        np.testing.assert_allclose(found[1].probabilities.sum(1), 1, atol=1e-5)
+        assert np.isnan(found[3].probabilities).all()
+    assert np.isnan(cut[1].probabilities[14:]).all()
+    assert [one.num_cut for one in words.word_scores(rows)] == [0, len(long) - 14, 0, 0]
+    # The first word's nearest cut end is that of the first window, and of its last words that of the second.
+    np.testing.assert_allclose(words.predict(rows, stride=4)[1].probabilities[:10], cut[1].probabilities[:10], atol=1e-5)
+
+
+def test_a_stride_that_leaves_no_room_is_refused(words: Predictor) -> None:
+    with pytest.raises(TokenizerError, match="stride 14 must be below the 14 tokens"):
+        words.predict([["Ada"]], stride=14)
+
+
+def test_tokens_of_texts_beyond_the_limit_are_counted(texts: Predictor) -> None:
+    scores, num_cut = texts.text_scores(["good film", "film " * 14, "film " * 20])
+    assert num_cut.tolist() == [0, 0, 6]
+    np.testing.assert_array_equal(scores, texts.scores(["good film", "film " * 14, "film " * 20]))
 
 
 @pytest.fixture(scope="module")

