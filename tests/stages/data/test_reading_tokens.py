@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from hubflow.schemas.settings import DatasetSpec
 from hubflow.stages.data.reading import iter_rows
@@ -184,3 +185,12 @@ def test_what_is_skipped_is_counted_once_whatever_the_size_of_the_chunks(tmp_pat
 def test_a_file_of_comments_alone_holds_no_sentences(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no sentences"):
         chunks(tmp_path / "a.conll", "# id 1\n\n# id 2\n")
+
+
+def test_the_sample_of_the_documentation_is_read_as_it_says(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "data-formats.md").read_text(encoding="utf-8")
+    section = page.partition("## Token files")[2]
+    sample, given = (section.partition(f"```{kind}\n")[2].partition("```")[0] for kind in ("text", "yaml"))
+    options = yaml.safe_load(given)["data"]
+    columns = {name: options[name] for name in ("tokens_column", "label_column")}
+    assert read(tmp_path / "train.conll", sample, **columns) == [(2, ["New York", "sleeps"], ["B-LOC", "O"])]
