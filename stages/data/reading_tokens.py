@@ -205,7 +205,7 @@ class _Conll:
             return True
         if first in ("#begin", "#end") and fields[1:2] == ["document"]:  # of CoNLL-2012
             return True
-        if first == "#" and width > 2 and ("=" in fields[1] or fields[2] == "="):  # noqa: PLR2004 - as `# text = …`
+        if first == "#" and width > 2 and ("=" in fields[1][1:] or fields[2] == "="):  # noqa: PLR2004 - as `# text = …`
             return True
         if width == 1 or (first != "#" and not first.startswith("# ")):
             return first.startswith("# ")
@@ -305,19 +305,21 @@ def _sentences(request: Request, skipped: Counter[str]) -> Iterator[tuple[list[l
         found: list[list[Line]] = []
         # Only spaces and tabs separate: a token of real text may be another white-space character.
         for number, line in enumerate(block.text.removesuffix("\n").split("\n"), start=block.begins):
-            text = line.removesuffix("\r").rstrip(" \t")
-            if "\t" in text:
-                fields = [field.strip(" ") for field in text.split("\t")]
-            else:
-                fields = [field for field in text.split(" ") if field]
-            if text.startswith("#") and GLOBAL_COLUMNS.match(text):
-                fields = [text]
-            is_wide = is_wide or len(fields) > 1
-            is_start = bool(fields) and fields[0] == DOCUMENT_START
-            if fields and not is_start and not (is_wide and text.isspace()):
+            text = line.rstrip(" \t\r")
+            fields = text.split("\t") if "\t" in text else text.split(" ")
+            if len(fields) > 1:
+                is_wide = True
+                if text[0] == "#" and GLOBAL_COLUMNS.match(text):
+                    fields = [text]
+                elif "\t" in text:
+                    fields = [field.strip(" ") for field in fields] if " " in text else fields
+                elif "" in fields:
+                    fields = [field for field in fields if field]
+            if fields[0] == DOCUMENT_START:
+                skipped[DOCUMENTS] += 1
+            elif text and not (is_wide and text.isspace()):
                 lines.append((number, fields))
                 continue
-            skipped[DOCUMENTS] += is_start
             if lines:
                 found.append(lines)
                 lines = []

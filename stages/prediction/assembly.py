@@ -15,7 +15,7 @@ from hubflow.schemas.parts import PartRecord, PredictionWork
 from hubflow.schemas.settings import PredictSettings
 from hubflow.stages.errors import DataError
 from hubflow.stages.prediction.layout import Layout, set_aside
-from hubflow.stages.prediction.measuring import MAX_EXAMPLES, metrics_of
+from hubflow.stages.prediction.measuring import MAX_EXAMPLES, metrics_of, unreadable_tags
 from hubflow.stages.prediction.part import bad_file, predictions_file
 from hubflow.stages.prediction.writing import write_tables
 from hubflow.stages.store import file_sha256
@@ -78,5 +78,7 @@ def judged(records: Sequence[PartRecord], label_map: LabelMap, is_sequence: bool
         return {}, [f"no metrics: {unknown} label(s) are not in the export's label map: {named}{more}"]
     if not labelled:
         return {}, []
+    if is_sequence and (reason := unreadable_tags(label_map)):
+        return {}, [f"no metrics: {reason}"]
     notes = [] if labelled == rows else [f"metrics are of the {labelled} rows, of {rows}, that have a label"]
     return metrics_of([record.counts for record in records], label_map.num_classes, is_sequence), notes

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.tags import TagError
 
 MAX_EXAMPLES = 5
 
@@ -59,11 +60,23 @@ def judge_words(
     given = [(row, truth, guess) for row, truth, guess in zip(rows, labels, predicted, strict=True) if truth is not None]
     strange = [(row, label) for row, truth, _ in given for label in truth if label not in index]
     known = [(truth, guess) for _, truth, guess in given if all(label in index for label in truth)]
-    reader = TagReader(label_map.labels, "IOB2", label_map.tagging)
+    try:
+        reader = TagReader(label_map.labels, "IOB2", label_map.tagging)
+    except TagError:  # the predictions are sound all the same; `unreadable_tags` says why there are no metrics
+        return Judged(len(given), {}, len(strange), _named(strange))
     true = reader.read(reader.flat(np.array([index[label] for label in truth], np.int64) for truth, _ in known), "default")
     found = reader.read(reader.flat(guess for _, guess in known), "default")
     counts = {"right": int(found.among(true).sum()), "predicted": len(found.kind), "true": len(true.kind)}
     return Judged(len(given), counts, len(strange), _named(strange))
+
+
+def unreadable_tags(label_map: LabelMap) -> str:
+    """Why the labels cannot be read as tags; empty when they can."""
+    try:
+        _ = label_map.tagging
+    except TagError as error:
+        return str(error)
+    return ""
 
 
 def has_label(label: str | None) -> bool:

@@ -1,5 +1,7 @@
 """Tags however they are written: the same entities from reading to the gate, in every stage that counts them."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from modules import make_tiny_bert
 from runs import Run, run_stages
 
 from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.folders import seal
 from hubflow.schemas.gate import GateSettings
 from hubflow.schemas.settings import EvaluateSettings, FineTuneSettings, PredictSettings
 from hubflow.stages.evaluate import read_details
@@ -160,3 +163,16 @@ def test_conll_files_are_predicted_as_they_are_read(long_run: Run, tmp_path: Pat
     assert result.notes == ["skipped, as no rows: comment lines 2, multi-word tokens 1"]
     first = predict(PredictSettings.model_validate({**given, "tokens_column": 0}))
     assert any("set tokens_column" in note for note in first.notes)
+
+
+def test_tags_of_an_older_export_that_cannot_be_told_leave_the_predictions_without_metrics(
+    long_run: Run, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(long_run.export_folder, tmp_path / "export")
+    (copy / "label_map.json").write_text('["O", "B-PER", "S-ORG"]', encoding="utf-8")
+    seal(copy, "exports", json.loads((copy / "manifest.json").read_text(encoding="utf-8"))["facts"])
+    data = tmp_path / "a.conll"
+    data.write_text("good B-PER\nplot O\n", encoding="utf-8")
+    result = predict(PredictSettings(export=str(copy), data=str(data), output=str(tmp_path / "out.parquet")))
+    assert (result.rows, result.metrics) == (1, {})
+    assert "no metrics: the scheme of the tags cannot be told: 'S-ORG'" in result.notes[0]
