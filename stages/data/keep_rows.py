@@ -34,7 +34,7 @@ from hubflow.stages.store import Artifact, Store
 
 KIND = "datasets"
 QUARANTINE = "quarantine"
-FORMAT_VERSION = 3  # of the artefact: raise it when the same sources would be written differently
+FORMAT_VERSION = 4  # of the artefact: raise it when the same sources would be written differently
 LABEL_MAP_FILE = "label_map.json"
 MIN_CLASSES = 2
 ORDER: tuple[Split, ...] = ("train", "dev", "test")

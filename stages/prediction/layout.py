@@ -29,7 +29,7 @@ from hubflow.stages.prediction.sources import Source, is_several, quarantine_of
 from hubflow.stages.prediction.writing import require_writable
 from hubflow.stages.store import content_key, file_sha256
 
-FORMAT_VERSION = 2  # of a part: raise it when the same rows would be predicted differently
+FORMAT_VERSION = 3  # of a part: raise it when the same rows would be predicted differently
 FILE = "file"
 """Column of the predictions that names the file of a row, where there may be several."""
 LOG = logging.getLogger(__name__)
