@@ -7,8 +7,8 @@ Each stage runs in a process of its own, so that its peak memory is its own. `--
 import argparse
 import json
 import math
+import os
 import random
-import resource
 import shutil
 import sys
 import tempfile
@@ -147,7 +147,7 @@ def stage_figures(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for stage in STAGES:
         figures = child_figures(folder, given, stage)
-        found |= {f"{stage} s": figures["seconds"], f"{stage} MB": figures["peak_bytes"] / 1e6}
+        found |= {f"{stage} s": figures["seconds"], f"{stage} MB": figures["tree_bytes"] / 1e6}
         if stage == "fine_tune":
             found["step ms"] = 1000 * figures["step_seconds"]
     print("  " + json.dumps(found), file=sys.stderr)
@@ -159,7 +159,7 @@ def child_figures(folder: Path, given: dict[str, Any], stage: str) -> dict[str, 
     config = folder / "settings.json"
     config.write_text(json.dumps(given), encoding="utf-8")
     command = [sys.executable, __file__, "--child", str(config), stage]
-    return figures_of(command, LIMIT_SECONDS, tree=given.get("processes", 0) > 0)
+    return figures_of(command, LIMIT_SECONDS, tree=True)
 
 
 def table(part: str, points: Points) -> list[str]:
@@ -207,13 +207,14 @@ def child(config: str, stage: str) -> None:
     """Run the stages up to `stage`, of which those before it find their results in the store; figures as JSON."""
     from hubflow.schemas.parsing import load_settings
     from hubflow.schemas.settings import FineTuneSettings
+    from hubflow.stages import fine_tune as fine_tune_stage
     from hubflow.stages.build_head import build_head
     from hubflow.stages.encode_dataset import encode_dataset
     from hubflow.stages.evaluate import evaluate
-    from hubflow.stages.fine_tune import fine_tune
     from hubflow.stages.load_dataset import load_dataset
     from hubflow.stages.load_module import load_module
 
+    fine_tune = fine_tune_stage.fine_tune
     given = load_settings(FineTuneSettings, config)
     store, clock = given.store, Steps()
     began: dict[str, float] = {}
@@ -222,8 +223,7 @@ def child(config: str, stage: str) -> None:
         began.setdefault("end", time.perf_counter())
         if name == stage:
             seconds = time.perf_counter() - began["start"]
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            sys.stdout.write(json.dumps({"seconds": seconds, "peak_bytes": peak, **clock.figures()}) + "\n")
+            sys.stdout.write(json.dumps({"seconds": seconds, **clock.figures()}) + "\n")
         began["start"] = time.perf_counter()
         return name == stage
 
@@ -238,7 +238,10 @@ def child(config: str, stage: str) -> None:
         return
     task = build_head(given.task, module, dataset, given.module, given.head, store)
     ends("build_head")
-    callbacks = [clock.callback()] if stage == "fine_tune" and given.processes == 1 else []
+    follows = stage == "fine_tune" and given.processes == 1
+    if follows:
+        fine_tune_stage.TRAIN = f"{Path(__file__).stem}:counted_training"
+    callbacks = [clock.callback()] if follows else []
     checkpoint = fine_tune(
         task, encoded, given.train, store, given.seed, given.device, callbacks=callbacks, processes=given.processes
     )
@@ -251,6 +254,8 @@ class Steps:
     """Seconds of the steps after the first few, and of what passed in Paddle's executor meanwhile."""
 
     def __init__(self) -> None:
+        self._inside = Path(tempfile.mkdtemp()) / "executor"
+        os.environ[INSIDE] = str(self._inside)
         self.seconds, self.steps, self.inside = 0.0, 0, 0.0
 
     def figures(self) -> dict[str, float]:
@@ -260,48 +265,50 @@ class Steps:
         return {"step_seconds": self.seconds / self.steps, "executor_seconds": self.inside / self.steps}
 
     def callback(self) -> Any:
-        """What follows the run."""
+        """What follows the run: a step's time is all that passes until the next one ends, the callback itself included."""
         from hubflow.stages.hub.callbacks import Callback, Step, TrainState
 
-        clock, inside = self, executor_seconds()
+        clock = self
 
         class Follower(Callback):
             """Takes the time between the ends of two steps."""
 
-            _last, _inside = 0.0, 0.0
+            _last, _before = 0.0, 0.0
 
             def on_step_end(self, state: TrainState, step: Step) -> None:
                 """Count it, but for the first two, which prepare programs."""
-                now = time.perf_counter()
+                now, inside = time.perf_counter(), float(clock._inside.read_text())
                 if state.step > 2:
                     clock.seconds += now - self._last
-                    clock.inside += inside[0] - self._inside
+                    clock.inside += inside - self._before
                     clock.steps += 1
-                self._last, self._inside = now, inside[0]
+                self._last, self._before = now, inside
 
         return Follower()
 
 
-_inside = [0.0]
+INSIDE = "HUBFLOW_BENCHMARK_EXECUTOR"
+"""Environment variable: the file in which the process that trains says how long it was in Paddle's executor."""
 
 
-def executor_seconds() -> list[float]:
-    """Seconds in Paddle's own executor since this was first called, in a list of one."""
+def counted_training(request: dict[str, Any], connection: Any) -> Any:
+    """As the stage's worker process does it, with the seconds in Paddle's executor written down after each run of it."""
     from hubflow.stages.hub.runtime import paddle
+    from hubflow.stages.training_run import train_in_worker
 
-    kind = paddle.base.executor._StandaloneExecutor
-    if not hasattr(kind, "counted"):
-        plain = kind.run
+    kind, file, inside = paddle.base.executor._StandaloneExecutor, Path(os.environ[INSIDE]), [0.0]
+    plain = kind.run
 
-        def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-            started = time.perf_counter()
-            try:
-                return plain(self, *args, **kwargs)
-            finally:
-                _inside[0] += time.perf_counter() - started
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return plain(self, *args, **kwargs)
+        finally:
+            inside[0] += time.perf_counter() - started
+            file.write_text(str(inside[0]))
 
-        kind.run, kind.counted = run, True
-    return _inside
+    kind.run = run
+    return train_in_worker(request, connection)
 
 
 if __name__ == "__main__":

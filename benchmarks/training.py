@@ -6,7 +6,6 @@
 import argparse
 import json
 import random
-import resource
 import sys
 import tempfile
 import time
@@ -58,18 +57,17 @@ def ways(task: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]
     config = folder / "settings.json"
     config.write_text(json.dumps(settings(task, files, options)), encoding="utf-8")
     common = ["--train", files["train"], "--test", files["test"], "--epochs", str(options.epochs)]
-    workers = task.startswith("flowers")
-    if workers:
+    if task.startswith("flowers"):
         theirs = [str(HERE / "yardstick" / "train_images.py"), *common, "--size", task.removeprefix("flowers")]
     else:
         theirs = [str(HERE / "yardstick" / "trainer_text.py"), task, *common, "--module", minilm()]
 
     def yardstick(turn: int) -> dict[str, Any]:
-        return figures_of([yardstick_python(), *theirs, "--seed", str(turn)], LIMIT_SECONDS, workers)
+        return figures_of([yardstick_python(), *theirs, "--seed", str(turn)], LIMIT_SECONDS, tree=True)
 
     def hubflow(turn: int) -> dict[str, Any]:
         command = [sys.executable, __file__, "--child", str(config), str(folder / "store"), str(turn), *options.set]
-        return figures_of(command, LIMIT_SECONDS, workers)
+        return figures_of(command, LIMIT_SECONDS, tree=True)
 
     both = {"yardstick": yardstick, "hubflow": hubflow}
     return {name: way for name, way in both.items() if options.only in (None, name)}
@@ -136,8 +134,7 @@ def settings(task: str, files: dict[str, str], options: argparse.Namespace) -> d
 def line(task: str, theirs: list[dict[str, Any]], ours: list[dict[str, Any]]) -> str:
     """One row of the table."""
     seconds = median(ours, "seconds") / median(theirs, "seconds")
-    memory = "tree_bytes" if task.startswith("flowers") else "peak_bytes"
-    peaks = [median(side, memory) / 1e6 for side in (theirs, ours)]
+    peaks = [median(side, "tree_bytes") / 1e6 for side in (theirs, ours)]  # of all processes of each
     same = "yes" if median(ours, "score") >= median(theirs, "score") - SAME_SCORE else "no"
     return (
         f"| {task} | {spread(theirs, 'seconds')} | {spread(ours, 'seconds')} | **{seconds:.2f}** "
@@ -148,9 +145,6 @@ def line(task: str, theirs: list[dict[str, Any]], ours: list[dict[str, Any]]) ->
 
 def child(config: str, store: str, seed: str, overrides: list[str]) -> None:
     """The plain stages up to the evaluation of the test rows; figures as JSON."""
-    from hubflow.stages.hub.memory import share_one_heap
-
-    share_one_heap()  # as the command does, before anything starts threads
     from hubflow.schemas.parsing import parse_settings, read_settings, with_overrides
     from hubflow.schemas.settings import FineTuneSettings
     from hubflow.stages.build_head import build_head
@@ -178,8 +172,6 @@ def child(config: str, store: str, seed: str, overrides: list[str]) -> None:
         "steps": checkpoint.steps,
         "encoding_seconds": encoding,
         "score": metrics["f1"] if given.task == "sequence_labelling" else metrics["accuracy"],
-        "peak_bytes": clock.peak_bytes,
-        "peak_bytes_at_end": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
     sys.stdout.write(json.dumps(figures) + "\n")
 
@@ -189,10 +181,9 @@ def clock_of_training() -> Any:
     from hubflow.stages.hub.callbacks import Callback, Step, TrainState
 
     class Clock(Callback):
-        """Seconds of the steps alone, without judging dev; peak memory of the process by the last step."""
+        """Seconds of the steps alone, without evaluating dev."""
 
         seconds = 0.0
-        peak_bytes = 0
         _since = _last = 0.0
 
         def on_train_begin(self, state: TrainState, total_steps: int) -> None:
@@ -202,7 +193,6 @@ def clock_of_training() -> Any:
         def on_step_end(self, state: TrainState, step: Step) -> None:
             """Take the time."""
             self._last = time.perf_counter()
-            self.peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
         def on_evaluate(self, state: TrainState, metrics: dict[str, float]) -> None:
             """Leave out what has passed since the last step."""
