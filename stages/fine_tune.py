@@ -93,7 +93,8 @@ def fine_tune(
                 shutil.rmtree(working, ignore_errors=True)
             require_or_tell(working, request.identity(), settings.checkpoints.resume == "required")
             try:
-                with watched() as watchers:
+                metric = settings.best_metric or default_best_metric(task.task, label_map.labels)
+                with watched(metric) as watchers:
                     done = _train(request, home, working, watchers, callbacks, starts_over=not reuse)
             except GivenUpError:
                 shutil.rmtree(working)

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -99,6 +100,7 @@ class _Forwarder(logging.Handler):
         say(f"  {escape(text)}")
 
 
+_handlers_changing = threading.Lock()
 _forwarder: ContextVar[_Forwarder | None] = ContextVar("_forwarder", default=None)
 
 
@@ -106,15 +108,17 @@ _forwarder: ContextVar[_Forwarder | None] = ContextVar("_forwarder", default=Non
 def _forwarded_logs() -> Iterator[None]:
     logger, handler = logging.getLogger("hubflow"), _Forwarder(get_run_logger())
     logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
     token = _forwarder.set(handler)
-    logger.propagate = False  # the run's log is shown where the root's is
+    with _handlers_changing:
+        logger.addHandler(handler)
+        logger.propagate = False  # the run's log is shown where the root's is
     try:
         yield
     finally:
-        logger.removeHandler(handler)
         _forwarder.reset(token)
-        logger.propagate = True
+        with _handlers_changing:
+            logger.removeHandler(handler)
+            logger.propagate = not any(isinstance(other, _Forwarder) for other in logger.handlers)  # of runs beside this one
 
 
 def _paths(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[PathSetting]:

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,10 +19,11 @@ from hubflow.stages.tasks import Throttle
 class Watcher(Callback):
     """Shows how far training is: a bar in a terminal, a progress artifact in the Prefect UI."""
 
-    def __init__(self, bar: Bar | None = None) -> None:
+    def __init__(self, bar: Bar | None = None, best_metric: str = "loss") -> None:
         self._bar, self._total = bar, 1
         self._artifact: Any = None
         self._throttle = Throttle(seconds=2.0)
+        self._epoch = _EpochLog(best_metric)
 
     def on_train_begin(self, state: TrainState, total_steps: int) -> None:
         """Open the artifact, and put the bar where a resumed run stands."""
@@ -32,9 +34,11 @@ class Watcher(Callback):
             self._bar.start(state.step, total_steps)
         if TaskRunContext.get() is not None:
             self._artifact = create_progress_artifact(100.0 * state.step / total_steps, description="fine-tuning steps")
+        self._epoch.begin(state, total_steps)
 
     def on_step_end(self, state: TrainState, step: Step) -> None:
         """Move on by one step."""
+        self._epoch.step(state, step)
         if self._bar is not None:
             self._bar.advance(1, f"loss {step.loss:.4f}")
         if self._artifact is not None and self._throttle.is_due():
@@ -42,16 +46,71 @@ class Watcher(Callback):
 
     def on_evaluate(self, state: TrainState, metrics: dict[str, float]) -> None:
         """Show where the run stands."""
+        self._epoch.evaluated(state, metrics)
         self._show(state)
 
     def on_train_end(self, state: TrainState) -> None:
         """Show that all is done, early or not."""
+        self._epoch.end(state)
         self._total = state.step
         self._show(state)
 
     def _show(self, state: TrainState) -> None:
         if self._artifact is not None:
             update_progress_artifact(self._artifact, 100.0 * state.step / max(self._total, 1))
+
+
+class _EpochLog:
+    """Logs one line an epoch: mean loss, what dev gave, seconds, and how long the rest will take."""
+
+    def __init__(self, best_metric: str) -> None:
+        self._metric = best_metric
+        self._losses: list[float] = []
+        self._dev = ""
+        self._total, self._first, self._began, self._epoch_began, self._complete = 1, 0, 0.0, 0.0, 0
+
+    def begin(self, state: TrainState, total_steps: int) -> None:
+        """Take the time."""
+        self._total, self._first, self._complete = total_steps, state.step, state.epoch
+        self._began = self._epoch_began = time.monotonic()
+
+    def step(self, state: TrainState, step: Step) -> None:
+        """Count one step; an epoch that ended before it, and was not evaluated at its end, is logged now."""
+        if step.epoch > self._complete + 1:
+            self._log(state)
+        self._losses.append(step.loss)
+
+    def evaluated(self, state: TrainState, metrics: dict[str, float]) -> None:
+        """Remember what dev gave; at an epoch's end, log it."""
+        if self._metric in metrics:
+            best = "the best so far" if state.best_step == state.step else f"best {state.best_value:.4f}"
+            self._dev = f", dev {self._metric} {metrics[self._metric]:.4f} ({best})"
+        if state.epoch > self._complete:
+            self._log(state)
+
+    def end(self, state: TrainState) -> None:
+        """Log what is left, an epoch that was not completed too."""
+        if self._losses:
+            self._log(state)
+
+    def _log(self, state: TrainState) -> None:
+        now = time.monotonic()
+        seconds, steps = now - self._epoch_began, len(self._losses)
+        left = (now - self._began) / max(1, state.step - self._first) * (self._total - state.step)
+        loss = sum(self._losses) / max(1, steps)
+        logging.getLogger(__name__).info(
+            "epoch %d: loss %.4f%s, %d steps in %.1f s (%.1f a second), step %d of %d, about %.0f s to go",
+            self._complete + 1,
+            loss,
+            self._dev,
+            steps,
+            seconds,
+            steps / max(seconds, 1e-9),
+            state.step,
+            self._total,
+            left,
+        )
+        self._losses, self._dev, self._epoch_began, self._complete = [], "", now, max(state.epoch, self._complete + 1)
 
 
 _followers: ContextVar[tuple[Callback, ...]] = ContextVar("_followers", default=())
@@ -75,10 +134,10 @@ def followed_by(*callbacks: Callback) -> Iterator[None]:
 
 
 @contextmanager
-def watched() -> Iterator[list[Callback]]:
-    """The onlookers that every run of training has."""
+def watched(best_metric: str) -> Iterator[list[Callback]]:
+    """The callbacks that every run of training has."""
     with progress_bar("training", 1) as bar:
-        yield [Watcher(bar), *_followers.get()]
+        yield [Watcher(bar, best_metric), *_followers.get()]
 
 
 def is_followed() -> bool:
