@@ -75,11 +75,9 @@ class DatasetSpec(Settings):
     """Where the rows are and how they are written."""
 
     format: DataFormat
-    train: InputPath | None = Field(None, description="File or folder of the training rows")
-    dev: InputPath | None = Field(None, description="File or folder of the development rows; made from train when not given")
-    test: InputPath | None = Field(
-        None, description="File or folder of the test rows; none, or made by test_share, when not given"
-    )
+    train: InputPath | None = Field(None, description="File or folder of the training rows, or a glob of files of rows")
+    dev: InputPath | None = Field(None, description="Likewise of the development rows; made from train when not given")
+    test: InputPath | None = Field(None, description="Likewise of the test rows; none, or made by test_share, when not given")
     encoding: str = Field("utf-8", description="Character encoding of text files; a UTF-8 byte-order mark is accepted")
     header: bool = Field(True, description="CSV and TSV: whether the first line names the columns")
     quoting: bool | None = Field(None, description='CSV and TSV: whether "…" quotes a field; by default in CSV, not in TSV')

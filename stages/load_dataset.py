@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -25,7 +26,7 @@ from hubflow.stages.data.reading import (
     rows_kind,
 )
 from hubflow.stages.data.reading_images import beside_splits, split_sources
-from hubflow.stages.data.reading_source import expanded, require_file
+from hubflow.stages.data.reading_source import expanded, is_glob, matching, require_file
 from hubflow.stages.data.watch import keep_watched
 from hubflow.stages.errors import DataError
 from hubflow.stages.store import Store, content_key, file_sha256
@@ -116,7 +117,7 @@ def _read_through(plan: Plan, split: Split) -> None:
 def _digests(plan: Plan, chunks: Chunks | None) -> dict[str, str]:
     """Hash of the content of each source; for images with their places, since the rows point to the files."""
     if chunks is None:
-        by_split = gathered(plan.sources, lambda split: file_sha256(require_file(plan.sources[split])))
+        by_split = gathered(plan.sources, lambda split: _sha256(plan.sources[split]))
     else:
         by_split = {split: content_key(*(_content(chunk) for chunk in read)) for split, read in chunks.items()}
     digests: dict[str, str] = {str(split): digest for split, digest in by_split.items()}
@@ -128,6 +129,13 @@ def _digests(plan: Plan, chunks: Chunks | None) -> dict[str, str]:
 def _content(chunk: Chunk) -> list[Any]:
     malformed: list[Any] = chunk.malformed[["row", "content"]].to_numpy().tolist()
     return [*chunk.rows[["path", "label", "sha256"]].to_numpy().tolist(), *malformed]
+
+
+def _sha256(source: Path) -> str:
+    """Hash of a file; of several, of their places and contents."""
+    if not is_glob(source):
+        return file_sha256(require_file(source))
+    return content_key([(str(path), file_sha256(require_file(path))) for path in matching(source)])
 
 
 def _listed_labels(plan: Plan) -> LabelMap | None:

@@ -11,6 +11,8 @@ from hubflow.schemas.references import RowKind
 from hubflow.schemas.rows import ROW_MODELS
 
 PREFIX = "source_"
+FILE = "file"
+"""Column that names the file of a row, where there may be several."""
 
 
 def free_names(columns: Iterable[str], ours: Iterable[str]) -> dict[str, str]:
@@ -25,6 +27,14 @@ def free_names(columns: Iterable[str], ours: Iterable[str]) -> dict[str, str]:
         taken.add(free)
         renamed[name] = free
     return renamed
+
+
+def with_file(frame: pd.DataFrame, paths: "pd.Series[str] | str") -> pd.DataFrame:
+    """Rows with the file that they are from; a column of theirs with that name is called `source_file`."""
+    frame = frame.rename(columns=free_names(frame.columns, (FILE,)))
+    same = pd.Series([paths] * len(frame), index=frame.index, dtype="str") if isinstance(paths, str) else paths
+    frame.insert(0, FILE, same)
+    return frame
 
 
 def with_carried(frame: pd.DataFrame, data: Path, kind: RowKind) -> arrow.Table:

@@ -97,9 +97,9 @@ class Staged:
     _codes: list[np.ndarray] = field(default_factory=list)
     _parts: list[np.ndarray] = field(default_factory=list)
 
-    def add(self, accepted: pd.DataFrame, label_column: str) -> None:
-        """Take one chunk of accepted rows."""
-        self.rows.add(accepted)
+    def add(self, accepted: pd.DataFrame, label_column: str, file: str | None = None) -> None:
+        """Take one chunk of accepted rows, of a file when there are several."""
+        self.rows.add(accepted, file)
         if self.parts_of is not None:
             self._parts.append(self.parts_of(accepted))
         if label_column == "labels":  # a sentence has no label to draw it by
@@ -244,11 +244,13 @@ def _sort_chunks(
     for chunk in chunks:
         if not counts.read and plan.spec.format != "jsonl":  # whose columns may come later
             _require_group(plan, counts.source, [str(name) for name in chunk.rows])
-        found = sorted_out(chunk.rows, schema, plan.model, label_map, counts.source)
+        found = sorted_out(chunk.rows, schema, plan.model, label_map, chunk.file or counts.source)
+        if chunk.file is not None:  # of several, whose rows are numbered by file
+            found.failures["row"] = [f"{row} of {Path(chunk.file).name}" for row in found.failures["row"]]
         counts.add(chunk, found)
         quarantine.add(found.rejected, chunk.malformed)
         if len(found.accepted):
-            staged.add(found.accepted, plan.label_column)
+            staged.add(found.accepted, plan.label_column, chunk.file)
     if counts.accepted:
         _require_group(plan, counts.source, staged.rows.names)
 

@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 import pyarrow as arrow
-from pandera.engines.pandas_engine import DataType as PandasDtype
 from pandera.errors import SchemaErrorReason
 from pyarrow import parquet
 
@@ -337,9 +336,10 @@ def _in_backend(rows: pd.DataFrame, schema: pa.DataFrameSchema) -> pd.DataFrame:
     """
     columns = {}
     for name, part in schema.columns.items():
-        if name not in rows or part.coerce or part.dtype is None or not isinstance(part.dtype, PandasDtype):
+        wanted = getattr(part.dtype, "type", None)
+        if name not in rows or part.coerce or wanted is None:
             continue
-        wanted, values = part.dtype.type, rows[name]
+        values = rows[name]
         if values.dtype == wanted or not _is_same_kind(values, wanted):
             continue
         with contextlib.suppress(TypeError, ValueError):  # a null where the type has none, which the contract's check tells

@@ -1,18 +1,21 @@
 """Reading rows of any format as the frames of their contract. Must not import Paddle or Prefect."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from hubflow.schemas.references import RowKind, Split
 from hubflow.schemas.settings import FORMATS, DataFormat, DatasetSpec, TaskType
+from hubflow.stages.data.carried import with_file
 from hubflow.stages.data.reading_chunks import CHUNK_ROWS, Chunk, explained, sliced
 from hubflow.stages.data.reading_delimited import read_delimited
 from hubflow.stages.data.reading_images import image_chunks, read_digits
 from hubflow.stages.data.reading_parquet import read_parquet
 from hubflow.stages.data.reading_records import read_jsonl
-from hubflow.stages.data.reading_source import Request, expanded, read_label_list
+from hubflow.stages.data.reading_source import Request, expanded, is_glob, matching, read_label_list
 from hubflow.stages.data.reading_text import encoding_fault
 from hubflow.stages.data.reading_tokens import read_conll, read_msra
 from hubflow.stages.errors import DataError, EmptyError
@@ -29,6 +32,7 @@ __all__ = [
     "rows_kind",
 ]
 
+LOG = logging.getLogger(__name__)
 DIGITS_SOURCE = Path("scikit-learn digits")
 IMAGE_FORMATS: tuple[DataFormat, ...] = FORMATS["image_classification"]
 READERS: dict[DataFormat, Callable[[Request, int], Iterator[Chunk]]] = {
@@ -72,7 +76,7 @@ def iter_rows(
 
     Args:
         spec: format and columns of the source.
-        path: the file or folder; not used by format digits.
+        path: the file or folder, or a glob of files of rows, which gives them the column `file`; not used by format digits.
         split: which split the source is for.
         task: needed by JSON lines and Parquet of token rows; otherwise the format tells.
         labelled: False makes labels optional, as for prediction.
@@ -93,6 +97,9 @@ def iter_rows(
     if spec.format in WHOLE_READERS:
         yield from sliced(WHOLE_READERS[spec.format](request), chunk_rows)
         return
+    if is_glob(request.path):
+        yield from _of_several(request, chunk_rows)
+        return
     is_empty = True
     for chunk in READERS[spec.format](request, chunk_rows):
         if len(chunk.rows) or len(chunk.malformed):
@@ -100,6 +107,29 @@ def iter_rows(
             yield chunk
     if is_empty:
         raise EmptyError(f"{request.path}: holds no rows; expected at least one")
+
+
+def _of_several(request: Request, chunk_rows: int) -> Iterator[Chunk]:
+    """Chunks of the files that a glob matches, one file after the other, each row with its file; empty files are counted."""
+    paths, skipped = matching(request.path), 0
+    last: Chunk | None = None
+    for path in paths:
+        try:
+            for chunk in iter_rows(request.spec, path, request.split, _task_of(request), request.labelled, chunk_rows):
+                if last is not None:
+                    yield last
+                malformed = chunk.malformed.assign(found=f"{path.name}: " + chunk.malformed["found"])
+                last = replace(chunk, rows=with_file(chunk.rows, str(path)), malformed=malformed, file=str(path))
+        except EmptyError as error:
+            skipped += 1
+            LOG.warning("%s", error)
+    if last is None:
+        raise EmptyError(f"{request.path}: holds no rows in any of its {len(paths)} file(s); expected at least one")
+    yield replace(last, skipped={**last.skipped, **({"empty files": skipped} if skipped else {})})
+
+
+def _task_of(request: Request) -> TaskType | None:
+    return "sequence_labelling" if request.kind == "tokens" else None
 
 
 def read_rows(
@@ -126,7 +156,7 @@ def read_rows(
 def malformed_texts(source: Path, encoding: str, malformed: pd.DataFrame) -> list[str]:
     """What is wrong with malformed lines of a source, a text for each kind of fault."""
     texts = []
-    if malformed["check"].eq("encoding").any() and source.suffix != ".parquet":
+    if malformed["check"].eq("encoding").any() and source.suffix != ".parquet" and not is_glob(source):
         texts.append(str(encoding_fault(source, encoding)))
         malformed = malformed[malformed["check"] != "encoding"]
     return [*texts, *(f"{source}: {text}" for text in explained(malformed))]

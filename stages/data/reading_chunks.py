@@ -25,6 +25,7 @@ class Chunk:
         coerced: how many values were converted in reading, by column; for line ends and marks of the file, by their name.
         skipped: how many lines or files were left out because they are no rows, such as comments, by reason.
         skipped_examples: the first of them that a person should know of, such as files that no folder of a class holds.
+        file: of several that are read as one source, the one that the rows are from.
     """
 
     rows: pd.DataFrame
@@ -32,6 +33,7 @@ class Chunk:
     coerced: dict[str, int] = field(default_factory=dict)
     skipped: dict[str, int] = field(default_factory=dict)
     skipped_examples: tuple[str, ...] = ()
+    file: str | None = None
 
 
 class Malformed:

@@ -1,6 +1,7 @@
 """What every reader shares: the request, decoded text, and rows made from named columns. Must not import Paddle or Prefect."""
 
 import difflib
+import glob
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -59,6 +60,29 @@ def require_file(path: Path) -> Path:
     if not path.is_file():
         raise DataError(f"{path}: no such file{_close_name(path)}; correct the path in the settings of the data")
     return path
+
+
+def is_glob(path: str | Path) -> bool:
+    """Whether a path is a pattern for several, and not the name of one that is there."""
+    return glob.has_magic(str(path)) and not expanded(path).exists()
+
+
+def matching(pattern: str | Path) -> list[Path]:
+    """What a glob matches, sorted; a path that is none, itself.
+
+    Raises:
+        DataError: when a glob matches nothing.
+    """
+    if not is_glob(pattern):
+        return [expanded(pattern)]
+    found = sorted(glob.glob(str(expanded(pattern)), recursive=True))
+    if not found:
+        raise DataError(f"{pattern}: matches no file; correct the glob in the settings of the data")
+    paths = [Path(path) for path in found]
+    if "**" not in str(pattern):
+        return paths
+    files = [path for path in paths if not path.is_dir()]  # which `**` gives beside the folders that they lie in
+    return files or [path for path in paths if not set(path.parents) & set(paths)]
 
 
 def require_folder(path: Path) -> Path:

@@ -16,7 +16,7 @@ from hubflow.schemas.parts import PartRef, PredictionWork
 from hubflow.schemas.references import RowKind
 from hubflow.schemas.rows import ROW_MODELS, RowsError, label_column, row_schema
 from hubflow.schemas.settings import PredictSettings, TaskType
-from hubflow.stages.data.carried import free_names
+from hubflow.stages.data.carried import with_file
 from hubflow.stages.data.columns import Piece, unified, with_columns
 from hubflow.stages.data.quarantine import Quarantine, as_quarantined, sorted_out
 from hubflow.stages.data.reading import iter_rows, malformed_texts
@@ -30,8 +30,6 @@ from hubflow.stages.prediction.writing import require_writable
 from hubflow.stages.store import content_key, file_sha256
 
 FORMAT_VERSION = 3  # of a part: raise it when the same rows would be predicted differently
-FILE = "file"
-"""Column of the predictions that names the file of a row, where there may be several."""
 LOG = logging.getLogger(__name__)
 
 
@@ -144,13 +142,11 @@ def _chunks(source: Source, task: TaskType, chunk_rows: int) -> Iterator[Chunk]:
 
 
 def _with_file(frame: pd.DataFrame, source: Source) -> pd.DataFrame:
-    frame = frame.rename(columns=free_names(frame.columns, (FILE,)))
     files = pd.Series([str(source.path)] * len(frame), index=frame.index, dtype="str")
     if source.images:  # each of them is a file; of one that cannot be read, `content` names it
         known = frame["path"].map(source.image_names) if "path" in frame else files
         files = known.where(known.notna(), frame["content"] if "content" in frame else files).astype("str")
-    frame.insert(0, FILE, files)
-    return frame
+    return with_file(frame, files)
 
 
 def _keep(folder: Path, number: int, rows: pd.DataFrame, rejected: pd.DataFrame, source: str) -> Piece:

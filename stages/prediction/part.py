@@ -18,10 +18,11 @@ from pydantic import ValidationError
 
 from hubflow.schemas.folders import StoreError, sync
 from hubflow.schemas.parts import PartRecord, PartRef, PredictionWork
+from hubflow.stages.data.carried import FILE
 from hubflow.stages.data.quarantine import as_quarantined
 from hubflow.stages.data.reading_chunks import Malformed
 from hubflow.stages.data.staging import as_table
-from hubflow.stages.prediction.layout import FILE, rows_file
+from hubflow.stages.prediction.layout import rows_file
 from hubflow.stages.prediction.measuring import Judged, judge_classes, judge_words
 from hubflow.stages.prediction.tables import class_table, word_table
 from hubflow.stages.store import file_sha256

@@ -1,6 +1,5 @@
 """What to predict on, and where the predictions go: files of a path, a glob or a list. Must not import Paddle or Prefect."""
 
-import glob
 import itertools
 import os
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from hubflow.schemas.references import RowKind
 from hubflow.schemas.settings import FORMATS, DataFormat, DatasetSpec, PredictSettings, TaskType
 from hubflow.stages.data.reading import rows_kind
 from hubflow.stages.data.reading_images import SYSTEM_NAMES
-from hubflow.stages.data.reading_source import expanded
+from hubflow.stages.data.reading_source import expanded, is_glob, matching
 from hubflow.stages.errors import DataError
 from hubflow.stages.hub.images import is_image_file
 from hubflow.stages.prediction.writing import OUTPUTS
@@ -60,7 +59,7 @@ def quarantine_of(output: Path) -> Path:
 
 def is_several(settings: PredictSettings) -> bool:
     """Whether the data may be several files, which the output then names in a column."""
-    return not isinstance(settings.data, str) or _is_glob(settings.data)
+    return not isinstance(settings.data, str) or is_glob(settings.data)
 
 
 def sources_of(settings: PredictSettings, task: TaskType, trained_on: RowKind, output: Path) -> list[Source]:
@@ -74,7 +73,7 @@ def sources_of(settings: PredictSettings, task: TaskType, trained_on: RowKind, o
     ours = {output, quarantine_of(output)}
     found: list[tuple[bool, Path]] = []
     for pattern in patterns:
-        paths = [path for path in _matching(pattern) if path.absolute() not in ours]
+        paths = [path for path in matching(pattern) if path.absolute() not in ours]
         is_image = _images_among(paths, settings, task)
         found += [(is_image(path), path) for path in paths]
     sources: list[Source] = []
@@ -98,23 +97,6 @@ def _images_among(paths: Sequence[Path], settings: PredictSettings, task: TaskTy
     files = {path for path in paths if os.path.lexists(path) and not path.is_dir()}
     has_images = any(map(is_image_file, files))
     return lambda path: path in files and (has_images or path.name in SYSTEM_NAMES)
-
-
-def _is_glob(text: str) -> bool:
-    return glob.has_magic(text) and not expanded(text).exists()
-
-
-def _matching(pattern: str) -> list[Path]:
-    if not _is_glob(pattern):
-        return [expanded(pattern)]
-    found = sorted(glob.glob(str(expanded(pattern)), recursive=True))
-    if not found:
-        raise DataError(f"{pattern}: matches no file; correct the glob in the settings of the data")
-    paths = [Path(path) for path in found]
-    if "**" not in pattern:
-        return paths
-    files = [path for path in paths if not path.is_dir()]  # which `**` gives beside the folders that they lie in
-    return files or [path for path in paths if not set(path.parents) & set(paths)]
 
 
 def _spec(
