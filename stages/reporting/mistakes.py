@@ -131,7 +131,7 @@ def _mistake(mistake: evaluation.Mistake, judged: dict[Any, Any], row: dict[str,
 def _further(judged: dict[Any, Any]) -> Iterator[tuple[str, str]]:
     names = [name for name in judged if name not in OURS and not name.startswith(PROBABILITY)]
     for name in names[:MAX_FURTHER]:
-        yield _cut(name, MAX_VALUE_CHARS), _cut(str(judged[name]), MAX_VALUE_CHARS)
+        yield _cut(name, MAX_VALUE_CHARS), _cut("" if judged[name] is pd.NA else str(judged[name]), MAX_VALUE_CHARS)
 
 
 def _words(tokens: Sequence[str], label: Sequence[str], predicted: Sequence[str]) -> Iterator[Piece]:

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import pyarrow.parquet as pq
 
 from hubflow.schemas.evaluation import SplitDetails
 from hubflow.schemas.references import EncodedRef, EvaluationRef, ExportRef, RowKind
 from hubflow.schemas.settings import FineTuneSettings
+from hubflow.stages.data.columns import to_frame
 from hubflow.stages.data.encoding_watch import with_encoding
 from hubflow.stages.data.view import data_view
 from hubflow.stages.data.watch import kept_report
@@ -84,7 +85,11 @@ def _views(
     best = evaluation.checkpoint.best_metric
     views = [
         split_view(
-            pd.read_parquet(judged / f"{split}.parquet"), one, evaluation.metrics[split], best, data / f"{split}.parquet"
+            to_frame(pq.read_table(judged / f"{split}.parquet")),
+            one,
+            evaluation.metrics[split],
+            best,
+            data / f"{split}.parquet",
         )
         for split, one in details.items()
     ]

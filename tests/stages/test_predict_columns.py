@@ -5,6 +5,7 @@ import datetime
 import io
 import json
 import math
+import re
 import uuid
 from collections.abc import Callable
 from decimal import Decimal
@@ -452,3 +453,23 @@ def test_predictions_of_a_linked_file_land_beside_the_link(text_run: Run, tmp_pa
     (tmp_path / "linked").symlink_to(tmp_path / "work")
     result = predict(PredictSettings(export=str(text_run.export_folder), data=str(tmp_path / "linked" / "rows.csv")))
     assert Path(result.output) == tmp_path / "linked" / "rows.csv.predictions.parquet"
+
+
+DOCS = (Path(__file__).parents[2] / "docs" / "data-formats.md").read_text(encoding="utf-8")
+
+
+def blocks_of(section: str) -> list[str]:
+    text = DOCS.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_samples_of_the_data_formats_page_run(text_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (sample,) = blocks_of("Parquet")
+    exec(sample, {})  # noqa: S102
+    result = run(text_run, "reviews.parquet", tmp_path / "labelled.csv")
+    assert result.rows == 2 and result.metrics
+    (reading,) = blocks_of("Predictions")
+    found = eval(reading, {"pandas": pd})  # noqa: S307
+    assert found["customer"].tolist() == [BIG, pd.NA]
+    assert found["text"].tolist() == ["a fine film", "a dull plot"]
