@@ -19,6 +19,9 @@ Line = tuple[int, str]
 Record = dict[str, Any]
 
 
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
 class _NotUsable(ValueError):
     """A line that gives no row: the check that it fails, what was found, and the remedy."""
 
@@ -251,7 +254,7 @@ def typed(values: list[Any]) -> Any:  # noqa: PLR0911  # one line for each kind 
         texts = list(map(_json_text, values))
         if kinds in ({list}, {dict}):
             array = arrow.array(values)
-            is_same = [json.dumps(value, ensure_ascii=False) for value in array.to_pylist()] == texts
+            is_same = list(map(_encode, array.to_pylist())) == texts
             if is_same and "struct<>" not in str(array.type):  # which Parquet cannot hold
                 return array
     except (arrow.ArrowException, OverflowError, TypeError):
@@ -272,13 +275,13 @@ def _whole(values: list[int | None]) -> Any:
 def _json_text(value: Any) -> str:
     """JSON of a value; long decimals as they were written."""
     try:
-        return json.dumps(value, ensure_ascii=False)
+        return _encode(value)
     except TypeError:
         pass
     if isinstance(value, list):
         return f"[{', '.join(map(_json_text, value))}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{json.dumps(name, ensure_ascii=False)}: {_json_text(item)}' for name, item in value.items())}}}"
+        return f"{{{', '.join(f'{_encode(name)}: {_json_text(item)}' for name, item in value.items())}}}"
     return str(value)
 
 
