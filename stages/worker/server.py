@@ -25,7 +25,12 @@ from hubflow.stages.worker.connection import Connection, LogHandler, described
 FORK, EXECUTE = b"f", b"x"
 """How a process begins: as a copy of this one, or as a new Python, which a GPU needs."""
 MAX_DESCRIPTORS = 3
-PRELOADED = ("hubflow.stages.training_run", "hubflow.stages.evaluation_run", "hubflow.stages.export_run")
+PRELOADED = (
+    "hubflow.stages.training_run",
+    "hubflow.stages.evaluation_run",
+    "hubflow.stages.export_run",
+    "hubflow.stages.hub.proving",
+)
 PRELOADED_WHILE_IDLE = ("sklearn.metrics", "sklearn.preprocessing", "pyarrow.dataset", "hubflow.schemas.frames")
 """What evaluations need, imported when there is nothing to do."""
 _PR_SET_PDEATHSIG = 1
