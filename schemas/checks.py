@@ -9,12 +9,15 @@ import pandas as pd
 import pyarrow as arrow
 from pyarrow import compute
 
+from hubflow.schemas.labels import INVISIBLE, WHITE_SPACE
+
+BLANK = WHITE_SPACE + INVISIBLE
 SEQUENCES = (list, tuple, np.ndarray)
 
 
 def has_text(values: "pd.Series[str]") -> "pd.Series[bool]":
-    """Whether each value holds something besides white space."""
-    return values.str.strip() != ""
+    """Whether each value holds something besides white space and characters that show nothing."""
+    return values.str.strip(BLANK) != ""
 
 
 def is_sha256(values: "pd.Series[str]") -> "pd.Series[bool]":

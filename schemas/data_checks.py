@@ -27,6 +27,21 @@ class DataChecks(Settings):
     conflicting_labels: Policy = Field(
         "warn", description="One text, pair, word list or image file with two labels: no model can get both right"
     )
+    similar_labels: Policy = Field(
+        "warn",
+        description="Labels that differ only in case, width, Unicode form (NFKC), invisible characters or in how a number is "
+        "written: each is a class of its own; outer white space is taken off before",
+    )
+    open_quotes: Policy = Field(
+        "warn",
+        description="CSV: quoted fields of several lines, each of which has the file's number of fields: a quote that was left "
+        "open has swallowed rows",
+    )
+    kept_quotes: Policy = Field(
+        "warn",
+        description="CSV and TSV: columns whose every field is in quotes, or fields with doubled quotes, where quotes are "
+        "read as text",
+    )
     same_group_across_splits: Policy = Field(
         "fail", description="The same value of `group_column` in two splits: whoever names the column says that it must not be"
     )

@@ -2,7 +2,12 @@
 
 import hashlib
 import json
+import math
+import re
+import unicodedata
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +18,39 @@ from hubflow.schemas.tags import Tagging, TagScheme, tagging_of
 
 IGNORED_LABEL = -100
 """Label of a token that carries no loss: padding, special tokens, continuation pieces."""
+WHITE_SPACE = (
+    "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028"
+    "\u2029\u202f\u205f\u3000"
+)
+"""What `str.strip` takes off."""
+INVISIBLE = "".join(
+    chr(code)
+    for first, last in (
+        (0xAD, 0xAD),
+        (0x34F, 0x34F),
+        (0x61C, 0x61C),
+        (0x115F, 0x1160),
+        (0x17B4, 0x17B5),
+        (0x180B, 0x180F),
+        (0x200B, 0x200F),
+        (0x202A, 0x202E),
+        (0x2060, 0x206F),
+        (0x3164, 0x3164),
+        (0xFE00, 0xFE0F),
+        (0xFEFF, 0xFEFF),
+        (0xFFA0, 0xFFA0),
+        (0xFFF0, 0xFFF8),
+        (0x1BCA0, 0x1BCA3),
+        (0x1D173, 0x1D17A),
+        (0xE0000, 0xE0FFF),
+    )
+    for code in range(first, last + 1)
+)
+"""Characters that show nothing: Unicode's property Default_Ignorable_Code_Point, the zero-width space among them."""
+_WITHOUT_INVISIBLE = dict.fromkeys(map(ord, INVISIBLE))
+_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0+")
+_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?")
+_TRUTH = {"true": "1", "false": "0"}
 
 
 class LabelMap(BaseModel):
@@ -102,3 +140,54 @@ def sorted_labels(labels: Sequence[str]) -> list[str]:
     if "O" in labels and all(label == "O" or label[1:2] == "-" for label in labels):
         return sorted(labels, key=lambda label: (label != "O", label[2:], label[:1]))
     return sorted(labels)
+
+
+def label_text(value: Any) -> Any:
+    """The text of a label that is given as a value: `true`, `false`, whole numbers without decimals; None where it is missing.
+
+    What is no label, such as a list or a date, stays as it is.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
+        return "true" if value else "false"
+    if isinstance(value, Integral):
+        return str(int(value))
+    if isinstance(value, Real | Decimal) and math.isfinite(value):
+        number: Any = value  # whatever of Python's, NumPy's and decimal's it is
+        return str(int(number)) if number % 1 == 0 else str(number)
+    is_missing = value is None or type(value).__name__ in ("NAType", "NaTType") or value != value  # noqa: PLR0124
+    return None if is_missing is True else value
+
+
+def clean_label(text: str) -> str:
+    """A label as it counts in every format: without outer white space, and a whole number without decimals (`1.0` is `1`)."""
+    text = text.strip()
+    whole = _WHOLE.fullmatch(text)
+    number = whole[1] if whole else text
+    return "0" if number == "-0" else number
+
+
+def similar_labels(labels: Iterable[str]) -> list[tuple[str, ...]]:
+    """Groups of labels that a person takes for one.
+
+    Those of a group differ only in case, width, Unicode's composed and decomposed forms (NFKC), invisible characters, white
+    space within, or in how a number is written (`1`, `01`, `1.50`, `true`).
+    """
+    groups: dict[str, list[str]] = {}
+    for label in dict.fromkeys(labels):
+        groups.setdefault(_look(label), []).append(label)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def distinct_texts(labels: Sequence[str]) -> list[str]:
+    """Labels in quotes, so that each can be told from the others: with escapes where two would be printed alike."""
+    composed = [unicodedata.normalize("NFC", label) for label in labels]
+    return [repr(label) if composed.count(look) == 1 else ascii(label) for label, look in zip(labels, composed, strict=True)]
+
+
+def _look(label: str) -> str:
+    text = unicodedata.normalize("NFKC", label.translate(_WITHOUT_INVISIBLE)).casefold()
+    text = " ".join(unicodedata.normalize("NFKC", text).split())
+    text = _TRUTH.get(text, text)
+    return f"{Decimal(text).normalize():f}" if _NUMBER.fullmatch(text) else text

@@ -1,6 +1,7 @@
 """The contracts of rows: what every accepted text, pair, token or image row holds. Must not import Paddle or Prefect."""
 
 import copy
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,13 +12,14 @@ from pandera.typing import Series
 
 from hubflow.schemas import checks
 from hubflow.schemas.errors import ContractError, bounded
-from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.labels import LabelMap, distinct_texts, similar_labels
 from hubflow.schemas.references import RowKind
 
 MAX_EXAMPLES = 5
 MAX_VALUE_CHARS = 60
 MAX_KEPT_CHARS = 1_000
 WHOLE_ROW = "whole row"  # stands for the column in faults of a check that sees all columns
+DTYPE_CHECK = re.compile(r"(?:coerce_)?dtype\('([^']*)'\)")
 FAILURE_COLUMNS = ["row", "column", "check", "value"]
 
 
@@ -94,7 +96,7 @@ ROW_MODELS: dict[RowKind, RowModel] = {"text": TextRows, "text_pair": TextPairRo
 # What each check expects, and what to do about a row that fails it.
 EXPECTED = {
     "not_nullable": ("a value in every row", "fill it in or remove the row"),
-    "has_text": ("text with at least one character that is no white space", "fill it in or remove the row"),
+    "has_text": ("text with at least one character that is neither white space nor invisible", "fill it in or remove the row"),
     "has_label": ("a label in every row", "fill it in or remove the row"),
     "string_list": ("a list of at least one string, none of them empty", "correct or remove the row"),
     "equal_lengths": ("as many labels as tokens", "give each token one label"),
@@ -103,6 +105,8 @@ EXPECTED = {
     "sha256": ("64 hexadecimal digits", "hash the file's content again"),
     "greater_than_or_equal_to(1)": ("row numbers from 1", "number the rows of the source from 1"),
 }
+TYPES = {"string[pyarrow]": "text", "str": "text", "int64": "whole numbers", "float64": "numbers", "bool": "true or false"}
+"""What the types of the contracts are called in messages."""
 CHECK_NAMES = {
     "_has_text": "has_text",
     "_has_text_pair": "has_text",
@@ -275,7 +279,18 @@ def _fault_lines(failures: pd.DataFrame, label_map: LabelMap | None, counts: Map
             yield f"  - {column}: expected {expected}; found {bounded(map(_shortened, faults['value']))}; {remedy}"
         else:
             count = counts.get((str(column), str(check)), len(faults))
-            yield f"  - {column}: expected {expected}; {count} row(s) differ: {_examples(faults, count)}; {remedy}"
+            alike = _known_alike(faults["value"], label_map) if check == "known_label" else ""
+            yield f"  - {column}: expected {expected}; {count} row(s) differ: {_examples(faults, count)}{alike}; {remedy}"
+
+
+def _known_alike(values: "pd.Series[Any]", label_map: LabelMap | None) -> str:
+    """Which unknown labels look like a known one."""
+    known = label_map.labels if label_map else ()
+    unknown = [value for value in values.unique() if isinstance(value, str)][:MAX_EXAMPLES]
+    pairs = [(label, group) for group in similar_labels([*known, *unknown]) for label in group if label in unknown]
+    meant = [(label, one) for label, group in pairs for one in group if one in known]
+    texts = [distinct_texts(pair) for pair in dict(meant).items()]
+    return "".join(f"; {label} looks like the known label {other}" for label, other in texts)
 
 
 def _expected(check: str, label_map: LabelMap | None) -> tuple[str, str]:
@@ -284,7 +299,9 @@ def _expected(check: str, label_map: LabelMap | None) -> tuple[str, str]:
         return known, "correct the label, or add it to the label list or to train"
     if check == "column_in_dataframe":
         return "a column of this name", "name it in the settings of the data"
-    return EXPECTED.get(check, (check, "correct or remove it"))
+    named = DTYPE_CHECK.fullmatch(check)
+    expected = TYPES.get(named[1], check) if named else check
+    return EXPECTED.get(check, (expected, "correct or remove it"))
 
 
 def _examples(faults: pd.DataFrame, count: int) -> str:

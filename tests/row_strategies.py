@@ -9,7 +9,9 @@ import pandas as pd
 from hypothesis import assume
 from hypothesis import strategies as st
 
+from hubflow.schemas.checks import BLANK
 from hubflow.schemas.frames import PROBABILITY
+from hubflow.schemas.labels import clean_label
 from hubflow.schemas.rows import ImageRows, RowModel, TextPairRows, TextRows, TokenRows, label_column, row_schema
 from hubflow.schemas.tags import TagError, require_names, tagging_of
 
@@ -17,7 +19,7 @@ CHARACTERS = st.one_of(
     st.characters(exclude_categories=["Cs"]), st.sampled_from(list("ab \t\r\n\",'\\\0\x02\x1c\x85\u2028\u3000\ufeff\u200b好é𝄞"))
 )
 TEXT = st.text(CHARACTERS, min_size=1, max_size=12)
-VISIBLE = TEXT.filter(lambda text: text.strip() != "")
+VISIBLE = TEXT.filter(lambda text: text.strip(BLANK) != "")
 ROW_NUMBER = "greater_than_or_equal_to"
 BY_CHECK: dict[str, st.SearchStrategy[Any]] = {
     ROW_NUMBER: st.integers(1, 2**53),  # which a float, the type of a column with one of them, holds exactly
@@ -63,16 +65,13 @@ def rows_of(draw: st.DrawFn, model: RowModel, text: st.SearchStrategy[str] | Non
         check = check_of(model, name)
         values = BY_CHECK[check]
         if text is not None and check in ("has_text", "has_label"):
-            values = text.filter(lambda value: value.strip() != "")
+            values = text.filter(lambda value: value.strip(BLANK) != "")
         elif text is not None and check == "string_list":
             values = st.lists(text, min_size=1, max_size=4)
         drawn = draw(st.lists(values, min_size=size, max_size=size, unique=check == ROW_NUMBER))
         frame[name] = pd.Series(drawn, dtype=column.dtype.type)
-    names = draw(
-        st.lists(
-            text.filter(lambda value: value.strip() != "") if text is not None else VISIBLE, min_size=2, max_size=2, unique=True
-        )
-    )
+    words = VISIBLE if text is None else text.filter(lambda value: value.strip(BLANK) != "")
+    names = draw(st.lists(words.map(clean_label), min_size=2, max_size=2, unique=True))  # as they come back
     labels = [names[place % 2] for place in range(size)]
     if model is TokenRows:
         assume(are_told(names))
@@ -106,7 +105,10 @@ def replaced(rows: pd.DataFrame, column: str, place: int, value: Any) -> pd.Data
 
 WRONG = [3, 2.5, True, b"x", ["x"], {"a": 1}, float("inf")]
 WRONG_LISTS = [3, 2.5, "bc", b"x", {"a": 1}, [], [3], [b"x"], [["a"]], [None], [""], ["a", b"x"], np.array([1])]
-NO_NUMBERS = [2.5, None, "b", 2**63, float("nan"), "1"]
+AS_LABELS = [*WRONG[:3], *[value for value in WRONG_LISTS if str(value) == "[3]"], WRONG_LISTS[-1]]
+"""Those of them that are labels, or lists of labels."""
+BLANKS = ["", " ", "\u3000\t", "\x1c", "\u200b \ufeff"]
+NO_NUMBERS = [2.5, None, pd.NA, "b", 2**63, float("nan"), "1"]
 
 
 @st.composite
@@ -125,7 +127,10 @@ def _null(draw: st.DrawFn, model: RowModel, rows: pd.DataFrame, place: int, colu
 
 
 def _type(draw: st.DrawFn, model: RowModel, rows: pd.DataFrame, place: int, column: str) -> Mutated:
-    value = draw(st.sampled_from(WRONG_LISTS if model is TokenRows else WRONG))
+    wrong = WRONG_LISTS if model is TokenRows else WRONG
+    if column in ("label", "labels"):  # a number or Boolean is a label
+        wrong = [value for value in wrong if not any(value is one for one in AS_LABELS)]
+    value = draw(st.sampled_from(wrong))
     return Mutated("type", replaced(rows, column, place, value), place)
 
 
@@ -160,7 +165,7 @@ def _nul(draw: st.DrawFn, model: RowModel, rows: pd.DataFrame, place: int, colum
 
 
 def _blank(draw: st.DrawFn, model: RowModel, rows: pd.DataFrame, place: int, column: str) -> Mutated:
-    return Mutated("blank", replaced(rows, "label", place, draw(st.sampled_from(["", " ", "\u3000\t", "\x1c"]))), place)
+    return Mutated("blank", replaced(rows, "label", place, draw(st.sampled_from(BLANKS))), place)
 
 
 def _ragged(draw: st.DrawFn, model: RowModel, rows: pd.DataFrame, place: int, column: str) -> Mutated:

@@ -25,6 +25,7 @@ from hubflow.stages.data.class_names import named_rows
 from hubflow.stages.data.columns import to_frame
 from hubflow.stages.data.quarantine import Quarantine, sorted_out
 from hubflow.stages.data.reading import Chunk, malformed_texts
+from hubflow.stages.data.reading_chunks import with_clean_labels
 from hubflow.stages.data.report import DataReport, Publish, SplitReport
 from hubflow.stages.data.splits import Mask, group_parts, sample_mask, split_masks
 from hubflow.stages.data.staging import Staging, staging_folder
@@ -241,7 +242,8 @@ def _sort_chunks(
     counts: SplitReport,
 ) -> None:
     schema = row_schema(plan.model, label_map)
-    for chunk in chunks:
+    for chunk_as_written in chunks:
+        chunk = with_clean_labels(chunk_as_written, plan.label_column)
         if not counts.read and plan.spec.format != "jsonl":  # whose columns may come later
             _require_group(plan, counts.source, [str(name) for name in chunk.rows])
         found = sorted_out(chunk.rows, schema, plan.model, label_map, chunk.file or counts.source)

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from hubflow.schemas.data_checks import DataChecks
-from hubflow.schemas.findings import Finding
+from hubflow.schemas.findings import Finding, Policy
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import Split
 from hubflow.schemas.rows import MAX_EXAMPLES, RowModel, RowsError, rows_message
@@ -35,6 +35,9 @@ class SplitReport:
     coerced: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     skipped_examples: list[str] = field(default_factory=list)
+    open_quotes: list[tuple[int, int]] = field(default_factory=list)
+    quoted_columns: frozenset[str] | None = None
+    doubled_quotes: Counter[str] = field(default_factory=Counter)
     first_rejected: list[dict[str, Any]] = field(default_factory=list)
     first_failures: dict[tuple[str, str], list[pd.Series]] = field(default_factory=dict)
     first_malformed: list[pd.DataFrame] = field(default_factory=list)
@@ -54,6 +57,11 @@ class SplitReport:
         self.at_fault += len(found.rejected)
         self.coerced.update(chunk.coerced)
         self.add_skipped(chunk)
+        self.open_quotes += chunk.open_quotes
+        if chunk.quoted_columns is not None and len(chunk.rows):
+            so_far = self.quoted_columns
+            self.quoted_columns = chunk.quoted_columns if so_far is None else chunk.quoted_columns & so_far
+        self.doubled_quotes.update(chunk.doubled_quotes)
         self.coerced.update(found.coerced)
         self.checks.update((MALFORMED, str(check)) for check in chunk.malformed["check"])
         if len(chunk.malformed) and sum(map(len, self.first_malformed)) < MAX_MALFORMED:
@@ -133,6 +141,33 @@ class SplitReport:
         error.quarantine = quarantine
         return error
 
+    def findings(self, split: Split, checks: DataChecks) -> list[Finding]:
+        """What the way in which the source is written tells; nothing for a check that is ignored."""
+        found = []
+        if self.open_quotes:
+            swallowed = sum(last - first for first, last in self.open_quotes)
+            examples = tuple(f"lines {first} to {last}" for first, last in self.open_quotes[:MAX_EXAMPLES])
+            lines = swallowed + len(self.open_quotes)
+            message = (
+                f"{self.source}: {len(self.open_quotes)} quoted field(s) hold {lines} lines that look like rows; expected a "
+                "row a line: close or double the quote, or set `quoting: false` when quotes are plain text"
+            )
+            found.append(_finding("open_quotes", checks.open_quotes, split, swallowed, message, examples))
+        columns = sorted(self.quoted_columns or ())
+        others = {name: count for name, count in self.doubled_quotes.items() if name not in columns}
+        if columns or others:
+            examples = (
+                *(f"every field of {name!r}" for name in columns),
+                *(f"{count} field(s) of {name!r}" for name, count in others.items()),
+            )
+            message = (
+                f"{self.source}: fields keep the quotes that they are written in; expected them without: set `quoting: true` "
+                "(or `quote` for another character), and write no space before a quote"
+            )
+            count = len(columns) * self.read + sum(others.values())
+            found.append(_finding("kept_quotes", checks.kept_quotes, split, count, message, examples[:MAX_EXAMPLES]))
+        return [finding for finding in found if finding.policy != "ignore"]
+
     def as_dict(self) -> dict[str, Any]:
         """For the manifest and for a person."""
         return {
@@ -186,6 +221,10 @@ DRIFT, SKIPPED = "drift", "skipped_files"
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= MAX_CELL_CHARS else f"{text[:MAX_CELL_CHARS]}…"
+
+
+def _finding(check: str, policy: Policy, split: Split, count: int, message: str, examples: tuple[str, ...]) -> Finding:
+    return Finding(check=check, policy=policy, splits=(split,), count=count, message=message, examples=examples)
 
 
 def _brief(row: dict[Any, Any]) -> dict[str, Any]:

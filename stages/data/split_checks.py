@@ -11,6 +11,7 @@ import pandas as pd
 from hubflow.schemas.data_checks import DataChecks
 from hubflow.schemas.errors import bounded
 from hubflow.schemas.findings import Finding, Policy
+from hubflow.schemas.labels import distinct_texts, similar_labels
 from hubflow.schemas.references import RowKind, Split
 from hubflow.schemas.tags import OUTSIDE, has_entities
 from hubflow.stages.data.key_ledger import RECORD, KeyLedger, Records
@@ -88,7 +89,8 @@ class SplitChecks:
         for part in self._groups.parts():
             match_groups(part, tallies)
         found = [self._matched(check, splits, tally) for (check, splits), tally in tallies.items()]
-        found += [*self._missing_labels(), *self._no_outside_tag(), *self._numbered_tokens(), *self._imbalance()]
+        found += [*self._similar_labels(), *self._missing_labels(), *self._no_outside_tag(), *self._numbered_tokens()]
+        found += self._imbalance()
         order = list(DataChecks.model_fields)
         kept = [finding for finding in found if finding.policy != "ignore"]
         return sorted(kept, key=lambda one: (order.index(one.check), [SPLITS.index(split) for split in one.splits]))
@@ -139,6 +141,23 @@ class SplitChecks:
             labels = ("", "")
         sign = "≈" if check == "same_normalised_text_across_splits" else "="
         return f"{splits[0]} row {match.other}{labels[0]} {sign} {splits[-1]} row {match.row}{labels[1]}"
+
+    def _similar_labels(self) -> Iterator[Finding]:
+        groups = similar_labels(label for counts in self._labels.values() for label in counts)
+        concerned = [label for group in groups for label in group]
+        if groups:
+            message = (
+                f"{len(concerned)} labels look like another label and are classes of their own; expected one way to write "
+                "each: correct them in the data, or ignore this when they are meant"
+            )
+            splits = tuple(split for split in SPLITS if self._labels.get(split, Counter()).keys() & set(concerned))
+            examples = tuple(" and ".join(map(self._counted, group, distinct_texts(group))) for group in groups[:MAX_EXAMPLES])
+            yield self._finding("similar_labels", splits, len(concerned), message, examples)
+
+    def _counted(self, label: str, text: str) -> str:
+        """A label with its count in each split that has it."""
+        counts = [f"{self._labels[split][label]} in {split}" for split in SPLITS if self._labels.get(split, Counter())[label]]
+        return f"{text} ({', '.join(counts)})"
 
     def _missing_labels(self) -> Iterator[Finding]:
         train = self._labels.get("train", Counter())

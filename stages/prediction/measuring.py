@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.checks import BLANK
+from hubflow.schemas.labels import LabelMap, clean_label
 from hubflow.schemas.tags import TagError
 
 MAX_EXAMPLES = 5
@@ -34,6 +35,7 @@ def judge_classes(rows: Sequence[int], labels: Sequence[str | None], predicted: 
         label_map: of the export.
     """
     index = label_map.index()
+    labels = [_as_known(label, index) for label in labels]
     known = [(place, index[label]) for place, label in enumerate(labels) if label is not None and label in index]
     strange = [(rows[place], label) for place, label in enumerate(labels) if has_label(label) and label not in index]
     places, truth = np.array(known, np.int64).reshape(-1, 2).T
@@ -57,7 +59,11 @@ def judge_words(
     from hubflow.stages.hub.entities import TagReader
 
     index = label_map.index()
-    given = [(row, truth, guess) for row, truth, guess in zip(rows, labels, predicted, strict=True) if truth is not None]
+    given = [
+        (row, [_as_known(label, index) for label in truth], guess)
+        for row, truth, guess in zip(rows, labels, predicted, strict=True)
+        if truth is not None
+    ]
     strange = [(row, label) for row, truth, _ in given for label in truth if label not in index]
     known = [(truth, guess) for _, truth, guess in given if all(label in index for label in truth)]
     try:
@@ -80,8 +86,13 @@ def unreadable_tags(label_map: LabelMap) -> str:
 
 
 def has_label(label: str | None) -> bool:
-    """Whether a row has a label: more than white space."""
-    return label is not None and bool(label.strip())
+    """Whether a row has a label: more than white space and characters that show nothing."""
+    return label is not None and bool(label.strip(BLANK))
+
+
+def _as_known(label: Any, index: Mapping[str, int]) -> Any:
+    """A label as `load_dataset` has it, unless the label map has it as it is written."""
+    return label if label in index or not isinstance(label, str) else clean_label(label)
 
 
 def metrics_of(counts: Iterable[Mapping[str, Any]], num_classes: int, is_sequence: bool) -> dict[str, float]:

@@ -93,7 +93,7 @@ def test_failures_are_a_frame_that_survives_pickling_and_the_full_report_is_the_
 
 def test_a_column_of_another_type_is_one_fault_not_several() -> None:
     message = str(fault(text_rows(text=[1, 2]).assign(row=[1.0, 2.0]), TextRows))
-    assert "row: expected dtype('int64'); found 'float64'" in message
+    assert "row: expected whole numbers; found 'float64'" in message
     assert "AttributeError" not in message
 
 

@@ -33,8 +33,8 @@ from hubflow.schemas.settings import DatasetSpec, TaskType
 from hubflow.stages.data.keep_rows import Plan, keep_rows
 from hubflow.stages.data.quarantine import as_quarantined, read_quarantine, sort_out
 from hubflow.stages.data.reading import iter_rows, read_rows
+from hubflow.stages.dataset_from_frames import dataset_from_frames
 from hubflow.stages.errors import DataError
-from hubflow.stages.keep_dataset import keep_dataset
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.stages.store import Store
 
@@ -228,7 +228,7 @@ def test_a_sentence_of_uneven_lists_fails_once() -> None:
 
 
 def test_the_fault_of_a_whole_column_is_an_error_at_once() -> None:
-    with pytest.raises(RowsError, match="row: expected dtype"):
+    with pytest.raises(RowsError, match="row: expected whole numbers; found 'float64'"):
         sort_out(frame(2, row=[1.0, 2.0]), TextRows)
     with pytest.raises(RowsError, match="label: expected a column of this name"):
         sort_out(frame(2).drop(columns="label"), TextRows)
@@ -599,7 +599,9 @@ def test_splits_that_are_made_here_keep_groups_whole(loader: Loader) -> None:
 def test_rows_at_hand_go_the_same_way(tmp_path: Path) -> None:
     rows = frame(100)
     rows.loc[7, "text"] = ""
-    reference = keep_dataset({"train": rows}, TEXT, str(tmp_path), dev_share=0.1, max_invalid_share=0.01, contract=TextRows)
+    reference = dataset_from_frames(
+        {"train": rows}, TEXT, str(tmp_path), dev_share=0.1, max_invalid_share=0.01, contract=TextRows
+    )
     assert reference.rows == {"train": 89, "dev": 10}
     assert Store(tmp_path).open(reference).facts["data_report"]["splits"]["train"]["first_rejected"][0]["row"] == 8
 
