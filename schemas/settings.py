@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from hubflow.schemas.base import Colour, Settings, Share
 from hubflow.schemas.data_checks import DataChecks
@@ -24,6 +24,15 @@ FORMATS: dict[TaskType, tuple[DataFormat, ...]] = {
     "sequence_labelling": ("conll", "msra", "jsonl", "parquet"),
 }
 Column = str | int
+Character = Annotated[
+    str,
+    BeforeValidator(lambda value: "\t" if value == "\\t" else value),
+    Field(min_length=1, max_length=1, pattern=r"^[^\r\n]$"),
+]
+"""One character; a tab may be written as a backslash and a t."""
+DELIMITER = "CSV and TSV: character that separates fields; a comma in CSV and a tab in TSV when not given"
+QUOTE = 'CSV and TSV: character that quotes a field, " when not given; to name one turns quoting on'
+ESCAPE = "CSV and TSV: character, such as a backslash, after which the next one is plain text; none when not given"
 Projection = Literal["query", "key", "value", "output"]
 
 
@@ -81,6 +90,9 @@ class DatasetSpec(Settings):
     encoding: str = Field("utf-8", description="Character encoding of text files; a UTF-8 byte-order mark is accepted")
     header: bool = Field(True, description="CSV and TSV: whether the first line names the columns")
     quoting: bool | None = Field(None, description='CSV and TSV: whether "…" quotes a field; by default in CSV, not in TSV')
+    delimiter: Character | None = Field(None, description=DELIMITER)
+    quote: Character | None = Field(None, description=QUOTE)
+    escape: Character | None = Field(None, description=ESCAPE)
     text_column: Column = Field("text", description="Name, or 0-based position without a header")
     text_pair_column: Column | None = Field(None, description="Second text of a pair")
     label_column: Column = Field(
@@ -134,6 +146,7 @@ class DatasetSpec(Settings):
             raise ValueError(f"image_root is for format image_list, this is {self.format}; leave it out")
         if self.dev_share + self.test_share >= 1:
             raise ValueError("dev_share and test_share together must leave rows to train on")
+        _require_distinct(self.delimiter, self.quote, self.escape)
         return self
 
 
@@ -204,6 +217,9 @@ class PredictSettings(Settings):
     encoding: str = Field("utf-8", description="Character encoding of text files")
     header: bool = Field(True, description="CSV and TSV: whether the first line names the columns")
     quoting: bool | None = Field(None, description='CSV and TSV: whether "…" quotes a field; by default in CSV, not in TSV')
+    delimiter: Character | None = Field(None, description=DELIMITER)
+    quote: Character | None = Field(None, description=QUOTE)
+    escape: Character | None = Field(None, description=ESCAPE)
     text_column: Column = "text"
     text_pair_column: Column | None = None
     label_column: Column = Field("label", description="When the data has it, metrics are computed; never needed")
@@ -227,6 +243,18 @@ class PredictSettings(Settings):
     )
     rows_per_part: int = Field(4096, ge=1, description="Rows that are predicted, kept and resumed together")
     runner: RunnerSettings = Field(RunnerSettings(), description="What the parts are mapped over; in the flow only")
+
+    @model_validator(mode="after")
+    def _characters(self) -> Self:
+        _require_distinct(self.delimiter, self.quote, self.escape)
+        return self
+
+
+def _require_distinct(delimiter: str | None, quote: str | None, escape: str | None) -> None:
+    """Refuse one character in two roles; quotes that are doubled within a field need no `escape`."""
+    given = [character for character in (delimiter, quote, escape) if character is not None]
+    if len(set(given)) < len(given):
+        raise ValueError("delimiter, quote and escape must be different characters; doubled quotes need no escape")
 
 
 class PredictResult(BaseModel):

@@ -86,7 +86,7 @@ def predict(settings: PredictSettings, mapped: Mapped | None = None) -> PredictR
 def _notes(layout: Layout, records: Sequence[PartRecord], invalid: int, path: Path | None) -> list[str]:
     from hubflow.stages.hub.images import CHANGES
 
-    notes = [f"{invalid} of {layout.read} rows are quarantined in {path}"] if invalid else []
+    notes = [*layout.findings, *([f"{invalid} of {layout.read} rows are quarantined in {path}"] if invalid else [])]
     if layout.empty:
         notes.append(f"{len(layout.empty)} file(s) hold no rows: {bounded(layout.empty)}")
     if layout.skipped:

@@ -84,19 +84,6 @@ class SplitReport:
         self.skipped.update(chunk.skipped)
         self.skipped_examples += chunk.skipped_examples[: MAX_EXAMPLES - len(self.skipped_examples)]
 
-    def findings(self, split: Split, checks: DataChecks) -> list[Finding]:
-        """What reading the source found, and the checks of a contract that only warn."""
-        if not self.skipped_examples or checks.skipped_files == "ignore":
-            return self._warnings(split)
-        reasons = ", ".join(f"{reason} {count}" for reason, count in self.skipped.items())
-        message = f"{split}: files in {self.source} are skipped: {reasons}; move or remove them, or mend what is wrong"
-        examples = tuple(self.skipped_examples)
-        count = sum(self.skipped.values())
-        finding = Finding(
-            check=SKIPPED, policy=checks.skipped_files, splits=(split,), count=count, message=message, examples=examples
-        )
-        return [finding, *self._warnings(split)]
-
     def _warnings(self, split: Split) -> list[Finding]:
         """What checks of a user's own contract that only warn (`raise_warning=True`) found in accepted rows."""
         return [
@@ -142,7 +129,7 @@ class SplitReport:
         return error
 
     def findings(self, split: Split, checks: DataChecks) -> list[Finding]:
-        """What the way in which the source is written tells; nothing for a check that is ignored."""
+        """What reading the source found; nothing for a check that is ignored."""
         found = []
         if self.open_quotes:
             swallowed = sum(last - first for first, last in self.open_quotes)
@@ -166,7 +153,12 @@ class SplitReport:
             )
             count = len(columns) * self.read + sum(others.values())
             found.append(_finding("kept_quotes", checks.kept_quotes, split, count, message, examples[:MAX_EXAMPLES]))
-        return [finding for finding in found if finding.policy != "ignore"]
+        if self.skipped_examples:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in self.skipped.items())
+            message = f"{split}: files in {self.source} are skipped: {reasons}; move or remove them, or mend what is wrong"
+            skipped = sum(self.skipped.values())
+            found.append(_finding(SKIPPED, checks.skipped_files, split, skipped, message, tuple(self.skipped_examples)))
+        return [*(finding for finding in found if finding.policy != "ignore"), *self._warnings(split)]
 
     def as_dict(self) -> dict[str, Any]:
         """For the manifest and for a person."""

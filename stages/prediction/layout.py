@@ -11,6 +11,7 @@ import pandas as pd
 from pyarrow import parquet
 from pydantic import BaseModel, ConfigDict, Field
 
+from hubflow.schemas.data_checks import DataChecks
 from hubflow.schemas.errors import bounded
 from hubflow.schemas.parts import PartRef, PredictionWork
 from hubflow.schemas.references import RowKind
@@ -44,6 +45,7 @@ class Layout(BaseModel):
     skipped: dict[str, int] = Field(default_factory=dict, description="Lines or files that are no rows, by reason")
     empty: tuple[str, ...] = Field((), description="Files of several that hold no rows")
     numbered_rows: int = Field(0, description="Sentences whose tokens are 1, 2, 3 …")
+    findings: tuple[str, ...] = Field((), description="What the way in which the sources are written tells")
 
 
 def rows_file(folder: Path, number: int) -> Path:
@@ -97,8 +99,13 @@ def lay_out(settings: PredictSettings, task: TaskType, sources: Sequence[Source]
             checks[check] = checks.get(check, 0) + count
     read, invalid = sum(one.read for one in reports), sum(one.rejected for one in reports)
     skipped = sum((report.skipped for report in reports), Counter[str]())
+    findings = tuple(
+        f"{finding.message} (first: {'; '.join(finding.examples)})"
+        for report in reports
+        for finding in report.findings("test", DataChecks(skipped_files="ignore"))
+    )
     counts = {"read": read, "invalid": invalid, "checks": checks, "skipped": dict(skipped), "numbered_rows": numbered}
-    return Layout(parts=parts, empty=tuple(empty), **counts)
+    return Layout(parts=parts, empty=tuple(empty), findings=findings, **counts)
 
 
 def _in_one_type(pieces: Sequence[Piece], sources: Sequence[Source], work: PredictionWork, output: Path) -> tuple[PartRef, ...]:

@@ -5,11 +5,12 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from hubflow.schemas.errors import SettingsError, bounded
 from hubflow.schemas.references import RowKind
 from hubflow.schemas.settings import FORMATS, DataFormat, DatasetSpec, PredictSettings, TaskType
+from hubflow.stages.data.opening import plain_name
 from hubflow.stages.data.reading import rows_kind
 from hubflow.stages.data.reading_images import SYSTEM_NAMES
 from hubflow.stages.data.reading_source import expanded, is_glob, matching
@@ -17,9 +18,30 @@ from hubflow.stages.errors import DataError
 from hubflow.stages.hub.images import is_image_file
 from hubflow.stages.prediction.writing import OUTPUTS
 
-ENDINGS: dict[str, DataFormat] = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".parquet": "parquet", ".conll": "conll"}
-ENDINGS |= dict.fromkeys((".conllu", ".conllup"), "conll")
-_NAMES = ("encoding", "header", "quoting", "text_column", "text_pair_column", "label_column", "tokens_column", "label_list")
+ENDINGS: dict[str, DataFormat] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".conll": "conll",
+    ".conllu": "conll",
+    ".conllup": "conll",
+}
+_NAMES = (
+    "encoding",
+    "header",
+    "quoting",
+    "delimiter",
+    "quote",
+    "escape",
+    "text_column",
+    "text_pair_column",
+    "label_column",
+    "tokens_column",
+    "label_list",
+)
 
 
 @dataclass(frozen=True)
@@ -120,7 +142,7 @@ def _spec(
 def _format(path: Path, task: TaskType) -> DataFormat:
     if task == "image_classification":
         return "image_list" if path.is_file() else "image_folder"
-    known = ENDINGS.get(path.suffix.lower())
+    known = ENDINGS.get(PurePath(plain_name(path)).suffix.lower())
     if known is None:
         raise SettingsError(
             f"{path}: the ending does not tell the format; set format to one of {bounded(FORMATS[task], len(FORMATS[task]))}"
