@@ -11,6 +11,7 @@ from pyarrow import compute, parquet, types
 from hubflow.schemas.errors import bounded
 from hubflow.stages.data.class_names import named_column, names_by_column
 from hubflow.stages.data.columns import in_plain_layout, is_list, to_frame
+from hubflow.stages.data.opening import HEAD_BYTES, what_it_is
 from hubflow.stages.data.reading_chunks import Chunk, Malformed
 from hubflow.stages.data.reading_source import Request, make_rows, require_file, wanted_columns
 from hubflow.stages.errors import DataError, EmptyError
@@ -43,7 +44,17 @@ def read_parquet(request: Request, chunk_rows: int) -> Iterator[Chunk]:
                 yield arrow_chunk(request, arrow.Table.from_batches([batch]), taken, number)
                 number += len(batch)
     except (arrow.ArrowException, OSError) as error:
-        raise DataError(f"{request.path}: cannot be read as Parquet ({error})") from error
+        raise DataError(f"{request.path}: cannot be read as Parquet ({error}); {_instead(request.path)}") from error
+
+
+def _instead(path: Path) -> str:
+    """What a file is that cannot be read as Parquet, and what to do about it."""
+    with path.open("rb") as stream:
+        head = stream.read(HEAD_BYTES)
+    if head.startswith(b"PAR1"):
+        return "it is damaged or cut off: copy or write it again"
+    name, remedy = what_it_is(head) or ("another file, such as CSV or JSON", "set `format`")
+    return f"it is {name}: {remedy}"
 
 
 def _batch_rows(metadata: Any, chunk_rows: int) -> int:
@@ -68,14 +79,14 @@ def arrow_chunk(request: Request, table: Any, taken: dict[str, str], begins: int
     malformed, numbers = Malformed(), np.arange(begins, begins + len(table))
     for key in taken.values():
         place = table.column_names.index(key)
-        table = table.set_column(place, key, _in_text(in_plain_layout(table.column(key))))
+        table = table.set_column(place, key, in_text(in_plain_layout(table.column(key))))
     table, numbers = _valid(table, numbers, malformed)
     class_names, typed = names_by_column(table.schema.metadata), {}
     for name, key in taken.items():
         column, named = table.column(key), 0
         if name in ("label", "labels") and key in class_names:
             column, named = named_column(request.path, key, column, class_names[key], numbers)
-        column, converted = _typed(request.path, name, key, column)
+        column, converted = typed_column(request.path, name, key, column)
         typed[name] = column, named or converted
     lists = {key for name, key in taken.items() if name in ("tokens", "labels")}
     frame = to_frame(table.drop_columns(list(taken.values())))
@@ -104,14 +115,14 @@ def _valid(table: Any, numbers: np.ndarray, malformed: Malformed) -> tuple[Any, 
     return table.filter(arrow.array(good)), numbers[good]
 
 
-def _in_text(column: Any) -> Any:
+def in_text(column: Any) -> Any:
     """A column without dictionaries and extension types, and bytes as text that is yet to be checked."""
     wanted = _text_type(column.type)
     if wanted.equals(column.type):
         return column
     if isinstance(column.type, arrow.BaseExtensionType):
         chunks = [compute.cast(chunk.storage, column.type.storage_type) for chunk in column.chunks]
-        return _in_text(arrow.chunked_array(chunks, column.type.storage_type))
+        return in_text(arrow.chunked_array(chunks, column.type.storage_type))
     return column.cast(options=compute.CastOptions(wanted, allow_invalid_utf8=True))
 
 
@@ -125,7 +136,7 @@ def _text_type(kind: Any) -> Any:
     return arrow.large_list(_text_type(kind.value_type)) if is_list(kind) else kind
 
 
-def _typed(path: Path, name: str, key: str, column: Any) -> tuple[Any, int]:
+def typed_column(path: Path, name: str, key: str, column: Any) -> tuple[Any, int]:
     """A column as its contract has it, and how many of its values had to be converted."""
     kind = column.type
     is_sequence = name in ("tokens", "labels")

@@ -2,21 +2,30 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any, NoReturn
 
+import pandas as pd
 import pyarrow as arrow
 
 from hubflow.stages.data.columns import JSON, to_series
-from hubflow.stages.data.reading_chunks import Chunk, Malformed, pieces
+from hubflow.stages.data.reading_chunks import CHUNK_ROWS, Chunk, Malformed, pieces
 from hubflow.stages.data.reading_source import Request, make_rows, wanted_columns
-from hubflow.stages.data.reading_text import blocks, is_damaged, notes, numbered
+from hubflow.stages.data.reading_text import MAX_LINE_CHARS, blocks, is_damaged, notes, numbered, texts
+from hubflow.stages.errors import DataError
 
 MAX_VALUE_CHARS = 60
 FLOAT_DIGITS = 15  # decimal digits that a float always keeps
+ARRAY = re.compile(r"[ \t\r\n]*\[[ \t\r\n]*(?:[{\]]|\Z)")
+OBJECT_OF_LINES = re.compile(r"[ \t\r\n]*\{[ \t\r]*\n")
+JSON_SPACE = re.compile(r"[ \t\r\n]*")
+LONGEST_ESCAPE = 12  # \ud83d\ude00
+BATCH_CHARS = 1 << 22
 Line = tuple[int, str]
 Record = dict[str, Any]
+Batch = tuple[list[Line], list[Record], Malformed, dict[str, int]]
 
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -31,22 +40,138 @@ class _NotUsable(ValueError):
 
 
 def read_jsonl(request: Request, chunk_rows: int) -> Iterator[Chunk]:
-    """Rows of a file with one JSON object a line; numbers and true/false as labels become their text, and are counted.
+    """Rows of a file with one JSON object a line, or of an array of objects, each numbered.
 
-    A line that is no JSON object, or holds something else than text where text belongs, is malformed.
+    Numbers and true/false as labels become their text, and are counted. A line or record that is no JSON object, or holds
+    something else than text where text belongs, is malformed.
+
+    Raises:
+        DataError: for an array that breaks off or is not JSON, and for objects that lines do not divide.
     """
     names: dict[str, None] = {}
     looked_ahead = False
+    for lines, records, malformed, coerced in _batches(request, chunk_rows):
+        names |= dict.fromkeys(name for record in records for name in record)
+        if not looked_ahead:
+            names, looked_ahead = _names_ahead(request, names), True
+        if not names:
+            yield Chunk(pd.DataFrame({"row": pd.Series(dtype="int64")}), malformed.frame(), coerced)
+            continue
+        yield _chunk(request, lines, records, list(names), malformed, coerced)
+
+
+def _batches(request: Request, chunk_rows: int) -> Iterator[Batch]:
+    """The lines or records of a file that are JSON objects, the objects, what else there is, and what was taken off."""
+    begins = next(texts(request.path, request.spec.encoding), "")
+    if ARRAY.match(begins):
+        yield from _array_batches(request, chunk_rows)
+        return
+    if OBJECT_OF_LINES.match(begins):
+        raise DataError(
+            f"{request.path}: line 1: an object over several lines; expected one JSON object a line, or one array of objects: "
+            "write it so, for example with `jq -c .`"
+        )
     for block in blocks(request.path, request.spec.encoding):
         lines, coerced = numbered(block), notes(block)
         for piece in pieces(len(lines), chunk_rows):
             malformed = Malformed()
-            part, records = _records(lines[piece], malformed, request.spec.encoding)
-            names |= dict.fromkeys(name for record in records for name in record)
-            if not looked_ahead:
-                names, looked_ahead = _names_ahead(request, names), True
-            yield _chunk(request, part, records, list(names), malformed, coerced)
+            yield *_records(lines[piece], malformed, request.spec.encoding), malformed, coerced
             coerced = {}
+
+
+def _array_batches(request: Request, chunk_rows: int) -> Iterator[Batch]:
+    lines, records, malformed, size = list[Line](), list[Record](), Malformed("record"), 0
+    for number, (text, value) in enumerate(_Array(request).elements(), start=1):
+        try:
+            records.append(_usable_record(text, value, request.spec.encoding))
+            lines.append((number, text))
+        except _NotUsable as fault:
+            malformed.add(number, text, fault.check, f"{malformed.unit} {number}: {fault.found}", remedy=fault.remedy)
+        size += len(text)
+        if number % chunk_rows == 0 or size > BATCH_CHARS:
+            yield lines, records, malformed, {}
+            lines, records, malformed, size = [], [], Malformed("record"), 0
+    yield lines, records, malformed, {}
+
+
+class _Array:
+    """The elements of a file that is one JSON array, read part by part."""
+
+    def __init__(self, request: Request) -> None:
+        self._path, self._parts = request.path, texts(request.path, request.spec.encoding)
+        self._text, self._place, self._line = "", 0, 1
+
+    def elements(self) -> Iterator[tuple[str, Any]]:
+        """The text of each element and its value, or the error that says why it is not to be used.
+
+        Raises:
+            DataError: naming the line where the text is no array.
+        """
+        self._expect("[", "")
+        ended = self._next() == "]"
+        while not ended:
+            self._next()
+            value, end = self._value()
+            yield self._text[self._place : end], value
+            self._place = end
+            ended = self._next() == "]"
+            if not ended:
+                self._expect(",", "between records, or ] at the end")
+        self._expect("]", "at the end of the array")
+        if self._next():
+            raise self._fault(self._place, "text after the end of the array; expected one array, or one object a line")
+
+    def _value(self) -> tuple[Any, int]:
+        while True:
+            try:
+                found: Any = _DECODER.raw_decode(self._text, self._place)
+            except json.JSONDecodeError as error:
+                is_cut = error.msg.startswith("Unterminated") or error.pos >= len(self._text) - LONGEST_ESCAPE
+                if is_cut and self._fill():
+                    continue
+                raise self._fault(error.pos, f"not valid JSON ({error.msg}); correct it") from error
+            except RecursionError as error:
+                raise self._fault(self._place, "not valid JSON (nested too deeply); correct it") from error
+            except ValueError as error:  # valid JSON that is not to be used: its end is where another decoder finds it
+                try:
+                    found = error, json.JSONDecoder().raw_decode(self._text, self._place)[1]
+                except json.JSONDecodeError as cut:
+                    if self._fill():
+                        continue
+                    raise self._fault(cut.pos, f"not valid JSON ({cut.msg}); correct it") from cut
+            if found[1] < len(self._text) or not self._fill():  # a number may go on
+                return found[0], found[1]
+
+    def _next(self) -> str:
+        """The next character that is no white space; empty at the end of the file."""
+        while True:
+            space = JSON_SPACE.match(self._text, self._place)
+            self._place = space.end() if space else self._place
+            if self._place < len(self._text):
+                return self._text[self._place]
+            if not self._fill():
+                return ""
+
+    def _expect(self, character: str, where: str) -> None:
+        found = self._next()
+        if found != character:
+            shown = repr(found) if found else "the end of the file"
+            raise self._fault(self._place, f"expected {character} {where}, found {shown}; correct it, or copy the file again")
+        self._place += 1
+
+    def _fill(self) -> bool:
+        """Read on; False at the end of the file."""
+        part = next(self._parts, None)
+        if part is None:
+            return False
+        self._line += self._text.count("\n", 0, self._place)
+        self._text, self._place = self._text[self._place :] + part, 0
+        if len(self._text) > MAX_LINE_CHARS + len(part):
+            raise self._fault(0, f"a record longer than {MAX_LINE_CHARS:,} characters; correct the file or `format`")
+        return True
+
+    def _fault(self, place: int, found: str) -> DataError:
+        return DataError(f"{self._path}: line {self._line + self._text.count(chr(10), 0, place)}: {found}")
 
 
 def _names_ahead(request: Request, names: dict[str, None]) -> dict[str, None]:
@@ -57,8 +182,7 @@ def _names_ahead(request: Request, names: dict[str, None]) -> dict[str, None]:
     if needed <= found and (not request.labelled or spec.label_column in found or "labels" in names):
         return names
     every = dict(names)
-    for block in blocks(request.path, spec.encoding):
-        _, records = _records(numbered(block), Malformed(), spec.encoding)
+    for _, records, _, _ in _batches(request, CHUNK_ROWS):
         every |= dict.fromkeys(name for record in records for name in record)
     return every
 
@@ -92,17 +216,24 @@ def _records(lines: list[Line], malformed: Malformed, encoding: str) -> tuple[li
             records.append(_record(line, encoding))
             good.append((number, line))
         except _NotUsable as fault:
-            malformed.add(number, line, fault.check, f"line {number}: {fault.found}", remedy=fault.remedy)
+            malformed.add(number, line, fault.check, f"{malformed.unit} {number}: {fault.found}", remedy=fault.remedy)
     return good, records
 
 
 def _record(line: str, encoding: str) -> Record:
-    if is_damaged(line):
-        raise _NotUsable("encoding", f"not {encoding}", "set `encoding`")
     try:
-        record = _decode(line)
+        record = None if is_damaged(line) else _DECODER.decode(line)
     except (ValueError, RecursionError) as error:
-        raise _NotUsable("json", f"not valid JSON ({error})", "expected one object a line") from error
+        record = error
+    return _usable_record(line, record, encoding)
+
+
+def _usable_record(text: str, record: Any, encoding: str) -> Record:
+    """A record, once it is an object in whole characters; `record` may be the error that decoding it gave."""
+    if is_damaged(text):
+        raise _NotUsable("encoding", f"not {encoding}", "set `encoding`")
+    if isinstance(record, Exception):
+        raise _NotUsable("json", f"not valid JSON ({record})", "expected one object a line") from record
     if not isinstance(record, dict):
         raise _NotUsable("json", f"expected a JSON object, found {type(record).__name__}")
     if any(map(is_damaged, record)):
@@ -133,7 +264,7 @@ def _number(text: str) -> float | Decimal:
     return value if is_kept else exact
 
 
-_decode = json.JSONDecoder(parse_constant=_no_constant, parse_float=_number, object_pairs_hook=_object).decode
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_number, object_pairs_hook=_object)
 
 
 def _column(records: list[Record], name: str, convert: Callable[[object], Any]) -> list[Any]:
@@ -155,7 +286,7 @@ def _usable(
             good.append((number, line))
             usable.append(record)
         except _NotUsable as fault:
-            malformed.add(number, line, fault.check, f"line {number}: {fault.found}", remedy=fault.remedy)
+            malformed.add(number, line, fault.check, f"{malformed.unit} {number}: {fault.found}", remedy=fault.remedy)
     return good, usable
 
 

@@ -1,5 +1,6 @@
 """What every reader shares: the request, decoded text, and rows made from named columns. Must not import Paddle or Prefect."""
 
+import codecs
 import difflib
 import glob
 import os
@@ -13,11 +14,14 @@ import numpy as np
 import pandas as pd
 
 from hubflow.schemas.errors import bounded
+from hubflow.schemas.labels import clean_label
 from hubflow.schemas.references import RowKind, Split
 from hubflow.schemas.settings import Column, DatasetSpec
+from hubflow.stages.data.opening import encoding_of_mark, encoding_of_nuls, open_data, require_text
 from hubflow.stages.errors import DataError, EmptyError
 
 GUESSED_ENCODINGS = ("utf-8", "gb18030", "utf-16")
+SAMPLE_BYTES = 1 << 20
 Table = Mapping[str, Sequence[Any]]
 
 
@@ -98,26 +102,19 @@ def require_folder(path: Path) -> Path:
     return path
 
 
-def read_bytes(path: Path) -> bytes:
-    """Content of a file.
-
-    Raises:
-        DataError: when it is missing or unreadable.
-    """
-    try:
-        return require_file(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error}); make it readable or correct the path") from error
-
-
 def read_text(path: Path, encoding: str) -> str:
     """Decoded content of a text file that holds something, without byte-order mark; line ends stay as written.
+
+    A compressed file is decompressed; one that begins with the byte-order mark of UTF-16 or UTF-32 is read as such.
 
     Raises:
         DataError: when it is missing or empty, or a byte does not fit `encoding`; naming line and byte.
     """
-    data = read_bytes(path)
+    with open_data(require_file(path)) as opened:
+        require_text(path, opened.head)
+        data = opened.read()
     try:
+        encoding = encoding_told(path, data, codecs.lookup(encoding).name) or encoding
         text = data.decode(encoding)
         text.encode("utf-8")  # some encodings let half a surrogate pair through, which no file of ours can hold
     except LookupError as error:
@@ -133,6 +130,31 @@ def read_text(path: Path, encoding: str) -> str:
     if not text.strip("\ufeff").strip():
         raise EmptyError(f"{path}: the file is empty; expected rows")
     return text.removeprefix("\ufeff")
+
+
+def encoding_told(path: Path, head: bytes, encoding: str) -> str | None:
+    """The encoding that a byte-order mark tells where the settings say UTF-8; None where the settings' own is to be used.
+
+    Args:
+        path: named in the error.
+        head: the file's first bytes.
+        encoding: the codec that the settings name, as Python calls it.
+
+    Raises:
+        DataError: when the first bytes are of another encoding than the settings name.
+    """
+    marked = encoding_of_mark(head)
+    if marked is not None and marked != "utf-8" and encoding in ("utf-8", "utf-8-sig"):
+        return marked
+    if marked is not None and not encoding.startswith(("utf", "gb18030")):
+        raise DataError(
+            f"{path}: begins with the byte-order mark of {marked.upper()}, but `encoding` is {encoding}; set "
+            f"`encoding: {marked}`"
+        )
+    nuls = None if encoding.startswith(("utf-16", "utf-32")) else encoding_of_nuls(head)
+    if nuls is not None:
+        raise DataError(f"{path}: looks like UTF-16 without a byte-order mark; set `encoding: {nuls}`")
+    return None
 
 
 def numbered_lines(path: Path, encoding: str) -> list[tuple[int, str]]:
@@ -158,7 +180,7 @@ def read_label_list(path: str | Path, encoding: str = "utf-8", numbered: bool = 
     """
     first_line: dict[str, int] = {}
     for number, line in numbered_lines(Path(path), encoding):
-        label = line.strip()
+        label = clean_label(line)
         if label in first_line:
             raise DataError(f"{path}: line {number}: label {label!r} repeats line {first_line[label]}; list each label once")
         first_line[label] = number
@@ -263,13 +285,28 @@ def _line_at(data: bytes, offset: int, encoding: str) -> int:
 
 def fitting_encoding(path: Path, tried: str) -> str:
     """The end of a remedy: an encoding that reads the whole file, when one of the usual does."""
-    for encoding in GUESSED_ENCODINGS:
-        try:
-            with path.open(encoding=encoding, newline="") as stream:
-                while stream.read(1 << 20):
-                    pass
-        except UnicodeError:
-            continue
-        if encoding != tried:
+    with open_data(path) as data:
+        sample = data.head + data.read(SAMPLE_BYTES)
+    usual = (encoding_of_mark(sample), "utf-8", "gb18030" if _is_mostly_pairs(sample) else "cp1252")
+    for encoding in filter(None, usual):
+        if encoding != tried and _decodes(path, encoding):
             return f", for example {encoding}, which reads this file"
     return ""
+
+
+def _is_mostly_pairs(sample: bytes) -> bool:
+    """Whether bytes beyond ASCII come in pairs, as in Chinese text, and not one by one, as accented letters do."""
+    high = [len(run) for run in re.findall(rb"[\x80-\xff]+", sample)]
+    return sum(size for size in high if size > 1) > sum(high) / 2
+
+
+def _decodes(path: Path, encoding: str) -> bool:
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        with open_data(path) as data:
+            while block := data.read(SAMPLE_BYTES):
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
+    except UnicodeError:
+        return False
+    return True

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hubflow.stages.data.reading_source import fitting_encoding, read_text, require_file
+from hubflow.stages.data.opening import open_data, require_text
+from hubflow.stages.data.reading_source import encoding_told, fitting_encoding, read_text, require_file
 from hubflow.stages.errors import DataError, EmptyError
 
 BLOCK_BYTES = 1 << 22
@@ -30,40 +31,60 @@ class Block:
         begins: 1-based number of the first line.
         is_damaged: whether there are such bytes.
         has_mark: whether a byte-order mark was taken off.
+        carriage_returns: how many line ends were carriage returns alone, as on old Macs; they are line feeds in `text`.
     """
 
     text: str
     begins: int
     is_damaged: bool
     has_mark: bool = False
+    carriage_returns: int = 0
 
 
 def blocks(path: Path, encoding: str) -> Iterator[Block]:
     """A text file that holds something, in blocks of about 4 MB.
+
+    A compressed file is decompressed (see `hubflow.stages.data.opening`). One that begins with the byte-order mark of UTF-16 or
+    UTF-32 is read as such where the encoding is UTF-8. Carriage returns end lines in a file without line feeds.
 
     Raises:
         DataError: when the file is missing, empty or unreadable, the encoding is unknown, or one in which reading cannot go
             on after a wrong byte; or a line is longer than 33 million characters.
     """
     require_file(path)
-    begins, rest, mark = 1, "", False
-    is_blank = True
+    begins, rest, mark, returns = 1, "", False, 0
+    is_blank, ends_in_returns = True, False
     for number, decoded in enumerate(_decoded(path, encoding)):
         mark = mark or (number == 0 and decoded.startswith(BYTE_ORDER_MARK))
         text = decoded.removeprefix(BYTE_ORDER_MARK) if number == 0 else decoded
+        if number == 0:
+            ends_in_returns = "\r" in text[:-1] and "\n" not in text
+        if ends_in_returns:
+            returns += text.count("\r")
+            text = text.replace("\r", "\n")
         if is_blank and not text.strip(BYTE_ORDER_MARK).strip():
             _require_content(path, encoding)
         is_blank = False
         end = text.rfind("\n") + 1
         if end:
             whole = rest + text[:end]
-            yield Block(whole, begins, is_damaged(whole), mark)
-            begins, rest, mark = begins + whole.count("\n"), text[end:], False
+            yield Block(whole, begins, is_damaged(whole), mark, returns)
+            begins, rest, mark, returns = begins + whole.count("\n"), text[end:], False, 0
         else:
             rest += text
             _require_length(path, begins, rest)
     if rest:
-        yield Block(rest, begins, is_damaged(rest), mark)
+        yield Block(rest, begins, is_damaged(rest), mark, returns)
+
+
+def texts(path: Path, encoding: str) -> Iterator[str]:
+    """A text file in parts that end anywhere, without byte-order mark, for formats that lines do not divide.
+
+    Raises:
+        DataError: as `blocks` does, but for long lines.
+    """
+    for number, text in enumerate(_decoded(require_file(path), encoding)):
+        yield text.removeprefix(BYTE_ORDER_MARK) if number == 0 else text
 
 
 def numbered(block: Block) -> list[tuple[int, str]]:
@@ -75,7 +96,12 @@ def numbered(block: Block) -> list[tuple[int, str]]:
 def notes(block: Block, line_ends: int | None = None) -> dict[str, int]:
     """What was taken off a block's text beside the values, counted."""
     ends = block.text.count("\r\n") if line_ends is None else line_ends
-    return {name: count for name, count in (("byte-order mark", int(block.has_mark)), ("CRLF line ends", ends)) if count}
+    taken_off = {
+        "byte-order mark": int(block.has_mark),
+        "CRLF line ends": ends,
+        "carriage returns as line ends": block.carriage_returns,
+    }
+    return {name: count for name, count in taken_off.items() if count}
 
 
 def is_damaged(text: str) -> bool:
@@ -99,9 +125,9 @@ def encoding_fault(path: Path, encoding: str) -> DataError:
     try:
         read, line, pending = 0, 1, b""
         decoder = codecs.getincrementaldecoder(encoding)()
-        with path.open("rb") as stream:
+        with open_data(path) as data:
             while True:
-                block = stream.read(BLOCK_BYTES)
+                block = data.read(BLOCK_BYTES)
                 pending = decoder.getstate()[0]
                 try:
                     line += decoder.decode(block, final=not block).count("\n")
@@ -127,21 +153,22 @@ def _decoded(path: Path, encoding: str) -> Iterator[str]:
     except LookupError:
         read_text(path, encoding)  # says so
         raise
-    if not LINE_SAFE.fullmatch(name) and not STREAMED.fullmatch(name):
-        yield read_text(path, encoding)
-        return
-    try:
-        with path.open("rb") as stream:
-            if name in ("utf-16", "utf-32") and stream.peek(4)[:2] not in (b"\xff\xfe", b"\xfe\xff", b"\0\0"):
+    with open_data(path) as data:
+        require_text(path, data.head)
+        told = encoding_told(path, data.head, name)
+        encoding, name = told or encoding, told or name
+        if not LINE_SAFE.fullmatch(name) and not STREAMED.fullmatch(name):
+            yield read_text(path, encoding)
+            return
+        try:
+            if name in ("utf-16", "utf-32") and data.head[:2] not in (b"\xff\xfe", b"\xfe\xff", b"\0\0"):
                 name += "-le"  # no byte-order mark: the decoder for whole texts takes the machine's order, this one refuses
             decoder = codecs.getincrementaldecoder(name)("surrogateescape" if LINE_SAFE.fullmatch(name) else "strict")
-            while block := stream.read(BLOCK_BYTES):
+            while block := data.read(BLOCK_BYTES):
                 yield decoder.decode(block)
             yield decoder.decode(b"", final=True)
-    except UnicodeError as error:
-        raise encoding_fault(path, encoding) from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error}); make it readable or correct the path") from error
+        except UnicodeError as error:
+            raise encoding_fault(path, encoding) from error
 
 
 def _require_content(path: Path, encoding: str) -> None:

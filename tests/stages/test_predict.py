@@ -1,6 +1,8 @@
 """predict: a row out for each row in, further columns carried, complete files only, and the metrics that evaluate gave."""
 
+import gzip
 import json
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -318,3 +320,28 @@ def test_lists_to_predict_on_take_a_root_and_labels_by_number(digits_run: Run, t
     out = pd.read_parquet(result.output)
     assert out["path"].tolist() == list(map(str, paths))
     assert result.metrics["accuracy"] == (out["predicted"] == "6").mean()
+
+
+def test_a_compressed_file_or_an_array_is_predicted_by_its_inner_ending(text_run: Run, tmp_path: Path) -> None:
+    rows = [{"text": f"a {word} film"} for word in ["fine", "dull", "great"]]
+    plain = tmp_path / "rows.jsonl"
+    plain.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    expected = pd.read_parquet(predict(settings(text_run, plain)).output)
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    (tmp_path / "rows.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as archive:
+        archive.write(plain, "rows.jsonl")
+    for name in ("rows.jsonl.gz", "rows.json", "export.zip"):
+        found = pd.read_parquet(predict(settings(text_run, tmp_path / name)).output)
+        assert found.drop(columns="row").equals(expected.drop(columns="row"))
+    (tmp_path / "rows.csv").write_text("text;id\na fine film, really;1\n", encoding="utf-8")
+    assert pd.read_parquet(predict(settings(text_run, tmp_path / "rows.csv", delimiter=";")).output)["id"].tolist() == ["1"]
+
+
+def test_rows_swallowed_by_an_open_quote_are_noted(text_run: Run, tmp_path: Path) -> None:
+    data = tmp_path / "rows.csv"
+    data.write_text('id,text\n1,fine\n2,"great\n3,so so\n4,dull"\n', encoding="utf-8")
+    result = predict(settings(text_run, data))
+    assert result.rows == 2
+    assert "1 quoted field(s) hold 3 lines that look like rows" in result.notes[0]
+    assert "(first: lines 3 to 5)" in result.notes[0]

@@ -17,7 +17,7 @@ from PIL import Image
 
 from hubflow.schemas.references import Split
 from hubflow.schemas.settings import DatasetSpec, TaskType
-from hubflow.stages.data.reading import read_label_list, read_rows
+from hubflow.stages.data.reading import iter_rows, read_label_list, read_rows
 from hubflow.stages.errors import DataError
 
 few = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -219,6 +219,60 @@ def test_any_text_written_as_json_lines_comes_back(tmp_path: Path, records: list
 def test_a_faulty_json_line_is_named(tmp_path: Path, line: str, said: str) -> None:
     path = write(tmp_path / "a.jsonl", f'{{"text": "good", "label": 1}}\n\n{line}\n')
     assert said in fault(path, "jsonl")
+
+
+@pytest.mark.parametrize("block", [1, 7, 1 << 22])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_an_array_of_objects_gives_the_rows_of_json_lines(
+    tmp_path: Path, block: int, indent: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hubflow.stages.data.reading_text.BLOCK_BYTES", block)
+    records = [{"text": f'é"\\ {place} 𝄞', "label": place % 2, "more": {"a": [1, 2.5, None]}} for place in range(30)]
+    lines = read(write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, records))), "jsonl")
+    for ascii in (True, False):
+        path = write(tmp_path / "a.json", json.dumps(records, indent=indent, ensure_ascii=ascii))
+        assert read(path, "jsonl").equals(lines)
+    late = [*records, {"text": "z", "label": 1, "late": "here"}]
+    rows = read(write(tmp_path / "b.json", json.dumps(late)), "jsonl")
+    assert rows["late"].tolist()[-1] == "here"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            '[{"text": "a", "label": 1},\n 5, {"text": "a", "text": "b"}, {"text": 3, "label": 1}]',
+            "record 2: expected a JSON object",
+        ),
+        ('[{"text": "a", "label": 1}, {"text": "a", "text": "b"}]', "record 2: not valid JSON (the name 'text' repeats)"),
+        ('[{"text": "a", "label": 1}, {"text": "a", "label": NaN}]', "record 2: not valid JSON (NaN is not JSON)"),
+        ('[{"text": "a", "label": 1}, {"text": 3, "label": 1}]', "record 2: 'text' is 3; expected text"),
+        ('[{"text": "a", "label": 1},\n {"text":', "line 2: not valid JSON"),
+        ('[{"text": "a", "label": 1},\n {"text": "b', "line 2: not valid JSON (Unterminated string"),
+        ('[{"text": "a", "label": 1}\n', "line 2: expected , between records, or ] at the end, found the end of the file"),
+        ('[{"text": "a", "label": 1}\n {"text": "b"}]', "line 2: expected , between records, or ] at the end, found '{'"),
+        ('[{"text": "a", "label": 1}]\n[{"text": "b", "label": 1}]', "line 2: text after the end of the array"),
+        ("[]", "holds no rows"),
+        (
+            '{\n  "text": "a",\n  "label": 1\n}',
+            "line 1: an object over several lines; expected one JSON object a line, or one array",
+        ),
+        ("[1, 2]", "line 1: expected a JSON object, found list"),
+    ],
+)
+def test_a_faulty_array_is_named_by_line_or_record(tmp_path: Path, content: str, said: str) -> None:
+    assert said in fault(write(tmp_path / "a.json", content), "jsonl")
+
+
+def test_a_faulty_record_of_an_array_is_told_apart_and_reading_goes_on(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.json",
+        b'[{"text": "a", "label": 1}, 5, {"text": "\xff"}, {"text": "b", "label": [1]}, {"text": "c", "label": 0}]',
+    )
+    spec = DatasetSpec(format="jsonl", train=str(path))
+    (chunk,) = iter_rows(spec, path, TRAIN)
+    assert chunk.rows["row"].tolist() == [1, 5]
+    assert dict(zip(chunk.malformed["row"], chunk.malformed["check"], strict=True)) == {2: "json", 3: "encoding", 4: "type"}
 
 
 def test_a_json_record_without_text_is_left_to_the_contract_and_without_the_column_is_refused(tmp_path: Path) -> None:
