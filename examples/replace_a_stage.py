@@ -1,8 +1,8 @@
 """The fine-tune flow with one stage replaced: rows come from a SQL query instead of a file.
 
-`load_rows` is a task of your own. It hands its rows to `keep_dataset`, which holds them to the same contract as the rows of
-files and returns the same reference, so every stage after it is hubflow's own and knows no difference. Any other stage is
-replaced alike: whatever returns its reference fits. Run from the project's root:
+`load_rows` is a task of your own. It hands its rows to `dataset_from_frames`, which holds them to the same contract as the
+rows of files and returns the same reference, so every stage after it is hubflow's own and knows no difference. Any other stage
+is replaced alike: whatever returns its reference fits. Run from the project's root:
 
     uv run python examples/replace_a_stage.py
 """
@@ -16,15 +16,15 @@ from prefect import flow, task
 from hubflow.schemas.references import DatasetRef, ExportRef
 from hubflow.schemas.settings import EvaluateSettings, HeadSettings, ModuleSpec, TrainSettings
 from hubflow.stages.build_head import build_head_task
+from hubflow.stages.dataset_from_frames import dataset_from_frames
 from hubflow.stages.encode_dataset import encode_dataset_task
 from hubflow.stages.evaluate import evaluate_task
 from hubflow.stages.export_inference_program import export_inference_program_task
 from hubflow.stages.fine_tune import fine_tune_task
-from hubflow.stages.keep_dataset import keep_dataset
 from hubflow.stages.load_module import load_module_task
 
 TASK = "text_classification"
-QUERY = "SELECT id AS row, body AS text, verdict AS label FROM reviews ORDER BY id"
+QUERY = "SELECT id AS row, body, verdict FROM reviews ORDER BY id"
 
 
 @task
@@ -32,10 +32,11 @@ def load_rows(database: str, store: str) -> DatasetRef:
     """Rows of a query, kept as a data set; a share of them becomes dev and test, by seed."""
     connection = sqlite3.connect(database)
     try:
-        rows = pd.read_sql_query(QUERY, connection, dtype={"text": "str", "label": "str"})
+        rows = pd.read_sql_query(QUERY, connection)
     finally:
         connection.close()
-    return keep_dataset({"train": rows}, TASK, store, dev_share=0.2, test_share=0.2, source=database)
+    columns = {"text_column": "body", "label_column": "verdict"}
+    return dataset_from_frames(rows, TASK, store, dev_share=0.2, test_share=0.2, source=database, **columns)
 
 
 @flow

@@ -157,9 +157,10 @@ def label_map_of(labels: Sequence[str], source: str, tag_scheme: TagScheme = "au
         raise DataError(f"{source}: {error.errors()[0]['msg'].removeprefix('Value error, ')}; list each label once") from error
 
 
-def _describe(dataset: DatasetRef) -> str:
+def describe(dataset: DatasetRef) -> str:
+    """What a person is told of a data set."""
     rows = ", ".join(f"{count} {split}" for split, count in dataset.rows.items())
     return f"{rows} rows, {dataset.num_classes} labels"
 
 
-load_dataset_task = stage_task(load_dataset, _describe)
+load_dataset_task = stage_task(load_dataset, describe)

@@ -24,10 +24,10 @@ from hubflow.stages.data.encoding_checks import encoding_findings
 from hubflow.stages.data.encoding_watch import with_encoding
 from hubflow.stages.data.view import data_view
 from hubflow.stages.data.watch import kept_report
+from hubflow.stages.dataset_from_frames import dataset_from_frames
 from hubflow.stages.encode_dataset import encode_dataset
 from hubflow.stages.evaluate import read_details
 from hubflow.stages.hub.images import ImageError, load_pixels
-from hubflow.stages.keep_dataset import keep_dataset
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.stages.load_module import load_module
 from hubflow.stages.reporting.mistakes import shown_mistakes
@@ -63,7 +63,7 @@ def encode_texts(folder: Path, frame: pd.DataFrame, task: TaskType, max_seq_len:
     store, spec = str(folder / "store"), ModuleSpec(name=str(folder / "bert"), max_seq_len=max_seq_len)
     if not (folder / "bert").is_dir():
         make_tiny_bert(folder / "bert", WORDS)
-    dataset = keep_dataset({"train": frame, "dev": frame}, task, store)
+    dataset = dataset_from_frames({"train": frame, "dev": frame}, task, store)
     return encode_dataset(dataset, load_module(spec, store), spec, store, **more)
 
 
@@ -327,7 +327,7 @@ def test_flowers_that_look_alike_are_found(shared_data: Callable[[str], Path], t
     }
     frames["train"].loc[3] = [str(flowers / "tulip/100930342_92e8746431_n.jpg"), "tulip"]
     store, spec = str(tmp_path), ModuleSpec(name="digits")
-    dataset = keep_dataset(frames, "image_classification", store)
+    dataset = dataset_from_frames(frames, "image_classification", store)
     artifact = Store(store).open(encode_dataset(dataset, load_module(spec, store), spec, store))
     (finding,) = encoding_findings(artifact.folder, artifact.facts, DataChecks())
     assert finding.count == 2  # the third file is the same, which the checks of the splits tell

@@ -21,7 +21,7 @@ from hubflow.schemas.frames import PROBABILITY, require_predictions
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.rows import ImageRows, RowModel, TextPairRows, TextRows, TokenRows
 from hubflow.schemas.settings import DatasetSpec, TaskType
-from hubflow.stages.keep_dataset import keep_dataset
+from hubflow.stages.dataset_from_frames import dataset_from_frames
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.stages.store import Store
 
@@ -51,7 +51,7 @@ class Kitchen:
 
     def keep(self, rows: pd.DataFrame, model: RowModel, share: float) -> pd.DataFrame:
         options: dict[str, Any] = {"dev_share": 0, "max_invalid_share": share}
-        return self._read(keep_dataset({"train": rows}, TASKS[model], str(self.folder / "store"), **options))
+        return self._read(dataset_from_frames({"train": rows}, TASKS[model], str(self.folder / "store"), **options))
 
     def load(self, content: bytes, model: RowModel, share: float, **spec: Any) -> pd.DataFrame:
         path = self.folder / "train"

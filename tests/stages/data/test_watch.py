@@ -12,8 +12,8 @@ from hubflow.schemas.drift import DriftLimits, DriftSettings
 from hubflow.schemas.errors import ContractError, SettingsError
 from hubflow.schemas.settings import DatasetSpec, ModuleSpec
 from hubflow.stages.data.profile_history import NOTHING
+from hubflow.stages.dataset_from_frames import dataset_from_frames
 from hubflow.stages.encode_dataset import encode_dataset
-from hubflow.stages.keep_dataset import keep_dataset
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.stages.load_module import load_module
 
@@ -80,7 +80,7 @@ def test_frames_are_compared_by_their_name_and_columns_wherever_they_are_kept(
     rows = pd.DataFrame({"text": [f"good film {row}" for row in range(600)], "label": ["a", "b"] * 300})
 
     def keep(frame: pd.DataFrame, source: str) -> dict[str, Any]:
-        keep_dataset({"train": frame}, "text_classification", str(tmp_path / "store"), source=source)
+        dataset_from_frames({"train": frame}, "text_classification", str(tmp_path / "store"), source=source)
         return dict(report(tmp_path / "store")["facts"]["drift"])
 
     assert keep(rows, "reviews")["note"] == NOTHING
@@ -91,7 +91,7 @@ def test_frames_are_compared_by_their_name_and_columns_wherever_they_are_kept(
     assert keep(rows.assign(id=1), "reviews")["note"] == NOTHING
 
 
-def test_a_wrong_argument_of_keep_dataset_is_named(tmp_path: Path) -> None:
+def test_a_wrong_argument_of_dataset_from_frames_is_named(tmp_path: Path) -> None:
     rows = pd.DataFrame({"text": ["a", "b"], "label": ["a", "b"]})
     with pytest.raises(SettingsError, match="max_invalid_share"):
-        keep_dataset({"train": rows}, "text_classification", str(tmp_path), max_invalid_share=1.5)
+        dataset_from_frames({"train": rows}, "text_classification", str(tmp_path), max_invalid_share=1.5)

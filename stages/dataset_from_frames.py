@@ -1,0 +1,334 @@
+"""Keep rows at hand as load_dataset keeps those of files: pandas and Arrow frames, records. Must not import Paddle."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+import pyarrow as arrow
+
+from hubflow.schemas.checks import SEQUENCES
+from hubflow.schemas.contracts import contract_identity, contract_of
+from hubflow.schemas.data_checks import DataChecks
+from hubflow.schemas.errors import bounded
+from hubflow.schemas.labels import LabelMap, clean_label, label_text
+from hubflow.schemas.parsing import parse_settings
+from hubflow.schemas.references import DatasetRef, Split
+from hubflow.schemas.settings import Column, DatasetSpec, TaskType
+from hubflow.stages.data.keep_rows import FORMAT_VERSION, Plan
+from hubflow.stages.data.reading import rows_kind
+from hubflow.stages.data.reading_chunks import CHUNK_ROWS, sliced
+from hubflow.stages.data.reading_parquet import typed_column
+from hubflow.stages.data.reading_source import Request, require_file, wanted_columns
+from hubflow.stages.data.watch import keep_watched
+from hubflow.stages.errors import DataError
+from hubflow.stages.load_dataset import describe, label_map_of
+from hubflow.stages.store import Store, content_key, file_sha256
+from hubflow.stages.tasks import stage_task
+
+Frame = Any
+"""A pandas frame, an Arrow table, record batch or reader, whatever has `__arrow_c_stream__` or `__arrow_c_array__` (a Polars
+frame, a DuckDB relation), a mapping of columns, or records: mappings of names to values."""
+EXPECTED = (
+    "a pandas frame, an Arrow table, an object with the Arrow PyCapsule interface (Polars, DuckDB), a mapping of columns, or a "
+    "list of dicts"
+)
+
+
+def dataset_from_frames(
+    frames: Mapping[Split, Frame] | Frame,
+    task: TaskType,
+    store: str,
+    labels: Sequence[Any] | None = None,
+    dev_share: float = 0.1,
+    test_share: float = 0.0,
+    split_seed: int = 0,
+    source: str = "DataFrame",
+    reuse: bool = True,
+    contract: type | None = None,
+    max_invalid_share: float = 0.0,
+    group_column: str | None = None,
+    checks: DataChecks = DataChecks(),  # noqa: B008  # frozen
+    text_column: Column = "text",
+    text_pair_column: Column | None = None,
+    label_column: Column = "label",
+    tokens_column: Column = "tokens",
+    path_column: Column = "path",
+    max_rows: int | None = None,
+) -> DatasetRef:
+    """Keep rows that are at hand, from a query for example, as `load_dataset` keeps those of files.
+
+    The rows keep `TextRows`, `TextPairRows`, `TokenRows` or `ImageRows`. Labels follow the rule of all formats: a number or a
+    Boolean becomes its text (`1` and `1.0` are `1`, `True` is `true`), and outer white space is taken off.
+
+    Args:
+        frames: rows by split, `train` at least, or those of train alone. A frame is a pandas frame of any dtype backend, an
+            Arrow table, record batch or reader, an object with the Arrow PyCapsule interface, a mapping of columns, or a list
+            of dicts. A column `row` holds numbers from 1 that errors name the rows by; they are counted when it is not
+            there. Further columns are carried through. Images may be bytes in a column `image`.
+        task: what the rows are for.
+        store: the store's root folder.
+        labels: every label in order; from train when not given.
+        dev_share: share of train that becomes `dev` when there is none; `test_share` likewise; `split_seed` draws both.
+        test_share: see `dev_share`.
+        split_seed: see `dev_share`.
+        source: what errors and facts name as the origin of the rows; with their columns, it says which data sets are compared
+            with each other.
+        reuse: take what the store already holds for the same rows.
+        contract: your own contract, a subclass of that of the rows' kind.
+        max_invalid_share: share of a split's rows that may break their contract and be set aside.
+        group_column: column whose values should not be in two splits; those made here keep the rows of a value together.
+        checks: what is done about faults that no single row shows.
+        text_column: name, or 0-based position, of the column of texts.
+        text_pair_column: of second texts; `text_pair` when train has such a column.
+        label_column: of labels, or of lists of labels: `labels` when it is not given and there is no `label`.
+        tokens_column: of lists of words.
+        path_column: of the places of image files.
+        max_rows: use at most so many rows of each split, drawn by seed.
+
+    Returns:
+        Reference to `train.parquet`, `dev.parquet`, `test.parquet` (those that exist) and `label_map.json`.
+
+    Raises:
+        SettingsError: an argument is none of its kind.
+        DataError: no `train`, something that is no frame, a column that is missing or of another type, fewer than two classes,
+            a split without rows, or an image file that is missing.
+        ContractError: rows break their contract.
+        StoreError: the store cannot be written.
+    """
+    by_split = _by_split(frames, source)
+    tables = {split: _frame(frame, f"{source}, {split}") for split, frame in by_split.items()}
+    if text_pair_column is None and task == "text_classification" and "text_pair" in tables["train"]:
+        text_pair_column = "text_pair"
+    given = {
+        "format": "image_list" if task == "image_classification" else "parquet",
+        "train": source,
+        "text_column": text_column,
+        "text_pair_column": text_pair_column,
+        "label_column": label_column,
+        "tokens_column": tokens_column,
+        "dev_share": dev_share,
+        "test_share": test_share,
+        "max_rows": max_rows,
+        "split_seed": split_seed,
+        "max_invalid_share": max_invalid_share,
+        "group_column": group_column,
+        "checks": checks,
+    }
+    spec = parse_settings(DatasetSpec, given, "dataset_from_frames")
+    kind = rows_kind(spec, task)
+    sources = {split: Path(f"{source}, {split}") for split in tables}
+    series = content_key(source, sorted(map(str, tables["train"].columns)))
+    plan = Plan(spec, task, kind, sources, contract_of(kind, contract), series)
+    requests = {split: Request(spec, sources[split], split, kind) for split in tables}
+    read = {split: _rows(requests[split], table, path_column) for split, table in tables.items()}
+    digests: dict[str, str] = {split: _content_sha256(rows) for split, (rows, _) in read.items()}
+    identity = contract_identity(plan.model)
+    names = None if labels is None else [clean_label(str(label_text(label))) for label in labels]
+    place, key = Store(store), content_key("dataset_from_frames", FORMAT_VERSION, spec, task, identity, names, digests)
+    chunks = {split: partial(sliced, rows, CHUNK_ROWS, converted) for split, (rows, converted) in read.items()}
+    return keep_watched(place, key, plan, chunks, partial(_listed, names, source), digests, reuse)
+
+
+def _listed(labels: Sequence[str] | None, source: str) -> LabelMap | None:
+    return None if labels is None else label_map_of(labels, source)
+
+
+def _by_split(frames: Any, source: str) -> dict[Split, Frame]:
+    """Frames by split; one that is given alone is train."""
+    if not isinstance(frames, Mapping):
+        return {"train": frames}
+    if "train" not in frames:
+        raise DataError(f"{source}: found the splits {bounded(frames) or 'none'}; expected train at least")
+    strange = [name for name in frames if name not in get_args(Split)]
+    if strange:
+        raise DataError(f"{source}: unknown split(s) {bounded(map(repr, strange))}; expected train, dev and test")
+    return dict(frames)
+
+
+# From a frame of any kind to a pandas frame
+
+
+def _frame(frame: Frame, source: str) -> pd.DataFrame:
+    """A frame of any kind as a pandas frame, with names of columns that are text and do not repeat."""
+    found = frame.reset_index(drop=True) if isinstance(frame, pd.DataFrame) else _from_others(frame, source)
+    found = found.set_axis([str(name) for name in found.columns], axis="columns")
+    repeated = found.columns[found.columns.duplicated()].unique()
+    if len(repeated):
+        raise DataError(f"{source}: column name(s) {bounded(map(repr, repeated))} repeat; name each column once")
+    return found
+
+
+def _from_others(frame: Frame, source: str) -> pd.DataFrame:
+    if isinstance(frame, arrow.RecordBatchReader):
+        return _from_arrow(frame.read_all())
+    if hasattr(frame, "__arrow_c_stream__") or hasattr(frame, "__arrow_c_array__"):
+        try:
+            return _from_arrow(arrow.table(frame))
+        except (arrow.ArrowException, TypeError, ValueError) as error:
+            raise DataError(f"{source}: cannot be read as an Arrow table ({error}); expected {EXPECTED}") from error
+    if isinstance(frame, Mapping):
+        return _from_columns({name: list(values) for name, values in frame.items()}, source)
+    if not isinstance(frame, Iterable) or isinstance(frame, str | bytes | pd.Series):
+        raise DataError(f"{source}: found {type(frame).__name__}; expected {EXPECTED}")
+    records = list(frame)
+    for number, record in enumerate(records, start=1):
+        if not isinstance(record, Mapping):
+            raise DataError(f"{source}: record {number} is {type(record).__name__}; expected {EXPECTED}")
+    names = dict.fromkeys(name for record in records for name in record)
+    return _from_columns({name: [record.get(name) for record in records] for name in names}, source)
+
+
+def _from_columns(columns: Mapping[Any, list[Any]], source: str) -> pd.DataFrame:
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"{source}: columns are of different lengths: {lengths}; give each row a value in each column")
+    return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
+
+
+def _from_arrow(table: Any) -> pd.DataFrame:
+    """A table whose columns keep their Arrow types; views of text become text, which all of pandas can work with."""
+    columns = {}
+    for place, field in enumerate(table.schema):
+        kind = _without_views(field.type)
+        column = table.column(place) if kind == field.type else table.column(place).cast(kind)
+        columns[place] = pd.Series(pd.arrays.ArrowExtensionArray(column))
+    return pd.DataFrame(columns).set_axis(table.column_names, axis="columns")
+
+
+def _without_views(kind: Any) -> Any:
+    if arrow.types.is_string_view(kind):
+        return arrow.large_string()
+    if arrow.types.is_binary_view(kind):
+        return arrow.large_binary()
+    if arrow.types.is_dictionary(kind):
+        return _without_views(kind.value_type)
+    if arrow.types.is_list(kind) or arrow.types.is_large_list(kind):
+        return arrow.large_list(_without_views(kind.value_type))
+    return kind
+
+
+# From a pandas frame to rows of the contract
+
+
+def _rows(request: Request, table: pd.DataFrame, path_column: Column) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Rows with the contract's columns, their number, and those carried through; how many values were converted, by column."""
+    names = list(map(str, table.columns))
+    taken = _image_columns(request, table, path_column) if request.kind == "image" else wanted_columns(request, names)
+    columns: dict[str, Any] = {"row": _numbers(table)}
+    converted: dict[str, int] = {}
+    for name, key in taken.items():
+        columns[name], count = _column(request.path, name, key, table[key])
+        converted |= {name: count} if count else {}
+    kept = {"row", *taken.values()}
+    for key in map(str, table.columns):
+        if key not in kept:
+            columns[key if key not in columns else f"source_{key}"] = _carried(table[key])
+    rows = pd.DataFrame(columns)
+    return (_with_hashes(rows, str(request.path)) if request.kind == "image" else rows), converted
+
+
+def _image_columns(request: Request, table: pd.DataFrame, path_column: Column) -> dict[str, str]:
+    spec = request.spec.model_copy(update={"text_column": path_column})
+    if path_column == "path" and "path" not in table and "image" in table:
+        table["path"] = [f"row {number}" for number in range(1, len(table) + 1)]
+    try:
+        taken = wanted_columns(Request(spec, request.path, request.split, "text"), list(map(str, table.columns)))
+    except DataError as error:
+        raise DataError(str(error).replace("set text_column", "set path_column")) from None
+    return {"path": taken["text"], "label": taken["label"]}
+
+
+def _numbers(table: pd.DataFrame) -> Any:
+    """Numbers of the rows: the column `row` as it is given, when its values are none, for the contract to say so."""
+    if "row" not in table:
+        return np.arange(1, len(table) + 1, dtype=np.int64)
+    numbers = table["row"]
+    if not numbers.isna().any() and pd.api.types.is_integer_dtype(numbers.dtype):
+        return numbers.astype(object) if pd.api.types.is_unsigned_integer_dtype(numbers.dtype) else numbers.astype(np.int64)
+    return numbers if numbers.dtype in (object, np.float64) else numbers.astype(object)
+
+
+def _column(path: Path, name: str, key: str, values: "pd.Series[Any]") -> tuple[Any, int]:
+    """A column as its contract has it, and how many of its values were converted."""
+    is_list, is_label = name in ("tokens", "labels"), name in ("label", "labels")
+    if values.dtype == object:
+        return _objects(values, is_list, is_label)
+    given = arrow.chunked_array([arrow.Array.from_pandas(values)])
+    column, converted = typed_column(path, name, key, given.cast(_without_views(given.type)))
+    if is_list:
+        return pd.Series([None if items is None else list(items) for items in column.to_pylist()], dtype=object), converted
+    return pd.Series(column.to_pandas(), dtype="str"), converted
+
+
+def _objects(values: "pd.Series[Any]", is_list: bool, is_label: bool) -> tuple[Any, int]:
+    """A column of Python objects: text proper where all are text or missing; the contract refuses the others by row."""
+    given, converted = values.tolist(), 0
+    if is_list:
+        given = [list(items) if isinstance(items, SEQUENCES) else items for items in given]
+    if is_label and is_list:
+        converted = sum(not isinstance(item, str) for items in given if isinstance(items, list) for item in items)
+        given = [[label_text(item) for item in items] if isinstance(items, list) else items for items in given]
+    elif is_label:
+        texts = [label_text(value) for value in given]
+        converted = sum(not isinstance(value, str) and isinstance(text, str) for value, text in zip(given, texts, strict=True))
+        given = texts
+    elif not is_list:
+        given = [str(value) if isinstance(value, os.PathLike) else value for value in given]
+    if not is_list and pd.api.types.infer_dtype(given, skipna=True) in ("string", "empty"):
+        try:
+            return pd.Series(given, dtype="str"), converted
+        except UnicodeEncodeError:  # half a surrogate pair: its row is refused
+            pass
+    return pd.Series(given, dtype=object), converted
+
+
+def _carried(values: "pd.Series[Any]") -> Any:
+    """A further column, with the type that its values have."""
+    if values.dtype != object:
+        return values
+    try:
+        column = arrow.array(values.tolist(), from_pandas=True)
+    except (arrow.ArrowException, UnicodeEncodeError, OverflowError, TypeError, ValueError):
+        return values  # of several types, or half a surrogate pair: where rows are kept, this is said
+    is_integer = arrow.types.is_integer(column.type) or arrow.types.is_boolean(column.type)
+    return pd.Series(pd.arrays.ArrowExtensionArray(column)) if is_integer and column.null_count else values
+
+
+def _with_hashes(rows: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Rows of images with the hash of their content, and an absolute place, where these are not given."""
+    if "sha256" in rows:
+        return rows
+    if "image" in rows:
+        return rows.assign(sha256=pd.Series([_bytes_sha256(image) for image in rows["image"]], dtype="str"))
+    paths = rows["path"]
+    files = [require_file(Path(path)) if isinstance(path, str) else None for path in paths]
+    hashes = pd.Series([None if file is None else file_sha256(file) for file in files], dtype="str")
+    places = [path if file is None else os.path.abspath(file) for path, file in zip(paths, files, strict=True)]
+    return rows.assign(sha256=hashes, path=pd.Series(places, dtype=paths.dtype))
+
+
+def _bytes_sha256(image: Any) -> str | None:
+    return hashlib.sha256(image).hexdigest() if isinstance(image, bytes) else None
+
+
+def _content_sha256(rows: pd.DataFrame) -> str:
+    """Hash of the rows; of columns that Arrow cannot hold, whose rows their contract will name, the hash of how they look."""
+    sink = arrow.BufferOutputStream()
+    try:
+        table = arrow.Table.from_pandas(rows, preserve_index=False)
+    except (arrow.ArrowException, UnicodeEncodeError, OverflowError):
+        with np.printoptions(threshold=sys.maxsize):
+            looks = {str(name): rows[name].map(repr) for name in rows if rows[name].dtype == object}
+        table = arrow.Table.from_pandas(rows.assign(**looks), preserve_index=False)
+    with arrow.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table.combine_chunks())
+    return hashlib.sha256(sink.getvalue()).hexdigest()
+
+
+dataset_from_frames_task = stage_task(dataset_from_frames, describe)
