@@ -97,7 +97,7 @@ class _Layout:
         quoted, doubled = self._kept_quotes(table) if has_quotes else (frozenset[str](), {})
         opened = tuple((first, last) for first, last, record in spanning if self._looks_like_rows(record))
         rows = make_rows(self.request, numbers, table)
-        return Chunk(rows, malformed.frame(), coerced, {}, opened, quoted, doubled)
+        return Chunk(rows, malformed.frame(), coerced, open_quotes=opened, quoted_columns=quoted, doubled_quotes=doubled)
 
     def note_width(self, malformed: Malformed, number: int, content: str, count: int, last: int | None = None) -> None:
         """Note a line with another number of fields; `last` is the last line of a record of several."""
