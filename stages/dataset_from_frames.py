@@ -20,10 +20,11 @@ from hubflow.schemas.labels import LabelMap, clean_label, label_text
 from hubflow.schemas.parsing import parse_settings
 from hubflow.schemas.references import DatasetRef, Split
 from hubflow.schemas.settings import Column, DatasetSpec, TaskType
+from hubflow.stages.data.columns import in_plain_layout, to_frame, to_series
 from hubflow.stages.data.keep_rows import FORMAT_VERSION, Plan
 from hubflow.stages.data.reading import rows_kind
 from hubflow.stages.data.reading_chunks import CHUNK_ROWS, sliced
-from hubflow.stages.data.reading_parquet import typed_column
+from hubflow.stages.data.reading_parquet import in_text, typed_column
 from hubflow.stages.data.reading_source import Request, require_file, wanted_columns
 from hubflow.stages.data.watch import keep_watched
 from hubflow.stages.errors import DataError
@@ -166,10 +167,10 @@ def _frame(frame: Frame, source: str) -> pd.DataFrame:
 
 def _from_others(frame: Frame, source: str) -> pd.DataFrame:
     if isinstance(frame, arrow.RecordBatchReader):
-        return _from_arrow(frame.read_all())
+        return _from_table(frame.read_all())
     if hasattr(frame, "__arrow_c_stream__") or hasattr(frame, "__arrow_c_array__"):
         try:
-            return _from_arrow(arrow.table(frame))
+            return _from_table(arrow.table(frame))
         except (arrow.ArrowException, TypeError, ValueError) as error:
             raise DataError(f"{source}: cannot be read as an Arrow table ({error}); expected {EXPECTED}") from error
     if isinstance(frame, Mapping):
@@ -184,33 +185,17 @@ def _from_others(frame: Frame, source: str) -> pd.DataFrame:
     return _from_columns({name: [record.get(name) for record in records] for name in names}, source)
 
 
+def _from_table(table: Any) -> pd.DataFrame:
+    """A table as pandas without loss; of columns whose names repeat too, which are refused later."""
+    names = [f"{place} {name}" for place, name in enumerate(table.column_names)]
+    return to_frame(table.rename_columns(names)).set_axis(table.column_names, axis="columns")
+
+
 def _from_columns(columns: Mapping[Any, list[Any]], source: str) -> pd.DataFrame:
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"{source}: columns are of different lengths: {lengths}; give each row a value in each column")
     return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
-
-
-def _from_arrow(table: Any) -> pd.DataFrame:
-    """A table whose columns keep their Arrow types; views of text become text, which all of pandas can work with."""
-    columns = {}
-    for place, field in enumerate(table.schema):
-        kind = _without_views(field.type)
-        column = table.column(place) if kind == field.type else table.column(place).cast(kind)
-        columns[place] = pd.Series(pd.arrays.ArrowExtensionArray(column))
-    return pd.DataFrame(columns).set_axis(table.column_names, axis="columns")
-
-
-def _without_views(kind: Any) -> Any:
-    if arrow.types.is_string_view(kind):
-        return arrow.large_string()
-    if arrow.types.is_binary_view(kind):
-        return arrow.large_binary()
-    if arrow.types.is_dictionary(kind):
-        return _without_views(kind.value_type)
-    if arrow.types.is_list(kind) or arrow.types.is_large_list(kind):
-        return arrow.large_list(_without_views(kind.value_type))
-    return kind
 
 
 # From a pandas frame to rows of the contract
@@ -259,8 +244,12 @@ def _column(path: Path, name: str, key: str, values: "pd.Series[Any]") -> tuple[
     is_list, is_label = name in ("tokens", "labels"), name in ("label", "labels")
     if values.dtype == object:
         return _objects(values, is_list, is_label)
-    given = arrow.chunked_array([arrow.Array.from_pandas(values)])
-    column, converted = typed_column(path, name, key, given.cast(_without_views(given.type)))
+    given = in_text(in_plain_layout(arrow.chunked_array([arrow.Array.from_pandas(values)])))
+    try:
+        given.validate(full=True)
+    except arrow.ArrowInvalid as error:
+        raise DataError(f"{path}: column {key!r} holds bytes that are no text ({error}); write it as UTF-8") from error
+    column, converted = typed_column(path, name, key, given)
     if is_list:
         return pd.Series([None if items is None else list(items) for items in column.to_pylist()], dtype=object), converted
     return pd.Series(column.to_pandas(), dtype="str"), converted
@@ -296,8 +285,8 @@ def _carried(values: "pd.Series[Any]") -> Any:
         column = arrow.array(values.tolist(), from_pandas=True)
     except (arrow.ArrowException, UnicodeEncodeError, OverflowError, TypeError, ValueError):
         return values  # of several types, or half a surrogate pair: where rows are kept, this is said
-    is_integer = arrow.types.is_integer(column.type) or arrow.types.is_boolean(column.type)
-    return pd.Series(pd.arrays.ArrowExtensionArray(column)) if is_integer and column.null_count else values
+    is_whole = arrow.types.is_integer(column.type) or arrow.types.is_boolean(column.type)
+    return to_series(column) if is_whole else values
 
 
 def _with_hashes(rows: pd.DataFrame, source: str) -> pd.DataFrame:
