@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -312,8 +313,11 @@ def _as_csv(record: list[str], layout: _Layout) -> str:
 
 def _hint(request: Request, delimiter: str, quoted: bool) -> str:
     """What the first lines of a file look like, when it is plainly something else than the settings say."""
-    text = next(iter(blocks(request.path, request.spec.encoding))).text
-    lines = [line for line in text.split("\n", LOOKED_AT_LINES)[:LOOKED_AT_LINES] if line.strip()]
+    texts = (block.text for block in blocks(request.path, request.spec.encoding))
+    split = (line for text in texts for line in text.split("\n", LOOKED_AT_LINES)[:LOOKED_AT_LINES] if line.strip())
+    lines = list(islice(split, LOOKED_AT_LINES))
+    if not lines:
+        return ""
     if lines[0].lstrip().startswith(("{", "[{")):
         return "; the file looks like JSON: set `format: jsonl`"
     counts = {other: {line.count(other) for line in lines} for other in NAMED if other not in (delimiter, " ")}
