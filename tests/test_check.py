@@ -137,7 +137,7 @@ def data_faults(folder: Path) -> dict[str, tuple[Values, list[str]]]:
         ),
         "row without text": (
             {"train": write(folder, "blank.tsv", "text\tlabel\na\t0\n  \t1\nb\t1\n")},
-            ["blank.tsv: 1 row(s)", "row 3", "no white space", "fill it in or remove the row"],
+            ["blank.tsv: 1 row(s)", "row 3", "neither white space nor invisible", "fill it in or remove the row"],
         ),
     }
 
