@@ -49,8 +49,8 @@ def test_the_settings_of_delimited_text_are_settings_of_training_and_prediction(
     names = re.findall(r"^\| `(\w+)` \|", section("Delimited text"), re.MULTILINE)
     assert len(names) == 5
     assert set(names) <= set(DatasetSpec.model_fields) & set(PredictSettings.model_fields)
-    (settings,) = blocks("Compressed files", "yaml")
-    DatasetSpec.model_validate(yaml.safe_load(settings)["data"])
+    for settings in blocks("Compressed files", "yaml"):
+        DatasetSpec.model_validate(yaml.safe_load(settings)["data"])
     checks = re.findall(r"`(\w+)` \(warn\)", TEXT)
     assert {"open_quotes", "kept_quotes", "similar_labels"} <= set(checks)
     assert all(getattr(DataChecks(), name) == "warn" for name in checks)

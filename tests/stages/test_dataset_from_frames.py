@@ -175,10 +175,11 @@ def test_sentences_are_lists_of_any_kind(tags: Any, tmp_path: Path) -> None:
     assert found.select(["tokens", "labels"]).slice(9).to_pylist() == [{"tokens": ["a", "b"], "labels": ["O", "B-X"]}]
 
 
-def test_numbers_as_tags_become_their_text(tmp_path: Path) -> None:
+def test_numbers_as_tags_are_named_by_the_labels(tmp_path: Path) -> None:
     for tags in ([[0, 1]] * 10, [np.array([0, 1])] * 10, pd.Series([[0, 1]] * 10, dtype=arrow_type(pa.list_(pa.int8())))):
-        found = kept(tmp_path, pd.DataFrame({"tokens": [["a", "b"]] * 10, "labels": tags}), "sequence_labelling")
-        assert found.column("labels").to_pylist() == [["0", "1"]] * 10
+        frame = pd.DataFrame({"tokens": [["a", "b"]] * 10, "labels": tags})
+        found = kept(tmp_path, frame, "sequence_labelling", labels=["O", "B-X"])
+        assert found.column("labels").to_pylist() == [["O", "B-X"]] * 10
 
 
 def picture(colour: str) -> bytes:
