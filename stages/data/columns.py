@@ -85,6 +85,8 @@ def in_plain_layout(column: Any) -> Any:
         return arrow.chunked_array([in_plain_layout(chunk) for chunk in column.chunks], wanted)
     if kinds.is_run_end_encoded(column.type):
         return in_plain_layout(compute.run_end_decode(column))
+    if kinds.is_dictionary(column.type):  # of views, as Polars writes categories: Arrow 26 does not cast them
+        return in_plain_layout(column.dictionary).take(column.indices)
     if kinds.is_nested(column.type):  # Arrow 26 casts views of lists to empty lists
         return arrow.array(column.to_pylist(), wanted)
     return compute.cast(column, wanted)
@@ -98,6 +100,9 @@ def _plain(kind: Any) -> Any:  # noqa: PLR0911  # one line for each kind of type
         return arrow.large_binary()
     if kinds.is_run_end_encoded(kind):
         return _plain(kind.value_type)
+    if kinds.is_dictionary(kind):
+        inner = _plain(kind.value_type)
+        return kind if inner.equals(kind.value_type) else inner
     if not kinds.is_nested(kind):
         return kind
     if kinds.is_struct(kind):

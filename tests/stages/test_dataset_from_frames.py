@@ -62,6 +62,7 @@ def arrow_type(kind: Any) -> Any:
     return pd.ArrowDtype(kind)
 
 
+CODES = pa.array([0, 1] * 5, pa.uint32())
 LABELS: dict[str, tuple[Any, list[str]]] = {
     **{
         f"whole numbers, {kind}": (pd.Series([1, 0] * 5, dtype=kind), ["1", "0"])
@@ -79,6 +80,10 @@ LABELS: dict[str, tuple[Any, list[str]]] = {
         f"text, {kind}": (pd.Series(["a", "b"] * 5, dtype=arrow_type(kind)), ["a", "b"])
         for kind in (pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string()))
     },
+    "categories of views": (
+        pd.Series(pd.arrays.ArrowExtensionArray(pa.DictionaryArray.from_arrays(CODES, pa.array(["a", "b"], pa.string_view())))),
+        ["a", "b"],
+    ),
     "categories of numbers": (pd.Categorical([1, 0] * 5), ["1", "0"]),
     "categories of truth": (pd.Categorical([True, False] * 5), ["true", "false"]),
     "of several types": (pd.Series([1, "0", 1.0, False, True, "1.0 ", 0, 1, 0, 1], dtype=object), ["1", "0", "true", "false"]),
