@@ -10,6 +10,7 @@ import io
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from hubflow.schemas.errors import HubflowError
 from hubflow.schemas.folders import StoreError
@@ -68,6 +69,10 @@ _MAGIC = re.compile(
 )
 _OTHER_KINDS = (
     (re.compile(rb"....ftyp(?:hei|hev|mif1|msf1)", re.DOTALL), "HEIC"),
+    (re.compile(rb"\xff\x0a|\x00\x00\x00\x0cJXL "), "JPEG XL"),
+    (re.compile(rb"\x76\x2f\x31\x01"), "OpenEXR"),
+    (re.compile(rb"#\?(?:RADIANCE|RGBE)"), "Radiance HDR"),
+    (re.compile(rb"DDS |\x00\x00[\x01\x02]\x00[^\x00]\x00", re.DOTALL), "an icon or a texture"),
     (re.compile(rb"%!PS|\xc5\xd0\xd3\xc6"), "EPS"),
     (re.compile(rb"%PDF"), "PDF"),
     (re.compile(rb"8BPS"), "PSD"),
@@ -161,11 +166,12 @@ def read_image(
             return SeenImage(image if image.mode == "RGB" else image.convert("RGB"), *sides)
         changes: list[Change] = ["first_frame"] if not isinstance(source, Image.Image) and _has_frames(image) else []
         file = _FileFacts.of(image)
+        _mend_planes(image, file)
         image.load()  # which turns a TIFF image
         orientation = _orientation(image, changes)
         if orientation > 1 or file.orientation > 1:
             changes.append("turned")
-        middle = _middle(image, LONGEST * min(image.size))
+        middle = _middle(_on_canvas(image, file), LONGEST * min(image.size))
         colours = _colours(middle, file, rules.background, changes)
         if orientation > 1:
             colours = colours.transpose(_TURNS[orientation])
@@ -233,17 +239,19 @@ def _opened(
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise many kinds on damaged files
-        fault = _fault(source) or str(error)
+        fault = _fault(source, isinstance(error, UnidentifiedImageError)) or str(error)
         raise ImageError(f"{shown}: not an image that can be decoded ({fault}); mend or remove it") from error
 
 
 def _require_few_pixels(image: Image.Image, shown: str) -> None:
+    if not image.width * image.height:
+        raise ImageError(f"{shown}: {image.width}x{image.height} pixels; expected at least one")
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(f"{shown}: {image.width}x{image.height} pixels; at most {MAX_PIXELS} are decoded")
 
 
-def _fault(source: str | Path | bytes | Image.Image) -> str:
-    """What a file is instead, where its first bytes tell."""
+def _fault(source: str | Path | bytes | Image.Image, is_unidentified: bool) -> str:
+    """What a file is instead, where its first bytes tell, and of one that no reader takes always something."""
     if isinstance(source, Image.Image):
         return ""
     try:
@@ -252,7 +260,27 @@ def _fault(source: str | Path | bytes | Image.Image) -> str:
     except OSError:
         return ""
     kind = next((kind for magic, kind in _OTHER_KINDS if magic.match(head)), None)
-    return f"it is {kind}, which is not read; convert it to PNG or JPEG" if kind else "" if head else "the file is empty"
+    if kind:
+        return f"it is {kind}, which is not read; convert it to PNG or JPEG"
+    if not is_unidentified or not head:
+        return "" if head else "the file is empty"
+    begins = next((name for magic, name in _NAMED if magic.match(head)), None)
+    if begins is None:
+        return "its content begins as no kind of image that is read"
+    return (
+        f"it begins as {begins}, but is damaged or holds pixels of a type that is not read; convert it to PNG of 8 or 16 bits"
+    )
+
+
+_NAMED = (
+    (re.compile(rb"II[*+]\x00|MM\x00[*+]"), "TIFF"),
+    (re.compile(rb"\xff\xd8"), "JPEG"),
+    (re.compile(rb"\x89PNG"), "PNG"),
+    (re.compile(rb"GIF8"), "GIF"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "WebP"),
+    (re.compile(rb"BM....\x00\x00\x00\x00", re.DOTALL), "BMP"),
+    (re.compile(rb"\x00\x00\x00\x0cjP  |\xff\x4f\xff\x51"), "JPEG 2000"),
+)
 
 
 @dataclass(frozen=True)
@@ -263,23 +291,34 @@ class _FileFacts:
     orientation: int = 1
     bits: int | None = None
     is_unsigned: bool = False
+    is_signed: bool = False
     is_inverted: bool = False
     transparency_scale: float = 1.0
+    frame: tuple[int, int, int, int] | None = None
+    byte_order: Literal["little", "big"] = sys.byteorder
+    is_compressed: bool = False
 
     @classmethod
     def of(cls, image: Image.Image) -> Self:
         tags = getattr(image, "tag_v2", None)
+        if image.format == "JPEG2000":
+            _require_true_colours(image)
+        if image.format == "GIF":
+            return cls(image.format, frame=_first_frame(image))
         if tags is None:
             tiles = getattr(image, "tile", None) if image.format == "PNG" else None
             scale = _SAMPLE_SCALES.get(str(tiles[0][3]), 1.0) if tiles else 1.0
             return cls(image.format, transparency_scale=scale)
-        bits, orientation = tags.get(258), tags.get(ExifTags.Base.Orientation, 1)
+        bits, kind, orientation = tags.get(258), tags.get(339, (1,)), tags.get(ExifTags.Base.Orientation, 1)
         return cls(
             image.format,
             orientation if orientation in _TURNS else 1,
             bits[0] if isinstance(bits, tuple) and bits else bits,
-            tags.get(339, (1,)) in ((1,), 1),
+            kind in ((1,), 1),
+            kind in ((2,), 2),
             tags.get(262) == 0,
+            byte_order="big" if tags.prefix == b"MM" else "little",
+            is_compressed=tags.get(259, 1) != 1,
         )
 
 
@@ -296,6 +335,56 @@ _TURNS = {
 _SIDEWAYS = frozenset({5, 6, 7, 8})
 _SAMPLE_SCALES = {"L;2": 85, "L;4": 17, "RGB;16B": 1 / 257}
 """PNG names its transparent colour in the samples of the file, which Pillow scales to 8 bits."""
+
+
+def _first_frame(image: Image.Image) -> tuple[int, int, int, int] | None:
+    """The box that the first frame of a GIF fills, when it is not all of it."""
+    tiles = getattr(image, "tile", None)
+    box = tuple(tiles[0][1]) if tiles and image.tell() == 0 else None
+    return None if box == (0, 0, *image.size) else box
+
+
+def _on_canvas(image: Image.Image, file: _FileFacts) -> Image.Image:
+    """The image, transparent where its frame does not reach: Pillow shows the first colour of the palette there."""
+    if file.frame is None:
+        return image
+    canvas = Image.new("RGBA", image.size)
+    canvas.paste(image.convert("RGBA").crop(file.frame), file.frame)
+    canvas.info = {"icc_profile": image.info["icc_profile"]} if "icc_profile" in image.info else {}
+    return canvas
+
+
+def _require_true_colours(image: Image.Image) -> None:
+    """Refuse colours of more than 8 bits in JPEG 2000, of which Pillow shows the brightest as black.
+
+    Raises:
+        ValueError: naming their depth.
+    """
+    stream = getattr(image, "fp", None)
+    if stream is None or image.mode not in ("RGB", "RGBA", "LA", "YCbCr", "CMYK"):
+        return
+    place = stream.tell()
+    stream.seek(0)
+    head = stream.read(_HEADER_BYTES)
+    stream.seek(place)
+    start = head.find(b"\xff\x4f\xff\x51")
+    count = int.from_bytes(head[start + 40 : start + 42], "big")
+    bits = max(((depth & 0x7F) + 1 for depth in head[start + 42 : start + 42 + 3 * count : 3]), default=8)
+    if start >= 0 and bits > 8:  # noqa: PLR2004
+        raise ValueError(f"it is JPEG 2000 with colours of {bits} bits, which are not read; convert it to PNG or to 8 bits")
+
+
+_HEADER_BYTES = 1 << 20
+
+
+def _mend_planes(image: Image.Image, file: _FileFacts) -> None:
+    """Have Pillow read the 16-bit planes of a TIFF image as such: it takes those that are not compressed for 8 bits."""
+    tiles = getattr(image, "tile", None)
+    if file.format != "TIFF" or file.bits != _HALF_WORD_BITS or not tiles or tiles[0][0] != "raw":
+        return
+    if all(tile[3][0] in ("R", "G", "B", "A") for tile in tiles):
+        ending = ";16B" if file.byte_order == "big" else ";16L"
+        image.tile = [tile._replace(args=(tile[3][0] + ending, *tile[3][1:])) for tile in tiles]  # type: ignore[attr-defined]
 
 
 def _has_frames(image: Image.Image) -> bool:
@@ -328,7 +417,7 @@ def _colours(image: Image.Image, file: _FileFacts, background: tuple[int, int, i
     if image.mode == "RGB" and not _RARE.intersection(image.info):  # as most images are
         return image
     alpha = None
-    if image.mode == "F" or image.mode.startswith("I"):
+    if image.mode == "F" or image.mode.startswith("I") or (image.mode == "L" and file.is_signed):
         changes.append("depth_scaled")
         deep = image
         image, alpha = _eight_bits(deep, file)
@@ -369,9 +458,7 @@ def _eight_bits(image: Image.Image, file: _FileFacts) -> tuple[Image.Image, Imag
     bits, the fewest that hold all of them. Other numbers from 0 to 1 are shares of white. All others, and negative numbers,
     are spread from the least value, black, to the greatest, white.
     """
-    values = np.asarray(image)
-    if image.mode == "I" and file.is_unsigned and file.bits == _WORD_BITS:
-        values = values.view(np.uint32)
+    values = _values(image, file)
     clear = image.info.get("transparency")
     alpha = Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)) if isinstance(clear, int) else None
     if image.mode.startswith("I;16"):
@@ -383,6 +470,17 @@ def _eight_bits(image: Image.Image, file: _FileFacts) -> tuple[Image.Image, Imag
             shares = (values.astype(np.float64) - black) / ((white - black) or 1)
         grey = np.rint(np.nan_to_num(np.clip(shares, 0, 1), nan=0.0) * 255).astype(np.uint8)
     return Image.fromarray(255 - grey if file.is_inverted else grey), alpha
+
+
+def _values(image: Image.Image, file: _FileFacts) -> NDArray[Any]:
+    """Grey values as the file means them: Pillow takes bytes of some files of TIFF for others."""
+    values = np.asarray(image)
+    if image.mode == "L":
+        return values.view(np.int8)
+    if image.mode in ("I", "F") and file.is_compressed and file.byte_order != sys.byteorder:  # swapped twice
+        is_short = image.mode == "I" and file.bits == _HALF_WORD_BITS
+        values = (values.astype(np.int16) if is_short else values).byteswap()
+    return values.view(np.uint32) if image.mode == "I" and file.is_unsigned and file.bits == _WORD_BITS else values
 
 
 _HALF_WORD_BITS, _WORD_BITS = 16, 32

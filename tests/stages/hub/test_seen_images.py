@@ -146,15 +146,26 @@ def test_dark_images_of_16_bits_stay_dark() -> None:
     assert grey(encoded(dark)) == grey(dark) == grey(encoded(dark, "TIFF")) == [0, 0, 1]
 
 
-def tiff(values: NDArray[Any], photometric: int, sample_format: int) -> bytes:
-    """A TIFF of one strip, as other programs write it."""
-    height, width = values.shape
+def tiff(values: NDArray[Any], photometric: int, sample_format: int, is_compressed: bool = False) -> bytes:
+    """A TIFF of one strip for each plane of `values` `[height, width]` or `[planes, height, width]`, as others write it."""
+    order = ">" if values.dtype.byteorder == ">" else "<"
+    planes = values.reshape(-1, *values.shape[-2:])
+    count, height, width = planes.shape
+    strips = [zlib.compress(plane.tobytes()) if is_compressed else plane.tobytes() for plane in planes]
+    starts = np.cumsum([8, *map(len, strips)])
+    end = int(starts[-1])
+    lists = [[values.itemsize * 8] * count, starts[:-1].tolist(), list(map(len, strips)), [sample_format] * count]
+    outside = b"".join(struct.pack(f"{order}{count}I", *one) for one in lists)
+    places = [one[0] if count == 1 else end + 4 * count * place for place, one in enumerate(lists)]
     entries = [
-        (256, width), (257, height), (258, values.itemsize * 8), (259, 1), (262, photometric), (273, 8), (277, 1),
-        (278, height), (279, values.nbytes), (339, sample_format),
+        (256, 1, width), (257, 1, height), (258, count, places[0]), (259, 1, 8 if is_compressed else 1), (262, 1, photometric),
+        (273, count, places[1]), (277, 1, count), (278, 1, height), (279, count, places[2]), (284, 1, 2 if count > 1 else 1),
+        (339, count, places[3]),
     ]  # fmt: skip
-    table = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
-    return struct.pack("<2sHI", b"II", 42, 8 + values.nbytes) + values.tobytes() + table + bytes(4)
+    table = struct.pack(f"{order}H", len(entries))
+    table += b"".join(struct.pack(f"{order}HHII", tag, 4, number, value) for tag, number, value in entries)
+    head = struct.pack(f"{order}2sHI", b"MM" if order == ">" else b"II", 42, end + len(outside))
+    return head + b"".join(strips) + outside + table + bytes(4)
 
 
 def test_tiff_says_whether_numbers_are_signed_and_which_end_is_white() -> None:
@@ -162,6 +173,35 @@ def test_tiff_says_whether_numbers_are_signed_and_which_end_is_white() -> None:
     assert grey(tiff((STEPS * 16843009).astype("<u4"), photometric=1, sample_format=1)) == STEPS[0].tolist()
     assert grey(tiff((STEPS * 128.4980392).astype("<i2"), photometric=1, sample_format=2)) == STEPS[0].tolist()
     assert grey(tiff((STEPS / 255).astype("<f4"), photometric=0, sample_format=3)) == (255 - STEPS[0]).tolist()
+
+
+@pytest.mark.parametrize("is_compressed", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_tiff_of_either_byte_order_is_read_as_it_was_written(order: str, is_compressed: bool) -> None:
+    def read(values: NDArray[Any], kind: str, sample_format: int) -> list[int]:
+        return grey(tiff(values.astype(f"{order}{kind}"), 1, sample_format, is_compressed))
+
+    steps = STEPS[0].tolist()
+    assert read(STEPS / 255, "f4", 3) == read(STEPS * 257, "u2", 1) == read(STEPS * 257, "i4", 2) == steps
+    assert read((STEPS - 128) * 100, "i2", 2) == read(STEPS - 100, "i4", 2) == read(STEPS - 128, "i1", 2) == steps
+    planes = np.asarray(PHOTO).transpose(2, 0, 1)
+    for deep in (planes.astype(f"{order}u2") * 257, planes):
+        np.testing.assert_array_equal(seen(tiff(deep.astype(deep.dtype.newbyteorder(order)), 2, 1, is_compressed)), PHOTO)
+
+
+def deep_jpeg_2000(bits: int) -> bytes:
+    """A picture in JPEG 2000 whose header names another depth of its three components."""
+    content = bytearray(encoded(PHOTO, "JPEG2000"))
+    start = content.index(b"\xff\x4f\xff\x51")
+    content[start + 42 : start + 51 : 3] = bytes([bits - 1] * 3)
+    return bytes(content)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_deep_colours_of_jpeg_2000_are_refused(bits: int) -> None:  # Pillow shows the brightest of them as black
+    with pytest.raises(ImageError, match=f"it is JPEG 2000 with colours of {bits} bits, which are not read; convert it"):
+        read_image(deep_jpeg_2000(bits))
+    np.testing.assert_array_equal(seen(deep_jpeg_2000(8)), PHOTO)
 
 
 def test_values_that_are_no_number_are_black_and_infinite_ones_the_ends() -> None:
@@ -310,6 +350,17 @@ def test_of_several_frames_the_first_is_used(kind: str) -> None:
     assert read_image(encoded(frames[0], kind)).changes == ()
 
 
+def test_a_gif_shows_the_background_where_its_frame_does_not_reach() -> None:
+    content = bytearray(encoded(Image.new("RGB", (4, 4), "red"), "GIF"))
+    content[6:10] = struct.pack("<2H", 8, 6)  # the canvas is larger
+    start = content.index(b"\x2c\0\0\0\0")
+    content[start + 1 : start + 5] = struct.pack("<2H", 2, 1)
+    expected = np.full((6, 8, 3), GREEN, np.uint8)
+    expected[1:5, 2:6] = (255, 0, 0)
+    np.testing.assert_array_equal(seen(bytes(content), rules=ImageRules(GREEN)), expected)
+    assert read_image(bytes(content)).changes == ("composited",)
+
+
 def test_a_photo_with_previews_behind_it_is_one_photo() -> None:
     exif = Image.Exif()
     exif[0x0112] = 8
@@ -348,6 +399,9 @@ def test_images_of_pillow_stay_as_they_are() -> None:
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "EPS"),
         (b"%PDF-1.7\n", "PDF"),
         (b"8BPS\0\1", "PSD"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+        (b"\x76\x2f\x31\x01", "OpenEXR"),
+        (b"#?RADIANCE\n", "Radiance HDR"),
         (b'<?xml version="1.0"?>\n<!-- drawn --><svg width="4">', "SVG"),
         (b"<!DOCTYPE html><html>", "HTML"),
     ],
@@ -355,6 +409,17 @@ def test_images_of_pillow_stay_as_they_are() -> None:
 def test_other_kinds_of_files_are_named(content: bytes, kind: str) -> None:
     with pytest.raises(ImageError, match=rf"photo\.jpg: .*it is {kind}, which is not read; convert it to PNG or JPEG"):
         load_pixels(content, 8, "photo.jpg")
+
+
+def test_an_image_of_pixels_that_are_not_read_is_no_damaged_one() -> None:
+    with pytest.raises(
+        ImageError, match="it begins as TIFF, but is damaged or holds pixels of a type that is not read; convert"
+    ):
+        read_image(tiff((STEPS / 255).astype("<f8"), photometric=1, sample_format=3))
+    with pytest.raises(ImageError, match=r"its content begins as no kind of image that is read\); mend or remove it"):
+        read_image(b"some other bytes")
+    with pytest.raises(ImageError, match="input 3: 0x5 pixels; expected at least one"):
+        load_pixels(Image.new("RGB", (0, 5)), 8, "input 3")
 
 
 def test_images_are_told_by_their_ending_or_their_content(tmp_path: Path) -> None:
