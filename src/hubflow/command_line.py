@@ -95,7 +95,9 @@ def prefect_settled(verbose: bool) -> Iterator[None]:
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     show_progress_bars()
     from hubflow.stages.console import say
+    from hubflow.stages.worker.processes import start_early
 
+    start_early()  # it imports Paddle while this process imports Prefect
     starting = "[dim]no Prefect server is configured: starting a temporary one …[/dim]"
     if is_nothing_configured():
         require_prefect_home()

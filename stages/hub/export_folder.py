@@ -21,6 +21,7 @@ from hubflow.stages.hub.inference_program import simplify
 from hubflow.stages.hub.lora import merged
 from hubflow.stages.hub.module import ImageConfig, check_max_seq_len, context_of
 from hubflow.stages.hub.networks.text import TextConfig
+from hubflow.stages.hub.program_operators import require_computing
 from hubflow.stages.hub.resuming import versions
 from hubflow.stages.hub.runtime import BUILD_LOCK, paddle
 from hubflow.stages.hub.session import Session
@@ -157,6 +158,7 @@ def _write_program(task: Task, program: Any, folder: Path, scope: Any, place: An
             program=program,
             skip_prune_program=True,
         )
+    require_computing(folder / f"{PROGRAM}.json")
     return {
         "task": task.task_type,
         "inputs": {value.name: _described(value) for value in inputs},

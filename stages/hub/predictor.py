@@ -24,6 +24,7 @@ from hubflow.stages.hub.judging_sequences import outside_id
 from hubflow.stages.hub.parallel import in_parallel
 from hubflow.stages.hub.precision import require_bfloat16_inference
 from hubflow.stages.hub.prediction_rows import PredictError, require_batch_size, rows_of
+from hubflow.stages.hub.program_operators import require_computing
 from hubflow.stages.hub.runtime import BUILD_LOCK, paddle
 from hubflow.stages.hub.tokenizer import encode_texts, encode_word_windows, full_lengths
 
@@ -107,6 +108,7 @@ class Predictor:
 
         Raises:
             StoreError: when the folder is incomplete or a file was altered.
+            ProgramError: when its program does anything but compute.
             DeviceError: for an export in bfloat16 on a CPU without it.
         """
         folder = Path(path)
@@ -274,6 +276,7 @@ def _reloaded(kind: type[Predictor], folder: str, threads: int | None, manifest_
 
 
 def _engine(folder: Path, threads: int, by_onednn: bool) -> Any:
+    require_computing(folder / f"{PROGRAM}.json")
     config = paddle.inference.Config(str(folder / f"{PROGRAM}.json"), str(folder / f"{PROGRAM}.pdiparams"))
     config.enable_new_ir(True)
     config.disable_glog_info()
