@@ -66,7 +66,8 @@ def test_what_does_not_compute_is_refused_by_name(
     "text",
     [
         "", "{", "[]", '{"program": 3}', '{"program": {"regions": {}}}', "[" * 100_000,
-        '{"program": {"regions": [{"blocks": [{"ops": [{"#": 1}]}]}]}}', '{"program": {"regions": []}, "program": {"regions": []}}',
+        '{"program": {"regions": [{"blocks": [{"ops": [{"#": 1}]}]}]}}',
+        '{"program": {"regions": []}, "program": {"regions": []}}',
     ],
 )  # fmt: skip
 def test_what_is_no_program_is_refused(text: str, tmp_path: Path) -> None:
