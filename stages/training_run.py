@@ -115,7 +115,7 @@ def run_training(request: TrainRequest, store: Store, working: Path, callbacks: 
 
 
 def _remote_callbacks(connection: Connection, names: Sequence[str]) -> list[Callback]:
-    """The callbacks on the other side as the training loop sees them: one tells the events, one for each keeps its state."""
+    """The callbacks on the other side as the training loop sees them: one sends the events, one for each keeps its state."""
     kinds = [type(name, (_RemoteState,), {}) for name in names]  # a checkpoint knows the state of a callback by its class
     return [_RemoteEvents(connection), *(kind(connection, place) for place, kind in enumerate(kinds))]
 
@@ -125,28 +125,28 @@ class _RemoteEvents(Callback):
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._told = (0, 0)
+        self._sent = (0, 0)
 
     def on_train_begin(self, state: TrainState, total_steps: int) -> None:
-        """Tell where the run stands."""
-        self._tell("on_train_begin", state, total_steps)
+        """Send where the run stands."""
+        self._send("on_train_begin", state, total_steps)
 
     def on_step_end(self, state: TrainState, step: Step) -> None:
-        """Tell how the step went."""
-        self._tell("on_step_end", state, asdict(step))
+        """Send how the step went."""
+        self._send("on_step_end", state, asdict(step))
 
     def on_evaluate(self, state: TrainState, metrics: dict[str, float]) -> None:
-        """Tell what dev gave."""
-        self._tell("on_evaluate", state, metrics)
+        """Send what dev gave."""
+        self._send("on_evaluate", state, metrics)
 
     def on_train_end(self, state: TrainState) -> None:
-        """Tell that all is done."""
-        self._tell("on_train_end", state)
+        """Send that all is done."""
+        self._send("on_train_end", state)
 
-    def _tell(self, method: str, state: TrainState, *arguments: Any) -> None:
-        steps, evaluations = self._told
+    def _send(self, method: str, state: TrainState, *arguments: Any) -> None:
+        steps, evaluations = self._sent
         new = {"steps": state.steps[steps:], "evaluations": state.evaluations[evaluations:]}
-        self._told = len(state.steps), len(state.evaluations)
+        self._sent = len(state.steps), len(state.evaluations)
         fields = {name: value for name, value in vars(state).items() if name not in new}
         self._connection.call("event", method=method, arguments=arguments, state=fields, new=new)
 

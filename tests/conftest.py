@@ -15,26 +15,22 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def shared_data() -> Callable[[str], Path]:
     """Folder of a real data set; skips, naming the folder, where it is absent."""
-    root = Path(os.environ.get("HUBFLOW_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
-
-    def folder_of(name: str) -> Path:
-        folder = root / name
-        if not folder.is_dir():
-            pytest.skip(f"no test data at {folder}")
-        return folder
-
-    return folder_of
+    return _folders("data", "HUBFLOW_TEST_DATA")
 
 
 @pytest.fixture(scope="session")
 def shared_case() -> Callable[[str], Path]:
     """Folder of a small input on which tools of this kind go wrong; skips, naming the folder, where it is absent."""
-    root = Path(os.environ.get("HUBFLOW_TEST_CASES") or Path(__file__).parents[2] / "shared" / "cases")
+    return _folders("cases", "HUBFLOW_TEST_CASES")
+
+
+def _folders(kind: str, variable: str) -> Callable[[str], Path]:
+    root = Path(os.environ.get(variable) or Path(__file__).parents[2] / "shared" / kind)
 
     def folder_of(name: str) -> Path:
         folder = root / name
         if not folder.is_dir():
-            pytest.skip(f"no test case at {folder}")
+            pytest.skip(f"no test {kind} at {folder}")
         return folder
 
     return folder_of

@@ -92,7 +92,7 @@ def run(
         What `target` gives in the first process.
 
     Raises:
-        WorkStoppedError: when the processes ended early on SIGTERM, whoever sent it.
+        WorkStoppedError: when the processes ended early on SIGTERM, from here or from elsewhere.
         WorkerError: naming the rank that failed first, its error, exit code or signal, and the end of its output. An error of
             hubflow's is raised as what it is.
     """
@@ -129,12 +129,12 @@ class _Rank:
     def _begun(self, way: bytes) -> tuple[int, socket.socket, FileIO] | None:
         """The process's id, the connection to it, and what tells its end; None when the server was lost before it began."""
         connection, theirs = socket.socketpair()
-        status, told = os.pipe()
+        status, given = os.pipe()
         try:
-            _server().fork(way, [theirs.fileno(), told, self.output.fileno()])
+            _server().fork(way, [theirs.fileno(), given, self.output.fileno()])
         finally:
             theirs.close()
-            os.close(told)
+            os.close(given)
         ended = FileIO(status)
         pid = ended.readline()
         if pid:
@@ -449,7 +449,7 @@ def _of_rank(rank: int, ranks: int, port: int) -> dict[str, str]:
     """What Paddle's `init_parallel_env` goes by."""
     endpoints = [f"127.0.0.1:{port + one}" for one in range(ranks)]
     loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
-    # gloo listens on the address of the host's name unless told otherwise.
+    # gloo listens on the address of the host's name unless it is given an interface.
     network = {"GLOO_SOCKET_IFNAME": loopback} if loopback else {}
     return {
         "PADDLE_MASTER": endpoints[0],

@@ -98,7 +98,7 @@ def _serve(control: socket.socket) -> None:
             for descriptor in (connected, output):
                 os.close(descriptor)
             children[child] = status
-            with contextlib.suppress(OSError):  # whoever asked is gone, and this process with it soon
+            with contextlib.suppress(OSError):  # the process that asked is gone, and this one with it soon
                 os.write(status, f"{child}\n".encode())
 
 
