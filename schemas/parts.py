@@ -40,7 +40,7 @@ class PartRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     rows: int = Field(description="That were predicted")
     sha256: str = Field(description="Of the predictions")
-    bad_sha256: str | None = Field(None, description="Of the rows that were set aside because their image does not decode")
+    bad_sha256: str | None = Field(None, description="Of the rows that were quarantined because their image does not decode")
     bad: int = 0
     image_changes: Mapping[str, int] = Field(
         default_factory=dict, description="Images that were turned, composited …, by change"

@@ -82,7 +82,7 @@ def dataset_from_frames(
             with each other.
         reuse: take what the store already holds for the same rows.
         contract: your own contract, a subclass of that of the rows' kind.
-        max_invalid_share: share of a split's rows that may break their contract and be set aside.
+        max_invalid_share: share of a split's rows that may break their contract and be quarantined.
         group_column: column whose values should not be in two splits; those made here keep the rows of a value together.
         checks: what is done about faults that no single row shows.
         text_column: name, or 0-based position, of the column of texts.

@@ -40,7 +40,7 @@ def load_dataset(spec: DatasetSpec, task: TaskType, store: str, reuse: bool = Tr
     """Accepted rows of each split (`TextRows`, `TextPairRows`, `TokenRows` or `ImageRows`), and the label map.
 
     The label map is made once, from the label list or from train, and every split is held to it. Where `dev` or `test`
-    is not given, `dev_share` and `test_share` of train take its place, by seed. Rows that break their contract are set aside
+    is not given, `dev_share` and `test_share` of train take its place, by seed. Rows that break their contract are quarantined
     in `quarantine/<key>/<split>.parquet`; `max_invalid_share` says how many may be.
 
     Splits are checked against each other, and against the last data set of these sources, as `spec.checks` says; the report is

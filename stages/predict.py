@@ -41,7 +41,7 @@ def predict(settings: PredictSettings, mapped: Mapped | None = None) -> PredictR
     `num_truncated_words` (what `max_seq_len` cut off), and for classification `probability_<label>` for each label, or
     with `top_k` the lists `top_labels` and `top_probabilities`; of several files, `file` comes first. A column of the input
     that has one of these names is called `source_<name>`. Rows that break their contract, and images that do not decode, are
-    set aside in `<output>.quarantine.parquet`, with all that is wrong with each.
+    quarantined in `<output>.quarantine.parquet`, with all that is wrong with each.
 
     Memory does not grow with the rows: they are read, predicted and kept in parts. A run that was stopped goes on with the
     parts that were not done. The output takes its place only when complete.
@@ -52,7 +52,7 @@ def predict(settings: PredictSettings, mapped: Mapped | None = None) -> PredictR
 
     Raises:
         StoreError: when the export is incomplete or altered, or the output cannot be written.
-        DataError: when the data cannot be read; ContractError when too many rows are set aside, or all.
+        DataError: when the data cannot be read; ContractError when too many rows are quarantined, or all.
         SettingsError: when the format does not fit the export's task, or the output's ending is unknown.
     """
     started = time.perf_counter()

@@ -48,7 +48,7 @@ def write_predictions(work: PredictionWork, layout: Layout, records: Sequence[Pa
 def quarantine(
     settings: PredictSettings, work: PredictionWork, layout: Layout, records: Sequence[PartRecord], output: Path
 ) -> Path | None:
-    """Put the rows that were set aside beside the predictions; None when there are none.
+    """Put the rows that were quarantined beside the predictions; None when there are none.
 
     Raises:
         DataError: when they are more than `max_invalid_share` of all, or all.

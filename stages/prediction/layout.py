@@ -35,7 +35,7 @@ LOG = logging.getLogger(__name__)
 
 
 class Layout(BaseModel):
-    """Parts in the input's order, and how many rows were read and set aside."""
+    """Parts in the input's order, and how many rows were read and quarantined."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     parts: tuple[PartRef, ...]
@@ -54,7 +54,7 @@ def rows_file(folder: Path, number: int) -> Path:
 
 
 def rejected_file(folder: Path, number: int) -> Path:
-    """Rows of a part that were set aside, as the quarantine has them; there is none when all are sound."""
+    """Rows of a part that were quarantined, as the quarantine has them; there is none when all are sound."""
     return folder / f"{number:06d}.rejected.parquet"
 
 
@@ -173,7 +173,7 @@ def _require_valid(
     parts: int,
     output: Path,
 ) -> None:
-    """Refuse sources of which too many rows are set aside, or all; they are kept in the quarantine first."""
+    """Refuse sources of which too many rows are quarantined, or all; they are kept in the quarantine first."""
     nothing = not any(report.accepted for report in reports)
     for source, report in zip(sources, reports, strict=True):
         if report.rejected and (nothing or report.rejected > settings.max_invalid_share * report.read):
@@ -193,7 +193,7 @@ def set_aside(folder: Path, parts: int, output: Path, bad: Mapping[int, Path] = 
         folder: where the parts are.
         parts: how many there are.
         output: the predictions file.
-        bad: file of the rows of a part that were set aside while predicting, by the part's number.
+        bad: file of the rows of a part that were quarantined while predicting, by the part's number.
 
     Raises:
         StoreError: when it cannot be written.

@@ -198,7 +198,7 @@ def _undecoded(rows: Any) -> Any:
     kept = as_quarantined(frame, Malformed().frame())
     if FILE in kept:
         kept.insert(0, FILE, kept.pop(FILE))
-    return as_table(kept, "rows set aside")
+    return as_table(kept, "rows quarantined")
 
 
 def _write(path: Path, write: Callable[[Path], Any]) -> str:

@@ -75,7 +75,7 @@ def output_of(settings: PredictSettings) -> Path:
 
 
 def quarantine_of(output: Path) -> Path:
-    """Where the rows that are set aside go: beside the predictions."""
+    """Where the rows that are quarantined go: beside the predictions."""
     return output.with_name(f"{output.stem}.quarantine.parquet")
 
 
