@@ -49,7 +49,7 @@ def outcome(prefect_server: str, s3_server: str, tmp_path_factory: pytest.TempPa
         given = text_settings(folder, module) | {"store": storage.url, "store_block": BLOCK}
         given["data"]["max_invalid_share"] = 0.5
         with Path(given["data"]["dev"]).open("a", encoding="utf-8") as stream:
-            stream.write("999\t\t1\n")  # a row without text, to be set aside
+            stream.write("999\t\t1\n")  # a row without text, to be quarantined
         settings = FineTuneSettings.model_validate(given)
         yield Outcome(storage, settings, fine_tune(settings))
 

@@ -1,4 +1,4 @@
-"""Loading needs no more memory for a larger file, rows that are set aside included."""
+"""Loading needs no more memory for a larger file, rows that are quarantined included."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What is valid passes unchanged; what one mutation breaks is refused by its row, or set aside alone."""
+"""What is valid passes unchanged; what one mutation breaks is refused by its row, or quarantined alone."""
 
 import csv
 import io
@@ -44,7 +44,7 @@ Kept = tuple[pd.DataFrame, dict[str, Any]]
 
 
 class Kitchen:
-    """A store for one example, and what the stage made of the rows: those kept, and those set aside."""
+    """A store for one example, and what the stage made of the rows: those kept, and those quarantined."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)

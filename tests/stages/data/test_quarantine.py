@@ -1,4 +1,4 @@
-"""Quarantine: what is set aside, under which names, what goes on, and what a person is told."""
+"""Quarantine: what is quarantined, under which names, what goes on, and what a person is told."""
 
 import contextlib
 import copy

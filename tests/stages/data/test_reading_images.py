@@ -121,7 +121,7 @@ def test_files_that_cannot_be_read_are_rows_with_a_fault(tmp_path: Path, monkeyp
     assert sorted(Path(path).name for path in chunk.malformed["content"]) == ["gone.jpg", "pipe.png", "socket.png", "zero.png"]
     assert chunk.malformed["found"].str.contains("not a regular file|No such file or directory").all()
     assert chunk.skipped == {"not a regular file": 1}
-    with pytest.raises(ContractError, match=r"4 of 10 row\(s\) .* are set aside"):
+    with pytest.raises(ContractError, match=r"4 of 10 row\(s\) .* are quarantined"):
         load(tmp_path, root)
     assert load(tmp_path, root, max_invalid_share=0.5).rows == {"train": 5, "dev": 1}
 
