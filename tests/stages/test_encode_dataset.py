@@ -1,4 +1,4 @@
-"""encode_dataset: a row encoded for each row accepted, what is cut counted, bad images quarantined, every image decoded once."""
+"""encode_dataset: a row encoded for each row accepted, cuts counted, bad images quarantined, every image decoded once."""
 
 import logging
 from collections.abc import Callable
