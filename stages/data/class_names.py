@@ -12,6 +12,7 @@ import pyarrow as arrow
 from pyarrow import compute
 
 from hubflow.schemas.checks import SEQUENCES
+from hubflow.schemas.labels import clean_label
 from hubflow.stages.errors import DataError
 
 MISSING = -1  # how the library datasets writes that a row has no label
@@ -67,14 +68,15 @@ def named_column(path: Path, name: str, column: Any, names: Sequence[str], numbe
 def named_rows(rows: pd.DataFrame, column: str, names: Sequence[str]) -> tuple[pd.DataFrame, int]:
     """Rows whose labels are numbers with the label of that place in a label list, and how many labels that are.
 
-    A list that holds numbers itself names no others.
+    A number may be written `1`, `1.0` or with blanks around it. A list that holds numbers itself names no others.
     """
     if column not in rows or any(map(_is_number, names)):
         return rows, 0
     values = rows[column]
     flat = values if column == "label" else chain.from_iterable(one for one in values if isinstance(one, SEQUENCES))
     by_number = {str(place): name for place, name in enumerate(names)}
-    found = {value: by_number[value] for value in {one for one in flat if isinstance(one, str)} if value in by_number}
+    texts = {one for one in flat if isinstance(one, str)}
+    found = {text: by_number[number] for text in texts if (number := clean_label(text)) in by_number}
     if not found:
         return rows, 0
     if column == "label":

@@ -16,7 +16,8 @@ HEADER = "header line"
 SEPARATORS = ("tab", "comma", "semicolon", "last blank", "first blank")
 """What may stand between path and label, in the order in which they are tried."""
 PATH_NAMES = frozenset(
-    "path paths image images img file files filename file_name filepath file_path image_path img_path image_name".split()
+    "path paths image images img file files filename file_name filepath file_path fname image_path img_path image_name "
+    "img_name image_file image_id id name".split()
 )
 """What a header line calls the paths, and the labels."""
 LABEL_NAMES = frozenset("label labels class classes category target y tag class_name label_name class_id label_id".split())
@@ -112,7 +113,7 @@ def read_list(request: Request) -> Listed:
         path, label = pair
         file = listed.place(path)
         if not file.is_relative_to(listed.root) or _DRIVE.match(path):
-            wrong.append((number, line, f"leads out of {listed.root}; set image_root to the folder that holds the images"))
+            wrong.append((number, line, _fault_of_place(path, listed)))
         elif request.labelled and not os.path.isfile(file) and (other := _other_style(line, style, listed)):
             wrong.append((number, line, f"not {style}, as most lines are, but {other}"))
         else:
@@ -176,7 +177,7 @@ def _read(pairs: Sequence[tuple[str, str | None] | None], there: Sequence[bool])
 def _no_style(listed: _List, request: Request) -> str:
     """What is wrong with a list whose lines no separator fits."""
     total = len(listed.lines)
-    seen = [f"{name} in {count} of {total}" for name, count in _separators_seen(listed) if count]
+    seen = [f"{name} in {count} of {total}{fields}" for name, count, fields in _separators_seen(listed) if count]
     lines = bounded(
         f"line {number} ({line[:60]!r})" for number, line in listed.lines if not line.strip() or not _any_pair(line)
     )
@@ -188,9 +189,12 @@ def _no_style(listed: _List, request: Request) -> str:
     )
 
 
-def _separators_seen(listed: _List) -> Iterator[tuple[str, int]]:
+def _separators_seen(listed: _List) -> Iterator[tuple[str, int, str]]:
+    """Each separator, how many lines have it, and how many fields it makes of all of them."""
     for name, character in {**_CHARACTERS, "blank": " "}.items():
-        yield name, sum(character in line.strip() for _, line in listed.lines)
+        counts = {line.strip().count(character) + 1 for _, line in listed.lines}
+        fields = f" ({counts.pop()} fields)" if len(counts) == 1 else ""
+        yield name, sum(character in line.strip() for _, line in listed.lines), fields
 
 
 def _any_pair(line: str) -> bool:
@@ -214,6 +218,14 @@ def _other_style(line: str, style: Style, listed: _List) -> Style | None:
     return next((other for other, pair in pairs if pair is not None and listed.is_there(pair[0])), None)
 
 
+def _fault_of_place(path: str, listed: _List) -> str:
+    if _DRIVE.match(path):
+        return (
+            f"is a path on a drive of Windows; write paths that begin in {listed.root}, or in the folder that image_root names"
+        )
+    return f"leads out of {listed.root}; set image_root to the folder that holds the images"
+
+
 def _fault_of(line: str, style: Style) -> str:
     character = _CHARACTERS.get(style.separator or "")
     count = line.count(character) + 1 if character else len(line.split())
@@ -227,7 +239,7 @@ def _split(line: str, style: Style) -> tuple[str, str | None] | None:
         return (_unquoted(line), None) if line else None
     character = _CHARACTERS.get(style.separator)
     fields = _fields(line, character) if character else _halves(line, style.separator)
-    if len(fields) != 2 or not all(fields):  # noqa: PLR2004
+    if len(fields) != 2 or not all(fields) or any("\t" in field for field in fields):  # noqa: PLR2004
         return None
     path, label = reversed(fields) if style.label_first else fields
     return path, label

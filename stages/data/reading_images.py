@@ -4,6 +4,7 @@ import hashlib
 import io
 import itertools
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from hubflow.schemas.errors import bounded
+from hubflow.schemas.labels import clean_label
 from hubflow.schemas.references import Split
 from hubflow.stages.data.image_lists import Listed, read_list
 from hubflow.stages.data.reading_chunks import Chunk, Malformed, pieces
@@ -52,6 +54,7 @@ SPLIT_NAMES: dict[str, Split] = {
     "testing": "test",
 }
 """What folders of splits are called, in lower case."""
+_SPLIT_WORD = re.compile(r"(?<![a-z])(training|train|validation|valid|val|dev|testing|test|eval)(?:set|data)?(?![a-z])")
 REMEDY = "correct the paths, make the files readable, or remove the rows"
 MAX_SKIPPED_EXAMPLES = 5
 Entry = tuple[int, Path, str | None]
@@ -249,6 +252,13 @@ def _require_classes(root: Path, folders: Sequence[Path], split: Split) -> None:
         raise DataError(
             f"{root}: holds the splits {bounded(_names(splits))}, not class folders; expected the folder of one of them"
         )
+    worded = [_SPLIT_WORD.search(folder.name.lower()) for folder in folders]
+    words = {SPLIT_NAMES.get(word[1], "dev") for word in worded if word}
+    if all(worded) and len(words) > 1:
+        raise DataError(
+            f"{root}: its folders {bounded(folder.name for folder in folders)} are named as splits, not as classes; set "
+            "`train`, `dev` and `test` to the folder of each split that holds the class folders"
+        )
     inner = {folder: [one.name for one in _folders(folder)] for folder in folders}
     mixed = [folder for folder, names in inner.items() if len(_splits_named(names)) > 1]
     if mixed:
@@ -390,7 +400,7 @@ def _named_labels(request: Request, entries: list[Entry]) -> list[Entry]:
     if labels == written and all(label.isdecimal() for label in labels):
         return entries  # the names themselves are numbers
     names = {str(position): label for position, label in enumerate(labels)}
-    return [(number, file, names.get(label, label) if label else label) for number, file, label in entries]
+    return [(number, file, names.get(clean_label(label), label) if label else label) for number, file, label in entries]
 
 
 def _frame(entries: Sequence[Entry], hashes: Sequence[Any], has_labels: bool) -> pd.DataFrame:

@@ -313,6 +313,9 @@ def test_numbers_are_mapped_through_the_label_list(tmp_path: Path, write: Callab
     kinds = write("kinds.txt", "neg\npos\n")
     text = load(tmp_path, TEXT, train=write("c.tsv", reviews("01" * 10)), label_list=kinds)
     assert set(splits(tmp_path, text)["train"]["label"]) == {"neg", "pos"}
+    floats = write("e.jsonl", "".join(f'{{"text": "text {n}", "label": {n % 2}.0}}\n' for n in range(20)))
+    named = load(tmp_path, TEXT, format="jsonl", text_column="text", train=floats, label_list=kinds)
+    assert set(splits(tmp_path, named)["train"]["label"]) == {"neg", "pos"}
     numbers = write("numbers.txt", "1\n0\n")
     same = load(tmp_path, TEXT, train=write("d.tsv", reviews("01" * 10)), label_list=numbers)
     assert set(splits(tmp_path, same)["train"]["label"]) == {"0", "1"}

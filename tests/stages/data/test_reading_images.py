@@ -197,6 +197,12 @@ def test_a_root_that_holds_splits_gives_splits(train: str, dev: str, test: str |
         (("train/a", "train/b", "test"), "no class folders in .*test"),
         (("train", "val"), "no class folders in"),
         (("a/train", "a/val", "b/train", "b/val"), r"the folders a, b hold splits \(train, val\)"),
+        (
+            ("train_set/a", "train_set/b", "val_set/a", "val_set/b"),
+            r"folders train_set, val_set are named as splits, not as classes",
+        ),
+        (("seg_train/seg_train/a", "seg_test/seg_test/a"), r"folders seg_test, seg_train are named as splits"),
+        (("1-Train/a", "2-Valid/a", "3-Test/a"), r"are named as splits"),
         (("only/a", "only/b"), r"its only folder 'only' holds the folders a, b; .* set the path to .*only"),
     ],
 )
@@ -208,7 +214,17 @@ def test_a_root_of_the_wrong_level_is_refused_and_never_read_as_classes(
         load(tmp_path, tmp_path / "data")
 
 
-@pytest.mark.parametrize("folders", [("train", "car", "boat"), ("train/steam", "car/old"), ("test", "control")])
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("train", "car", "boat"),
+        ("train/steam", "car/old"),
+        ("test", "control"),
+        ("bullet_train", "steam_train"),
+        ("test_tube", "trainer"),
+        ("valley", "devil"),
+    ],
+)
 def test_a_class_may_be_called_as_a_split(folders: tuple[str, ...], tmp_path: Path) -> None:
     root = classes(tmp_path / "data", *folders)
     assert load(tmp_path, root).num_classes == len(folders)
@@ -273,6 +289,7 @@ TWO_WORDS = [("a.png", "big cat"), ("b 1.png", "dog")]
         "big cat,a.png\ndog,b 1.png\n",
         "path\tlabel\na.png\tbig cat\nb 1.png\tdog\n",
         "image,label\na.png,big cat\nb 1.png,dog\n",
+        "name,label\na.png,big cat\nb 1.png,dog\n",
         '"label","file_name"\n"big cat","a.png"\n"dog","b 1.png"\n',
         '"a.png" big cat\n"b 1.png" dog\n',
         "'a.png'\tbig cat\n'b 1.png'\tdog\n",
@@ -315,11 +332,12 @@ def test_a_header_line_is_counted_and_a_file_of_that_name_is_none(tmp_path: Path
     ("lines", "message"),
     [
         ("a.png big cat\nb 1.png dog\n", "split at the last blank and as path and label split at the first blank"),
-        ("a.png,cat,1\nc.png,dog,2\n", r"found comma in 2 of 2; line 1 .*write a tab between path and label"),
+        ("a.png,cat,1\nc.png,dog,2\n", r"found comma in 2 of 2 \(3 fields\); line 1 .*write a tab between path and label"),
         ("a.png\nc.png\n", "found no separator"),
         ("b 1.png cat\nc.png wild dog\nb 1.png dog\n", "not path and label split at the last blank, as most lines are, but"),
         ("gone.png big cat\nlost.png dog\n", r"expected image files in .* \(lines are path and label split at the first blank"),
-        ("C:\\photos\\a.png cat\nC:\\photos\\c.png dog\n", "leads out of .*set image_root"),
+        ("0\t1.0\ta.png\n1\t0.0\tc.png\n", r"found tab in 2 of 2 \(3 fields\); line 1"),
+        ("C:\\photos\\a.png cat\nC:\\photos\\c.png dog\n", "is a path on a drive of Windows; write paths that begin in"),
         ("../a.png cat\nc.png dog\n", "leads out of .*set image_root"),
     ],
 )
@@ -358,11 +376,12 @@ def write(path: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("labels", ["0 big cat\n1 dog\n", "1\tdog\n0\tbig cat\n", "0,big cat\n1,dog\n", "big cat\ndog\n"])
-def test_label_files_of_numbers_and_names_name_the_integers_of_a_list(labels: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number_of", [str, float])
+def test_label_files_of_numbers_and_names_name_the_integers_of_a_list(labels: str, number_of: Any, tmp_path: Path) -> None:
     names_file = write(tmp_path / "label_list.txt", labels)
     for number in range(12):
         picture(tmp_path / f"{number}.png", number)
-    path = write(tmp_path / "train.txt", "".join(f"{number}.png {number % 2}\n" for number in range(12)))
+    path = write(tmp_path / "train.txt", "".join(f"{number}.png {number_of(number % 2)}\n" for number in range(12)))
     reference = load(tmp_path, path, "image_list", label_list=str(names_file))
     folder = Store(tmp_path / "store").open(reference).folder
     assert (folder / "label_map.json").read_text().replace("\n", "").replace(" ", "") == '["bigcat","dog"]'
