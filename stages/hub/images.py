@@ -238,8 +238,11 @@ def _opened(
             yield image, own_size
     except (ImageError, MemoryError):
         raise
+    except FileNotFoundError as error:
+        raise ImageError(f"{shown}: {error.strerror}; correct the path") from error
     except Exception as error:  # Pillow's readers raise many kinds on damaged files
-        fault = _fault(source, isinstance(error, UnidentifiedImageError)) or str(error)
+        told = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        fault = _fault(source, isinstance(error, UnidentifiedImageError)) or told
         raise ImageError(f"{shown}: not an image that can be decoded ({fault}); mend or remove it") from error
 
 
@@ -257,7 +260,7 @@ def _fault(source: str | Path | bytes | Image.Image, is_unidentified: bool) -> s
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as stream:
             head = stream.read(HEAD_BYTES)
-    except OSError:
+    except (OSError, ValueError):  # such as a path with a character that no name can have
         return ""
     kind = next((kind for magic, kind in _OTHER_KINDS if magic.match(head)), None)
     if kind:

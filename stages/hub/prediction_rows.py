@@ -23,10 +23,11 @@ EXPECTED: dict[RowKind, str] = {
     "text": "a text, as the model was trained on",
     "text_pair": "a pair of texts, as the model was trained on",
     "tokens": "a list of words, as the model was trained on",
-    "image": "an image: a path, bytes, a PIL image or a uint8 array [height, width, 3]",
+    "image": "an image: a path, bytes, an open file, a PIL image or a uint8 array [height, width, 3]",
 }
 Bytes = bytes | bytearray | memoryview
 PAIR = 2
+MAX_BATCH = 1 << 31
 
 
 class PredictError(HubflowError):
@@ -63,7 +64,7 @@ def require_batch_size(value: Any) -> int:
         size = 0
     if size < 1 or isinstance(value, bool):
         raise PredictError(f"batch_size is {value!r}; expected a whole number of at least 1")
-    return size
+    return min(size, MAX_BATCH)
 
 
 def _listed(inputs: Any, kind: RowKind) -> list[Any]:
@@ -101,12 +102,17 @@ def _is_one_row(inputs: Any, kind: RowKind) -> bool:
             return False
         case "image":
             is_pixels = isinstance(inputs, np.ndarray) and inputs.dtype == np.uint8
-            return isinstance(inputs, str | os.PathLike | Bytes | Image.Image) or (is_pixels and _is_one_image(inputs.shape))
+            is_file = isinstance(inputs, str | os.PathLike | Bytes | Image.Image) or _is_open_file(inputs)
+            return is_file or (is_pixels and _is_one_image(inputs.shape))
 
 
 def _is_one_image(shape: tuple[int, ...]) -> bool:
-    """Whether pixels of this shape are `[height, width]`, or that with three or four channels."""
-    return len(shape) == 2 or (len(shape) == 3 and shape[-1] in (3, 4))  # noqa: PLR2004
+    """Whether pixels of this shape are `[height, width]`, or that with one, three or four channels."""
+    return len(shape) == 2 or (len(shape) == 3 and shape[-1] in (1, 3, 4))  # noqa: PLR2004
+
+
+def _is_open_file(value: Any) -> bool:
+    return callable(getattr(value, "read", None)) and not isinstance(value, type | os.PathLike)
 
 
 def _names(kind: RowKind) -> set[str]:
@@ -139,6 +145,8 @@ def _of_array(array: np.ndarray[Any, Any], kind: RowKind) -> list[Any]:
     if array.ndim == 0:
         raise PredictError("the inputs are an array of no dimensions; give a list of rows")
     if kind == "image" and array.ndim > 1:
+        if array.dtype != object and array.ndim <= 3:  # noqa: PLR2004 - which is one image, or one of a stack without channels
+            raise _fault(0, kind, array)
         return list(array)
     rows: list[Any] = array.tolist()
     return rows
@@ -169,7 +177,17 @@ def _fault(row: int, kind: RowKind, value: Any) -> PredictError:
         hint = "; split the text into words, and give one list for each sentence"
     elif isinstance(value, Bytes) and kind != "image":
         hint = "; decode the bytes to text"
+    elif kind == "image" and isinstance(value, np.ndarray):
+        hint = _pixels_hint(value)
     return PredictError(f"input {row}: expected {EXPECTED[kind]}, found {_described(value)}{hint}")
+
+
+def _pixels_hint(pixels: np.ndarray[Any, Any]) -> str:
+    if pixels.dtype not in (np.uint8, object):
+        return "; scale the values to 0 to 255, and convert them with .astype(numpy.uint8)"
+    if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4):  # noqa: PLR2004
+        return "; of one image, move the channels last: .transpose(1, 2, 0); of several grey ones, give a list"
+    return "; of several grey images, give a list" if pixels.ndim == 3 else ""  # noqa: PLR2004
 
 
 def _described(value: Any) -> str:
@@ -220,7 +238,11 @@ def _image(value: Any, row: int) -> Any:
     if isinstance(value, Bytes):
         return bytes(value)
     if isinstance(value, np.ndarray) and value.dtype == np.uint8 and _is_one_image(value.shape) and value.size:
-        return Image.fromarray(value)
+        return Image.fromarray(value[..., 0] if value.ndim == 3 and value.shape[-1] == 1 else value)  # noqa: PLR2004
+    if isinstance(value, Mapping) and {*value} == {"bytes", "path"}:  # as the library datasets keeps images
+        return _image(value["path"] if value["bytes"] is None else value["bytes"], row)
+    if _is_open_file(value) and isinstance(content := value.read(), bytes):
+        return content
     raise _fault(row, "image", value)
 
 

@@ -291,6 +291,13 @@ def test_a_batch_has_at_least_one_row(
         with pytest.raises(PredictError, match=r"batch_size is .*; expected a whole number of at least 1"):
             predictor.predict(tiny_exports[kind].inputs, batch_size)
     assert len(texts.predict(["a", "b"], np.int64(1))) == 2  # type: ignore[arg-type]
+    assert len(images.predict(tiny_exports["image"].inputs, 1 << 70)) == len(tiny_exports["image"].inputs)
+
+
+def test_stride_is_for_sequences_alone(texts: Predictor, images: Predictor) -> None:
+    for predictor in (texts, images):
+        with pytest.raises(PredictError, match="stride is for sequence_labelling, this export's task is"):
+            predictor.predict([], stride=8)
 
 
 def test_one_image_may_come_in_any_form(images: Predictor, tiny_exports: dict[str, Exported], tmp_path: Path) -> None:
@@ -302,6 +309,10 @@ def test_one_image_may_come_in_any_form(images: Predictor, tiny_exports: dict[st
         assert images.predict(form) == expected
     pixels = np.stack([np.asarray(one) for one in tiny_exports["image"].inputs])
     assert images.predict(pixels) == images.predict(tiny_exports["image"].inputs)
+    with (tmp_path / "one.png").open("rb") as stream:
+        assert images.predict(stream) == images.predict([io.BytesIO(data)]) == images.predict(io.BytesIO(data)) == expected
+    kept = [{"bytes": data, "path": "one.png"}, {"bytes": None, "path": str(tmp_path / "one.png")}]  # by the library datasets
+    assert images.predict(pa.table({"image": kept})) == expected * 2
     frames = (pd.DataFrame({"image": [data]}), pd.DataFrame({"path": [str(tmp_path / "one.png")]}), pa.table({"image": [data]}))
     assert [images.predict(frame) for frame in frames] == [expected] * 3
 
@@ -313,8 +324,37 @@ def test_an_image_that_is_cut_off_names_its_row(images: Predictor, tiny_exports:
     for broken in (half, Image.open(io.BytesIO(half))):
         with pytest.raises(ImageError, match="input 1: "):
             images.predict([tiny_exports["image"].inputs[0], broken])
-    with pytest.raises(PredictError, match=r"input 0: expected an image.*found array of float64 \[4, 4, 3\]"):
-        images.predict([np.zeros((4, 4, 3))])
+    with pytest.raises(ImageError, match=r"input 0: gone\.png: No such file or directory; correct the path"):
+        images.predict("gone.png")
+    with pytest.raises(ImageError, match=r"input 0: a{300}…: .*File name too long"):
+        images.predict("a" * 5000)
+    with pytest.raises(ImageError, match=r"input 0: a\0b\.png: .*embedded null byte"):
+        images.predict("a\0b.png")
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.zeros((4, 6, 3)), r"found array of float64 \[4, 6, 3\]; scale the values to 0 to 255"),
+        (np.zeros((1, 4, 6, 3), np.float32), r"found array of float32 \[4, 6, 3\]; scale the values to 0 to 255"),
+        (np.zeros((3, 4, 6), np.uint8), r"found array of uint8 \[3, 4, 6\]; of one image, move the channels last"),
+        (np.zeros((2, 3, 4, 6), np.uint8), r"found array of uint8 \[3, 4, 6\]; of one image, move the channels last"),
+        (np.zeros((9, 4, 6), np.uint8), r"found array of uint8 \[9, 4, 6\]; of several grey images, give a list"),
+    ],
+)
+def test_pixels_of_another_layout_are_refused(pixels: Any, message: str, images: Predictor) -> None:
+    with pytest.raises(PredictError, match=rf"input 0: expected an image.*{message}"):
+        images.predict(pixels)
+    if pixels.ndim == 3:
+        with pytest.raises(PredictError, match=rf"input 0: expected an image.*{message}"):
+            images.predict([pixels])
+
+
+def test_grey_pixels_may_have_a_channel(images: Predictor) -> None:
+    grey = np.arange(0, 240, 10, np.uint8).reshape(4, 6)
+    expected = images.predict([Image.fromarray(grey)])
+    for form in (grey, grey[..., None], [grey], grey[None, ..., None]):
+        assert images.predict(form) == expected
 
 
 def test_a_prediction_is_plain_json(texts: Predictor, words: Predictor) -> None:
