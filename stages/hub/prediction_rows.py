@@ -67,6 +67,23 @@ def require_batch_size(value: Any) -> int:
     return min(size, MAX_BATCH)
 
 
+def require_stride(value: Any) -> int | None:
+    """A number of tokens, at least 0; None for no windows.
+
+    Raises:
+        PredictError: when it is none.
+    """
+    if value is None:
+        return None
+    try:
+        stride = operator.index(value)
+    except TypeError:
+        stride = -1
+    if stride < 0 or isinstance(value, bool):
+        raise PredictError(f"stride is {value!r}; expected a whole number of at least 0, or None")
+    return stride
+
+
 def _listed(inputs: Any, kind: RowKind) -> list[Any]:
     if isinstance(inputs, list):
         return inputs
@@ -82,6 +99,7 @@ def _listed(inputs: Any, kind: RowKind) -> list[Any]:
     if isinstance(inputs, str | Bytes):
         raise PredictError(f"the inputs are one {type(inputs).__name__}; expected {EXPECTED[kind]}, or a list of such rows")
     if _is_pandas(inputs, "DataFrame"):
+        _require_once(list(inputs.columns), kind)
         return _of_columns({name: inputs[name].tolist() for name in _names(kind) & {*inputs.columns}}, inputs.columns, kind)
     if isinstance(inputs, np.ndarray):
         return _of_array(inputs, kind)
@@ -129,6 +147,12 @@ def _is_pandas(value: Any, name: str) -> bool:
     return any(base.__name__ == name and base.__module__.partition(".")[0] == "pandas" for base in kind.__mro__)
 
 
+def _require_once(present: list[Any], kind: RowKind) -> None:
+    repeated = sorted(name for name in _names(kind) if present.count(name) > 1)
+    if repeated:
+        raise PredictError(f"the frame has the column {repeated[0]!r} {present.count(repeated[0])} times; expected it once")
+
+
 def _of_columns(columns: Mapping[str, list[Any]], present: Iterable[Any], kind: RowKind) -> list[Any]:
     """The rows of a frame that has the columns `present`, from those of them that the kind of the rows is read from."""
     names = next((names for names in COLUMNS[kind] if all(name in columns for name in names)), None)
@@ -164,6 +188,7 @@ def _of_arrow(inputs: Any, kind: RowKind) -> list[Any]:
             inputs = arrow.Table.from_batches(batches, arrow.schema(inputs.type))
     if isinstance(inputs, arrow.Table | arrow.RecordBatch):
         present = inputs.schema.names
+        _require_once(present, kind)
         return _of_columns({name: inputs.column(name).to_pylist() for name in _names(kind) & {*present}}, present, kind)
     rows: list[Any] = inputs.to_pylist()
     return rows

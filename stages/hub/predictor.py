@@ -23,7 +23,7 @@ from hubflow.stages.hub.images import ImageRules, load_pixels
 from hubflow.stages.hub.judging_sequences import outside_id
 from hubflow.stages.hub.parallel import in_parallel
 from hubflow.stages.hub.precision import require_bfloat16_inference
-from hubflow.stages.hub.prediction_rows import PredictError, require_batch_size, rows_of
+from hubflow.stages.hub.prediction_rows import PredictError, require_batch_size, require_stride, rows_of
 from hubflow.stages.hub.program_operators import require_computing
 from hubflow.stages.hub.runtime import BUILD_LOCK, paddle
 from hubflow.stages.hub.tokenizer import encode_texts, encode_word_windows, full_lengths
@@ -188,7 +188,7 @@ class Predictor:
         Raises:
             PredictError: naming the row that is no list of words; TokenizerError for a stride that leaves no room.
         """
-        words, batch_size = rows_of(inputs, "tokens"), require_batch_size(batch_size)
+        words, batch_size, stride = rows_of(inputs, "tokens"), require_batch_size(batch_size), require_stride(stride)
         encoded = encode_word_windows(self._tokenizer, words, self.signature["text"]["max_seq_len"], stride)
         segments = [np.zeros_like(row) for row in encoded.input_ids]
         scores = self._run_text(encoded.input_ids, segments, batch_size)

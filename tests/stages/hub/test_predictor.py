@@ -294,6 +294,19 @@ def test_a_batch_has_at_least_one_row(
     assert len(images.predict(tiny_exports["image"].inputs, 1 << 70)) == len(tiny_exports["image"].inputs)
 
 
+@pytest.mark.parametrize("stride", [-1, 1.5, True, "2"])
+def test_a_stride_is_a_whole_number(stride: Any, words: Predictor) -> None:
+    with pytest.raises(PredictError, match=r"stride is .*; expected a whole number of at least 0, or None"):
+        words.predict([["a"] * 50], stride=stride)
+    assert words.predict([["a"] * 50], stride=np.int64(2)) == words.predict([["a"] * 50], stride=2)  # type: ignore[arg-type]
+
+
+def test_a_column_that_a_frame_has_twice_is_refused(texts: Predictor) -> None:
+    for frame in (pd.DataFrame([["a", "b"]], columns=["text", "text"]), pa.table([["a"], ["b"]], ["text", "text"])):
+        with pytest.raises(PredictError, match="the frame has the column 'text' 2 times; expected it once"):
+            texts.predict(frame)
+
+
 def test_stride_is_for_sequences_alone(texts: Predictor, images: Predictor) -> None:
     for predictor in (texts, images):
         with pytest.raises(PredictError, match="stride is for sequence_labelling, this export's task is"):
