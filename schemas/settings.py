@@ -227,7 +227,7 @@ class PredictSettings(Settings):
     image_root: InputPath | None = Field(
         None, description="Image lists: folder that paths are relative to; the list's own when not given"
     )
-    label_list: InputPath | None = Field(None, description="Image lists whose labels are numbers: file with the label of each")
+    label_list: InputPath | None = Field(None, description="Labels that are numbers: file with the label of each, from 0")
     batch_size: int = Field(64, ge=1, description="Most rows of a run; long texts share one with fewer")
     top_k: int | None = Field(
         None, ge=1, description="Classification: the most probable labels as lists, in place of a column for each label"

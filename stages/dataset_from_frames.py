@@ -3,7 +3,7 @@
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -18,9 +18,11 @@ from hubflow.schemas.data_checks import DataChecks
 from hubflow.schemas.errors import bounded
 from hubflow.schemas.labels import LabelMap, clean_label, label_text
 from hubflow.schemas.parsing import parse_settings
-from hubflow.schemas.references import DatasetRef, Split
+from hubflow.schemas.references import DatasetRef, RowKind, Split
 from hubflow.schemas.settings import Column, DatasetSpec, TaskType
-from hubflow.stages.data.columns import in_plain_layout, to_frame, to_series
+from hubflow.schemas.tags import TagScheme
+from hubflow.stages.data.class_names import named_column, names_by_column
+from hubflow.stages.data.columns import MAX_DIGITS, in_plain_layout, to_frame, to_series
 from hubflow.stages.data.keep_rows import FORMAT_VERSION, Plan
 from hubflow.stages.data.reading import rows_kind
 from hubflow.stages.data.reading_chunks import CHUNK_ROWS, sliced
@@ -35,6 +37,8 @@ from hubflow.stages.tasks import stage_task
 Frame = Any
 """A pandas frame, an Arrow table, record batch or reader, whatever has `__arrow_c_stream__` or `__arrow_c_array__` (a Polars
 frame, a DuckDB relation), a mapping of columns, or records: mappings of names to values."""
+ClassNames = Mapping[str, tuple[str, ...]]
+"""Names of classes that a table's `huggingface` metadata gives for their numbers, by column."""
 EXPECTED = (
     "a pandas frame, an Arrow table, an object with the Arrow PyCapsule interface (Polars, DuckDB), a mapping of columns, or a "
     "list of dicts"
@@ -61,6 +65,7 @@ def dataset_from_frames(
     tokens_column: Column = "tokens",
     path_column: Column = "path",
     max_rows: int | None = None,
+    tag_scheme: TagScheme = "auto",
 ) -> DatasetRef:
     """Keep rows that are at hand, from a query for example, as `load_dataset` keeps those of files.
 
@@ -91,6 +96,7 @@ def dataset_from_frames(
         tokens_column: of lists of words.
         path_column: of the places of image files.
         max_rows: use at most so many rows of each split, drawn by seed.
+        tag_scheme: how labels of sentences are read as tags; told by the labels when `auto`.
 
     Returns:
         Reference to `train.parquet`, `dev.parquet`, `test.parquet` (those that exist) and `label_map.json`.
@@ -102,8 +108,11 @@ def dataset_from_frames(
         ContractError: rows break their contract.
         StoreError: the store cannot be written.
     """
-    by_split = _by_split(frames, source)
-    tables = {split: _frame(frame, f"{source}, {split}") for split, frame in by_split.items()}
+    by_split = _by_split(frames, source, {text_column, label_column, tokens_column, path_column})
+    classes: dict[str, ClassNames] = {}
+    tables = {}
+    for split, frame in by_split.items():
+        tables[split], classes[split] = _frame(frame, f"{source}, {split}")
     if text_pair_column is None and task == "text_classification" and "text_pair" in tables["train"]:
         text_pair_column = "text_pair"
     given = {
@@ -120,6 +129,7 @@ def dataset_from_frames(
         "max_invalid_share": max_invalid_share,
         "group_column": group_column,
         "checks": checks,
+        "tag_scheme": tag_scheme,
     }
     spec = parse_settings(DatasetSpec, given, "dataset_from_frames")
     kind = rows_kind(spec, task)
@@ -127,22 +137,22 @@ def dataset_from_frames(
     series = content_key(source, sorted(map(str, tables["train"].columns)))
     plan = Plan(spec, task, kind, sources, contract_of(kind, contract), series)
     requests = {split: Request(spec, sources[split], split, kind) for split in tables}
-    read = {split: _rows(requests[split], table, path_column) for split, table in tables.items()}
+    read = {split: _rows(requests[split], table, path_column, classes[split]) for split, table in tables.items()}
     digests: dict[str, str] = {split: _content_sha256(rows) for split, (rows, _) in read.items()}
     identity = contract_identity(plan.model)
     names = None if labels is None else [clean_label(str(label_text(label))) for label in labels]
     place, key = Store(store), content_key("dataset_from_frames", FORMAT_VERSION, spec, task, identity, names, digests)
     chunks = {split: partial(sliced, rows, CHUNK_ROWS, converted) for split, (rows, converted) in read.items()}
-    return keep_watched(place, key, plan, chunks, partial(_listed, names, source), digests, reuse)
+    return keep_watched(place, key, plan, chunks, partial(_listed, names, source, spec, kind), digests, reuse)
 
 
-def _listed(labels: Sequence[str] | None, source: str) -> LabelMap | None:
-    return None if labels is None else label_map_of(labels, source)
+def _listed(labels: Sequence[str] | None, source: str, spec: DatasetSpec, kind: RowKind) -> LabelMap | None:
+    return None if labels is None else label_map_of(labels, source, spec.tag_scheme if kind == "tokens" else "auto")
 
 
-def _by_split(frames: Any, source: str) -> dict[Split, Frame]:
-    """Frames by split; one that is given alone is train."""
-    if not isinstance(frames, Mapping):
+def _by_split(frames: Any, source: str, columns: Collection[Column]) -> dict[Split, Frame]:
+    """Frames by split; one that is given alone is train, also where it is a mapping with some of `columns`."""
+    if not isinstance(frames, Mapping) or ("train" not in frames and any(name in columns for name in frames)):
         return {"train": frames}
     if "train" not in frames:
         raise DataError(f"{source}: found the splits {bounded(frames) or 'none'}; expected train at least")
@@ -155,24 +165,35 @@ def _by_split(frames: Any, source: str) -> dict[Split, Frame]:
 # From a frame of any kind to a pandas frame
 
 
-def _frame(frame: Frame, source: str) -> pd.DataFrame:
-    """A frame of any kind as a pandas frame, with names of columns that are text and do not repeat."""
-    found = frame.reset_index(drop=True) if isinstance(frame, pd.DataFrame) else _from_others(frame, source)
+def _frame(frame: Frame, source: str) -> tuple[pd.DataFrame, ClassNames]:
+    """A frame of any kind as a pandas frame, with names of columns that are text and do not repeat; and its class names."""
+    table = _arrow_table(frame, source)
+    if table is not None:
+        found = _from_table(table)
+    else:
+        found = frame.reset_index(drop=True) if isinstance(frame, pd.DataFrame) else _from_records(frame, source)
     found = found.set_axis([str(name) for name in found.columns], axis="columns")
     repeated = found.columns[found.columns.duplicated()].unique()
     if len(repeated):
         raise DataError(f"{source}: column name(s) {bounded(map(repr, repeated))} repeat; name each column once")
-    return found
+    return found, {} if table is None else names_by_column(table.schema.metadata)
 
 
-def _from_others(frame: Frame, source: str) -> pd.DataFrame:
+def _arrow_table(frame: Frame, source: str) -> Any:
+    """A frame of Arrow's as a table; None of another frame."""
+    if isinstance(frame, pd.DataFrame):
+        return None
     if isinstance(frame, arrow.RecordBatchReader):
-        return _from_table(frame.read_all())
+        return frame.read_all()
     if hasattr(frame, "__arrow_c_stream__") or hasattr(frame, "__arrow_c_array__"):
         try:
-            return _from_table(arrow.table(frame))
+            return arrow.table(frame)
         except (arrow.ArrowException, TypeError, ValueError) as error:
             raise DataError(f"{source}: cannot be read as an Arrow table ({error}); expected {EXPECTED}") from error
+    return None
+
+
+def _from_records(frame: Frame, source: str) -> pd.DataFrame:
     if isinstance(frame, Mapping):
         return _from_columns({name: list(values) for name, values in frame.items()}, source)
     if not isinstance(frame, Iterable) or isinstance(frame, str | bytes | pd.Series):
@@ -201,14 +222,19 @@ def _from_columns(columns: Mapping[Any, list[Any]], source: str) -> pd.DataFrame
 # From a pandas frame to rows of the contract
 
 
-def _rows(request: Request, table: pd.DataFrame, path_column: Column) -> tuple[pd.DataFrame, dict[str, int]]:
+def _rows(
+    request: Request, table: pd.DataFrame, path_column: Column, classes: ClassNames
+) -> tuple[pd.DataFrame, dict[str, int]]:
     """Rows with the contract's columns, their number, and those carried through; how many values were converted, by column."""
-    names = list(map(str, table.columns))
-    taken = _image_columns(request, table, path_column) if request.kind == "image" else wanted_columns(request, names)
+    if request.kind == "image":
+        taken = _image_columns(request, table, path_column)
+    else:
+        taken = wanted_columns(request, list(map(str, table.columns)))
     columns: dict[str, Any] = {"row": _numbers(table)}
     converted: dict[str, int] = {}
     for name, key in taken.items():
-        columns[name], count = _column(request.path, name, key, table[key])
+        names = classes.get(key, ()) if name in ("label", "labels") else ()
+        columns[name], count = _column(request.path, name, key, table[key], names)
         converted |= {name: count} if count else {}
     kept = {"row", *taken.values()}
     for key in map(str, table.columns):
@@ -239,8 +265,8 @@ def _numbers(table: pd.DataFrame) -> Any:
     return numbers if numbers.dtype in (object, np.float64) else numbers.astype(object)
 
 
-def _column(path: Path, name: str, key: str, values: "pd.Series[Any]") -> tuple[Any, int]:
-    """A column as its contract has it, and how many of its values were converted."""
+def _column(path: Path, name: str, key: str, values: "pd.Series[Any]", names: Sequence[str] = ()) -> tuple[Any, int]:
+    """A column as its contract has it, and how many of its values were converted; `names` are those of class numbers."""
     is_list, is_label = name in ("tokens", "labels"), name in ("label", "labels")
     if values.dtype == object:
         return _objects(values, is_list, is_label)
@@ -249,7 +275,9 @@ def _column(path: Path, name: str, key: str, values: "pd.Series[Any]") -> tuple[
         given.validate(full=True)
     except arrow.ArrowInvalid as error:
         raise DataError(f"{path}: column {key!r} holds bytes that are no text ({error}); write it as UTF-8") from error
+    given, named = named_column(path, key, given, names, np.arange(1, len(given) + 1)) if names else (given, 0)
     column, converted = typed_column(path, name, key, given)
+    converted = named or converted
     if is_list:
         return pd.Series([None if items is None else list(items) for items in column.to_pylist()], dtype=object), converted
     return pd.Series(column.to_pandas(), dtype="str"), converted
@@ -281,10 +309,18 @@ def _carried(values: "pd.Series[Any]") -> Any:
     """A further column, with the type that its values have."""
     if values.dtype != object:
         return values
-    try:
-        column = arrow.array(values.tolist(), from_pandas=True)
-    except (arrow.ArrowException, UnicodeEncodeError, OverflowError, TypeError, ValueError):
+    given = values.tolist()
+    are_integers = pd.api.types.infer_dtype(given, skipna=True) == "integer"
+    for kind in (None, arrow.uint64(), arrow.decimal128(MAX_DIGITS)) if are_integers else (None,):
+        try:
+            column = arrow.array(given, kind, from_pandas=True)
+            break
+        except (arrow.ArrowException, UnicodeEncodeError, OverflowError, TypeError, ValueError):
+            continue
+    else:
         return values  # of several types, or half a surrogate pair: where rows are kept, this is said
+    if arrow.types.is_decimal(column.type) and are_integers:  # integers that 64 bits do not hold
+        return to_series(column)
     is_whole = arrow.types.is_integer(column.type) or arrow.types.is_boolean(column.type)
     return to_series(column) if is_whole else values
 
@@ -312,8 +348,9 @@ def _content_sha256(rows: pd.DataFrame) -> str:
     try:
         table = arrow.Table.from_pandas(rows, preserve_index=False)
     except (arrow.ArrowException, UnicodeEncodeError, OverflowError):
+        strange = [name for name in rows if rows[name].dtype == object or rows[name].dtype.kind == "c"]
         with np.printoptions(threshold=sys.maxsize):
-            looks = {str(name): rows[name].map(repr) for name in rows if rows[name].dtype == object}
+            looks = {str(name): rows[name].map(repr) for name in strange}
         table = arrow.Table.from_pandas(rows.assign(**looks), preserve_index=False)
     with arrow.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table.combine_chunks())

@@ -91,7 +91,7 @@ def _notes(layout: Layout, records: Sequence[PartRecord], invalid: int, path: Pa
         notes.append(f"{len(layout.empty)} file(s) hold no rows: {bounded(layout.empty)}")
     if layout.skipped:
         notes.append(f"skipped, as no rows: {', '.join(f'{reason} {count}' for reason, count in layout.skipped.items())}")
-    if layout.numbered_rows > layout.read / 2:
+    if layout.numbered_rows:
         notes.append(
             f"the tokens of {layout.numbered_rows} sentences are the numbers 1, 2, 3 …: set tokens_column to that of the words"
         )

@@ -77,7 +77,7 @@ def _is_safe_in_pandas(column: Any) -> bool:
 
 
 def in_plain_layout(column: Any) -> Any:
-    """A column without views and run-end encoding, which hold the same values as plain text, bytes and lists."""
+    """A column with the same values, without views, run-end encoding, and dictionaries of other values than plain text."""
     wanted = _plain(column.type)
     if wanted.equals(column.type):
         return column
@@ -85,7 +85,7 @@ def in_plain_layout(column: Any) -> Any:
         return arrow.chunked_array([in_plain_layout(chunk) for chunk in column.chunks], wanted)
     if kinds.is_run_end_encoded(column.type):
         return in_plain_layout(compute.run_end_decode(column))
-    if kinds.is_dictionary(column.type):  # of views, as Polars writes categories: Arrow 26 does not cast them
+    if kinds.is_dictionary(column.type):  # `dictionary_decode` knows no views, as Polars writes categories
         return in_plain_layout(column.dictionary).take(column.indices)
     if kinds.is_nested(column.type):  # Arrow 26 casts views of lists to empty lists
         return arrow.array(column.to_pylist(), wanted)
@@ -100,9 +100,9 @@ def _plain(kind: Any) -> Any:  # noqa: PLR0911  # one line for each kind of type
         return arrow.large_binary()
     if kinds.is_run_end_encoded(kind):
         return _plain(kind.value_type)
-    if kinds.is_dictionary(kind):
-        inner = _plain(kind.value_type)
-        return kind if inner.equals(kind.value_type) else inner
+    if kinds.is_dictionary(kind):  # Parquet reads those of text back as such, and no others
+        is_text = kinds.is_string(kind.value_type) or kinds.is_large_string(kind.value_type)
+        return kind if is_text else _plain(kind.value_type)
     if not kinds.is_nested(kind):
         return kind
     if kinds.is_struct(kind):
@@ -308,7 +308,8 @@ def cast(column: Any, kind: Any) -> Any:
     if kinds.is_null(column.type):
         return arrow.chunked_array([arrow.nulls(len(column), kind)], kind)
     if is_json(kind):
-        storage = compute.cast(json_texts(column), kind.storage_type)
+        known = compute.if_else(column.is_valid(), json_texts(column), arrow.scalar(None, kind.storage_type))
+        storage = compute.cast(known, kind.storage_type)
         chunks = storage.chunks if isinstance(storage, arrow.ChunkedArray) else [storage]
         return arrow.chunked_array([arrow.ExtensionArray.from_storage(kind, chunk) for chunk in chunks], kind)
     if kinds.is_floating(column.type) and kinds.is_integer(kind):

@@ -207,8 +207,8 @@ def _staged(
 
 
 def _named(plan: Plan, chunks: Iterable[Chunk], listed: LabelMap | None) -> Iterator[Chunk]:
-    """Chunks whose labels are names, where the data has numbers and the settings a label list."""
-    for chunk in chunks:
+    """Chunks whose labels are clean, and names where the data has numbers and the settings a label list."""
+    for chunk in (with_clean_labels(chunk, plan.label_column) for chunk in chunks):
         if listed is None:
             yield chunk
             continue
@@ -242,8 +242,7 @@ def _sort_chunks(
     counts: SplitReport,
 ) -> None:
     schema = row_schema(plan.model, label_map)
-    for chunk_as_written in chunks:
-        chunk = with_clean_labels(chunk_as_written, plan.label_column)
+    for chunk in chunks:
         if not counts.read and plan.spec.format != "jsonl":  # whose columns may come later
             _require_group(plan, counts.source, [str(name) for name in chunk.rows])
         found = sorted_out(chunk.rows, schema, plan.model, label_map, chunk.file or counts.source)

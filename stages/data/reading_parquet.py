@@ -35,6 +35,8 @@ def read_parquet(request: Request, chunk_rows: int) -> Iterator[Chunk]:
         if not require_file(request.path).stat().st_size:
             raise EmptyError(f"{request.path}: the file is empty; expected rows")
         with parquet.ParquetFile(request.path) as file:
+            if not file.metadata.num_rows:  # which may lack the columns too, as pandas writes an empty frame
+                raise EmptyError(f"{request.path}: holds no rows; expected at least one")
             names = file.schema_arrow.names
             repeated = sorted({name for name in names if names.count(name) > 1})
             if repeated:

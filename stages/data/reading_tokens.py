@@ -12,7 +12,7 @@ from hubflow.schemas.settings import Column
 from hubflow.stages.data.reading_chunks import Chunk, Malformed, pieces
 from hubflow.stages.data.reading_source import Request
 from hubflow.stages.data.reading_text import blocks, is_damaged, notes, numbered
-from hubflow.stages.errors import DataError
+from hubflow.stages.errors import DataError, EmptyError
 
 DOCUMENT_START = "-DOCSTART-"
 JOINED_BY = "\x02"
@@ -55,7 +55,7 @@ def read_conll(request: Request, chunk_rows: int) -> Iterator[Chunk]:
             coerced.clear()
             skipped.clear()
     if last is None:
-        raise DataError(f"{request.path}: holds no sentences; expected one token a line")
+        raise EmptyError(f"{request.path}: holds no sentences; expected one token a line")
     # What comes after the last sentence is counted too.
     yield replace(last, coerced=dict(coerced + Counter(last.coerced)), skipped=dict(skipped + Counter(last.skipped)))
 

@@ -71,7 +71,8 @@ class SplitChecks:
         codes = self._count_labels(split, rows)
         if self._kind == "tokens":
             numbered, sentences = self._numbered.get(split, (0, 0))
-            self._numbered[split] = numbered + count_numbered(rows["tokens"]), sentences + len(rows)
+            more, of_several = count_numbered(rows["tokens"])
+            self._numbered[split] = numbered + more, sentences + of_several
         if self._texts is not None:
             self._texts.add(self._text_records(split, rows, codes))
         if self._group_column is not None and self._group_column in rows:
@@ -190,8 +191,8 @@ class SplitChecks:
         for split, (numbered, sentences) in self._numbered.items():
             if numbered > sentences / 2:
                 message = (
-                    f"the tokens of {numbered} of {sentences} sentence(s) of {split} are the numbers 1, 2, 3 …: set "
-                    "data.tokens_column to the column of the words, by position or name"
+                    f"the tokens of {numbered} of {sentences} sentence(s) of several words of {split} are the numbers "
+                    "1, 2, 3 …: set data.tokens_column to the column of the words, by position or name"
                 )
                 yield self._finding("numbered_tokens", (split,), numbered, message, ())
 
@@ -216,9 +217,13 @@ class SplitChecks:
         return Finding(check=check, policy=self._policy(check), splits=splits, count=count, message=message, examples=examples)
 
 
-def count_numbered(sentences: Iterable[Sequence[str]]) -> int:
-    """How many sentences of several words have their positions, from 0 or 1, for words."""
-    return sum(len(words) > 1 and words[0][:1] in ("0", "1") and _is_numbered(words) for words in sentences)
+def count_numbered(sentences: Iterable[Sequence[str]]) -> tuple[int, int]:
+    """How many sentences of several words have their positions, from 0 or 1, for words; and how many such sentences there are.
+
+    A sentence of one word tells nothing.
+    """
+    of_several = [words for words in sentences if len(words) > 1]
+    return sum(words[0][:1] in ("0", "1") and _is_numbered(words) for words in of_several), len(of_several)
 
 
 def _is_numbered(words: Sequence[str]) -> bool:

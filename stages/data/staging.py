@@ -12,9 +12,9 @@ import pyarrow as arrow
 from filelock import Timeout
 from pyarrow import parquet
 
-from hubflow.schemas.errors import ContractError
+from hubflow.schemas.errors import ContractError, bounded
 from hubflow.schemas.folders import StoreError, locked
-from hubflow.stages.data.columns import Piece, unified, with_columns
+from hubflow.stages.data.columns import Piece, in_plain_layout, unified, with_columns
 
 
 @contextmanager
@@ -110,8 +110,24 @@ class Staging:
     def _begin(self, schema: Any, source: str) -> None:
         self.close()
         path = self._folder / f"{self._name}-{len(self._pieces)}.parquet"
+        try:
+            self._writer = parquet.ParquetWriter(path, schema)
+        except arrow.ArrowNotImplementedError as error:
+            columns = bounded(f"{field.name!r} ({field.type})" for field in schema if not _is_kept(field))
+            raise ContractError(
+                f"{source}: column(s) {columns}: Parquet has no such type, so the rows cannot be kept; write the values in "
+                "another type, for example as text, or remove the column"
+            ) from error
         self._pieces.append(Piece(source, path, schema))
-        self._writer = parquet.ParquetWriter(path, schema)
+
+
+def _is_kept(field: Any) -> bool:
+    """Whether Parquet can hold the values of a column."""
+    try:
+        parquet.ParquetWriter(arrow.BufferOutputStream(), arrow.schema([field])).close()
+    except arrow.ArrowNotImplementedError:
+        return False
+    return True
 
 
 def as_table(rows: pd.DataFrame, name: str) -> Any:
@@ -122,12 +138,13 @@ def as_table(rows: pd.DataFrame, name: str) -> Any:
     """
     try:
         # Without pandas' notes on types: readers take those of Arrow, and pandas cannot read all of its own.
-        return arrow.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata(None)
-    except (arrow.ArrowInvalid, arrow.ArrowTypeError, UnicodeEncodeError, OverflowError) as error:
+        table = arrow.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata(None)
+    except (arrow.ArrowException, UnicodeEncodeError, OverflowError) as error:
         reason = "; ".join(map(str, error.args))
         raise ContractError(
             f"{name}: rows cannot be kept ({reason}){_first_of_another_type(rows)}; give each column values of one type"
         ) from error
+    return arrow.table([in_plain_layout(column) for column in table.columns], names=table.column_names)
 
 
 def _first_of_another_type(rows: pd.DataFrame) -> str:

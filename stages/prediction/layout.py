@@ -3,10 +3,12 @@
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pyarrow import parquet
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,10 +20,12 @@ from hubflow.schemas.references import RowKind
 from hubflow.schemas.rows import ROW_MODELS, RowsError, label_column, row_schema
 from hubflow.schemas.settings import PredictSettings, TaskType
 from hubflow.stages.data.carried import with_file
+from hubflow.stages.data.class_names import named_rows
 from hubflow.stages.data.columns import Piece, unified, with_columns
 from hubflow.stages.data.quarantine import Quarantine, as_quarantined, sorted_out
 from hubflow.stages.data.reading import iter_rows, malformed_texts
-from hubflow.stages.data.reading_chunks import Chunk
+from hubflow.stages.data.reading_chunks import Chunk, with_clean_labels
+from hubflow.stages.data.reading_source import read_label_list
 from hubflow.stages.data.report import SplitReport
 from hubflow.stages.data.split_checks import count_numbered
 from hubflow.stages.data.staging import as_table
@@ -44,7 +48,7 @@ class Layout(BaseModel):
     checks: dict[str, int] = Field(description="Faults by column and check")
     skipped: dict[str, int] = Field(default_factory=dict, description="Lines or files that are no rows, by reason")
     empty: tuple[str, ...] = Field((), description="Files of several that hold no rows")
-    numbered_rows: int = Field(0, description="Sentences whose tokens are 1, 2, 3 …")
+    numbered_rows: int = Field(0, description="Sentences whose tokens are 1, 2, 3 …, where most are such")
     findings: tuple[str, ...] = Field((), description="What the way in which the sources are written tells")
 
 
@@ -75,13 +79,13 @@ def lay_out(settings: PredictSettings, task: TaskType, sources: Sequence[Source]
             path.unlink()
     pieces: list[Piece] = []
     reports = [SplitReport(str(source.path), str(quarantine_of(output))) for source in sources]
-    named, numbered = is_several(settings), 0
+    named, numbered = is_several(settings), np.zeros(2, np.int64)
     empty: list[str] = []
     for source, report in zip(sources, reports, strict=True):
         try:
             for chunk in _chunks(source, task, settings.rows_per_part):
                 rows, rejected = _sorted_chunk(chunk, kind, report)
-                numbered += count_numbered(rows["tokens"]) if kind == "tokens" else 0
+                numbered += count_numbered(rows["tokens"]) if kind == "tokens" else (0, 0)
                 if named:
                     rows, rejected = (_with_file(frame, source) for frame in (rows, rejected))
                 pieces.append(_keep(folder, len(pieces), rows, rejected, str(source.path)))
@@ -104,7 +108,8 @@ def lay_out(settings: PredictSettings, task: TaskType, sources: Sequence[Source]
         for report in reports
         for finding in report.findings("test", DataChecks(skipped_files="ignore"))
     )
-    counts = {"read": read, "invalid": invalid, "checks": checks, "skipped": dict(skipped), "numbered_rows": numbered}
+    are_numbered = int(numbered[0]) if 2 * numbered[0] > numbered[1] else 0
+    counts = {"read": read, "invalid": invalid, "checks": checks, "skipped": dict(skipped), "numbered_rows": are_numbered}
     return Layout(parts=parts, empty=tuple(empty), findings=findings, **counts)
 
 
@@ -145,7 +150,12 @@ def _sorted_chunk(chunk: Chunk, kind: RowKind, report: SplitReport) -> tuple[pd.
 
 
 def _chunks(source: Source, task: TaskType, chunk_rows: int) -> Iterator[Chunk]:
-    return iter_rows(source.spec, source.path, "test", task, labelled=False, chunk_rows=chunk_rows, images=source.images)
+    """Chunks of a source; with a label list, labels that are numbers are named by it, as `load_dataset` names them."""
+    spec, column = source.spec, "labels" if task == "sequence_labelling" else "label"
+    names = [] if spec.label_list is None else read_label_list(spec.label_list, spec.encoding, spec.format == "image_list")
+    for chunk in iter_rows(spec, source.path, "test", task, labelled=False, chunk_rows=chunk_rows, images=source.images):
+        rows, count = named_rows(with_clean_labels(chunk, column).rows, column, names)
+        yield replace(chunk, rows=rows) if count else chunk
 
 
 def _with_file(frame: pd.DataFrame, source: Source) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 import datetime
 import io
+import json
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 from prefect import flow
 
 from hubflow.schemas.errors import ContractError
+from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef
 from hubflow.schemas.settings import DatasetSpec, TaskType
 from hubflow.stages.dataset_from_frames import dataset_from_frames, dataset_from_frames_task
@@ -125,9 +127,6 @@ FRAMES: dict[str, Any] = {
 @pytest.mark.parametrize("name", FRAMES)
 @pytest.mark.parametrize("alone", [False, True])
 def test_frames_of_every_kind_give_the_same_rows(name: str, alone: bool, tmp_path: Path) -> None:
-    if alone and name == "a mapping of columns":
-        assert "expected train at least" in fault(tmp_path, FRAMES[name]())
-        return
     found = kept(tmp_path, FRAMES[name]() if alone else {"train": FRAMES[name]()})
     assert found.column("row").to_pylist() == list(range(1, 11))
     assert found.column("text").to_pylist() == TEXTS
@@ -279,3 +278,79 @@ def test_it_is_a_task_as_the_other_stages_are(prefect_server: str, tmp_path: Pat
     reference = keep()
     assert reference.rows == {"train": 8, "dev": 2}
     assert dataset_from_frames_task.name == "dataset_from_frames"
+
+
+def test_dictionaries_of_any_values_keep_them(tmp_path: Path) -> None:
+    views = pa.DictionaryArray.from_arrays(
+        pa.array([0, 1, None] + [0] * 7, pa.uint32()), pa.array(["x", "y"], pa.string_view())
+    )
+    numbers = pa.array([1, None, 2**60 + 1] + [4] * 7).dictionary_encode()
+    days = pa.array([datetime.date(2024, 1, 1), None] * 5).dictionary_encode()
+    inside = pa.array([{"n": 1}] * 10, pa.struct({"n": pa.dictionary(pa.int8(), pa.int64())}))
+    table = TABLE.append_column("views", views).append_column("numbers", numbers)
+    found = kept(tmp_path, Streamed(table.append_column("days", days).append_column("inside", inside)))
+    assert found["views"].to_pylist() == ["x", "y", None] + ["x"] * 7
+    assert found["numbers"].to_pylist() == [1, None, 2**60 + 1] + [4] * 7
+    assert found["days"].to_pylist() == [datetime.date(2024, 1, 1), None] * 5
+    assert found["inside"].to_pylist() == [{"n": 1}] * 10
+    categories = pd.DataFrame({"text": TEXTS, "label": [1, 0] * 5, "year": pd.Categorical([2023, None] * 5)})
+    assert kept(tmp_path, categories)["year"].to_pylist() == [2023, None] * 5
+
+
+def test_integers_beyond_64_bits_are_kept(tmp_path: Path) -> None:
+    records = [{**record, "key": 2**63 + place if place else None} for place, record in enumerate(RECORDS)]
+    found = kept(tmp_path, records)["key"]
+    assert found.type == pa.uint64()
+    assert found.to_pylist() == [None, *(2**63 + place for place in range(1, 10))]
+    records = [{**record, "key": -(2**70) if place else 2**64} for place, record in enumerate(RECORDS)]
+    assert kept(tmp_path, records)["key"].to_pylist() == [2**64] + [-(2**70)] * 9
+
+
+def test_a_column_that_parquet_cannot_hold_is_named(tmp_path: Path) -> None:
+    months = pa.array([pa.MonthDayNano([1, 2, 3])] * 10)
+    message = fault(tmp_path, TABLE.append_column("span", months))
+    assert "'span' (month_day_nano_interval)" in message
+    assert "remove the column" in message
+    message = fault(tmp_path, pd.DataFrame({"text": TEXTS, "label": [1, 0] * 5, "wave": [1j] * 10}))
+    assert "wave" in message
+    assert "complex128" in message
+
+
+def class_metadata(**features: Any) -> dict[str, str]:
+    return {"huggingface": json.dumps({"info": {"features": features}})}
+
+
+def test_class_names_of_an_arrow_table_name_its_labels(tmp_path: Path) -> None:
+    named = {"names": ["neg", "pos"], "_type": "ClassLabel"}
+    table = pa.table({"text": TEXTS, "label": [1, 0] * 4 + [1, -1]}).replace_schema_metadata(class_metadata(label=named))
+    for frame in (table, table.to_batches()[0], table.to_reader(), Streamed(table)):
+        found = kept(tmp_path, frame, max_invalid_share=0.1)["label"].to_pylist()
+        assert found == ["pos", "neg"] * 4 + ["pos"]
+    tags = {"feature": {"names": ["O", "B-ORG"], "_type": "ClassLabel"}, "_type": "Sequence"}
+    sentences = pa.table({"tokens": [["EU", "says"], ["x"]], "ner_tags": [[1, 0], [0]]})
+    sentences = sentences.replace_schema_metadata(class_metadata(ner_tags=tags))
+    found = kept(tmp_path, sentences, "sequence_labelling", label_column="ner_tags")["labels"].to_pylist()
+    assert found == [["B-ORG", "O"], ["O"]]
+    message = fault(tmp_path, pa.table({"text": TEXTS, "label": [7] * 10}).replace_schema_metadata(class_metadata(label=named)))
+    assert "record 1: column 'label' holds the class 7" in message
+
+
+def test_a_mapping_of_splits_without_train_is_refused(tmp_path: Path) -> None:
+    assert "expected train at least" in fault(tmp_path, {"dev": {"text": TEXTS, "label": [1, 0] * 5}})
+
+
+def test_the_scheme_of_tags_can_be_set(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"tokens": [["a", "b"], ["c"]], "labels": [[3, 1], [2]]})
+    assert "tag_scheme" in fault(tmp_path, frame, "sequence_labelling")
+    for labels in (None, ["1", "2", "3"]):
+        reference = dataset_from_frames(
+            frame, "sequence_labelling", str(tmp_path / "store"), labels, dev_share=0, tag_scheme="plain"
+        )
+        label_map = LabelMap.load(Store(tmp_path / "store").open(reference).folder / "label_map.json")
+        assert label_map == LabelMap(labels=("1", "2", "3"), tag_scheme="plain")
+
+
+@pytest.mark.parametrize("values", [[1.0, 0.0] * 5, ["1.0", "0 "] * 5, [" 1", 0] * 5])
+def test_numbers_are_named_by_the_labels_however_they_are_written(values: list[Any], tmp_path: Path) -> None:
+    found = kept(tmp_path, pd.DataFrame({"text": TEXTS, "label": values}), labels=["neg", "pos"])
+    assert found["label"].to_pylist() == ["pos", "neg"] * 5

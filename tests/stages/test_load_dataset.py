@@ -353,3 +353,35 @@ def test_class_labels_of_parquet_get_their_names_and_a_missing_one_none(tmp_path
     parquet.write_table(strange, tmp_path / "c.parquet")
     with pytest.raises(DataError, match="record 2: column 'label' holds the class 7"):
         load(tmp_path, format="parquet", train=str(tmp_path / "c.parquet"))
+
+
+def test_sentences_of_one_word_do_not_hide_tokens_that_are_positions(tmp_path: Path, write: Callable[[str, str], str]) -> None:
+    short = "".join(f"1 Yes{place} O\n\n" for place in range(30))
+    indexed = write("a.conll", short + "".join(f"1 film{place} O\n2 Rome{place} B-LOC\n\n" for place in range(20)))
+    assert "numbered_tokens" in findings_of(tmp_path, load(tmp_path, TAGS, format="conll", train=indexed))
+
+
+def test_a_file_of_comments_alone_is_an_empty_file_of_a_glob(tmp_path: Path, write: Callable[[str, str], str]) -> None:
+    write("part-1.conll", "# id = 1\nEU B-ORG\nsays O\n\n")
+    write("part-2.conll", "# nothing\n# here\n\n")
+    reference = load(tmp_path, TAGS, dev_share=0, format="conll", train=str(tmp_path / "part-*.conll"))
+    split = report_of(tmp_path, reference)["splits"]["train"]
+    assert split["skipped"] == {"comment lines": 1, "empty files": 1}
+
+
+def test_a_parquet_file_without_records_is_empty_whatever_its_columns(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"text": ["a", "b", "c"], "label": ["x", "y", "x"]})
+    rows.to_parquet(tmp_path / "part-1.parquet")
+    pd.DataFrame().to_parquet(tmp_path / "part-0.parquet")
+    reference = load(tmp_path, dev_share=0, format="parquet", train=str(tmp_path / "part-*.parquet"))
+    assert reference.rows["train"] == 3
+    assert report_of(tmp_path, reference)["splits"]["train"]["skipped"] == {"empty files": 1}
+
+
+@pytest.mark.parametrize("labels", [("1.0", "0.0"), (" 1", "0 ")])
+def test_numbers_are_named_by_the_label_list_however_they_are_written(
+    labels: tuple[str, str], tmp_path: Path, write: Callable[[str, str], str]
+) -> None:
+    rows = write("a.csv", "text,label\n" + "".join(f"text {place},{labels[place % 2]}\n" for place in range(6)))
+    reference = load(tmp_path, dev_share=0, format="csv", train=rows, label_list=write("labels.txt", "neg\npos\n"))
+    assert splits(tmp_path, reference)["train"]["label"].tolist() == ["pos", "neg"] * 3

@@ -473,3 +473,14 @@ def test_the_samples_of_the_data_formats_page_run(text_run: Run, tmp_path: Path,
     found = eval(reading, {"pandas": pd})  # noqa: S307
     assert found["customer"].tolist() == [BIG, pd.NA]
     assert found["text"].tolist() == ["a fine film", "a dull plot"]
+
+
+def test_no_value_stays_none_where_a_column_becomes_json(text_run: Run, tmp_path: Path) -> None:
+    rows = [[{"text": "a", "odd": 1.5}, {"text": "b", "odd": None}, {"text": "c"}], [{"text": "d", "odd": "word"}]]
+    for number, lines in enumerate(rows):
+        (tmp_path / f"part-{number}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    for ending in ("parquet", "csv", "jsonl"):
+        run(text_run, tmp_path / "part-*.jsonl", tmp_path / f"out.{ending}")
+    assert parquet.read_table(tmp_path / "out.parquet").column("odd").to_pylist() == ["1.5", NULL, NULL, '"word"']
+    assert [cells["odd"] for cells in cells_of(tmp_path / "out.csv")] == ["1.5", "", "", "word"]
+    assert [line["odd"] for line in lines_of(tmp_path / "out.jsonl")] == [1.5, NULL, NULL, "word"]

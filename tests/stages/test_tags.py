@@ -176,3 +176,20 @@ def test_tags_of_an_older_export_that_cannot_be_told_leave_the_predictions_witho
     result = predict(PredictSettings(export=str(copy), data=str(data), output=str(tmp_path / "out.parquet")))
     assert (result.rows, result.metrics) == (1, {})
     assert "no metrics: the scheme of the tags cannot be told: 'S-ORG'" in result.notes[0]
+
+
+def test_a_label_list_names_the_tags_that_predictions_are_compared_with(long_run: Run, tmp_path: Path) -> None:
+    (tmp_path / "tags.txt").write_text("O\nPER\nORG\n", encoding="utf-8")
+    rows = pd.DataFrame({"tokens": [["good", "plot"], ["bad"]]})
+    rows.assign(labels=[["PER", "O"], ["ORG"]]).to_parquet(tmp_path / "names.parquet")
+    rows.assign(labels=[[1, 0], [2]]).to_parquet(tmp_path / "numbers.parquet")
+    (tmp_path / "numbers.jsonl").write_text(
+        '{"tokens": ["good", "plot"], "labels": [1.0, 0]}\n{"tokens": ["bad"], "labels": ["2 "]}\n', encoding="utf-8"
+    )
+    given = {"export": str(long_run.export_folder), "output": str(tmp_path / "out.parquet")}
+    expected = predict(PredictSettings.model_validate({**given, "data": str(tmp_path / "names.parquet")})).metrics
+    assert expected
+    for name in ("numbers.parquet", "numbers.jsonl"):
+        data = {"data": str(tmp_path / name), "label_list": str(tmp_path / "tags.txt")}
+        assert predict(PredictSettings.model_validate({**given, **data})).metrics == expected
+        assert pd.read_parquet(tmp_path / "out.parquet")["labels"].map(list).tolist() == [["PER", "O"], ["ORG"]]
