@@ -9,8 +9,22 @@ MAX_LANES = 4
 """Paddle's executor has so many threads for operators that do not wait for each other."""
 
 
-def _given_threads() -> str:
-    """OMP_NUM_THREADS as the user set it, or nothing: importing Paddle sets it to 1 where it is not set."""
+SET_BY_DASK = (THREADS, "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def is_set_by_dask(name: str, value: str) -> bool:
+    """Whether a variable is what Dask sets for all of its workers by default, which says nothing of this work.
+
+    A result must not depend on where it is computed. In a worker of Dask whose configuration sets another number, that counts.
+    """
+    if "distributed.worker" not in sys.modules or value != "1":
+        return False
+    from dask import config
+
+    return str(config.get("distributed.nanny.pre-spawn-environ", {}).get(name)) == value
+
+
+def _environment_threads() -> str:
     if "paddle" not in sys.modules:
         return os.environ.get(THREADS, "")
     try:
@@ -21,13 +35,18 @@ def _given_threads() -> str:
     return next((entry.removeprefix(prefix).decode() for entry in started_with if entry.startswith(prefix)), "")
 
 
-GIVEN_THREADS = _given_threads()
+_found = [_environment_threads()]
+"""OMP_NUM_THREADS before Paddle was imported, which sets it to 1 where it is not set."""
+
+
+def given_threads() -> str:
+    """OMP_NUM_THREADS as the user set it, or nothing: Paddle and Dask set it too."""
+    return "" if is_set_by_dask(THREADS, _found[0]) else _found[0]
 
 
 def take_given_threads() -> None:
     """Go by OMP_NUM_THREADS as it is now, in a process whose environment was made for it after Paddle was imported."""
-    global GIVEN_THREADS  # noqa: PLW0603
-    GIVEN_THREADS = os.environ.get(THREADS, "")
+    _found[0] = os.environ.get(THREADS, "")
 
 
 def usable_cores() -> int:
@@ -37,7 +56,8 @@ def usable_cores() -> int:
 
 def compute_cores() -> int:
     """Cores that programs compute with: OMP_NUM_THREADS where it is set, else all that this process may use."""
-    return int(GIVEN_THREADS) if GIVEN_THREADS.isdecimal() and int(GIVEN_THREADS) else usable_cores()
+    given = given_threads()
+    return int(given) if given.isdecimal() and int(given) else usable_cores()
 
 
 def compute_lanes() -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hubflow.stages.hub.cores import GIVEN_THREADS, THREADS, compute_cores
+from hubflow.stages.hub.cores import THREADS, compute_cores, given_threads
 from hubflow.stages.hub.errors import DeviceError
 
 BYTES_OF_SIGACTION = 512  # more than any system's struct sigaction has
@@ -44,7 +44,7 @@ def _import_paddle() -> Any:
     with _sigterm_kept():
         import paddle
 
-    if not GIVEN_THREADS:  # Paddle sets it to 1, and processes started from here would take that for the user's word
+    if not given_threads():  # Paddle sets it to 1, and processes started from here would take that for the user's word
         paddle.base.core.set_num_threads(1)  # sets OpenMP up while it is 1: threads of the executor begin with that
         os.environ.pop(THREADS, None)
     root.setLevel(level)

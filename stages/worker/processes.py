@@ -426,23 +426,30 @@ def _place(rank: int, ranks: int, gpus: Sequence[str], port: int) -> dict[str, A
     """Where a rank works: its environment, folder and import path are those of this process."""
     environment = {
         name: value
-        for name, value in os.environ.items()
+        for name, value in _environment().items()
         if not name.startswith(_OF_A_LAUNCHER) and name not in _OF_A_LAUNCHER_TOO
     }
-    threads = {cores.THREADS: cores.GIVEN_THREADS} if cores.GIVEN_THREADS else {}  # not what Paddle sets where it is imported
     if ranks > 1:
         environment |= _of_rank(rank, ranks, port)
         if not gpus:
             environment |= {"PADDLE_DISTRI_BACKEND": "gloo", "CUDA_VISIBLE_DEVICES": ""}
-            threads = {cores.THREADS: str(max(1, cores.usable_cores() // ranks)), **threads}
+            environment.setdefault(cores.THREADS, str(max(1, cores.usable_cores() // ranks)))
     if gpus:
         environment["FLAGS_selected_gpus"] = gpus[rank]
-    environment.pop(cores.THREADS, None)
     return {
-        "environment": {**environment, **threads},
+        "environment": environment,
         "folder": os.getcwd(),
         "path": [os.path.abspath(entry) for entry in sys.path],
     }
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment, with numbers of threads only where the user set them: Paddle and Dask set some too."""
+    found = {name: value for name, value in os.environ.items() if name != cores.THREADS}
+    found = {
+        name: value for name, value in found.items() if name not in cores.SET_BY_DASK or not cores.is_set_by_dask(name, value)
+    }
+    return {**found, cores.THREADS: given} if (given := cores.given_threads()) else found
 
 
 def _of_rank(rank: int, ranks: int, port: int) -> dict[str, str]:
@@ -508,6 +515,7 @@ class _Server:
                 self._process = subprocess.Popen(  # noqa: S603
                     [sys.executable, "-P", "-m", SERVER, str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
+                    env=_environment(),
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,
                 )

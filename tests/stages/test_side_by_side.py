@@ -174,15 +174,22 @@ def test_from_an_event_loop(jobs: list[Job], prefect_server: str) -> None:
 
 
 POOLED = """
+import importlib
 import sys
 from hubflow.schemas.references import EncodedRef, TaskRef
 from hubflow.schemas.training import TrainSettings
 from hubflow.stages.fine_tune import fine_tune_task
 from prefect import flow
-from prefect.task_runners import ProcessPoolTaskRunner
 
 
-@flow(task_runner=ProcessPoolTaskRunner(max_workers=2))
+def runner(kind):
+    if kind == "processes":
+        return importlib.import_module("prefect.task_runners").ProcessPoolTaskRunner(max_workers=2)
+    cluster = {"n_workers": 2, "threads_per_worker": 2, "dashboard_address": None}
+    return importlib.import_module("prefect_dask").DaskTaskRunner(cluster_kwargs=cluster)
+
+
+@flow
 def pooled(task, encoded, store):
     settings = [TrainSettings(epochs=1, batch_size=16, learning_rate=rate) for rate in (1e-3, 2e-3)]
     futures = [fine_tune_task.submit(task, encoded, one, store, 0, "cpu", False) for one in settings]
@@ -191,14 +198,15 @@ def pooled(task, encoded, store):
 
 if __name__ == "__main__":
     task, encoded = TaskRef.model_validate_json(sys.argv[1]), EncodedRef.model_validate_json(sys.argv[2])
-    print(*(one.path for one in pooled(task, encoded, sys.argv[3])))
+    print(*(one.path for one in pooled.with_options(task_runner=runner(sys.argv[4]))(task, encoded, sys.argv[3])))
 """
 
 
-def test_from_a_pool_of_processes(jobs: list[Job], prefect_server: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["processes", "dask"])
+def test_from_a_pool_of_processes_and_from_dask(jobs: list[Job], prefect_server: str, tmp_path: Path, kind: str) -> None:
     job, script = jobs[2], tmp_path / "pooled.py"
     script.write_text(POOLED, encoding="utf-8")
-    command = [sys.executable, str(script), job.task.model_dump_json(), job.encoded.model_dump_json(), job.place]
+    command = [sys.executable, str(script), job.task.model_dump_json(), job.encoded.model_dump_json(), job.place, kind]
     environment = {**os.environ, "PREFECT_API_URL": prefect_server}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
     assert done.returncode == 0, done.stderr
