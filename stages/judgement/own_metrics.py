@@ -38,8 +38,26 @@ def own_metrics(paths: Sequence[str]) -> dict[str, OwnMetric]:
         function = imported(path, SETTING, EXPECTED)
         if not callable(function):
             raise SettingsError(f"{SETTING}: {path!r} is a {type(function).__name__} and cannot be called; expected {EXPECTED}")
+        _require_file(path)
         found[path] = function
     return found
+
+
+def _require_file(path: str) -> None:
+    """Refuse, before hours of training, what only this process can import: the evaluation runs in another one."""
+    module_name = path.partition(":")[0]
+    module = sys.modules[module_name]
+    spec = getattr(module, "__spec__", None)
+    if spec is not None and spec.name == module_name:
+        return
+    if module_name == "__main__":
+        what = "__main__ is the script or the notebook that runs"
+    else:
+        what = f"the module {module_name} was made in this process"
+    raise SettingsError(
+        f"{SETTING}: {path!r}: {what}, and the evaluation runs in another process, which cannot import it; put the function "
+        "into a module file of its own, as in my_metrics.py, and name it my_metrics:function"
+    )
 
 
 def metrics_identity(metrics: Mapping[str, OwnMetric]) -> dict[str, str]:

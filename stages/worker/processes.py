@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import json
 import logging
@@ -18,19 +19,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from io import FileIO
-from typing import Any, NoReturn, Self
+from pathlib import Path
+from typing import IO, Any, Self
 
 from hubflow.schemas.errors import HubflowError, StoppedError
 from hubflow.stages.hub import cores
-from hubflow.stages.worker.connection import BYE, rebuilt
-from hubflow.stages.worker.server import EXECUTE, FORK
+from hubflow.stages.worker.connection import AGAIN, NO_SIGNAL, message_of, rebuilt, warn_again
+from hubflow.stages.worker.server import BEGUN, ENDED, EXECUTE, FORK, REFUSED
 
 GRACE_SECONDS = 30.0
 POLL_SECONDS = 0.2
 LOST_AHEAD_SECONDS = 1.0
 KILL_SECONDS = 5.0
+MAX_ATTEMPTS = 2
 TAIL_BYTES = 4_000
 SERVER = "hubflow.stages.worker.server"
+STATE_KINDS = ("state_dict", "load_state_dict")
+"""Calls that are answered even when the work was interrupted here: a checkpoint that is written then needs the answer."""
 GPU_DISTRIBUTION = "paddlepaddle-gpu"
 _OF_A_LAUNCHER = ("PADDLE_", "FLAGS_selected_")
 _OF_A_LAUNCHER_TOO = ("POD_IP", "MASTER_ADDR", "MASTER_PORT", "DISTRIBUTED_TRAINER_ENDPOINTS", "TRAINER_IP_PORT_LIST")
@@ -59,7 +64,8 @@ class RankFailure:
 
 def start_early() -> None:
     """Start the process that imports Paddle, if it is not there yet, so that the first work does not wait for the import."""
-    _server().start()
+    with contextlib.suppress(OSError):  # the work that needs it says so
+        _SERVER.start()
 
 
 def run(
@@ -116,46 +122,79 @@ def run(
 class _Rank:
     """One process as it is seen from here: its connection, its end, and what it prints."""
 
-    def __init__(self, rank: int, way: bytes) -> None:
+    def __init__(self, rank: int, way: bytes, request: Mapping[str, Any]) -> None:
+        """Open the file of its output.
+
+        Raises:
+            WorkerError: when no more files can be open.
+        """
         self.rank = rank
-        self.output = tempfile.TemporaryFile()
-        self.pid, self.connection, self.status = self._begun(way) or self._begun(way) or self._refuse()
+        try:
+            self.output = tempfile.TemporaryFile()
+        except OSError as error:
+            raise WorkerError(f"no process can be started: {error}") from error
+        self.request = request
+        self.connection, self.status = socket.socket(), FileIO(os.devnull)
+        self.pid: int | None = None  # before it begins
         self.exit_code: int | None = None
         self.outcome: dict[str, Any] | None = None
-        self.is_gone, self.is_connected, self.is_waiting = False, True, False
+        self.last_call = 0  # the one that its outcome is
+        self.is_gone = self.is_connected = False
+        self._way, self._attempts = way, 0
         self._received = self._printed = b""
         self._read = 0  # bytes of its output that were logged
 
-    def _begun(self, way: bytes) -> tuple[int, socket.socket, FileIO] | None:
-        """The process's id, the connection to it, and what tells its end; None when the server was lost before it began."""
-        connection, theirs = socket.socketpair()
-        status, given = os.pipe()
+    def begin(self) -> None:
+        """Have it begun by the server; `look` learns when that is done."""
+        self._attempts += 1
+        self._close_both()
         try:
-            _server().fork(way, [theirs.fileno(), given, self.output.fileno()])
-        finally:
-            theirs.close()
-            os.close(given)
-        ended = FileIO(status)
-        pid = ended.readline()
-        if pid:
-            return int(pid), connection, ended
-        connection.close()
-        ended.close()
-        _server().end()
-        return None
+            self.connection, theirs = socket.socketpair()
+            with theirs:
+                status, given = os.pipe()
+                self.status, self.is_connected = FileIO(status), True
+                try:
+                    _SERVER.fork(self._way, [given, theirs.fileno(), self.output.fileno()])
+                finally:
+                    os.close(given)
+        except OSError as error:
+            raise WorkerError(f"no process can be started: {error}") from error
 
-    def _refuse(self) -> NoReturn:
-        raise WorkerError(f"the process that starts others ({SERVER}) ends at once; what it printed says why")
+    def look(self) -> bool:
+        """Take in that it began, or that it ended, with its exit code; of a server that is lost with it, nothing.
+
+        Returns:
+            Whether the server was lost before it began, so that `begin` is to be tried again.
+
+        Raises:
+            WorkerError: when it cannot begin.
+        """
+        word, _, rest = self.status.readline().decode().strip().partition(" ")
+        if word == BEGUN:
+            self.pid = int(rest)
+            self.send(kind="request", **self.request)
+            return False
+        if word == "" and self.pid is None and self._attempts < MAX_ATTEMPTS:
+            return True
+        self.is_gone = True
+        if word == REFUSED:
+            raise WorkerError(f"no process can be started: {rest}")
+        if word == "" and self.pid is None:
+            text = "has no room for it: too many files are open" if _SERVER.is_there else "ends at once"
+            raise WorkerError(f"the process that starts others ({SERVER}) {text}; its output ends:\n{_SERVER.tail()}")
+        self.exit_code = int(rest) if word == ENDED else None
+        return False
+
+    def abandon(self) -> None:
+        """Wait no longer for it to begin: if it ever does, it sees that nobody is there, and ends."""
+        self.is_gone, self.is_connected = True, False
+        self._close_both()
 
     def send(self, **message: Any) -> None:
         """Send one message; a process that is gone is noticed elsewhere."""
+        line = json.dumps(message).encode() + b"\n"
         with contextlib.suppress(OSError):
-            self.connection.sendall(json.dumps(message).encode() + b"\n")
-
-    def reply(self, **message: Any) -> None:
-        """Answer what the process waits for."""
-        self.is_waiting = False
-        self.send(kind="answer", **message)
+            self.connection.sendall(line, NO_SIGNAL)
 
     def messages(self) -> list[dict[str, Any]]:
         """What has come over the connection; of a process that is gone, to the last word."""
@@ -169,37 +208,41 @@ class _Rank:
         if not received:
             self.is_connected = False
         *lines, self._received = (self._received + received).split(b"\n")
-        return [json.loads(line) for line in lines]
-
-    def look(self) -> None:
-        """Take in its exit code when it ends; of a server that is lost with it, nothing."""
-        code = self.status.readline()
-        self.exit_code, self.is_gone = int(code) if code else None, True
+        return [message for line in lines if (message := message_of(line)) is not None]
 
     def printed(self) -> list[str]:
-        """The lines of its output that were completed since the last call."""
-        new = os.pread(self.output.fileno(), 1 << 20, self._read)
-        self._read += len(new)
-        *lines, self._printed = (self._printed + new).split(b"\n")
+        """The lines of its output that were completed since the last call; all that is left when it is gone."""
+        lines: list[bytes] = []
+        while True:
+            new = os.pread(self.output.fileno(), 1 << 20, self._read)
+            self._read += len(new)
+            *more, self._printed = (self._printed + new).split(b"\n")
+            lines += more
+            if not new or not self.is_gone:
+                break
+        if self.is_gone and self._printed:
+            lines.append(self._printed)
+            self._printed = b""
         return [line.decode("utf-8", "replace") for line in lines]
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal while the process is there."""
-        if not self.is_gone:
+        if self.pid is not None and not self.is_gone:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
     def tail(self) -> str:
         """The end of its output."""
-        size = os.fstat(self.output.fileno()).st_size
-        text = os.pread(self.output.fileno(), TAIL_BYTES, max(0, size - TAIL_BYTES)).decode("utf-8", "replace")
-        return text.strip() or "(no output)"
+        return _tail(self.output.fileno())
 
     def close(self) -> None:
         """Close all that is open for it."""
+        self._close_both()
+        self.output.close()
+
+    def _close_both(self) -> None:
         self.connection.close()
         self.status.close()
-        self.output.close()
 
 
 class _Ranks:
@@ -224,11 +267,13 @@ class _Ranks:
 
     def start(self, way: bytes, request: Mapping[str, Any]) -> None:
         """Start the next rank."""
-        rank = _Rank(len(self.all), way)
-        self.all.append(rank)
+        self.all.append(_Rank(len(self.all), way, request))
+        self._begin(self.all[-1])
+
+    def _begin(self, rank: _Rank) -> None:
+        rank.begin()
         self._selector.register(rank.connection, selectors.EVENT_READ, (rank, self._hear))
         self._selector.register(rank.status, selectors.EVENT_READ, (rank, self._look))
-        rank.send(**request)
 
     @property
     def first_failure(self) -> RankFailure | None:
@@ -257,10 +302,12 @@ class _Ranks:
         return f"rank {rank}: " if self.size > 1 else ""
 
     def terminate(self) -> None:
-        """SIGTERM to every process."""
+        """SIGTERM to every process; what waits for one to begin waits no longer."""
         for rank in self.all:
-            if rank.is_waiting:  # what should have answered was interrupted
-                rank.reply()
+            if rank.pid is None:
+                self._abandon(rank)
+            if not self.answers:  # a call of it may have been lost where an exception came
+                rank.send(kind=AGAIN)
             rank.signal(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -268,11 +315,28 @@ class _Ranks:
         until = time.monotonic() + KILL_SECONDS
         while not self.are_gone and time.monotonic() < until:
             for rank in self.all:
+                if rank.pid is None:
+                    self._abandon(rank)
                 rank.signal(signal.SIGKILL)
             self.poll(0.1)
 
+    def _abandon(self, rank: _Rank) -> None:
+        if not rank.is_gone:
+            self._forget(rank)
+            rank.abandon()
+
+    def _forget(self, rank: _Rank) -> None:
+        for one in (rank.connection, rank.status):
+            with contextlib.suppress(KeyError, ValueError):  # not registered, or closed
+                self._selector.unregister(one)
+
     def _look(self, rank: _Rank) -> None:
-        rank.look()
+        if rank.look():
+            self._forget(rank)
+            self._begin(rank)
+            return
+        if not rank.is_gone:
+            return
         self._selector.unregister(rank.status)
         while rank.is_connected:  # its last words
             self._hear(rank)
@@ -286,39 +350,45 @@ class _Ranks:
         if not rank.is_connected:
             self._selector.unregister(rank.connection)
         for message in messages:
-            kind = message.pop("kind")
+            kind, call = message.pop("kind"), message.pop("call", None)
             if kind == "outcome":
-                self._ended(rank, message)
+                self._ended(rank, message, call)
             elif kind == "log":
                 text = f"{self.prefix(rank.rank)}{message['message']}"
                 logging.getLogger(message["name"]).log(message["level"], "%s", text)
+            elif kind == "warning":
+                self._warn(message)
             else:
-                rank.is_waiting = True
-                self._reply(rank, kind, message)
+                self._reply(rank, kind, message, call)
 
-    def _ended(self, rank: _Rank, outcome: dict[str, Any]) -> None:
-        rank.outcome = outcome
+    def _warn(self, message: dict[str, Any]) -> None:
+        try:
+            warn_again(message)
+        except Warning as error:  # a filter here makes errors of them
+            self.error = self.error or error
+
+    def _ended(self, rank: _Rank, outcome: dict[str, Any], call: int) -> None:
+        rank.outcome, rank.last_call = outcome, call
         if outcome["outcome"] == "failed":
             self.failures.append(RankFailure(rank.rank, time.monotonic(), outcome["error"]))
-            rank.send(kind=BYE)
+            rank.send(kind="answer", call=call)
         elif all(one.outcome is not None for one in self.all):
             for one in self.all:
-                one.send(kind=BYE)
+                one.send(kind="answer", call=one.last_call)
 
-    def _reply(self, rank: _Rank, kind: str, message: dict[str, Any]) -> None:
+    def _reply(self, rank: _Rank, kind: str, message: dict[str, Any], call: int) -> None:
         """Answer a call. What the callee raises ends the work at once, and is raised when it has ended."""
+        answer: dict[str, Any] = {"kind": "answer", "call": call}
         if self.error is not None:
-            rank.reply(failed=True)
-        elif not self.answers and kind == "event":
-            rank.reply()
+            rank.send(**answer, failed=True)
+        elif not self.answers and kind not in STATE_KINDS:
+            rank.send(**answer)
         else:
             try:
-                value = self._answer(kind, message)
-            except Exception as error:
+                rank.send(**answer, value=self._answer(kind, message))
+            except Exception as error:  # what the callee raises, or a value that JSON cannot hold
                 self.error = error
-                rank.reply(failed=True)
-            else:
-                rank.reply(value=value)
+                rank.send(**answer, failed=True)
 
 
 def _follow(ranks: _Ranks, should_stop: Callable[[], bool], grace: float) -> None:
@@ -393,11 +463,12 @@ def _terminated() -> Iterator[Callable[[], bool]]:
 
     Prefect's own handler stays: it raises in this thread, and a runner takes a run as cancelled only while it is in place.
     """
-    came = threading.Event()
-    if threading.current_thread() is not threading.main_thread() or _is_prefects(signal.getsignal(signal.SIGTERM)):
+    came, before = threading.Event(), signal.getsignal(signal.SIGTERM)
+    is_left = before in (None, signal.SIG_IGN) or _is_prefects(before)  # None: set by other than Python
+    if threading.current_thread() is not threading.main_thread() or is_left:
         yield came.is_set
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: came.set())
+    signal.signal(signal.SIGTERM, lambda number, frame: came.set())
     try:
         yield came.is_set
     finally:
@@ -438,8 +509,10 @@ def _place(rank: int, ranks: int, gpus: Sequence[str], port: int) -> dict[str, A
         environment["FLAGS_selected_gpus"] = gpus[rank]
     return {
         "environment": environment,
-        "folder": os.getcwd(),
-        "path": [os.path.abspath(entry) for entry in sys.path],
+        "folder": _folder(),
+        "path": _import_path(),
+        "umask": _umask(),
+        "cores": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
     }
 
 
@@ -450,6 +523,43 @@ def _environment() -> dict[str, str]:
         name: value for name, value in found.items() if name not in cores.SET_BY_DASK or not cores.is_set_by_dask(name, value)
     }
     return {**found, cores.THREADS: given} if (given := cores.given_threads()) else found
+
+
+def _folder() -> str:
+    """The current folder; the root where it was removed."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return os.sep
+
+
+def _import_path() -> list[str]:
+    """Where modules are imported from, whatever the folder is later."""
+    folder = _folder()
+    return [os.path.normpath(os.path.join(folder, entry)) for entry in sys.path if isinstance(entry, str)]
+
+
+def _umask() -> int | None:
+    """The mask of new files, where it can be read without being changed for a moment, for other threads too."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    return next((int(line.split()[1], 8) for line in status.splitlines() if line.startswith("Umask:")), None)
+
+
+def _library_flags() -> dict[str, str]:
+    """Settings of Paddle in the environment, which it reads as it is imported."""
+    return {
+        name: value for name, value in os.environ.items() if name.startswith("FLAGS_") and not name.startswith(_OF_A_LAUNCHER)
+    }
+
+
+def _tail(descriptor: int) -> str:
+    """The end of what was printed into a file."""
+    size = os.fstat(descriptor).st_size
+    text = os.pread(descriptor, TAIL_BYTES, max(0, size - TAIL_BYTES)).decode("utf-8", "replace")
+    return text.strip() or "(no output)"
 
 
 def _of_rank(rank: int, ranks: int, port: int) -> dict[str, str]:
@@ -491,6 +601,8 @@ class _Server:
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._flags: dict[str, str] = {}
+        self._output: IO[bytes] | None = None
 
     def start(self) -> None:
         """Start it unless it runs."""
@@ -498,27 +610,63 @@ class _Server:
             self._started()
 
     def fork(self, way: bytes, descriptors: list[int]) -> None:
-        """Have a process begun that is given the descriptors."""
+        """Have a process begun that is given the descriptors: what tells of it, the connection, and its output.
+
+        Raises:
+            OSError: when it cannot be started, or is lost again and again.
+        """
         with self._lock:
-            try:
-                socket.send_fds(self._started(), [way], descriptors)
-            except OSError:  # it was lost since the last time
-                self._close()
-                socket.send_fds(self._started(), [way], descriptors)
+            for attempt in range(MAX_ATTEMPTS):
+                control = self._started()
+                # One that was forked has the settings that the server was started with.
+                chosen = way if self._flags == _library_flags() else EXECUTE
+                try:
+                    socket.send_fds(control, [chosen], descriptors, NO_SIGNAL)
+                except ConnectionError:  # it was lost since the last time
+                    self._close()
+                    if attempt + 1 == MAX_ATTEMPTS:
+                        raise
+                else:
+                    return
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it runs."""
+        with self._lock:
+            return self._process is not None and self._process.poll() is None
+
+    def tail(self) -> str:
+        """The end of what it printed."""
+        with self._lock:
+            return _tail(self._output.fileno()) if self._output is not None else "(no output)"
 
     def _started(self) -> socket.socket:
-        if self._process is not None and self._process.poll() is not None:
+        if self._process is None or self._process.poll() is not None:
             self._close()
         if self._control is None:
-            self._control, theirs = socket.socketpair()
+            if self._output is not None:
+                self._output.close()
+            self._output, self._flags = tempfile.TemporaryFile(), _library_flags()
+            control, theirs = socket.socketpair()
             with theirs:
+                # Not one of the first three, which are the new process's standard input, output and error.
+                given = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 3)
+            try:
                 self._process = subprocess.Popen(  # noqa: S603
-                    [sys.executable, "-P", "-m", SERVER, str(theirs.fileno())],
+                    [sys.executable, "-P", "-m", SERVER, str(given)],
                     stdin=subprocess.DEVNULL,
-                    env=_environment(),
-                    pass_fds=[theirs.fileno()],
+                    stdout=self._output,  # not ours, which a reader may wait for the end of
+                    stderr=self._output,
+                    pass_fds=[given],
                     start_new_session=True,
+                    env={**_environment(), "PYTHONPATH": os.pathsep.join(_import_path())},
                 )
+            except BaseException:
+                control.close()
+                raise
+            finally:
+                os.close(given)
+            self._control = control
         return self._control
 
     def end(self) -> None:
@@ -538,12 +686,11 @@ class _Server:
         """In a process that was forked from this one: the server is its parent's."""
         if self._control is not None:
             self._control.close()
+        if self._process is not None:
+            self._process.returncode = 0  # nothing to wait for here
         self.__init__()  # type: ignore[misc]
 
 
-@functools.cache
-def _server() -> _Server:
-    server = _Server()
-    atexit.register(server.end)
-    os.register_at_fork(after_in_child=server.forget)
-    return server
+_SERVER = _Server()
+atexit.register(_SERVER.end)
+os.register_at_fork(after_in_child=_SERVER.forget)

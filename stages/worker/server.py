@@ -9,21 +9,25 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import io
 import logging
 import os
-import select
+import selectors
 import signal
 import socket
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from hubflow.stages.hub import cores, runtime
 from hubflow.stages.hub.memory import share_one_heap
-from hubflow.stages.worker.connection import Connection, LogHandler, described
+from hubflow.stages.worker.connection import Connection, LogHandler, Stopped, described, send_warnings
 
 FORK, EXECUTE = b"f", b"x"
 """How a process begins: as a copy of this one, or as a new Python, which a GPU needs."""
+BEGUN, ENDED, REFUSED = "begun", "ended", "refused"
+"""First words of the lines that tell of a process: with its id, its exit code, or why there is none."""
 MAX_DESCRIPTORS = 3
 PRELOADED = (
     "hubflow.stages.training_run",
@@ -35,12 +39,6 @@ PRELOADED_WHILE_IDLE = ("sklearn.metrics", "sklearn.preprocessing", "pyarrow.dat
 """What evaluations need, imported when there is nothing to do."""
 _PR_SET_PDEATHSIG = 1
 
-
-class Stopped(BaseException):
-    """This process was asked to end (SIGTERM)."""
-
-
-_stop_came: list[bool] = []
 _set_by_imports: dict[str, str] = {}
 """What importing Paddle sets in the environment."""
 
@@ -52,14 +50,16 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[2] if len(sys.argv) > 2 else sys.argv[1]))  # noqa: PLR2004
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # the processes decide when they end; this one ends with its parent
-    # A process that is forked has SIGTERM wait for it until it can be handled.
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    # A process that is forked has SIGTERM wait for it until it can be handled; what the thread that started this one has
+    # blocked, SIGCHLD perhaps, is not blocked here.
+    signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGTERM])
     share_one_heap()
     before = set(os.environ)
     for module in PRELOADED:
         importlib.import_module(module)
     assert runtime.paddle.__version__  # which imports it
     _set_by_imports.update({name: value for name, value in os.environ.items() if name not in before})
+    sys.stdout.flush()  # what an import printed, so that no process prints it again
     _serve(control)
 
 
@@ -71,35 +71,72 @@ def _serve(control: socket.socket) -> None:
         os.set_blocking(descriptor, False)
     signal.set_wakeup_fd(wakes)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    selector = selectors.DefaultSelector()  # select takes no descriptor beyond 1023
+    selector.register(control, selectors.EVENT_READ)
+    selector.register(woken, selectors.EVENT_READ)
     waiting = list(PRELOADED_WHILE_IDLE)
     gc.freeze()
     while True:
-        ready, _, _ = select.select([control.fileno(), woken], [], [], 0.0 if waiting else None)
+        ready = [key.fd for key, _ in selector.select(0.0 if waiting else None)]
         if not ready and waiting:
-            importlib.import_module(waiting.pop(0))
+            with contextlib.suppress(Exception):  # it fails again where it is needed
+                importlib.import_module(waiting.pop(0))
             gc.freeze()
         if woken in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(woken, 4096)
         _reap(children)
         if control.fileno() in ready:
-            way, descriptors, _, _ = socket.recv_fds(control, 1, MAX_DESCRIPTORS)
+            way, descriptors = _asked(control)
             if not way:
                 for child in children:
                     os.kill(child, signal.SIGKILL)
                 os._exit(0)
-            connected, status, output = descriptors
-            child = os.fork()
-            if child == 0:
-                signal.set_wakeup_fd(-1)
-                for descriptor in (control.fileno(), woken, wakes, status, *children.values()):
-                    os.close(descriptor)
-                _begin(way, connected, output)
-            for descriptor in (connected, output):
-                os.close(descriptor)
-            children[child] = status
-            with contextlib.suppress(OSError):  # the process that asked is gone, and this one with it soon
-                os.write(status, f"{child}\n".encode())
+            _fork(way, descriptors, children, [control.fileno(), woken, wakes, selector])
+
+
+def _asked(control: socket.socket) -> tuple[bytes, list[int]]:
+    """How a process shall begin, and its descriptors; nothing when the other side is gone."""
+    try:
+        way, descriptors, _, _ = socket.recv_fds(control, 1, MAX_DESCRIPTORS)
+    except ConnectionError:
+        return b"", []
+    return way, descriptors
+
+
+def _fork(way: bytes, descriptors: list[int], children: dict[int, int], ours: Sequence[int | selectors.BaseSelector]) -> None:
+    """Fork one process, and tell those who wait for it its id; or why there is none, while the others go on."""
+    if len(descriptors) < MAX_DESCRIPTORS:  # there is no room for more; the process that asked sees that all are closed
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return
+    status, connected, output = descriptors
+    try:
+        child = os.fork()
+    except OSError as error:
+        _report(status, f"{REFUSED} {error}")
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return
+    if child == 0:
+        signal.set_wakeup_fd(-1)
+        for one in ours:
+            if isinstance(one, int):
+                os.close(one)
+            else:
+                one.close()
+        for descriptor in (status, *children.values()):
+            os.close(descriptor)
+        _begin(way, connected, output)
+    for descriptor in (connected, output):
+        os.close(descriptor)
+    children[child] = status
+    _report(status, f"{BEGUN} {child}")
+
+
+def _report(status: int, line: str) -> None:
+    with contextlib.suppress(OSError):  # the process that asked is gone, or waits no longer
+        os.write(status, f"{line}\n".encode())
 
 
 def _reap(children: dict[int, int]) -> None:
@@ -108,8 +145,7 @@ def _reap(children: dict[int, int]) -> None:
         if child == 0:
             return
         status = children.pop(child)
-        with contextlib.suppress(OSError):
-            os.write(status, f"{os.waitstatus_to_exitcode(waited)}\n".encode())
+        _report(status, f"{ENDED} {os.waitstatus_to_exitcode(waited)}")
         os.close(status)
 
 
@@ -133,6 +169,9 @@ def _begin(way: bytes, connected: int, output: int) -> NoReturn:
 
 def _work(connected: int) -> NoReturn:
     """Do what is asked for over the connection, say how it ended, and end this process when the other side knows."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
     connection = Connection(socket.socket(fileno=connected))
     code = 1
     try:
@@ -146,17 +185,13 @@ def _work(connected: int) -> NoReturn:
 
 
 def _answer(connection: Connection) -> int:
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, connection.stop)
     outcome: dict[str, Any] = {}
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         request = connection.receive()
         _take_over(request)
-        logging.basicConfig(level=logging.WARNING)
-        logger = logging.getLogger("hubflow")
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-        logger.addHandler(LogHandler(connection))
+        _log_to(connection)
         module, _, name = request["target"].partition(":")
         result = getattr(importlib.import_module(module), name)(request["request"], connection)
         outcome = {"outcome": "finished", "result": result}
@@ -164,26 +199,34 @@ def _answer(connection: Connection) -> int:
         outcome = {"outcome": "stopped"}
     except BaseException as error:
         # In the middle of an import, for instance, which makes an error of its own of a signal.
-        outcome = {"outcome": "stopped"} if _stop_came else {"outcome": "failed", "error": described(error)}
+        outcome = {"outcome": "stopped"} if connection.was_stopped else {"outcome": "failed", "error": described(error)}
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    connection.send("outcome", **outcome)
-    connection.receive()  # BYE, when all ranks of the run are done: one of them is where the others meet
+    connection.call("outcome", **outcome)  # answered when all ranks of the run are done: one is where the others meet
     return 1 if outcome["outcome"] == "failed" else 0
 
 
+def _log_to(connection: Connection) -> None:
+    """Let the other side log what hubflow logs, and warnings of all others."""
+    root = logging.getLogger()
+    root.addHandler(LogHandler(connection))
+    root.setLevel(logging.WARNING)
+    logging.getLogger("hubflow").setLevel(logging.INFO)
+    send_warnings(connection)
+
+
 def _take_over(request: dict[str, Any]) -> None:
-    """The environment, the folder and the import path of the process that asks."""
+    """What a process has from the one that starts it, as it is in the process that asks."""
     os.environ.clear()
     os.environ.update({**_set_by_imports, **request["environment"]})
     with contextlib.suppress(OSError):
         os.chdir(request["folder"])
     sys.path[:] = request["path"]
+    if request["umask"] is not None:
+        os.umask(request["umask"])
+    if request["cores"] is not None:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, request["cores"])
     cores.take_given_threads()
-
-
-def _stop(signal_number: int, frame: Any) -> None:
-    _stop_came.append(True)
-    raise Stopped
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -106,3 +107,13 @@ def test_another_version_of_a_function_has_another_identity(module: Path) -> Non
     linecache.checkcache()
     assert before != metrics_identity(own_metrics(["my_metrics:cost"]))
     assert np.isfinite(list(measured("cost").values())).all()
+
+
+def test_what_another_process_cannot_import_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = ModuleType("made_in_a_cell")
+    monkeypatch.setattr(made, "cost", lambda judged, labels: 1.0, raising=False)
+    monkeypatch.setitem(sys.modules, "made_in_a_cell", made)
+    monkeypatch.setattr(sys.modules["__main__"], "cost", lambda judged, labels: 1.0, raising=False)
+    for path in ("made_in_a_cell:cost", "__main__:cost"):
+        with pytest.raises(SettingsError, match="put the function into a module file of its own"):
+            own_metrics([path])

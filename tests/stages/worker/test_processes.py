@@ -2,13 +2,15 @@
 
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -159,7 +161,7 @@ def test_nothing_outlives_the_process_that_asked(tmp_path: Path, number: signal.
 def test_errors_come_back_as_what_they_are_with_their_attributes() -> None:
     with pytest.raises(ContractError, match="row 3: expected a label") as caught:
         run("worker_targets:refuse", {"path": "quarantine/x.parquet"})
-    assert vars(caught.value)["quarantine"] == "quarantine/x.parquet"
+    assert caught.value.quarantine == Path("quarantine/x.parquet")
     assert "worker_targets.py" in "".join(caught.value.__notes__)
 
 
@@ -198,7 +200,7 @@ def test_a_process_that_is_forked_has_a_server_of_its_own() -> None:
     if child == 0:
         try:
             os.write(write, str(run("worker_targets:echo", {})["parent"]).encode())
-            processes._server().end()
+            processes._SERVER.end()
         finally:
             os._exit(0)
     os.close(write)
@@ -234,6 +236,182 @@ def test_a_new_python_does_the_same_for_gpus(monkeypatch: pytest.MonkeyPatch) ->
 def test_gpus_are_one_for_each_process() -> None:
     with pytest.raises(WorkerError, match="expected one GPU for each"):
         run(TRAIN, {}, ranks=2, gpus=["0"])
+
+
+@pytest.fixture
+def open_files() -> Iterator[None]:
+    """No descriptor is left open, here or in the server."""
+    server = run("worker_targets:echo", {})["parent"]
+    wait_for(lambda: not workers_of(), 10)
+    before = _open_files(os.getpid()), _open_files(server)
+    yield
+    wait_for(lambda: (_open_files(os.getpid()), _open_files(server)) == before, 10)
+
+
+def _open_files(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def test_an_exception_at_any_moment_leaves_nothing_behind_and_does_not_wait(tmp_path: Path, open_files: None) -> None:
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    moments = np.random.default_rng(1).uniform(0.0005, 0.4, 25)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    asked: list[str] = []
+    try:
+        for moment in moments:
+            started = time.monotonic()
+            with pytest.raises(KeyboardInterrupt):
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, moment)
+                    request = {"times": 1_000_000, "folder": str(tmp_path)}
+                    run("worker_targets:ask", request, lambda kind, message: asked.append(kind))
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            assert time.monotonic() - started < 10  # a lost message would be waited for until the grace ends
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert {"event", "state_dict"} <= set(asked)
+    wait_for(lambda: not workers_of(), 10)
+
+
+def test_a_call_that_was_lost_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = processes._Rank.messages
+    lost: list[Any] = []
+
+    def lose(rank: Any) -> Any:
+        messages = heard(rank)
+        if not lost and any(message.get("times") == 3 for message in messages):
+            lost.extend(messages)
+            raise KeyboardInterrupt
+        return messages
+
+    monkeypatch.setattr(processes._Rank, "messages", lose)
+    asked: list[str] = []
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run("worker_targets:ask", {"times": 10, "folder": str(tmp_path)}, lambda kind, message: asked.append(kind))
+    assert asked == ["event"] * 3 + ["state_dict"]
+    assert time.monotonic() - started < 10
+
+
+def test_two_hundred_pieces_of_work_leave_no_descriptor_open(open_files: None) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda number: run("worker_targets:sleep", {"seconds": 0}), range(200)))
+    assert found == [None] * 200
+
+
+def test_waiting_for_a_server_that_does_not_answer_can_be_stopped(open_files: None) -> None:
+    server = run("worker_targets:echo", {})["parent"]
+    os.kill(server, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        with pytest.raises(WorkStoppedError):
+            run("worker_targets:echo", {}, should_stop=lambda: True)
+        assert time.monotonic() - started < 5
+    finally:
+        os.kill(server, signal.SIGCONT)
+    assert run("worker_targets:echo", {})["parent"] == server
+
+
+def test_a_server_without_room_refuses_and_keeps_what_runs(tmp_path: Path) -> None:
+    server = run("worker_targets:echo", {})["parent"]
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(run, "worker_targets:sleep", {"seconds": 3})
+        wait_for(workers_of, 10)
+        limits = resource.prlimit(server, resource.RLIMIT_NOFILE)
+        resource.prlimit(server, resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            with pytest.raises(WorkerError, match="no room for it"):
+                run("worker_targets:echo", {})
+        finally:
+            resource.prlimit(server, resource.RLIMIT_NOFILE, limits)
+        assert running.result() is None
+    assert run("worker_targets:echo", {})["parent"] == server
+
+
+STARTED = """
+    import os, resource, signal, sys, threading
+    how = sys.argv[1]
+    if how == "closed streams":
+        os.closerange(0, 3)
+    elif how == "many files":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3000, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        kept = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    elif how == "blocked signals":
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    elif how == "SIGTERM ignored":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    elif how == "SIGPIPE ends":
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    elif how == "import path":
+        os.chdir(sys.argv[3])
+        sys.path = [".", *sys.path, object()]
+    from hubflow.stages.worker.processes import run
+    if how == "SIGPIPE ends":
+        os.kill(run("worker_targets:surroundings", {}) and os.getpid() and __import__("process_tree").children_of()[0], 9)
+    found = run("worker_targets:surroundings", {})
+    with open(sys.argv[2], "w") as file:
+        print(found["blocked"], found["threads"], file=file)
+"""
+
+
+@pytest.mark.parametrize(
+    "how", ["closed streams", "many files", "blocked signals", "SIGTERM ignored", "SIGPIPE ends", "import path"]
+)
+def test_the_server_begins_alike_whatever_the_process_that_starts_it_is_like(tmp_path: Path, how: str) -> None:
+    script, out = tmp_path / "script.py", tmp_path / "out.txt"
+    script.write_text(textwrap.dedent(STARTED), encoding="utf-8")  # it has no `if __name__ == "__main__"`
+    environment = {**os.environ, "PYTHONPATH": "" if how == "import path" else f"{HERE}:{HERE.parents[1]}"}
+    with (tmp_path / "errors.txt").open("w") as errors:
+        command = [sys.executable, str(script), how, str(out), str(HERE)]
+        done = subprocess.run(command, stderr=errors, timeout=120, check=False, env=environment)
+    assert done.returncode == 0, (tmp_path / "errors.txt").read_text()
+    assert out.read_text() == "[] 1\n"
+
+
+def test_the_mask_of_files_the_cores_and_paddles_flags_are_those_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    run("worker_targets:echo", {})
+    cores, mask = os.sched_getaffinity(0), os.umask(0o027)
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        found = run("worker_targets:surroundings", {})
+    finally:
+        os.sched_setaffinity(0, cores)
+        os.umask(mask)
+    assert (found["umask"], found["cores"]) == (0o027, [min(cores)])
+    assert found["command"].count("--one") == 0
+    monkeypatch.setenv("FLAGS_check_nan_inf", "1")  # read as Paddle is imported
+    assert run("worker_targets:surroundings", {})["command"].count("--one") == 1
+
+
+def test_warnings_logs_and_prints_come_out_here(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO), pytest.warns(RuntimeWarning, match="the scores are not defined") as caught:
+        run("worker_targets:warn", {})
+    assert caught[0].filename.endswith("worker_targets.py")
+    records = [(record.name, record.levelname, record.getMessage().splitlines()[0]) for record in caplog.records]
+    assert ("library.of.theirs", "WARNING", "row 7 is odd") in records
+    assert ("hubflow.stages", "INFO", "at work") in records
+    assert ("hubflow.stages", "ERROR", "it failed") in records
+    assert "ValueError: no such thing" in caplog.text
+    assert "printed" in caplog.messages
+    assert "not of interest" not in caplog.text
+
+
+def test_a_warning_that_is_an_error_here_is_raised() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        with pytest.raises(RuntimeWarning, match="the scores are not defined"):
+            run("worker_targets:warn", {})
+
+
+def test_an_answer_that_is_no_json_is_an_error_at_once(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        run("worker_targets:ask", {"times": 3, "folder": str(tmp_path)}, lambda kind, message: object())
+    assert time.monotonic() - started < 10
 
 
 def _runs(pid: int) -> bool:

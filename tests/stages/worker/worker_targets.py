@@ -1,14 +1,16 @@
 """What worker processes do in the tests."""
 
+import logging
 import os
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 from hubflow.schemas.errors import ContractError
-from hubflow.stages.worker.connection import Connection
+from hubflow.stages.worker.connection import Connection, Stopped
 
 
 def echo(request: dict[str, Any], connection: Connection) -> dict[str, Any]:
@@ -27,7 +29,7 @@ def echo(request: dict[str, Any], connection: Connection) -> dict[str, Any]:
 def refuse(request: dict[str, Any], connection: Connection) -> None:
     """Raise an error with an attribute."""
     error = ContractError("row 3: expected a label, found nothing")
-    vars(error)["quarantine"] = request["path"]
+    error.quarantine = Path(request["path"])
     raise error
 
 
@@ -40,3 +42,45 @@ def ignore_sigterm(request: dict[str, Any], connection: Connection) -> None:
     """Do nothing for a while, and not end when asked to."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(request["seconds"])
+
+
+def ask(request: dict[str, Any], connection: Connection) -> int:
+    """Tell how far it is, many times; when it is asked to stop, ask for a state, as a checkpoint does, and stop."""
+    times = 0
+    while times < request["times"] and not (Path(request["folder"]) / "stop").exists():
+        try:
+            connection.call("event", times=times)
+        except Stopped:
+            connection.call("state_dict")
+            raise
+        times += 1
+    return times
+
+
+def warn(request: dict[str, Any], connection: Connection) -> None:
+    """Warn, log and print as libraries do."""
+    warnings.warn("the scores are not defined", RuntimeWarning, stacklevel=1)
+    logging.getLogger("library.of.theirs").warning("row %d is odd", 7)
+    logging.getLogger("library.of.theirs").info("not of interest")
+    logging.getLogger("hubflow.stages").info("at %s", "work")
+    logging.getLogger("hubflow.stages").info("%d and %d", *[1])  # one argument is missing
+    try:
+        raise ValueError("no such thing")
+    except ValueError:
+        logging.getLogger("hubflow.stages").exception("it failed")
+    print("printed", end="")
+
+
+def surroundings(request: dict[str, Any], connection: Connection) -> dict[str, Any]:
+    """What a process has from the one that started it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return {
+        "umask": mask,
+        "cores": sorted(os.sched_getaffinity(0)),
+        "path": sys.path,
+        "threads": len(os.listdir("/proc/self/task")),
+        "open": sorted(int(one) for one in os.listdir("/proc/self/fd")),
+        "command": Path("/proc/self/cmdline").read_text().split("\0"),
+        "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
+    }
