@@ -291,7 +291,7 @@ def test_a_call_that_was_lost_is_asked_for_again(tmp_path: Path, monkeypatch: py
     asked: list[str] = []
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        run("worker_targets:ask", {"times": 10, "folder": str(tmp_path)}, lambda kind, message: asked.append(kind))
+        run("worker_targets:ask", {"times": 1_000_000, "folder": str(tmp_path)}, lambda kind, message: asked.append(kind))
     assert asked == ["event"] * 3 + ["state_dict"]
     assert time.monotonic() - started < 10
 
