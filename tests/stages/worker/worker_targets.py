@@ -47,13 +47,12 @@ def ignore_sigterm(request: dict[str, Any], connection: Connection) -> None:
 def ask(request: dict[str, Any], connection: Connection) -> int:
     """Tell how far it is, many times; when it is asked to stop, ask for a state, as a checkpoint does, and stop."""
     times = 0
-    while times < request["times"] and not (Path(request["folder"]) / "stop").exists():
-        try:
+    try:
+        for times in range(request["times"]):
             connection.call("event", times=times)
-        except Stopped:
-            connection.call("state_dict")
-            raise
-        times += 1
+    except Stopped:
+        connection.call("state_dict")
+        raise
     return times
 
 
