@@ -292,7 +292,8 @@ def test_a_call_that_was_lost_is_asked_for_again(tmp_path: Path, monkeypatch: py
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         run("worker_targets:ask", {"times": 1_000_000, "folder": str(tmp_path)}, lambda kind, message: asked.append(kind))
-    assert asked == ["event"] * 3 + ["state_dict"]
+    assert asked[:3] == ["event"] * 3
+    assert set(asked[3:]) == {"state_dict"}  # perhaps twice, when it was under way
     assert time.monotonic() - started < 10
 
 
