@@ -289,6 +289,7 @@ def test_a_call_that_was_lost_is_asked_for_again(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(processes._Rank, "messages", lose)
     asked: list[str] = []
+    run("worker_targets:echo", {})  # which starts the server
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         run("worker_targets:ask", {"times": 1_000_000, "folder": str(tmp_path)}, lambda kind, message: asked.append(kind))
