@@ -7,6 +7,7 @@ import sys
 import pytest
 
 SHOW = "from hubflow.stages.hub import runtime; from hubflow.stages.hub.cores import compute_cores; import os; "
+SHOW += "runtime.paddle.__version__; "
 TELL = "print(compute_cores(), os.environ.get('OMP_NUM_THREADS'))"
 
 

@@ -47,6 +47,9 @@ logging.getLogger().setLevel(logging.ERROR)
 from hubflow.stages import hub
 assert "paddle" not in sys.modules and "prefect" not in sys.modules
 hub.Task
+assert "paddle" not in sys.modules and "prefect" not in sys.modules
+from hubflow.stages.hub.runtime import paddle
+paddle.__version__
 root = logging.getLogger()
 assert "paddle" in sys.modules and "prefect" not in sys.modules
 print(root.level, root.handlers)
