@@ -21,6 +21,7 @@ LOOKED_AT_LINES = 20
 MAX_LABELS = 10_000
 MIN_LINES, MIN_WIDTH = 3, 3  # of a field of several lines that looks like rows where there are no labels to tell by
 MAX_FIELD_CHARS = MAX_LINE_CHARS
+OPEN_RETURN = "a carriage return within the line, outside quotes"
 QUOTES_REMEDY = (
     'a field with quotes, delimiters or line ends is written "like ""this"""; set `quoting: false` when quotes are plain text'
 )
@@ -301,7 +302,7 @@ def _records(layout: _Layout, lines: _Lines) -> Iterator[tuple[int, list[str], s
             if not is_over:
                 ends = f" (up to line {reader.line_num})" if reader.line_num > begins else ""
                 raise DataError(f"{request.path}: line {begins}{ends}: {error}; {QUOTES_REMEDY}") from error
-            yield begins, [], str(error)
+            yield begins, [], OPEN_RETURN if "new-line character" in str(error) else str(error)
             begins = reader.line_num + 1
 
 

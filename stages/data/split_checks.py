@@ -2,11 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from hubflow.schemas.data_checks import DataChecks
 from hubflow.schemas.errors import bounded
@@ -14,6 +15,7 @@ from hubflow.schemas.findings import Finding, Policy
 from hubflow.schemas.labels import distinct_texts, similar_labels
 from hubflow.schemas.references import RowKind, Split
 from hubflow.schemas.tags import OUTSIDE, has_entities
+from hubflow.stages.data.carried import FILE
 from hubflow.stages.data.key_ledger import RECORD, KeyLedger, Records
 from hubflow.stages.data.key_matches import MAX_EXAMPLES, SPLITS, Match, Tallies, Tally, match_groups, match_texts
 from hubflow.stages.data.text_keys import Keys, exact_texts, group_keys, hashed, label_lists, normalised_texts
@@ -27,6 +29,8 @@ TEXT_CHECKS = (
 NOUNS: dict[RowKind, str] = {"text": "text", "text_pair": "pair of texts", "tokens": "sentence", "image": "image file"}
 POSITIONS = re.compile(r"\d+[-.]\d+")
 """Of CoNLL-U's multi-word tokens and empty nodes."""
+ROW_BITS = 40  # of a row's number, below those of its file
+Places = NDArray[np.int64]
 LIKE_OUTSIDE = ("o", "0", "-", "_")
 """What is written for `O` at times; only `O` is outside."""
 
@@ -43,6 +47,7 @@ class SplitChecks:
         group_column: column whose values must not be in two splits.
         scratch: folder for temporary files; the system's when not given.
         in_memory: rows held in memory.
+        of_several: splits whose rows are of several files, which the column `file` names and findings too.
     """
 
     def __init__(
@@ -52,7 +57,10 @@ class SplitChecks:
         group_column: str | None = None,
         scratch: Path | None = None,
         in_memory: int = 1_000_000,
+        of_several: Collection[Split] = (),
     ) -> None:
+        self._of_several: Collection[Split] = of_several
+        self._files: dict[str, int] = {}
         self._checks, self._kind = checks, kind
         wanted = [name for name in TEXT_CHECKS if self._policy(name) != "ignore"]
         self._normalises = kind != "image" and TEXT_CHECKS[1] in wanted
@@ -79,7 +87,7 @@ class SplitChecks:
             keys, known = group_keys(rows[self._group_column])
             _, first = np.unique(keys[known], return_index=True)
             kept = np.flatnonzero(known)[np.sort(first)]
-            self._groups.add(_records(split, rows.iloc[kept], keys[kept]))
+            self._groups.add(_records(split, self._places(split, rows.iloc[kept]), keys[kept]))
 
     def findings(self) -> list[Finding]:
         """What was found, in the order of the settings; nothing for a check that is ignored."""
@@ -115,8 +123,24 @@ class SplitChecks:
     def _text_records(self, split: Split, rows: pd.DataFrame, codes: Keys) -> Records:
         exact = hashed(exact_texts(rows, self._kind))
         if not self._normalises:
-            return _records(split, rows, exact, None, codes)
-        return _records(split, rows, hashed(normalised_texts(rows, self._kind)), exact, codes)
+            return _records(split, self._places(split, rows), exact, None, codes)
+        return _records(split, self._places(split, rows), hashed(normalised_texts(rows, self._kind)), exact, codes)
+
+    def _places(self, split: Split, rows: pd.DataFrame) -> Places:
+        """Number of each row `[rows]`; of several files, with the number of its file in the bits above."""
+        numbers: Places = rows["row"].to_numpy(np.int64)
+        if split not in self._of_several:
+            return numbers
+        codes, files = pd.factorize(rows[FILE])
+        known = np.array([self._files.setdefault(str(file), len(self._files)) for file in files], np.int64)
+        places: Places = numbers + (known[codes] << ROW_BITS)
+        return places
+
+    def _named(self, split: Split, place: int) -> str:
+        """A row as findings name it."""
+        if split not in self._of_several:
+            return f"{split} row {place}"
+        return f"{split} row {place & (1 << ROW_BITS) - 1} of {Path(list(self._files)[place >> ROW_BITS]).name}"
 
     def _matched(self, check: str, splits: tuple[Split, ...], tally: Tally) -> Finding:
         noun, where = NOUNS[self._kind], " and ".join(splits)
@@ -141,7 +165,8 @@ class SplitChecks:
         if check == "same_group_across_splits":
             labels = ("", "")
         sign = "≈" if check == "same_normalised_text_across_splits" else "="
-        return f"{splits[0]} row {match.other}{labels[0]} {sign} {splits[-1]} row {match.row}{labels[1]}"
+        other, row = self._named(splits[0], match.other), self._named(splits[-1], match.row)
+        return f"{other}{labels[0]} {sign} {row}{labels[1]}"
 
     def _similar_labels(self) -> Iterator[Finding]:
         groups = similar_labels(label for counts in self._labels.values() for label in counts)
@@ -231,9 +256,9 @@ def _is_numbered(words: Sequence[str]) -> bool:
     return numbers[:1] in (["0"], ["1"]) and numbers == [str(int(numbers[0]) + place) for place in range(len(numbers))]
 
 
-def _records(split: Split, rows: pd.DataFrame, keys: Keys, exact: Keys | None = None, codes: Keys | None = None) -> Records:
-    records = np.zeros(len(rows), RECORD)
-    records["key"], records["row"], records["split"] = keys, rows["row"].to_numpy(np.int64), SPLITS.index(split)
+def _records(split: Split, places: Places, keys: Keys, exact: Keys | None = None, codes: Keys | None = None) -> Records:
+    records = np.zeros(len(places), RECORD)
+    records["key"], records["row"], records["split"] = keys, places, SPLITS.index(split)
     if exact is not None:
         records["exact"] = exact.astype(np.uint32)
     if codes is not None:

@@ -14,9 +14,10 @@ from hubflow.schemas.folders import StoreError, atomic_folder
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef, RowKind, Split
 from hubflow.stages.data import artifacts
-from hubflow.stages.data.keep_rows import KIND, Plan, Sources, dataset_reference, keep_rows, require_none_fails
+from hubflow.stages.data.keep_rows import KIND, ORDER, Plan, Sources, dataset_reference, keep_rows, require_none_fails
 from hubflow.stages.data.profile import Profiler
 from hubflow.stages.data.profile_history import against_last, keep_profile, series_of
+from hubflow.stages.data.reading_source import is_glob
 from hubflow.stages.data.report import SKIPPED, SplitReport
 from hubflow.stages.data.split_checks import SplitChecks
 from hubflow.stages.data.view import write_data_page
@@ -44,7 +45,8 @@ class DataWatch:
         self._profile = _ProfileObserver(
             plan.kind, self._series, partial(against_last, place, self._series, content, settings=drift)
         )
-        self._checks = SplitChecks(spec.checks, plan.kind, plan.group, place.root)
+        of_several = [split for split in ORDER if _is_of_several(plan, split)]
+        self._checks = SplitChecks(spec.checks, plan.kind, plan.group, place.root, of_several=of_several)
 
     @property
     def observers(self) -> tuple[Observer, Observer]:
@@ -129,6 +131,12 @@ def _with_skipped(report: Mapping[str, Any], plan: Plan, sources: Sources) -> di
         splits[split] = {**splits[split], "skipped": dict(counted.skipped)}
         found += [one.model_dump(mode="json") for one in counted.findings(split, plan.spec.checks)]
     return {**report, "splits": splits, "findings": found}
+
+
+def _is_of_several(plan: Plan, split: Split) -> bool:
+    """Whether the rows of a split are of several files of rows; frames are of none."""
+    is_of_files = plan.series is None and plan.kind != "image"
+    return is_of_files and is_glob(plan.sources.get(split, plan.sources["train"]))
 
 
 class _ProfileObserver:

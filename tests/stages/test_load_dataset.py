@@ -385,3 +385,21 @@ def test_numbers_are_named_by_the_label_list_however_they_are_written(
     rows = write("a.csv", "text,label\n" + "".join(f"text {place},{labels[place % 2]}\n" for place in range(6)))
     reference = load(tmp_path, dev_share=0, format="csv", train=rows, label_list=write("labels.txt", "neg\npos\n"))
     assert splits(tmp_path, reference)["train"]["label"].tolist() == ["pos", "neg"] * 3
+
+
+def test_findings_of_a_glob_name_rows_with_their_files(tmp_path: Path, write: Callable[[str, str], str]) -> None:
+    for name in ("a", "b"):
+        write(f"part-{name}.csv", f"text,label,user\nthe same,x,u\nno. {name},y,u\n")
+    test = write("test.csv", "text,label,user\nnew,x,v\nno. b,y,u\n")
+    data = {"format": "csv", "train": str(tmp_path / "part-*.csv"), "test": test, "group_column": "user"}
+    reference = load(tmp_path, dev_share=0, checks={"same_group_across_splits": "warn"}, **data)
+    found = {one["check"]: one["examples"] for one in report_of(tmp_path, reference)["findings"]}
+    assert found["duplicates_within_split"] == ["train row 2 of part-a.csv ('x') = train row 2 of part-b.csv ('x')"]
+    assert found["same_text_across_splits"] == ["train row 3 of part-b.csv ('y') = test row 3 ('y')"]
+    assert found["same_group_across_splits"] == ["train row 2 of part-a.csv = test row 3"]
+
+
+def test_a_carriage_return_outside_quotes_is_named(tmp_path: Path, write: Callable[[str, str], str]) -> None:
+    Path(write("a.csv", "")).write_bytes(b"text,label\na,x\nb\rc,y\n")
+    with pytest.raises(ContractError, match="line 3: a carriage return within the line, outside quotes"):
+        load(tmp_path, dev_share=0, format="csv", train=str(tmp_path / "a.csv"))
