@@ -98,7 +98,8 @@ def require_folder(path: Path) -> Path:
     if path.is_file():
         raise DataError(f"{path}: is a file; expected a folder with one folder per class, or format image_list")
     if not path.is_dir():
-        raise DataError(f"{path}: no such folder{_close_name(path)}; correct the path in the settings of the data")
+        kind = "file or folder" if path.suffix else "folder"
+        raise DataError(f"{path}: no such {kind}{_close_name(path)}; correct the path in the settings of the data")
     return path
 
 

@@ -100,6 +100,8 @@ def export(
     module, kind = context.module, rows_kind or ROWS_OF_TASK[task.task_type][0]
     if kind not in ROWS_OF_TASK[task.task_type]:
         raise ExportError(f"rows_kind {kind!r} does not fit {task.task_type}; use {' or '.join(ROWS_OF_TASK[task.task_type])}")
+    if context.scope() is not scope:  # where another task's weights may have the same names
+        raise ExportError("the task's context() was called in another scope; export under the same scope_guard")
     label_map = _label_map(labels, int(task.variable("probs").shape[-1]))
     _require_values(task, scope)
     _require_free(target)
@@ -198,6 +200,8 @@ def _require_free(target: Path) -> None:
 
 
 def _label_map(labels: Sequence[str] | LabelMap, num_classes: int) -> LabelMap:
+    if isinstance(labels, str):
+        raise ExportError(f"labels are the one text {labels!r}; give a list with the name of each class, in the order of ids")
     try:
         label_map = labels if isinstance(labels, LabelMap) else LabelMap(labels=tuple(labels))
     except ValidationError as error:

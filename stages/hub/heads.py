@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 from hubflow.schemas.labels import IGNORED_LABEL
@@ -179,6 +180,8 @@ def _parameter(part: str, shape: list[int], initializer: Any) -> Any:
 def _check(feature: Any, rank: int, num_classes: int, dropout: float) -> None:
     if not 0 <= dropout < 1:
         raise TaskError(f"dropout is {dropout}; expected a share from 0 up to, but not including, 1")
+    if not isinstance(num_classes, Integral) or isinstance(num_classes, bool):
+        raise TaskError(f"num_classes is {num_classes!r}; expected a whole number")
     if num_classes < 2:  # noqa: PLR2004
         raise TaskError(f"num_classes is {num_classes}; a head needs at least 2")
     if len(feature.shape) != rank:

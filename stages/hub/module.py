@@ -126,7 +126,7 @@ class Module:
             with BUILD_LOCK:
                 paddle.static.Executor(paddle.CPUPlace()).run(graph.startup, scope=scope)
         keep_program(graph.program, [*graph.inputs.values(), *graph.outputs.values()])
-        _CONTEXTS[graph.program] = ModuleContext(self, max_seq_len, prefix)
+        _CONTEXTS[graph.program] = ModuleContext(self, max_seq_len, prefix, weakref.ref(scope))
         return graph.inputs, graph.outputs, graph.program
 
     def encode(
@@ -177,11 +177,19 @@ class Module:
 
 @dataclass(frozen=True)
 class ModuleContext:
-    """What a program of `Module.context` was made from; `prefix` begins the names of its variables."""
+    """What a program of `Module.context` was made from.
+
+    Attributes:
+        module: that was built.
+        max_seq_len: that was asked for.
+        prefix: of the names of its variables.
+        scope: that it put its weights into; it lives no longer for this.
+    """
 
     module: Module
     max_seq_len: int
     prefix: str
+    scope: "weakref.ref[Any]"
 
 
 _CONTEXTS: "weakref.WeakKeyDictionary[Any, ModuleContext]" = weakref.WeakKeyDictionary()

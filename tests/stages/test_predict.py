@@ -277,7 +277,7 @@ def test_an_image_and_a_glob_of_images_are_images(digits_run: Run, tmp_path: Pat
     assert pd.read_csv(predict(several).output)["path"].tolist() == [str(paths[0]), str(paths[3])]
     with pytest.raises(HubflowError, match=r"b\.PNG: is an image; expected a list of images"):
         predict(settings(digits_run, paths[1], format="image_list"))
-    with pytest.raises(HubflowError, match="no such folder"):
+    with pytest.raises(HubflowError, match="no such file or folder"):
         predict(settings(digits_run, tmp_path / "absent.png"))
 
 

@@ -388,6 +388,7 @@ def test_an_image_folder_without_classes_is_refused_but_can_be_predicted(tmp_pat
     assert rows["path"].tolist() == [str(file)]
     assert "label" not in rows
     assert "no such folder" in fault(tmp_path / "imagse", "image_folder")
+    assert "no such file or folder" in fault(tmp_path / "gone.jpg", "image_folder")
     assert "is a file" in fault(file, "image_folder")
 
 

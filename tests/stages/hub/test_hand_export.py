@@ -132,6 +132,7 @@ def test_a_later_export_takes_the_place_of_an_earlier_one_and_of_nothing_else(
 @pytest.mark.parametrize(
     ("labels", "options", "message"),
     [
+        ("no", {}, "labels are the one text 'no'; give a list with the name of each class"),
         (["no"], {}, "1 labels were given, but the task has 2 classes"),
         (["a", "b", "c"], {}, "3 labels were given, but the task has 2 classes"),
         (["no", "no"], {}, r"labels: .*distinct; repeated: no"),
@@ -156,11 +157,20 @@ def test_weights_that_are_not_there_are_refused(tiny_bert: Path, scope: Any, tmp
     task = text_task(module, scope)
     with (
         paddle.static.scope_guard(paddle.static.Scope()),
-        pytest.raises(ExportError, match=r"have no value in the current scope: .*under the same scope_guard"),
+        pytest.raises(ExportError, match=r"context\(\) was called in another scope; export under the same scope_guard"),
     ):
         hub.export(task, tmp_path / "export", ["no", "yes"])
     with pytest.raises(ModuleError, match="max_seq_len is 1000"):
         hub.export(task, tmp_path / "export", ["no", "yes"], max_seq_len=1000)
+
+
+def test_weights_of_the_same_names_in_another_scope_are_not_exported(tiny_bert: Path, scope: Any, tmp_path: Path) -> None:
+    task = text_task(hub.Module(str(tiny_bert)), scope)
+    with paddle.static.scope_guard(paddle.static.Scope()):
+        text_task(hub.Module(str(tiny_bert)), paddle.static.global_scope())  # whose weights have the names of the task's
+        with pytest.raises(ExportError, match=r"context\(\) was called in another scope; export under the same scope_guard"):
+            hub.export(task, tmp_path / "export", ["no", "yes"])
+    hub.export(task, tmp_path / "export", ["no", "yes"])
 
 
 def test_a_task_of_another_making_has_no_module_to_export(tmp_path: Path) -> None:
@@ -168,6 +178,8 @@ def test_a_task_of_another_making_has_no_module_to_export(tmp_path: Path) -> Non
     program = paddle.static.Program()
     with paddle.static.program_guard(program, paddle.static.Program()):
         feature = paddle.static.data("x", [-1, 4], "float32")
+    with pytest.raises(TaskError, match="num_classes is '2'; expected a whole number"):
+        hub.create_img_cls_task(feature, "2")  # type: ignore[arg-type]
     with pytest.raises(ExportError, match="not made by Module"):
         hub.export(hub.create_img_cls_task(feature, 2), tmp_path / "export", ["a", "b"])
 
