@@ -142,10 +142,9 @@ def _sweep(made: Any, given: dict[str, Any], rounds: int, noted: list[dict[str, 
 
     asked = {
         "name": "memory",
-        "base": {name: value for name, value in given.items() if name not in ("store", "reuse", "name")},
+        "base": {name: value for name, value in given.items() if name not in ("reuse", "name")},
         "space": {"train.learning_rate": {"low": 1e-5, "high": 1e-3, "log": True}},
         "trials": rounds,
-        "store": made.store,
     }
     with prefect_test_harness(server_startup_timeout=120), followed_by(Noting()):
         sweep(parse_settings(SweepSettings, asked, "sweep"))
