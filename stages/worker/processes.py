@@ -1,5 +1,6 @@
 """Work in processes of its own: asked for, followed and ended here. No process outlives the call that asked for it."""
 
+import array
 import atexit
 import contextlib
 import fcntl
@@ -621,7 +622,8 @@ class _Server:
                 # One that was forked has the settings that the server was started with.
                 chosen = way if self._flags == _library_flags() else EXECUTE
                 try:
-                    socket.send_fds(control, [chosen], descriptors, NO_SIGNAL)
+                    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
+                    control.sendmsg([chosen], [rights], NO_SIGNAL)  # `socket.send_fds` leaves its flags out
                 except ConnectionError:  # it was lost since the last time
                     self._close()
                     if attempt + 1 == MAX_ATTEMPTS:

@@ -126,6 +126,7 @@ PARENT = """
     from pathlib import Path
     from hubflow.stages.worker.processes import run
     folder, ranks = Path(sys.argv[1]), int(sys.argv[2])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started with it ignored
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit("handed on"))
     request = {"folder": str(folder), "steps": 100_000, "pause": 0.01}
     run("distributed_targets:train_in_worker", request, lambda kind, message: print(message["step"], flush=True), ranks=ranks)
