@@ -11,7 +11,6 @@ import io
 import json
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -68,8 +67,7 @@ Config = Annotated[Path, typer.Argument(help="Settings file, YAML or JSON.")]
 
 
 NEEDED_AT_ONCE = ("hubflow.flows.fine_tune",)
-NEEDED_LATER = ("sklearn.datasets", "sklearn.metrics")
-"""What stages import: before the first step, and after it; the latter is imported ahead while a server starts."""
+"""What a flow imports, beside what its worker processes do."""
 
 
 @contextmanager
@@ -105,7 +103,7 @@ def prefect_settled(verbose: bool) -> Iterator[None]:
         temporary = TemporaryServer()  # before Prefect is imported, which takes seconds
         with stdout_kept():
             with uncollected():
-                _import(*NEEDED_AT_ONCE, *NEEDED_LATER)
+                _import(*NEEDED_AT_ONCE)
             temporary.wait(float(os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"]))
             with _without_heartbeats():
                 yield
@@ -121,7 +119,7 @@ def prefect_settled(verbose: bool) -> Iterator[None]:
             if not server and current.server.ephemeral.enabled:
                 require_prefect_home()
                 say(starting)
-                _start_server_while_importing()
+                _start_server()
             yield
     except RuntimeError as error:
         if server and "Failed to reach API" in str(error):
@@ -139,22 +137,15 @@ def _without_heartbeats() -> AbstractContextManager[Any]:
     return temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
 
 
-def _start_server_while_importing() -> None:
-    """Start Prefect's own temporary server, which takes 10 s and more, and import meanwhile what the stages will need.
+def _start_server() -> None:
+    """Start Prefect's own temporary server, which takes 10 s and more, while the worker server imports Paddle.
 
     Prefect starts it in the same way at the first call when it is not running; an error of it comes up there again.
     """
+    from prefect.server.api.server import SubprocessASGIServer
 
-    def start() -> None:
-        from prefect.server.api.server import SubprocessASGIServer
-
-        with suppress(Exception):
-            SubprocessASGIServer().start()
-
-    starting = threading.Thread(target=start, name="prefect-server", daemon=True)
-    starting.start()
-    _import(*NEEDED_LATER)
-    starting.join()
+    with suppress(Exception):
+        SubprocessASGIServer().start()
 
 
 def _import(*names: str) -> None:
