@@ -29,14 +29,18 @@ FORK, EXECUTE = b"f", b"x"
 BEGUN, ENDED, REFUSED = "begun", "ended", "refused"
 """First words of the lines that tell of a process: with its id, its exit code, or why there is none."""
 MAX_DESCRIPTORS = 3
-PRELOADED = (
-    "hubflow.stages.training_run",
+PRELOADED = ("hubflow.stages.training_run",)
+PRELOADED_WHILE_IDLE = (
     "hubflow.stages.evaluation_run",
     "hubflow.stages.export_run",
     "hubflow.stages.hub.proving",
+    "sklearn.metrics",
+    "sklearn.preprocessing",
+    "pyarrow.dataset",
+    "hubflow.schemas.frames",
 )
-PRELOADED_WHILE_IDLE = ("sklearn.metrics", "sklearn.preprocessing", "pyarrow.dataset", "hubflow.schemas.frames")
-"""What evaluations need, imported when there is nothing to do."""
+"""What the work after training needs: imported when nothing has been asked for a while."""
+IDLE_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 
 _set_by_imports: dict[str, str] = {}
@@ -74,11 +78,12 @@ def _serve(control: socket.socket) -> None:
     selector = selectors.DefaultSelector()  # select takes no descriptor beyond 1023
     selector.register(control, selectors.EVENT_READ)
     selector.register(woken, selectors.EVENT_READ)
-    waiting = list(PRELOADED_WHILE_IDLE)
+    waiting, is_idle = list(PRELOADED_WHILE_IDLE), False
     gc.freeze()
     while True:
-        ready = [key.fd for key, _ in selector.select(0.0 if waiting else None)]
-        if not ready and waiting:
+        ready = [key.fd for key, _ in selector.select((0.0 if is_idle else IDLE_SECONDS) if waiting else None)]
+        is_idle = not ready
+        if is_idle and waiting:
             with contextlib.suppress(Exception):  # it fails again where it is needed
                 importlib.import_module(waiting.pop(0))
             gc.freeze()
