@@ -1,0 +1,97 @@
+"""Settings of the library: what the owner of a machine allows, the same for every run on it.
+
+They come from the environment of the process, `HUBFLOW_LIMITS_MAX_IMAGE_PIXELS=50000000`, and from the TOML file that
+`HUBFLOW_CONFIG` names, with a table for each section; the environment has the last word. No setting of a run can change them,
+and no file of the current folder is read: who starts a run, or wrote the files it reads, may not be the owner of the machine.
+`docs/security.md` lists them.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+from pydantic import Field
+
+from hubflow.schemas.base import Settings
+from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.parsing import parse_settings
+
+PREFIX = "HUBFLOW_"
+CONFIG = "HUBFLOW_CONFIG"
+"""Environment variable: path of the TOML file."""
+
+
+class Limits(Settings):
+    """How much one input may ask of the machine. What exceeds a limit is refused with an error that names the limit."""
+
+    max_image_pixels: int = Field(100_000_000, ge=1, description="Pixels of an image (width × height)")
+
+
+class Trust(Settings):
+    """Whom and what the machine trusts."""
+
+
+class LibrarySettings(Settings):
+    """Every setting of the library, by section."""
+
+    limits: Limits = Limits()
+    trust: Trust = Trust()
+
+
+def library_settings() -> LibrarySettings:
+    """The settings of the library, as the environment has them now.
+
+    Returns:
+        The same object until the environment or the file changes.
+
+    Raises:
+        SettingsError: a name is unknown or a value is wrong, in the environment or in the file; or the file cannot be read.
+    """
+    sections = tuple(f"{PREFIX}{section.upper()}_" for section in LibrarySettings.model_fields)
+    found = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(sections)))
+    path = os.environ.get(CONFIG)
+    return _parsed(found, path, _stamp(path) if path else None)
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    try:
+        facts = os.stat(path)
+    except OSError as error:
+        raise SettingsError(f"{CONFIG}: cannot read {path} ({error.strerror}); name the file, or unset the variable") from error
+    return facts.st_mtime_ns, facts.st_size
+
+
+@lru_cache(maxsize=4)
+def _parsed(variables: tuple[tuple[str, str], ...], path: str | None, _stamp: tuple[int, int] | None) -> LibrarySettings:
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+            raise SettingsError(f"{CONFIG}: {path} is no TOML file that can be read ({error})") from error
+        parse_settings(LibrarySettings, values, path)  # the fault is named where it stands
+    return parse_settings(LibrarySettings, _with(values, dict(variables)), "environment")
+
+
+def _with(values: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, Any]:
+    """The file's values with those of the environment over them. A list has commas between its items."""
+    merged = {section: dict(table) for section, table in values.items()}
+    for variable, text in variables.items():
+        section, _, name = variable.removeprefix(PREFIX).lower().partition("_")
+        field = LibrarySettings.model_fields[section].default.__class__.model_fields.get(name)
+        merged.setdefault(section, {})[name] = _items(text) if field is not None and _is_list(field.annotation) else text
+    return merged
+
+
+def _items(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _is_list(annotation: Any) -> bool:
+    if get_origin(annotation) is tuple:
+        return True
+    return isinstance(annotation, UnionType) and any(map(_is_list, get_args(annotation)))
