@@ -7,7 +7,7 @@ import sys
 import pandera.pandas as pa
 
 from hubflow.schemas.errors import SettingsError
-from hubflow.schemas.importing import imported
+from hubflow.schemas.importing import import_object
 from hubflow.schemas.references import RowKind
 from hubflow.schemas.rows import ROW_MODELS, RowModel
 
@@ -29,7 +29,7 @@ def contract_of(kind: RowKind, given: str | type | None) -> RowModel:
     if given is None:
         return base
     expected = f"package.module:ClassName, a subclass of hubflow.schemas.rows.{base.__name__}"
-    model = imported(given, "contract", expected) if isinstance(given, str) else given
+    model = import_object(given, "contract", expected) if isinstance(given, str) else given
     if not isinstance(model, type) or not issubclass(model, base):
         raise SettingsError(
             f"contract: {given!r} is no subclass of hubflow.schemas.rows.{base.__name__}, the contract of {kind} rows; "

@@ -34,6 +34,11 @@ class Limits(Settings):
 class Trust(Settings):
     """Whom and what the machine trusts."""
 
+    import_packages: tuple[str, ...] | None = Field(
+        None,
+        description="Packages, or modules, whose code settings may name; any when not set, none when empty",
+    )
+
 
 class LibrarySettings(Settings):
     """Every setting of the library, by section."""

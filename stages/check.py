@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from hubflow.schemas.errors import HubflowError, SettingsError
+from hubflow.schemas.errors import HubflowError, SettingsError, bounded
 from hubflow.schemas.parsing import close_name, parse_settings
 from hubflow.schemas.references import DatasetRef, EncodedRef, ModuleRef
 from hubflow.schemas.settings import (
@@ -59,6 +59,7 @@ class CheckReport:
         labels: how often each label is in each split.
         examples: the first row of each split as the model will see it (`hubflow.stages.preview.first_rows`).
         findings: what the checks of the data found without refusing it.
+        not_imported: the code that the settings name and that was not imported, each with what was not checked.
     """
 
     faults: list[str] = field(default_factory=list)
@@ -67,6 +68,7 @@ class CheckReport:
     labels: dict[str, dict[str, int]] = field(default_factory=dict)
     examples: dict[str, dict[str, Any]] = field(default_factory=dict)
     findings: list[dict[str, Any]] = field(default_factory=list)
+    not_imported: list[str] = field(default_factory=list)
 
     @property
     def is_sound(self) -> bool:
@@ -74,23 +76,30 @@ class CheckReport:
         return not self.faults
 
 
-def check(values: dict[str, Any], source: str) -> CheckReport:
+def check(values: dict[str, Any], source: str, allow_imports: bool = False) -> CheckReport:
     """Check settings, data and module as a fine-tune would, in a temporary store; nothing is trained.
 
     Data and module are read even when other settings are wrong, so that one run tells all there is to mend. Rows are
     encoded too: an image that does not decode is found here.
+
+    Args:
+        values: the settings, not yet validated.
+        source: of the settings, named in faults.
+        allow_imports: whether to import, and so run, the contract and the metrics that the settings name.
     """
     report = CheckReport()
     with _Faults(report):
         parse_settings(FineTuneSettings, values, source)
     data, module = _part(DatasetSpec, values.get("data")), _part(ModuleSpec, values.get("module"))
     task = next((known for known in get_args(TaskType) if known == values.get("task")), None)
+    evaluation = _sound(EvaluateSettings, values.get("evaluate", {}))
+    if not allow_imports:
+        data, evaluation = _without_code(report, data, evaluation)
     with _store_for_now(report) as store:
         if data is not None and task is not None and data.format in FORMATS[task]:
             with _Faults(report):
                 report.dataset = load_dataset(data, task, store)
                 report.labels = preview.label_counts(Store(store), report.dataset)
-        evaluation = _sound(EvaluateSettings, values.get("evaluate", {}))
         if evaluation is not None:
             with _Faults(report):
                 require_evaluable(evaluation, report.dataset, store)
@@ -104,6 +113,22 @@ def check(values: dict[str, Any], source: str) -> CheckReport:
     with _Faults(report):
         _check_device(_given(values, "device"))
     return report
+
+
+def _without_code(
+    report: CheckReport, data: DatasetSpec | None, evaluation: EvaluateSettings | None
+) -> tuple[DatasetSpec | None, EvaluateSettings | None]:
+    """The settings without the code that they name; the report says what is left out."""
+    remedy = "to import it, which runs its code, pass --allow-imports"
+    if data is not None and data.contract is not None:
+        unchecked = "rows were checked by hubflow's own contract alone"
+        report.not_imported.append(f"data.contract {data.contract!r} was not imported: {unchecked}; {remedy}")
+        data = data.model_copy(update={"contract": None})
+    if evaluation is not None and evaluation.metrics:
+        names = bounded(map(repr, evaluation.metrics))
+        report.not_imported.append(f"evaluate.metrics {names} were not imported, and not tried on the rows; {remedy}")
+        evaluation = evaluation.model_copy(update={"metrics": ()})
+    return data, evaluation
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -284,6 +286,73 @@ def test_what_a_fault_points_to_stays_to_be_looked_at(sound: Values, tmp_path: P
     (fault,) = faults_of({**sound, "data": {**sound["data"], "train": train}}, tmp_path)
     (path,) = re.findall(r"in (\S+/train\.parquet)", fault)
     assert read_quarantine(path)["row"].tolist() == [3]
+
+
+CODE = "import pathlib\npathlib.Path({folder!r}, 'ran_' + __name__).touch()\n"
+RULES = """
+import pandera.pandas as pa
+from hubflow.schemas.rows import TextRows
+
+class Rows(TextRows):
+    @pa.check("text")
+    def has_words(cls, text):
+        return text.str.len() > 10_000
+
+def share(judged, labels):
+    raise ValueError("tried")
+"""
+
+
+@pytest.fixture
+def strange(sound: Values, tmp_path: Path) -> tuple[Path, Path]:
+    """A folder of somebody else's whose settings and files would run code, and a folder in which that code leaves a file."""
+    folder, marks = tmp_path / "strange", tmp_path / "marks"
+    folder.mkdir()
+    marks.mkdir()
+    code = CODE.format(folder=str(marks))
+    for name in ("yaml", "prefect", "torch", "numexpr", "sitecustomize", "IPython", "rules"):
+        (folder / f"{name}.py").write_text(code + (RULES if name == "rules" else ""))
+    (folder / "prefect.toml").write_text('[logging]\nconfig_path = "logging.yaml"\n')
+    (folder / ".env").write_text("PREFECT_LOGGING_CONFIG_PATH=logging.yaml\n")
+    handler = {"()": "os.mkdir", "path": str(marks / "ran_by_logging")}
+    (folder / "logging.yaml").write_text(yaml.safe_dump({"version": 1, "handlers": {"x": handler}}))
+    data = {**sound["data"], "contract": "rules:Rows"}
+    values = {**sound, "data": data, "evaluate": {"metrics": ["rules:share"]}}
+    (folder / "run.yaml").write_text(yaml.safe_dump(values))
+    return folder, marks
+
+
+def run_there(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [str(Path(sys.executable).parent / "hubflow"), *arguments]
+    return subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True, timeout=600)
+
+
+def test_a_check_runs_no_code_of_a_strange_folder(strange: tuple[Path, Path]) -> None:
+    folder, marks = strange
+    done = run_there(folder, "check", "run.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "! data.contract 'rules:Rows' was not imported: rows were checked by hubflow's own contract alone" in done.stdout
+    assert "! evaluate.metrics 'rules:share' were not imported, and not tried on the rows" in done.stdout
+    assert list(marks.iterdir()) == []
+    done = run_there(folder, "check", "run.yaml", "--json")
+    assert len(json.loads(done.stdout)["not_imported"]) == 2
+    assert list(marks.iterdir()) == []
+
+
+def test_a_check_imports_what_it_is_allowed_to(strange: tuple[Path, Path]) -> None:
+    folder, marks = strange
+    done = run_there(folder, "check", "run.yaml", "--allow-imports", "--json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["not_imported"]) == (2, [])
+    assert any("has_words" in fault for fault in report["faults"])
+    assert [mark.name for mark in marks.iterdir()] == ["ran_rules"]
+
+
+def test_a_prediction_runs_no_code_of_a_strange_folder(strange: tuple[Path, Path]) -> None:
+    folder, marks = strange
+    done = run_there(folder, "predict", "no-export", "run.yaml")
+    assert (done.returncode, "no-export: no such folder" in done.stderr) == (2, True)
+    assert list(marks.iterdir()) == []
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import atexit
 import gc
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,8 +23,10 @@ from hubflow.command_line import (
     print_json,
     show_progress_bars,
     stdout_kept,
+    without_prefect_files,
 )
 from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.importing import search_folder_last
 from hubflow.schemas.nightly import NightlySettings
 from hubflow.schemas.parsing import parse_settings, read_settings, with_overrides
 from hubflow.schemas.settings import FineTuneSettings, PredictSettings
@@ -58,20 +59,30 @@ def fine_tune(config: Config, overrides: Override = None, as_json: Json = False,
 
 
 @app.command()
-def check(config: Config, overrides: Override = None, as_json: Json = False) -> None:
+def check(
+    config: Config,
+    overrides: Override = None,
+    allow_imports: Annotated[
+        bool,
+        typer.Option("--allow-imports", help="Import the contract and the metrics that CONFIG names, which runs their code."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Check settings, data and module without training; every fault at once."""
-    from hubflow.stages.check import CheckReport
-    from hubflow.stages.check import check as run_check
-    from hubflow.stages.preview import lines
+    with without_prefect_files():
+        from hubflow.stages.check import CheckReport
+        from hubflow.stages.check import check as run_check
+        from hubflow.stages.preview import lines
 
     try:
         with stdout_kept():
-            report = run_check(with_overrides(read_settings(config), overrides or []), str(config))
+            report = run_check(with_overrides(read_settings(config), overrides or []), str(config), allow_imports)
     except SettingsError as error:  # no settings to check
         report = CheckReport([str(error)])
     if as_json:
         found = report.dataset.rows if report.dataset else None
         seen = {"labels": report.labels, "examples": report.examples, "findings": report.findings}
+        seen["not_imported"] = report.not_imported
         print_json({"sound": report.is_sound, "faults": report.faults, "rows": found, **seen})
     elif report.is_sound and report.dataset and report.module:
         rows = ", ".join(f"{count} {split}" for split, count in report.dataset.rows.items())
@@ -85,6 +96,9 @@ def check(config: Config, overrides: Override = None, as_json: Json = False) -> 
     else:
         for fault in report.faults:
             typer.echo(f"✗ {fault}", err=True)
+    if not as_json:
+        for note in report.not_imported:
+            out.print(f"! {note}", soft_wrap=True, markup=False)
     if not report.is_sound:
         raise typer.Exit(FAULT)
 
@@ -126,7 +140,8 @@ def predict(
     given = with_overrides({"export": export, "data": one_or_more, "output": output, "stride": stride}, overrides or [])
     settings = parse_settings(PredictSettings, given, "hubflow predict")
     show_progress_bars()
-    from hubflow.stages.predict import predict as run
+    with without_prefect_files():
+        from hubflow.stages.predict import predict as run
 
     with stdout_kept():
         result = run(settings)
@@ -185,7 +200,7 @@ def demo(
 def main() -> None:
     """Entry point of `hubflow`; what settings name by module and name is looked for in the working folder too, at last."""
     escape_what_streams_cannot_show()
-    sys.path.append(str(Path.cwd()))
+    search_folder_last(Path.cwd())
     share_one_heap()
     atexit.register(gc.freeze)  # Python ends 1.5 s sooner when it does not look through all modules once more
     app()

@@ -11,8 +11,9 @@ import io
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, chdir, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -128,6 +129,17 @@ def prefect_settled(verbose: bool) -> Iterator[None]:
                 "or unset it to run with a temporary server"
             ) from error
         raise
+
+
+@contextmanager
+def without_prefect_files() -> Iterator[None]:
+    """Import what imports Prefect, without the settings of Prefect that files of the current folder hold.
+
+    `prefect.toml`, `.env` and `pyproject.toml` may name a logging configuration, which names code that Prefect then calls.
+    Commands that need no server of Prefect's need none of these settings.
+    """
+    with tempfile.TemporaryDirectory() as empty, chdir(empty):
+        yield
 
 
 def _without_heartbeats() -> AbstractContextManager[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from hubflow.schemas.errors import HubflowError, SettingsError, bounded
-from hubflow.schemas.importing import imported, their_error
+from hubflow.schemas.importing import import_object, their_error
 from hubflow.schemas.metrics import is_own_metric
 
 OwnMetric = Callable[[pd.DataFrame, tuple[str, ...]], float | Mapping[str, float]]
@@ -35,12 +35,26 @@ def own_metrics(paths: Sequence[str]) -> dict[str, OwnMetric]:
     """
     found: dict[str, OwnMetric] = {}
     for path in paths:
-        function = imported(path, SETTING, EXPECTED)
-        if not callable(function):
-            raise SettingsError(f"{SETTING}: {path!r} is a {type(function).__name__} and cannot be called; expected {EXPECTED}")
+        function: Any = import_object(path, SETTING, EXPECTED)
+        _require_function(path, function)
         _require_file(path)
         found[path] = function
     return found
+
+
+def _require_function(path: str, function: Any) -> None:
+    """Refuse, before it is called, what is no function of two arguments."""
+    if isinstance(function, type) or not callable(function):
+        kind = "class" if isinstance(function, type) else type(function).__name__
+        raise SettingsError(f"{SETTING}: {path!r} is a {kind}; expected {EXPECTED}")
+    try:
+        inspect.signature(function).bind("judged", "labels")
+    except TypeError as error:
+        raise SettingsError(
+            f"{SETTING}: {path!r} cannot be called with the rows and the labels ({error}); expected {EXPECTED}"
+        ) from error
+    except ValueError as error:  # it has no signature
+        raise SettingsError(f"{SETTING}: {path!r} is not written in Python ({error}); expected {EXPECTED}") from error
 
 
 def _require_file(path: str) -> None:
