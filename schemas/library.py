@@ -29,6 +29,13 @@ class Limits(Settings):
     """How much one input may ask of the machine. What exceeds a limit is refused with an error that names the limit."""
 
     max_image_pixels: int = Field(100_000_000, ge=1, description="Pixels of an image (width × height)")
+    max_parameters: int = Field(1_000_000_000, ge=1, description="Parameters of a module")
+    max_tensors: int = Field(20_000, ge=1, description="Tensors of a module's weights")
+    max_weights_expansion: int = Field(
+        4,
+        ge=1,
+        description="Bytes in memory of pickled weights for each byte of their file; half precision takes 2, as float32",
+    )
 
 
 class Trust(Settings):

@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,8 @@ _STORAGE_DTYPES = {
     "Byte": "u1",
     "Bool": "?",
 }
+MAX_DIMENSIONS = 32
+MAX_KEY = 1 << 31  # larger integers can be chosen to have one hash
 
 
 class Unreadable(ValueError):
@@ -34,19 +35,31 @@ def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:
     return (bits.astype("<u4") << 16).view("<f4")
 
 
-def _refuse_state(_self: object, state: object) -> None:
-    raise Unreadable(f"an instruction to alter an object ({state!r:.60})")
-
-
 @dataclass(frozen=True, slots=True)
 class Admitted:
     """Stands for a name in the file."""
 
     build: Callable[..., Any]
-    __setstate__ = _refuse_state
 
-    def __call__(self, *arguments: Any) -> Any:
-        return self.build(*arguments)
+
+class PickledDict(dict[Any, Any]):
+    """Stands for an OrderedDict, which a pickle may give attributes; here it has none."""
+
+    def __init__(self, pairs: Any = ()) -> None:
+        super().__init__()
+        for key, value in pairs:
+            set_item(self, key, value)
+
+
+def set_item(target: dict[Any, Any], key: Any, value: Any) -> None:
+    """Set an item whose key is a text or a small number: others can be made to take a second each.
+
+    Raises:
+        Unreadable: for another key.
+    """
+    if not isinstance(key, str) and (type(key) is not int or not -MAX_KEY < key < MAX_KEY):
+        raise Unreadable(f"a key of type {type(key).__name__}, which is neither text nor a small number")
+    target[key] = value
 
 
 class PickledDtype:
@@ -59,7 +72,12 @@ class PickledDtype:
             raise Unreadable(f"an array of dtype {code!r}, which is not one of numbers (Python objects are never read)")
         self.code = code
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def set_state(self, state: tuple[Any, ...]) -> None:
+        """Take the byte order.
+
+        Raises:
+            Unreadable: when the dtype is structured.
+        """
         if any(part is not None for part in state[2:5]) or state[1] not in ("<", "|", ">", "="):
             raise Unreadable(f"an array of structured dtype {state!r:.100}")
         self.code = state[1] + self.code
@@ -76,7 +94,12 @@ class PickledArray:
     def __init__(self, *_placeholders: object) -> None:
         self.value: np.ndarray | None = None
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
+    def set_state(self, state: tuple[Any, ...]) -> None:
+        """Take the numbers.
+
+        Raises:
+            Unreadable: when they are not bytes of a dtype.
+        """
         _version, shape, dtype, fortran, content = state
         if not isinstance(dtype, PickledDtype):
             raise Unreadable("an array without a dtype")
@@ -89,7 +112,7 @@ class PickledArray:
 
 def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any) -> PickledArray:
     array = PickledArray()
-    array.__setstate__((1, shape, dtype, order == "F", content))
+    array.set_state((1, shape, dtype, order == "F", content))
     return array
 
 
@@ -111,7 +134,6 @@ class PickledStorage:
     dtype: str
     numel: int
     content: bytes = b""
-    __setstate__ = _refuse_state
 
     @property
     def expected_bytes(self) -> int:
@@ -127,36 +149,56 @@ class PickledTensor:
     offset: int
     size: tuple[int, ...]
     stride: tuple[int, ...]
-    __setstate__ = _refuse_state
+
+    def checked_bytes(self) -> int:
+        """Memory that `array` takes, half precision as float32, once no index leaves the storage.
+
+        Raises:
+            Unreadable: when one does, or offset, size and stride are not those of a tensor.
+        """
+        numbers = (self.offset, *self.size, *self.stride)
+        if any(type(number) is not int or not 0 <= number < 1 << 63 for number in numbers):
+            raise Unreadable(f"a tensor with offset, size and stride {numbers!r:.100}")
+        if len(self.size) != len(self.stride) or len(self.size) > MAX_DIMENSIONS:
+            raise Unreadable(
+                f"a tensor of {len(self.size)} sizes and {len(self.stride)} strides; known: up to {MAX_DIMENSIONS}"
+            )
+        count, held = math.prod(self.size), len(self.storage.content) // self._dtype.itemsize
+        end = self.offset + sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True)) + 1 if count else self.offset
+        if end > held or count > held:
+            raise Unreadable(f"a tensor of size {self.size} that reaches {end} in a storage of {held} numbers")
+        return count * (4 if self.storage.dtype in (_BFLOAT16, _STORAGE_DTYPES["Half"]) else self._dtype.itemsize)
 
     def array(self) -> np.ndarray:
-        """The numbers, after a check that no index leaves the storage."""
-        dtype = np.dtype("<u2" if self.storage.dtype == _BFLOAT16 else self.storage.dtype)
-        flat = np.frombuffer(self.storage.content, dtype)
-        numbers = (self.offset, *self.size, *self.stride)
-        if any(type(number) is not int or number < 0 for number in numbers) or len(self.size) != len(self.stride):
-            raise Unreadable(f"a tensor with offset, size and stride {numbers!r:.100}")
-        count = math.prod(self.size)
-        end = self.offset + sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True)) + 1 if count else self.offset
-        if end > flat.size or count > flat.size:
-            raise Unreadable(f"a tensor of size {self.size} that reaches {end} in a storage of {flat.size} numbers")
+        """The numbers, once `checked_bytes` found them inside the storage."""
+        flat, dtype = np.frombuffer(self.storage.content, self._dtype), self._dtype
         view = as_strided(flat[self.offset :], self.size, [stride * dtype.itemsize for stride in self.stride], writeable=False)
         whole = np.ascontiguousarray(view).reshape(self.size)
         return bfloat16_to_float32(whole) if self.storage.dtype == _BFLOAT16 else whole
+
+    @property
+    def _dtype(self) -> np.dtype[Any]:
+        return np.dtype("<u2" if self.storage.dtype == _BFLOAT16 else self.storage.dtype)
 
 
 def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_gradient: object) -> PickledTensor:
     if not isinstance(storage, PickledStorage):
         raise Unreadable("a tensor without a storage")
-    return PickledTensor(storage, offset, tuple(size), tuple(stride))
+    return PickledTensor(storage, offset, _tuple(size), _tuple(stride))
+
+
+def _tuple(items: object = ()) -> tuple[Any, ...]:
+    if not isinstance(items, tuple | list):
+        raise Unreadable(f"a tuple of a {type(items).__name__}")
+    return tuple(items)
 
 
 _CONTAINER_NAMES: dict[tuple[str, str], Callable[..., Any]] = {
-    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "OrderedDict"): PickledDict,
     ("_codecs", "encode"): _latin1_bytes,
     ("__builtin__", "bytes"): _empty_bytes,
-    ("builtins", "tuple"): tuple,
-    ("__builtin__", "tuple"): tuple,
+    ("builtins", "tuple"): _tuple,
+    ("__builtin__", "tuple"): _tuple,
 }
 PADDLE_NAMES: dict[tuple[str, str], Callable[..., Any]] = {
     **_CONTAINER_NAMES,

@@ -1,5 +1,6 @@
 """Pickled weights are read as arrays; a file that asks for anything else is refused before anything of it runs."""
 
+import copy
 import io
 import os
 import pickle
@@ -202,28 +203,205 @@ def test_a_compressed_archive_is_refused(tmp_path: Path) -> None:
         read_pickled_arrays(path)
 
 
-def tensor_pickle(offset: int, size: tuple[int, ...], stride: tuple[int, ...], numel: int = NUMEL) -> bytes:
-    """What torch.save writes for {"weight": tensor}, opcode by opcode, with numbers that may be wrong."""
+def text(value: str) -> bytes:
+    """A text as an opcode."""
+    return b"X" + len(value.encode()).to_bytes(4, "little") + value.encode()
 
-    def text(value: str) -> bytes:
-        return b"X" + len(value).to_bytes(4, "little") + value.encode()
+
+def tensor_opcodes(
+    offset: int, size: tuple[int, ...], stride: tuple[int, ...], numel: int = NUMEL, kind: str = "Float", key: str = "0"
+) -> bytes:
+    """What torch.save writes for a tensor, opcode by opcode, with numbers that may be wrong."""
 
     def numbers(values: tuple[int, ...]) -> bytes:
         return b"(" + b"".join(b"I%d\n" % value for value in values) + b"t"
 
-    storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"I%d\ntQ" % numel
+    storage = b"(" + text("storage") + f"ctorch\n{kind}Storage\n".encode() + text(key) + text("cpu") + b"I%d\ntQ" % numel
     hooks = b"ccollections\nOrderedDict\n)R"
-    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"I%d\n" % offset + numbers(size) + numbers(stride)
-    return b"\x80\x02}" + text("weight") + tensor + b"\x89" + hooks + b"tRs."
+    head = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage
+    return head + b"I%d\n" % offset + numbers(size) + numbers(stride) + b"\x89" + hooks + b"tR"
 
 
-def torch_archive(pickled: bytes, compression: int = zipfile.ZIP_STORED) -> bytes:
+def tensor_pickle(offset: int, size: tuple[int, ...], stride: tuple[int, ...], numel: int = NUMEL) -> bytes:
+    """What torch.save writes for {"weight": tensor}."""
+    return b"\x80\x02}" + text("weight") + tensor_opcodes(offset, size, stride, numel) + b"s."
+
+
+def torch_archive(pickled: bytes, compression: int = zipfile.ZIP_STORED, storage: bytes | None = None) -> bytes:
     """A zip as torch.save makes it, its storage holding 0 to 5."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", compression) as archive:
         archive.writestr("archive/data.pkl", pickled)
-        archive.writestr("archive/data/0", np.arange(NUMEL, dtype="<f4").tobytes())
+        archive.writestr("archive/data/0", np.arange(NUMEL, dtype="<f4").tobytes() if storage is None else storage)
     return stream.getvalue()
+
+
+MANY = 2_000
+MEGABYTE = 1_000_000
+ORDERED = b"ccollections\nOrderedDict\nq\x01"
+
+
+def copies(values: bytes, count: int = MANY) -> bytes:
+    return b"](" + values * count + b"e."
+
+
+def shared_tensors(kind: str, bytes_each: int, size: tuple[int, ...], stride: tuple[int, ...]) -> bytes:
+    numel = MEGABYTE // bytes_each
+    tensors = b"".join(text(f"w{number}") + tensor_opcodes(0, size, stride, numel, kind) for number in range(MANY))
+    return torch_archive(b"\x80\x02}(" + tensors + b"u.", storage=bytes(MEGABYTE))
+
+
+def archive_with(change: Callable[[zipfile.ZipFile], None]) -> bytes:
+    stream = io.BytesIO(torch_archive(tensor_pickle(0, (6,), (1,)), storage=bytes(MEGABYTE)))
+    with zipfile.ZipFile(stream, "a") as archive:
+        change(archive)
+        archive._didModify = True  # type: ignore[attr-defined]  # so that the directory is written anew
+    return stream.getvalue()
+
+
+def with_overlapping_members(archive: zipfile.ZipFile) -> None:
+    storage = archive.getinfo("archive/data/0")
+    for number in range(1, 300):
+        member = copy.copy(storage)
+        member.filename = member.orig_filename = f"archive/data/{number}"
+        archive.filelist.append(member)
+
+
+def with_a_member_twice(archive: zipfile.ZipFile) -> None:
+    archive.filelist.append(copy.copy(archive.getinfo("archive/data/0")))
+
+
+def with_a_length_that_lies(archive: zipfile.ZipFile) -> None:
+    archive.getinfo("archive/data/0").file_size = 1 << 30
+
+
+def with_many_members(archive: zipfile.ZipFile) -> None:
+    storage = archive.getinfo("archive/data/0")
+    for number in range(50_000):
+        member = copy.copy(storage)
+        member.filename = member.orig_filename = f"archive/{number:0240}"
+        archive.filelist.append(member)
+
+
+EXPLODING: dict[str, tuple[bytes, str]] = {
+    "a memo of 4 GiB in 9 bytes": (b"\x80\x02}r\xff\xff\xff\x0f.", ""),
+    "bytes that are not there": (b"\x80\x04\x8e" + (1 << 40).to_bytes(8, "little") + b".", "of which 1 are there"),
+    "a bytearray that is not there": (b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b".", "of which 1 are there"),
+    "a text that is not there": (b"\x80\x04\x8d" + (1 << 40).to_bytes(8, "little") + b".", "of which 1 are there"),
+    "tuples of a text": (
+        b"\x80\x02" + text("x" * MEGABYTE) + b"q\x00c__builtin__\ntuple\nq\x01" + copies(b"h\x01h\x00\x85R"),
+        "a tuple of a str",
+    ),
+    "tuples of a list": (
+        b"\x80\x02](" + b"N" * 100_000 + b"eq\x00c__builtin__\ntuple\nq\x01" + copies(b"h\x01h\x00\x85R"),
+        "limits.max_weights_expansion",
+    ),
+    "bytes of a text": (
+        b"\x80\x02" + text("x" * MEGABYTE) + b"q\x00" + text("latin1") + b"q\x02"
+        b"c_codecs\nencode\nq\x01" + copies(b"h\x01h\x00h\x02\x86R"),
+        "limits.max_weights_expansion",
+    ),
+    "dicts of a list of pairs": (
+        b"\x80\x02" + ORDERED + b"](" + (text("k") + b"N\x86") * 100_000 + b"eq\x00" + copies(b"h\x01h\x00\x85R"),
+        "limits.max_weights_expansion",
+    ),
+    "attributes given to dicts": (
+        b"\x80\x02"
+        + ORDERED
+        + b"}q\x02("
+        + b"".join(text(f"k{one}") + b"N" for one in range(50_000))
+        + b"u"
+        + copies(b"h\x01)Rh\x02b"),
+        "holds a list",
+    ),
+    "sets": (b"\x80\x04" + copies(b"\x8f", 2_000_000), "EMPTY_SET"),
+    "more objects than tensors have": (b"\x80\x02" + copies(b"}", 2_000_100), "limits.max_tensors"),
+    "keys of one hash": (
+        b"\x80\x02}("
+        + b"".join(b"\x8a\x0c" + ((2**61 - 1) * one).to_bytes(12, "little", signed=True) + b"N" for one in range(20_000))
+        + b"u.",
+        "neither text nor a small number",
+    ),
+    "one array of bfloat16 by many names": (
+        pickle.dumps(dict.fromkeys((f"w{one}" for one in range(MANY)), np.zeros(MEGABYTE // 2, np.uint16)), 4),
+        "limits.max_weights_expansion",
+    ),
+    "a number without end": (b"\x80\x02I" + b"9" * MEGABYTE + b"\n.", "a line that does not end"),
+    "tensors of one number": (shared_tensors("Float", 4, (500, 500), (0, 0)), "limits.max_weights_expansion"),
+    "tensors of one storage": (
+        shared_tensors("BFloat16", 2, (MEGABYTE // 2,), (1,)),
+        "limits.max_weights_expansion",
+    ),
+    "a tensor of many dimensions": (torch_archive(tensor_pickle(0, (1,) * 40, (1,) * 40)), "known: up to 32"),
+    "members that overlap": (archive_with(with_overlapping_members), "overlap, or are not as long"),
+    "a member twice": (archive_with(with_a_member_twice), "two members of one name"),
+    "a length that lies": (archive_with(with_a_length_that_lies), "overlap, or are not as long"),
+    "a directory of many members": (archive_with(with_many_members), "more members than limits.max_tensors"),
+    "an archive before other bytes": (torch_archive(tensor_pickle(0, (6,), (1,))) + b"more", "followed by something else"),
+}
+"""Small files that took gigabytes or minutes: what is said of each, or nothing where it holds no more than it should."""
+
+
+@pytest.mark.parametrize("case", EXPLODING)
+def test_a_file_that_would_explode_is_refused(tmp_path: Path, case: str) -> None:
+    content, fault = EXPLODING[case]
+    path = tmp_path / "pytorch_model.bin"
+    path.write_bytes(content)
+    if not fault:
+        assert read_pickled_arrays(path) == {}
+        return
+    with pytest.raises(WeightsError, match=f"{path}.*{fault}"):
+        read_pickled_arrays(path)
+
+
+def test_memory_is_bounded_by_the_size_of_the_file(tmp_path: Path) -> None:
+    for number, (content, _) in enumerate(EXPLODING.values()):
+        (tmp_path / f"{number}.bin").write_bytes(content)
+    script = """
+import sys
+from pathlib import Path
+from hubflow.stages.hub.errors import WeightsError
+from hubflow.stages.hub.pickles import read_pickled_arrays
+def peak():
+    return next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+before = peak()
+for path in sorted(Path(sys.argv[1]).glob("*.bin")):
+    try:
+        read_pickled_arrays(path)
+    except WeightsError:
+        pass
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    largest = max(len(content) for content, _ in EXPLODING.values()) // 1_000_000
+    assert int(done.stdout) < 100 + 4 * largest, "MiB"
+
+
+def test_the_limits_are_settings_of_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.pdparams"
+    array = np.ones(1000, np.uint16)
+    path.write_bytes(pickle.dumps({f"w{one}": array for one in range(5)}, 4))
+    with pytest.raises(WeightsError, match=r"limits\.max_weights_expansion"):
+        read_pickled_arrays(path)
+    monkeypatch.setenv("HUBFLOW_LIMITS_MAX_WEIGHTS_EXPANSION", "20")
+    assert len(read_pickled_arrays(path)) == 5
+    monkeypatch.setenv("HUBFLOW_LIMITS_MAX_TENSORS", "1")
+    path.write_bytes(pickle.dumps({f"w{one}": np.ones(1) for one in range(20)}, 4))
+    with pytest.raises(WeightsError, match=r"limits\.max_tensors"):
+        read_pickled_arrays(path)
+
+
+def test_tensors_that_share_a_storage_are_read(tmp_path: Path) -> None:
+    """As tied embeddings do, in half precision too."""
+    for kind, dtype in (("Float", np.float32), ("Half", np.float16)):
+        path = tmp_path / f"{kind}.bin"
+        numel = 10_000
+        tied = b"".join(text(name) + tensor_opcodes(0, (100, 100), (100, 1), numel, kind) for name in ("embeddings", "decoder"))
+        path.write_bytes(torch_archive(b"\x80\x02}(" + tied + b"u.", storage=np.arange(numel).astype(dtype).tobytes()))
+        arrays = read_pickled_arrays(path)
+        np.testing.assert_array_equal(arrays["embeddings"], np.arange(numel).astype(dtype).reshape(100, 100))
+        np.testing.assert_array_equal(arrays["embeddings"], arrays["decoder"])
 
 
 @pytest.mark.parametrize("name", TORCH_FILES)
