@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hubflow.schemas.base import Settings
+from hubflow.schemas.files import read_text
 from hubflow.schemas.folders import StoreError
 
 PROOF = "proof.json"
@@ -125,9 +126,9 @@ def read_proof(folder: Path) -> Proof | None:
         StoreError: when it is no proof.
     """
     path = folder / PROOF
-    if not path.is_file():
-        return None
     try:
-        return Proof.model_validate_json(path.read_text(encoding="utf-8"))
+        return Proof.model_validate_json(read_text(path))
+    except FileNotFoundError:
+        return None
     except (OSError, ValidationError, UnicodeDecodeError) as error:
         raise StoreError(f"{path}: no readable proof ({error}); make the export again") from error

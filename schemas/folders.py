@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hubflow.schemas.errors import HubflowError, bounded
+from hubflow.schemas.files import open_file, read_text
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -25,8 +26,12 @@ class StoreError(HubflowError):
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as stream:
+    """SHA-256 of a regular file's content.
+
+    Raises:
+        OSError: when it is none, or cannot be read.
+    """
+    with open_file(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -106,7 +111,7 @@ def verify_folder(folder: Path, remedy: str = "; make it again") -> dict[str, An
     try:
         if not folder.is_dir():
             raise StoreError(f"{folder}: no such folder; correct the path, or make it again")
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads(read_text(path))
         files = {str(name): (int(known["bytes"]), str(known["sha256"])) for name, known in manifest["files"].items()}
         dict(manifest["facts"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -14,6 +14,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from hubflow.schemas.errors import LabelMapError, bounded
+from hubflow.schemas.files import read_text
 from hubflow.schemas.tags import Tagging, TagScheme, tagging_of
 
 IGNORED_LABEL = -100
@@ -116,9 +117,16 @@ class LabelMap(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote."""
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**found) if isinstance(found, dict) else cls(labels=tuple(found))
+        """Read what `save` wrote.
+
+        Raises:
+            LabelMapError: when it cannot be read, or is no label map.
+        """
+        try:
+            found = json.loads(read_text(path))
+            return cls(**found) if isinstance(found, dict) else cls(labels=tuple(found))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise LabelMapError(f"{path}: no readable label map ({error}); make its folder again") from error
 
     @classmethod
     def from_values(cls, values: Iterable[str], tag_scheme: TagScheme = "auto") -> Self:

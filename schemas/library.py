@@ -10,7 +10,6 @@ import os
 import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
 
@@ -18,16 +17,21 @@ from pydantic import Field
 
 from hubflow.schemas.base import Settings
 from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.files import read_text
 from hubflow.schemas.parsing import parse_settings
 
 PREFIX = "HUBFLOW_"
 CONFIG = "HUBFLOW_CONFIG"
 """Environment variable: path of the TOML file."""
+MAX_CONFIG_BYTES = 1 << 20
 
 
 class Limits(Settings):
     """How much one input may ask of the machine. What exceeds a limit is refused with an error that names the limit."""
 
+    max_document_bytes: int = Field(
+        268_435_456, ge=1, description="Bytes of a file that is read at once: settings, manifests, configurations, vocabularies"
+    )
     max_image_pixels: int = Field(100_000_000, ge=1, description="Pixels of an image (width × height)")
     max_parameters: int = Field(1_000_000_000, ge=1, description="Parameters of a module")
     max_tensors: int = Field(20_000, ge=1, description="Tensors of a module's weights")
@@ -64,7 +68,7 @@ def library_settings() -> LibrarySettings:
         SettingsError: a name is unknown or a value is wrong, in the environment or in the file; or the file cannot be read.
     """
     sections = tuple(f"{PREFIX}{section.upper()}_" for section in LibrarySettings.model_fields)
-    found = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(sections)))
+    found = tuple(sorted((name, os.environ[name]) for name in os.environ if name.startswith(sections)))
     path = os.environ.get(CONFIG)
     return _parsed(found, path, _stamp(path) if path else None)
 
@@ -82,7 +86,7 @@ def _parsed(variables: tuple[tuple[str, str], ...], path: str | None, _stamp: tu
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            values = tomllib.loads(read_text(path, max_bytes=MAX_CONFIG_BYTES))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
             raise SettingsError(f"{CONFIG}: {path} is no TOML file that can be read ({error})") from error
         parse_settings(LibrarySettings, values, path)  # the fault is named where it stands

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.files import read_text
 from hubflow.schemas.urls import SECRET
 
 AnySettings = TypeVar("AnySettings", bound=BaseModel)
@@ -44,7 +45,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     kind = "JSON" if path.suffix == ".json" else "YAML"
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, "utf-8-sig")
         values = json.loads(text) if kind == "JSON" else yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: settings cannot be read ({error}); expected a YAML or JSON file") from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from hubflow.schemas.errors import HubflowError, LabelMapError, SettingsError
+from hubflow.schemas.files import read_text
 from hubflow.schemas.gate import GATED, GateSettings
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.metrics import LOWER_IS_BETTER
@@ -105,7 +106,7 @@ def read_verdict(home: Store, verdict: VerdictRef) -> Verdict:
     Raises:
         StoreError: when it is missing or altered.
     """
-    return Verdict.model_validate_json((home.open(verdict).folder / VERDICT).read_text(encoding="utf-8"))
+    return Verdict.model_validate_json(read_text(home.open(verdict).folder / VERDICT))
 
 
 def _compare(

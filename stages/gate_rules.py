@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hubflow.schemas.errors import bounded
+from hubflow.schemas.files import read_text
 from hubflow.schemas.folders import StoreError
 from hubflow.schemas.gate import GateSettings
 from hubflow.schemas.metrics import LOWER_IS_BETTER
@@ -96,7 +97,7 @@ def _proof(export: Path) -> Any:
     """What the proof holds; None of an export without one."""
     path = export / PROOF
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return json.loads(read_text(path)) if path.is_file() else None
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: no readable proof ({error}); make the export again") from error
 

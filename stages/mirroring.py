@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from hubflow.schemas.errors import bounded
+from hubflow.schemas.files import read_file
 from hubflow.schemas.folders import MANIFEST, StoreError, atomic_folder, leads_out, verify_folder
 from hubflow.stages.remote import Remote
 
@@ -59,7 +60,7 @@ def send_folder(remote: Remote, root: Path, path: str, again: bool = False) -> N
         StoreError: when the storage cannot be reached or refuses.
     """
     folder, there = root / path, remote.read(f"{path}/{MANIFEST}")
-    content = (folder / MANIFEST).read_bytes()
+    content = read_file(folder / MANIFEST)
     if there == content and not again:
         return
     if there is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hubflow.schemas.export import read_proof
+from hubflow.schemas.files import read_text
 from hubflow.schemas.labels import LabelMap
 from hubflow.stages.data.view import environment
 
@@ -37,7 +38,7 @@ def write_card(folder: Path, facts: Mapping[str, Any]) -> None:
 
 def card_view(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     """What both cards say."""
-    signature = json.loads((folder / "signature.json").read_text(encoding="utf-8"))
+    signature = json.loads(read_text(folder / "signature.json"))
     labels = LabelMap.load(folder / "label_map.json").labels
     metrics: Mapping[str, Mapping[str, float]] = facts["metrics"]
     return {

@@ -14,6 +14,7 @@ from typing import cast
 from filelock import FileLock
 
 from hubflow.schemas.errors import HubflowError, SettingsError, bounded
+from hubflow.schemas.files import read_text
 from hubflow.schemas.folders import MANIFEST, StoreError, verify_folder
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.parts import PartRecord, PartRef, PredictionWork
@@ -106,7 +107,7 @@ def _truncated(work: PredictionWork, records: Sequence[PartRecord]) -> list[str]
     rows, count = (sum(getattr(record, name) for record in records) for name in ("truncated_rows", "truncated"))
     if not rows:
         return []
-    signature = json.loads((Path(work.export) / "signature.json").read_text(encoding="utf-8"))
+    signature = json.loads(read_text(Path(work.export) / "signature.json"))
     limit, of = signature["text"]["max_seq_len"], sum(record.rows for record in records)
     if work.task == "sequence_labelling":
         return [
@@ -195,7 +196,7 @@ def _work(settings: PredictSettings, export: Path, task: TaskType, folder: Path)
         task=task,
         export=str(export.absolute()),
         export_sha256=file_sha256(export / MANIFEST),
-        rows_kind=json.loads((export / "signature.json").read_text(encoding="utf-8"))["rows_kind"],
+        rows_kind=json.loads(read_text(export / "signature.json"))["rows_kind"],
         source=settings.data if isinstance(settings.data, str) else settings.data[0],
         batch_size=settings.batch_size,
         top_k=settings.top_k,

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from hubflow.schemas.files import read_text
 from hubflow.schemas.folders import write_atomically
 from hubflow.schemas.requests import TrainRequest
 from hubflow.stages.hub.cores import compute_cores
@@ -15,7 +16,7 @@ FOLDER = "preflights"
 def passed(home: Store, request: TrainRequest) -> str | None:
     """What the request's preflight told when it passed here; None when it has not."""
     file = _file(home, request)
-    return file.read_text(encoding="utf-8") if file.exists() else None
+    return read_text(file) if file.exists() else None
 
 
 def keep(home: Store, request: TrainRequest, told: str) -> None:

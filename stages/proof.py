@@ -23,6 +23,7 @@ from hubflow.schemas.export import (
     ProvenProbe,
     Trial,
 )
+from hubflow.schemas.files import read_text
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import EncodedRef, EvaluationRef, Split
 from hubflow.schemas.training import Precision
@@ -110,7 +111,7 @@ def prove(verify: Callable[[ProofRequest], None], trained: Trained, folder: Path
     probes = probes_of(trained.rows.lengths, trained.session.spec.max_seq_len)
     with tempfile.TemporaryDirectory() as answer:
         verify(_request(trained, folder, probes, settings, answer))
-        found = json.loads(Path(answer, ANSWER).read_text(encoding="utf-8"))
+        found = json.loads(read_text(Path(answer, ANSWER)))
         paddle = _trial(
             trained, probes, Path(answer, PADDLE), folder, ("program.json", "program.pdiparams"), settings.precision
         )

@@ -10,6 +10,7 @@ from typing import Any
 from filelock import Timeout
 
 from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.files import read_text
 from hubflow.schemas.folders import MANIFEST, StoreError, locked
 from hubflow.schemas.prune import Pruned, PruneSettings
 from hubflow.schemas.urls import is_url
@@ -86,7 +87,7 @@ def _paths(value: Any) -> Iterator[str]:
 def _facts(home: Store, path: str) -> Any:
     manifest = home.inside(path) / MANIFEST
     try:
-        return json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+        return json.loads(read_text(manifest)) if manifest.is_file() else {}
     except (OSError, ValueError) as error:
         raise StoreError(
             f"{manifest}: what is in use needs it, but it is not readable ({error}); nothing was removed"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hubflow.schemas.files import read_file
 from hubflow.schemas.folders import (
     MANIFEST,
     StoreError,
@@ -156,7 +158,8 @@ class Store:
         Raises:
             StoreError: when it leads out of the store.
         """
-        if PurePosixPath(path).is_absolute() or not (self.root / path).resolve().is_relative_to(self.root):
+        real = Path(os.path.realpath(self.root / path))  # of a link that leads in a circle, the link
+        if PurePosixPath(path).is_absolute() or not real.is_relative_to(self.root):
             raise StoreError(f"the path {path!r} leads out of the store {self.root}")
         return self.root / path
 
@@ -217,7 +220,7 @@ class Store:
         if self._remote is not None:
             return self._remote.read(path)
         try:
-            return file.read_bytes()
+            return read_file(file)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:

@@ -11,6 +11,7 @@ import yaml
 from filelock import Timeout
 
 from hubflow.schemas.errors import GivenUpError, HubflowError
+from hubflow.schemas.files import read_file
 from hubflow.schemas.folders import locked, write_atomically
 from hubflow.schemas.parsing import parse_settings
 from hubflow.schemas.settings import FineTuneSettings
@@ -167,7 +168,7 @@ class Study:
     def _fetch(self) -> None:
         """Take the longer one of the journal here and that on the store, without the half line that a power cut may leave."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        here = self._journal.read_bytes() if self._journal.exists() else b""
+        here = read_file(self._journal) if self._journal.exists() else b""
         there = self._home.read_bytes(f"{self._path}/{JOURNAL}") or b""
         longer = max(here, there, key=len)
         whole = longer[: longer.rfind(b"\n") + 1]

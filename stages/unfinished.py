@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.files import read_text
 from hubflow.stages.hub.resuming import MAX_DIFFERENCES, ResumeError, differences
 
 REQUEST = "run.json"
@@ -49,7 +50,7 @@ def _requests(training: Path, but: Path) -> list[tuple[Path, Any]]:
     for path in sorted(training.glob(f"*/{REQUEST}")):
         if path.parent != but and has_checkpoint(path.parent):
             try:
-                found.append((path.parent, json.loads(path.read_text(encoding="utf-8"))))
+                found.append((path.parent, json.loads(read_text(path))))
             except (OSError, ValueError) as error:
                 raise SettingsError(f"{path}: not readable ({error}); remove {path.parent} if the run is not needed") from error
     return found

@@ -11,6 +11,7 @@ import urllib.request
 from pathlib import Path
 
 from hubflow.schemas.errors import HubflowError
+from hubflow.schemas.files import read_file
 
 ASKED_BY = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH", "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE")
 SET_HOME = "set PREFECT_HOME to a folder that can be written, for example PREFECT_HOME=/tmp/prefect"
@@ -74,7 +75,7 @@ def require_prefect_home() -> None:
 
 def _mentions_prefect(path: Path) -> bool:
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = read_file(path).decode("utf-8", "replace")
     except OSError:
         return False
     return "PREFECT_" in text or "[tool.prefect" in text

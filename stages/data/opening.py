@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as arrow
 
 from hubflow.schemas.errors import bounded
+from hubflow.schemas.files import open_file
 from hubflow.stages.errors import DataError
 
 ENDINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
@@ -116,7 +117,7 @@ def open_data(path: Path) -> Iterator[DataBytes]:
     """
     with ExitStack() as stack:
         try:
-            stream: Any = stack.enter_context(path.open("rb"))
+            stream: Any = stack.enter_context(open_file(path))
             compression = compression_of(stream.peek(16))
             if compression == "gzip":
                 stream = stack.enter_context(gzip.GzipFile(fileobj=stream))
@@ -148,7 +149,7 @@ def plain_name(path: Path) -> str:
     if PurePath(inner).suffix or path.suffix.lower() != ".zip":
         return inner
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_file(path) as stream, zipfile.ZipFile(stream) as archive:
             members = _members(archive)
     except DAMAGED:
         return inner

@@ -20,6 +20,7 @@ from pandera.errors import SchemaErrorReason
 from pyarrow import parquet
 
 from hubflow.schemas.errors import HubflowError, SettingsError
+from hubflow.schemas.files import held_open
 from hubflow.schemas.folders import StoreError, sync
 from hubflow.schemas.importing import their_error, their_printed_error
 from hubflow.schemas.labels import LabelMap
@@ -218,7 +219,8 @@ def read_quarantine(source: Path | str | HubflowError) -> pd.DataFrame:
             raise DataError(f"{place}: holds no file of quarantined rows")
         return pd.concat(frames, ignore_index=True)
     try:
-        table = parquet.read_table(place)
+        with held_open(place) as name:
+            table = parquet.read_table(name)
     except (OSError, ValueError) as error:
         raise DataError(f"{place}: the quarantined rows cannot be read ({error})") from error
     frame: pd.DataFrame = table.to_pandas()

@@ -5,7 +5,6 @@ import io
 import itertools
 import os
 import re
-import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
@@ -419,8 +418,6 @@ def _hashes(entries: Sequence[Entry]) -> list[str | OSError]:
 
 def _hash(entry: Entry) -> str | OSError:
     try:
-        if not stat.S_ISREG(os.stat(entry[1]).st_mode):  # a pipe would never end
-            return OSError(None, NOT_REGULAR)
         str(entry[1]).encode()
         return file_sha256(entry[1])
     except OSError as error:

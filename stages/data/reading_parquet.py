@@ -1,5 +1,6 @@
 """Rows of Parquet files, in chunks. Must not import Paddle or Prefect."""
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pyarrow as arrow
 from pyarrow import compute, parquet, types
 
 from hubflow.schemas.errors import bounded
+from hubflow.schemas.files import held_open, open_file
 from hubflow.stages.data.class_names import named_column, names_by_column
 from hubflow.stages.data.columns import in_plain_layout, is_list, to_frame
 from hubflow.stages.data.opening import HEAD_BYTES, what_it_is
@@ -32,9 +34,8 @@ def read_parquet(request: Request, chunk_rows: int) -> Iterator[Chunk]:
     """
     number = 1
     try:
-        if not require_file(request.path).stat().st_size:
-            raise EmptyError(f"{request.path}: the file is empty; expected rows")
-        with parquet.ParquetFile(request.path) as file:
+        require_file(request.path)
+        with held_open(request.path) as name, parquet.ParquetFile(_with_content(name, request.path)) as file:
             if not file.metadata.num_rows:  # which may lack the columns too, as pandas writes an empty frame
                 raise EmptyError(f"{request.path}: holds no rows; expected at least one")
             names = file.schema_arrow.names
@@ -49,9 +50,15 @@ def read_parquet(request: Request, chunk_rows: int) -> Iterator[Chunk]:
         raise DataError(f"{request.path}: cannot be read as Parquet ({error}); {_instead(request.path)}") from error
 
 
+def _with_content(name: str, path: Path) -> str:
+    if not os.stat(name).st_size:
+        raise EmptyError(f"{path}: the file is empty; expected rows")
+    return name
+
+
 def _instead(path: Path) -> str:
     """What a file is that cannot be read as Parquet, and what to do about it."""
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         head = stream.read(HEAD_BYTES)
     if head.startswith(b"PAR1"):
         return "it is damaged or cut off: copy or write it again"

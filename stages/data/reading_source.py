@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from hubflow.schemas.errors import bounded
+from hubflow.schemas.files import why_no_file
 from hubflow.schemas.labels import clean_label
 from hubflow.schemas.references import RowKind, Split
 from hubflow.schemas.settings import Column, DatasetSpec
@@ -59,8 +60,10 @@ def require_file(path: Path) -> Path:
     Raises:
         DataError: when there is none, with a close name beside it; or when it is a folder.
     """
-    if path.is_dir():
-        raise DataError(f"{path}: is a folder; expected a file of rows")
+    kind = why_no_file(path)
+    if kind is not None:
+        remedy = "" if kind == "a folder" else "; write the rows to a file, and give its path"
+        raise DataError(f"{path}: is {kind}; expected a file of rows{remedy}")
     if not path.is_file():
         raise DataError(f"{path}: no such file{_close_name(path)}; correct the path in the settings of the data")
     return path
@@ -98,6 +101,9 @@ def require_folder(path: Path) -> Path:
     if path.is_file():
         raise DataError(f"{path}: is a file; expected a folder with one folder per class, or format image_list")
     if not path.is_dir():
+        instead = why_no_file(path)
+        if instead is not None:
+            raise DataError(f"{path}: is {instead}; expected a folder with one folder per class; correct the path")
         kind = "file or folder" if path.suffix else "folder"
         raise DataError(f"{path}: no such {kind}{_close_name(path)}; correct the path in the settings of the data")
     return path

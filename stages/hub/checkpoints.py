@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from hubflow.schemas.files import read_text
 from hubflow.schemas.folders import StoreError, atomic_folder, remove_leftovers, seal, sync, verify_folder
 
 WEIGHTS = "model.safetensors"
@@ -118,7 +119,7 @@ class Checkpoints:
     def _read(self, step: int) -> tuple[Arrays, dict[str, Any]]:
         folder = self._verify("last", step, {WEIGHTS, STATE})
         try:
-            state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            state: dict[str, Any] = json.loads(read_text(folder / STATE))
             best_step = state["best_step"]
             if best_step > 0:
                 self.best(best_step)
@@ -151,7 +152,7 @@ class Checkpoints:
     def _best_step(self, step: int) -> int | None:
         """What a last says its best is; None when it is damaged, for it cannot be resumed from then."""
         try:
-            best_step: int = json.loads((self._folder("last", step) / STATE).read_text(encoding="utf-8"))["best_step"]
+            best_step: int = json.loads(read_text(self._folder("last", step) / STATE))["best_step"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return best_step

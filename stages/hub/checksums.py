@@ -1,12 +1,13 @@
 """The checksums.json of a cached module: written last, held to on every use. Must not import Paddle or Prefect."""
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hubflow.schemas.files import read_text
+from hubflow.schemas.folders import file_sha256
 from hubflow.stages.hub.errors import DownloadError
 
 CHECKSUMS = "checksums.json"
@@ -50,7 +51,7 @@ def read_checksums(folder: Path) -> Checksums | None:
     """
     path = folder / CHECKSUMS
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
         checksums = Checksums(content["source"], content["commit"], bool(content["weights"]), dict(content["sha256"]))
         if any(Path(name).name != name for name in checksums.sha256):
             raise ValueError("it names a file elsewhere")
@@ -75,9 +76,3 @@ def check_file(path: Path, expected: str, folder: Path) -> None:
             f"{path}: not the file that was fetched; expected sha256 {expected}, found {found}. "
             f"Delete the folder {folder} to fetch the module again"
         )
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -16,8 +16,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from hubflow.schemas.errors import bounded
-from hubflow.schemas.folders import atomic_folder
-from hubflow.stages.hub.checksums import CONFIG, Checksums, file_sha256, read_checksums
+from hubflow.schemas.folders import atomic_folder, file_sha256
+from hubflow.stages.hub.checksums import CONFIG, Checksums, read_checksums
 from hubflow.stages.hub.errors import DownloadError, ModuleError
 from hubflow.stages.hub.registry import NAME_FORMS, RegistryEntry, find_module, is_short_name
 

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from hubflow.schemas.errors import bounded
+from hubflow.schemas.files import read_text
 from hubflow.schemas.folders import MANIFEST, StoreError, atomic_folder, seal
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import RowKind
@@ -192,7 +193,7 @@ def _require_free(target: Path) -> None:
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     try:
-        kind = json.loads((target / MANIFEST).read_text(encoding="utf-8"))["kind"]
+        kind = json.loads(read_text(target / MANIFEST))["kind"]
     except (OSError, ValueError, KeyError, TypeError):
         kind = None
     if kind != KIND:

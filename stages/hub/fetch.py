@@ -29,7 +29,9 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]  # its exports are lazy
 
 from hubflow.schemas.errors import HubflowError, bounded
-from hubflow.stages.hub.checksums import CONFIG, Checksums, file_sha256, read_checksums
+from hubflow.schemas.files import read_file
+from hubflow.schemas.folders import file_sha256
+from hubflow.stages.hub.checksums import CONFIG, Checksums, read_checksums
 from hubflow.stages.hub.errors import DownloadError
 from hubflow.stages.hub.weights import LOOKED_FOR, PADDLE_PATTERN, SAFETENSORS, SAFETENSORS_INDEX, TORCH_PICKLE, weight_shards
 
@@ -165,7 +167,7 @@ def _fault(path: Path, etag: str, pin: str | None) -> str | None:
 
 def _git_sha1(path: Path) -> tuple[str, str]:
     """Git's hash of the content, which the hub declares for small files, and the plain SHA-1, which some mirrors do."""
-    content = path.read_bytes()
+    content = read_file(path)
     git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
     return git, hashlib.sha1(content, usedforsecurity=False).hexdigest()
 

@@ -7,9 +7,7 @@ a background.
 
 import functools
 import io
-import os
 import re
-import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from hubflow.schemas.errors import HubflowError
+from hubflow.schemas.files import open_file
 from hubflow.schemas.folders import StoreError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF")
@@ -209,9 +208,7 @@ def is_image_file(path: Path) -> bool:
     if path.suffix.lower() in ENDINGS:
         return True
     try:
-        if not path.is_file():  # a pipe would never end
-            return False
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             return _MAGIC.match(stream.read(HEAD_BYTES)) is not None
     except OSError:
         return False
@@ -228,9 +225,8 @@ def _opened(
             _require_few_pixels(source, shown)
             yield source, source.size
             return
-        if not isinstance(source, bytes) and not stat.S_ISREG(os.stat(source).st_mode):
-            raise ImageError(f"{shown}: not a regular file; give the path of an image file")  # opened, some would never end
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+        stream = io.BytesIO(source) if isinstance(source, bytes) else open_file(source)
+        with stream, Image.open(stream, formats=FORMATS) as image:
             own_size = image.size
             _require_few_pixels(image, shown)
             if size is not None:
@@ -258,9 +254,9 @@ def _fault(source: str | Path | bytes | Image.Image, is_unidentified: bool) -> s
     if isinstance(source, Image.Image):
         return ""
     try:
-        with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as stream:
+        with io.BytesIO(source) if isinstance(source, bytes) else open_file(source) as stream:
             head = stream.read(HEAD_BYTES)
-    except (OSError, ValueError):  # such as a path with a character that no name can have
+    except OSError:
         return ""
     kind = next((kind for magic, kind in _OTHER_KINDS if magic.match(head)), None)
     if kind:

@@ -13,6 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from hubflow.schemas.errors import HubflowError
+from hubflow.schemas.files import read_text
 from hubflow.schemas.labels import IGNORED_LABEL
 from hubflow.schemas.references import RowKind
 from hubflow.schemas.settings import LoraSettings
@@ -236,7 +237,7 @@ def read_config(folder: Path, pretrained: bool = True) -> text.TextConfig | Imag
     """
     path = folder / "config.json"
     try:
-        config = dict(json.loads(path.read_text(encoding="utf-8")))
+        config = dict(json.loads(read_text(path)))
     except (OSError, ValueError, TypeError) as error:
         raise ModuleError(f"{path}: no readable config.json ({error}); a module folder needs one beside its weights") from error
     names = weight_names(folder) if pretrained else []

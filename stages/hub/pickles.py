@@ -20,6 +20,7 @@ from typing import IO, Any
 import numpy as np
 
 from hubflow.schemas.errors import bounded
+from hubflow.schemas.files import open_file
 from hubflow.schemas.library import library_settings
 from hubflow.stages.hub.errors import WeightsError
 from hubflow.stages.hub.pickled_objects import (
@@ -61,7 +62,7 @@ def read_pickled_arrays(path: Path) -> Arrays:
             something that is not an array, or would take more memory than its size accounts for.
     """
     try:
-        with path.open("rb") as stream:
+        with open_file(path) as stream:
             budget = _Budget(os.fstat(stream.fileno()).st_size)
             return _arrays(path, _load(path, stream, budget), budget)
     except WeightsError:

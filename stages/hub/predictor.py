@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from hubflow.schemas.files import read_file, read_text
 from hubflow.schemas.folders import MANIFEST, StoreError, file_sha256, verify_folder
 from hubflow.schemas.labels import LabelMap
 from hubflow.stages.hub.cores import usable_cores
@@ -93,7 +94,7 @@ class Predictor:
 
     def __init__(self, folder: Path, manifest: dict[str, Any], threads: int | None = None) -> None:
         self.folder, self.manifest, self.threads = folder, manifest, threads
-        self.signature: dict[str, Any] = json.loads((folder / SIGNATURE).read_text(encoding="utf-8"))
+        self.signature: dict[str, Any] = json.loads(read_text(folder / SIGNATURE))
         self.task: str = self.signature["task"]
         self.label_map = LabelMap.load(folder / LABELS)
         self.image_rules = ImageRules.of(self.signature.get("image", {}))  # of its training, whatever they are today
@@ -234,7 +235,7 @@ class Predictor:
 
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:
-        return Tokenizer.from_file(str(self.folder / TOKENIZER))
+        return Tokenizer.from_buffer(read_file(self.folder / TOKENIZER))
 
     def _one(self, probabilities: NDArray[np.float32]) -> Prediction:
         best = int(probabilities.argmax())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hubflow.schemas.errors import HubflowError, bounded
+from hubflow.schemas.files import read_file
 
 MAX_BYTES = 256 * 2**20
 """Of a program's file, which holds no weights: BERT-base's has 1 MB."""
@@ -54,9 +55,7 @@ def require_computing(path: Path) -> None:
         ProgramError: naming the operators, or what is wrong with the file.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ProgramError(f"{path}: {path.stat().st_size} bytes; expected a program of at most {MAX_BYTES} bytes")
-        program = json.loads(path.read_bytes(), object_pairs_hook=_object)["program"]
+        program = json.loads(read_file(path, MAX_BYTES), object_pairs_hook=_object)["program"]
         found = set(_operators(program["regions"]))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ProgramError(f"{path}: no readable program ({error}); make the export again") from error

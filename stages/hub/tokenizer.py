@@ -14,6 +14,7 @@ import numpy as np
 from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from hubflow.schemas.errors import bounded
+from hubflow.schemas.files import held_open, read_file, read_text
 from hubflow.stages.hub.errors import TokenizerError
 
 LOOKED_FOR = "tokenizer.json, vocab.txt, or vocab.json with merges.txt"
@@ -263,7 +264,7 @@ def _with_spaces(tokenizer: Tokenizer, token_lists: Sequence[Sequence[str]]) -> 
 
 def _load(folder: Path) -> Tokenizer:
     if (folder / "tokenizer.json").is_file():
-        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+        return Tokenizer.from_buffer(read_file(folder / "tokenizer.json"))
     if (folder / "vocab.txt").is_file():
         return _wordpiece(folder / "vocab.txt", _tokenizer_config(folder))
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
@@ -281,7 +282,7 @@ def _tokenizer_config(folder: Path) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / name).is_file():
-            config |= json.loads((folder / name).read_text(encoding="utf-8"))
+            config |= json.loads(read_text(folder / name))
     return config
 
 
@@ -296,7 +297,7 @@ def _special_tokens(config: Mapping[str, Any], defaults: Mapping[str, str]) -> d
 
 def _wordpiece(path: Path, config: Mapping[str, Any]) -> Tokenizer:
     """BERT's tokenizer. Lines are read here: the library strips white space that some vocabularies have as a token."""
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = read_text(path).split("\n")
     vocab = {token: index for index, token in enumerate(lines[:-1] if lines[-1] == "" else lines)}
     special = _special_tokens(config, _BERT_TOKENS)
     lacking = [special[role] for role in ("unk", "cls", "sep") if special[role] not in vocab]
@@ -325,7 +326,8 @@ def _wordpiece(path: Path, config: Mapping[str, Any]) -> Tokenizer:
 
 def _byte_level_bpe(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     """RoBERTa's tokenizer."""
-    tokenizer = Tokenizer(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
+    with held_open(folder / "vocab.json") as vocab, held_open(folder / "merges.txt") as merges:
+        tokenizer = Tokenizer(models.BPE.from_file(vocab, merges))
     special = _special_tokens(config, _ROBERTA_TOKENS)
     ids = {role: tokenizer.token_to_id(token) for role, token in special.items()}
     if ids["cls"] is None or ids["sep"] is None:

@@ -9,6 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from hubflow.schemas.errors import bounded
+from hubflow.schemas.files import held_open, open_file, read_text
 from hubflow.stages.hub.errors import WeightsError
 from hubflow.stages.hub.pickled_objects import bfloat16_to_float32
 from hubflow.stages.hub.pickles import Arrays, read_pickled_arrays
@@ -73,7 +74,7 @@ def weight_shards(index: Path) -> dict[str, list[str]]:
         WeightsError: when the index cannot be read or names a file outside its folder.
     """
     try:
-        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map: dict[str, str] = json.loads(read_text(index))["weight_map"]
         shards: dict[str, list[str]] = {}
         for tensor, shard in weight_map.items():
             shards.setdefault(shard, []).append(tensor)
@@ -116,7 +117,7 @@ def _read_shards(index: Path) -> Arrays:
 
 def _read_safetensors(path: Path) -> Arrays:
     try:
-        with safe_open(path, framework="numpy") as tensors:
+        with held_open(path) as name, safe_open(name, framework="numpy") as tensors:
             dtypes = {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}
             arrays = {name: tensors.get_tensor(name) for name, dtype in dtypes.items() if dtype != "BF16"}
         bfloat16 = [name for name, dtype in dtypes.items() if dtype == "BF16"]
@@ -129,7 +130,7 @@ def _read_bfloat16(path: Path, names: list[str]) -> Arrays:
     """numpy has no bfloat16: read the bytes where the header, which safe_open has checked, says they are."""
     if not names:
         return {}
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         header_bytes = int.from_bytes(stream.read(8), "little")
         header: dict[str, Any] = json.loads(stream.read(header_bytes))
         arrays: Arrays = {}
@@ -152,7 +153,7 @@ def weight_names(folder: Path) -> list[str]:
     """
     if (folder / SAFETENSORS).is_file():
         try:
-            with safe_open(folder / SAFETENSORS, "np") as stream:
+            with held_open(folder / SAFETENSORS) as name, safe_open(name, "np") as stream:
                 return list(stream.keys())
         except (OSError, SafetensorError) as error:
             raise WeightsError(f"{folder / SAFETENSORS}: not a readable safetensors file ({error}); get it again") from error

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hubflow.schemas.evaluate_settings import EvaluateSettings
 from hubflow.schemas.evaluation import DETAILS, SplitDetails
+from hubflow.schemas.files import read_text
 from hubflow.schemas.folders import StoreError
 from hubflow.schemas.frames import PROBABILITY, require_judged
 from hubflow.schemas.labels import LabelMap
@@ -143,7 +144,7 @@ def load_details(folder: Path) -> dict[str, SplitDetails]:
         StoreError: when there is no such file.
     """
     try:
-        found = json.loads((folder / DETAILS).read_text(encoding="utf-8"))
+        found = json.loads(read_text(folder / DETAILS))
     except FileNotFoundError as error:
         raise StoreError(f"{folder} has no {DETAILS}: it was made by an earlier version of hubflow; evaluate again") from error
     return {split: SplitDetails.model_validate(one) for split, one in found.items()}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 from pydantic import ValidationError
 
+from hubflow.schemas.files import read_text
 from hubflow.schemas.folders import StoreError, sync
 from hubflow.schemas.parts import PartRecord, PartRef, PredictionWork
 from hubflow.stages.data.carried import FILE
@@ -94,7 +95,7 @@ def record_file(folder: Path, part: PartRef) -> Path:
 def finished(folder: Path, part: PartRef) -> PartRecord | None:
     """What is known of a part that is done; None when it is not, or its files are gone or altered."""
     try:
-        record = PartRecord.model_validate(json.loads(record_file(folder, part).read_text(encoding="utf-8")))
+        record = PartRecord.model_validate(json.loads(read_text(record_file(folder, part))))
         wanted = {predictions_file(folder, part): record.sha256}
         if record.bad_sha256 is not None:
             wanted[bad_file(folder, part)] = record.bad_sha256

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from hubflow.schemas.evaluation import SplitDetails
+from hubflow.schemas.files import read_text
 from hubflow.schemas.references import EncodedRef, EvaluationRef, ExportRef, RowKind
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.stages.data.columns import to_frame
@@ -106,7 +107,7 @@ def _data_report(home: Store, encoded: EncodedRef) -> dict[str, Any]:
 
 def _proof(path: Path) -> dict[str, str]:
     """What the export measured of itself, as names and values; nothing where it did not."""
-    return dict(_lines(json.loads(path.read_text(encoding="utf-8")))) if path.is_file() else {}
+    return dict(_lines(json.loads(read_text(path)))) if path.is_file() else {}
 
 
 def _lines(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -1,0 +1,116 @@
+"""Files that others may have written, opened only when they are regular files. Must not import Paddle or Prefect.
+
+A named pipe without a writer never opens, a device such as /dev/zero never ends, and a path may name either by the time that it
+is opened. So every file from outside is opened here, and the descriptor is checked, not the path. Links are followed.
+"""
+
+import contextlib
+import errno
+import io
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+_KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def open_file(path: str | Path, max_bytes: int | None = None) -> io.BufferedReader:
+    """A regular file, open for reading.
+
+    Args:
+        path: of the file, or of a link to it.
+        max_bytes: the most that the file may hold.
+
+    Raises:
+        OSError: when it is missing, cannot be read, is larger than `max_bytes`, or is no regular file; the text says which.
+    """
+    try:
+        _require_regular(os.stat(path), path)  # to open a pipe or a device may already have an effect
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)  # one that has taken the place must not block
+    except ValueError as error:
+        raise OSError(errno.EINVAL, f"not a path that can name a file ({error})", repr(path)) from error
+    try:
+        facts = os.fstat(descriptor)
+        _require_regular(facts, path)
+        if max_bytes is not None and facts.st_size > max_bytes:
+            raise OSError(errno.EFBIG, f"the file has {facts.st_size:,} bytes; at most {max_bytes:,} are read", str(path))
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_file(path: str | Path, max_bytes: int | None = None) -> bytes:
+    """Content of a regular file.
+
+    Args:
+        path: of the file, or of a link to it.
+        max_bytes: the most that it may hold; None for the library's `limits.max_document_bytes`.
+
+    Raises:
+        OSError: as `open_file`.
+    """
+    if max_bytes is None:
+        from hubflow.schemas.library import library_settings  # which reads its own file by this function
+
+        max_bytes = library_settings().limits.max_document_bytes
+    with open_file(path, max_bytes) as stream:
+        content = stream.read(max_bytes + 1)
+    if len(content) > max_bytes:  # such as a file of /proc, which has no size
+        raise OSError(errno.EFBIG, f"the file has more than {max_bytes:,} bytes", str(path))
+    return content
+
+
+def read_text(path: str | Path, encoding: str = "utf-8", max_bytes: int | None = None) -> str:
+    """Decoded content of a regular file, every end of a line a line feed.
+
+    Raises:
+        OSError: as `open_file`.
+        UnicodeDecodeError: when the content is not in the encoding.
+    """
+    content = read_file(path, max_bytes)
+    return io.TextIOWrapper(io.BytesIO(content), encoding=encoding).read()
+
+
+@contextlib.contextmanager
+def held_open(path: str | Path) -> Iterator[str]:
+    """A name by which a library that takes names alone reads the regular file that is open here, whatever the path names then.
+
+    Raises:
+        OSError: as `open_file`.
+    """
+    with open_file(path) as stream:
+        name = f"/proc/self/fd/{stream.fileno()}"
+        yield name if os.path.exists(name) else str(path)
+
+
+def why_no_file(path: str | Path) -> str | None:
+    """What a path names, such as "a named pipe", where it is neither a regular file nor missing.
+
+    Returns:
+        None of a regular file, and where nothing is, or nobody may look.
+    """
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+    except ValueError:
+        return None
+    except OSError as error:
+        if not os.path.islink(path):
+            return None
+        return "a link that leads in a circle" if error.errno == errno.ELOOP else "a link to a file that is missing"
+    return None if kind == stat.S_IFREG else _KINDS.get(kind, "no regular file")
+
+
+def _require_regular(facts: os.stat_result, path: str | Path) -> None:
+    kind = stat.S_IFMT(facts.st_mode)
+    if kind == stat.S_IFDIR:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if kind != stat.S_IFREG:
+        raise OSError(errno.EINVAL, f"{_KINDS.get(kind, 'something')}, not a regular file", str(path))
