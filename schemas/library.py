@@ -40,6 +40,14 @@ class Limits(Settings):
         ge=1,
         description="Bytes in memory of pickled weights for each byte of their file; half precision takes 2, as float32",
     )
+    max_settings_bytes: int = Field(
+        1_000_000,
+        ge=1,
+        description="Bytes of a settings file, and of its values where aliases of YAML stand for what they name",
+    )
+    max_nesting: int = Field(
+        64, ge=8, le=200, description="Lists and objects within one another, in settings, JSON and the types of columns"
+    )
 
 
 class Trust(Settings):

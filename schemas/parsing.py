@@ -2,7 +2,9 @@
 
 import copy
 import difflib
+import errno
 import json
+import re
 import types
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +20,10 @@ from hubflow.schemas.urls import SECRET
 AnySettings = TypeVar("AnySettings", bound=BaseModel)
 _CHOICES = ("literal[", "dict[", "tuple[", "function-", "constrained-str")
 """How Pydantic's names of what a setting may be begin; they are no part of a setting's name."""
+MAX_SHOWN, MAX_FAULTS = 300, 100
+"""Characters of a value, and faults, that a message shows."""
+MAX_NUMBER_CHARS = 1_000
+"""Of a number in YAML: Python takes time that grows with the square of the length to read some."""
 
 
 def parse_settings(model: type[AnySettings], values: object, source: str = "settings") -> AnySettings:
@@ -31,25 +37,29 @@ def parse_settings(model: type[AnySettings], values: object, source: str = "sett
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        faults = [_fault(model, fault) for fault in error.errors() if not _is_of_another_choice(fault)]
-        listed = "\n".join(f"  - {fault}" for fault in faults)
-        raise SettingsError(f"{source}: {len(faults)} setting(s) are wrong\n{listed}") from None
+        faults = [fault for fault in error.errors() if not _is_of_another_choice(fault)]
+        listed = "\n".join(f"  - {_fault(model, fault)}" for fault in faults[:MAX_FAULTS])
+        more = f"\n  … ({len(faults) - MAX_FAULTS} more)" if len(faults) > MAX_FAULTS else ""
+        raise SettingsError(f"{source}: {len(faults)} setting(s) are wrong\n{listed}{more}") from None
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
     """Values of a YAML or JSON settings file, not yet validated; relative paths in it are relative to the working directory.
 
     Raises:
-        SettingsError: when the file is missing, is not YAML or JSON, or is not a mapping.
+        SettingsError: when the file is missing, is not YAML or JSON, is not a mapping, or exceeds a limit of the library.
     """
     path = Path(path)
-    kind = "JSON" if path.suffix == ".json" else "YAML"
+    kind, most = "JSON" if path.suffix == ".json" else "YAML", _limits().max_settings_bytes
     try:
-        text = read_text(path, "utf-8-sig")
-        values = json.loads(text) if kind == "JSON" else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path, "utf-8-sig", most)
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EFBIG:
+            raise SettingsError(f"{path}: more than {most:,} bytes, limits.max_settings_bytes; expected settings") from error
         raise SettingsError(f"{path}: settings cannot be read ({error}); expected a YAML or JSON file") from error
-    except (yaml.YAMLError, json.JSONDecodeError) as error:
+    try:
+        values = _json_value(text) if kind == "JSON" else _yaml_value(text)
+    except ValueError as error:
         raise SettingsError(f"{path}: not valid {kind}: {error}") from error
     if not isinstance(values, dict):
         raise SettingsError(f"{path}: expected a mapping of settings, found {type(values).__name__}")
@@ -74,9 +84,15 @@ def with_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, An
     result = copy.deepcopy(values)
     for entry in overrides:
         name, equals, text = entry.partition("=")
+        shown = shortened(entry)
         if not equals or not name.strip():
-            raise SettingsError(f"--set {entry}: expected NAME=VALUE, for example train.epochs=2")
-        put_value(result, name.strip(), _yaml_value(entry, text), f"--set {entry}")
+            raise SettingsError(f"--set {shown}: expected NAME=VALUE, for example train.epochs=2")
+        try:
+            value = _yaml_value(text)
+        except ValueError as error:
+            remedy = "quote it, as in NAME='\"text\"'"
+            raise SettingsError(f"--set {shown}: {shortened(text)!r} is no YAML value ({error}); {remedy}") from error
+        put_value(result, name.strip(), value, f"--set {shown}")
     return result
 
 
@@ -84,9 +100,11 @@ def put_value(values: dict[str, Any], name: str, value: Any, source: str) -> Non
     """Put a value at a dotted name into `values`, making the groups on the way.
 
     Raises:
-        SettingsError: when the name goes below something that is not a mapping.
+        SettingsError: when the name goes below something that is not a mapping, or has too many parts.
     """
     *parents, last = name.split(".")
+    if len(parents) > _limits().max_nesting:
+        raise SettingsError(f"{source}: more than {_limits().max_nesting} groups within one another, limits.max_nesting")
     place = values
     for parent in parents:
         place = place.setdefault(parent, {})
@@ -95,16 +113,115 @@ def put_value(values: dict[str, Any], name: str, value: Any, source: str) -> Non
     place[last] = value
 
 
-def _yaml_value(entry: str, text: str) -> Any:
+def _limits() -> Any:
+    from hubflow.schemas.library import library_settings  # which reads its own settings with this module
+
+    return library_settings().limits
+
+
+def _json_value(text: str) -> Any:
+    """What a text of JSON holds.
+
+    Raises:
+        ValueError: saying what is wrong with it.
+    """
+    require_flat(text, _limits().max_nesting)
+    return json.loads(text)
+
+
+def require_flat(text: str, most: int) -> None:
+    """Refuse a text of JSON before it is read when its lists and objects are nested too deeply.
+
+    Raises:
+        ValueError: naming the limit.
+    """
+    if text.count("[") + text.count("{") <= most:
+        return
+    depth = 0
+    for part in _BRACKETS.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(part[0], 0)  # a string is none of these
+        if depth > most:
+            raise ValueError(f"lists and objects are nested in more than {most} levels, limits.max_nesting")
+
+
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
+
+
+def _yaml_value(text: str) -> Any:
+    """What a text of YAML holds.
+
+    Raises:
+        ValueError: saying what is wrong with it.
+    """
+    limits = _limits()
     try:
-        return yaml.safe_load(text)
+        return _Loader(text, limits.max_nesting, limits.max_settings_bytes).get_single_data()
     except yaml.YAMLError as error:
-        raise SettingsError(f"--set {entry}: {text!r} is no YAML value; quote it, as in NAME='\"text\"'") from error
+        raise ValueError(shortened(str(error), 3 * MAX_SHOWN)) from error
+    except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        # PyYAML raises these where a value is not what its tag says, as in `!!timestamp x` or 2026-99-99.
+        raise ValueError(f"a value is not of its type ({shortened(str(error))})") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose nesting is bounded, and its size where each alias stands for a copy of what it names."""
+
+    def __init__(self, text: str, max_nesting: int, max_bytes: int) -> None:
+        self._text, self._max_nesting, self._max_bytes = text, max_nesting, max_bytes
+        self._depth = 0
+        self._sizes: dict[int, tuple[int, int]] = {}
+        """Of each node that is read, by identity: the characters and the levels that it stands for."""
+        super().__init__(text)
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Read one node; the nodes in it are read before it is."""
+        is_alias = self.check_event(yaml.AliasEvent)
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        self._depth += 1
+        if self._depth > self._max_nesting + 1:
+            raise self._exceeded(mark, f"nested in more than {self._max_nesting} levels", "max_nesting")
+        node: Any = super().compose_node(parent, index)
+        self._depth -= 1
+        if is_alias:
+            if id(node) not in self._sizes:
+                raise yaml.composer.ComposerError(None, None, "an alias stands within what it names", mark)
+            return node
+        if isinstance(node, yaml.ScalarNode):
+            size, levels = len(node.value) + 1, 0
+        else:
+            inner = [child for pair in node.value for child in (pair if isinstance(pair, tuple) else (pair,))]
+            sizes = [self._sizes[id(child)] for child in inner]
+            size, levels = 1 + sum(one for one, _ in sizes), 1 + max((one for _, one in sizes), default=0)
+        if size > self._max_bytes:
+            raise self._exceeded(mark, f"with its aliases more than {self._max_bytes:,} characters", "max_settings_bytes")
+        if levels > self._max_nesting:
+            raise self._exceeded(mark, f"with its aliases nested in more than {self._max_nesting} levels", "max_nesting")
+        self._sizes[id(node)] = size, levels
+        return node
+
+    def construct_number(self, node: Any) -> Any:
+        """A number, unless it is too long to be one."""
+        if len(node.value) > MAX_NUMBER_CHARS:
+            raise yaml.constructor.ConstructorError(None, None, f"a number of {len(node.value):,} characters", node.start_mark)
+        is_float = node.tag.endswith(":float")
+        return self.construct_yaml_float(node) if is_float else self.construct_yaml_int(node)
+
+    def _exceeded(self, mark: Any, what: str, limit: str) -> yaml.YAMLError:
+        return yaml.composer.ComposerError(None, None, f"{what}, limits.{limit}", mark)
+
+
+for _tag_of_numbers in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
+    _Loader.add_constructor(_tag_of_numbers, _Loader.construct_number)
+
+
+def shortened(text: str, most: int = MAX_SHOWN) -> str:
+    """The beginning of a text that is too long for a message."""
+    return text if len(text) <= most else f"{text[:most]}… ({len(text) - most:,} more characters)"
 
 
 def close_name(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The one of `known` that `name` most likely means; `cutoff` says how alike they must be, 0 to 1."""
-    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)), None)
+    return next(iter(difflib.get_close_matches(name[:MAX_SHOWN], list(known), n=1, cutoff=cutoff)), None)
 
 
 def _is_of_another_choice(fault: Any) -> bool:
@@ -115,18 +232,22 @@ def _is_of_another_choice(fault: Any) -> bool:
 def _fault(model: type[BaseModel], fault: Any) -> str:
     location = [str(part) for part in fault["loc"] if not str(part).startswith(_CHOICES)]
     groups, shown = _walk(model, location)
-    name = ".".join(shown) or "settings"
+    name = shortened(".".join(shown)) or "settings"
     if fault["type"] == "extra_forbidden":
         return f"{name}: unknown setting; {_hint(location[-1], _names(_walk(model, location[:-1])[0]))}"
     if fault["type"] == "missing":
         return f"{name}: is required"
     if fault["type"] == "model_type":
-        return f"{name}: expected a group of settings ({', '.join(_names(groups))}), found {fault['input']!r}"
+        return f"{name}: expected a group of settings ({', '.join(_names(groups))}), found {_shown(fault)}"
     if fault["type"] in ("union_tag_invalid", "union_tag_not_found", "model_attributes_type"):
         return _fault_of_choice(name, fault, [tag for tag in map(_tag, groups) if tag is not None])
     message = fault["msg"].removeprefix("Value error, ")
     is_shown = not isinstance(fault["input"], dict) and fault["type"] != SECRET
-    return f"{name}: {message} (found {fault['input']!r})" if is_shown else f"{name}: {message}"
+    return f"{name}: {message} (found {_shown(fault)})" if is_shown else f"{name}: {message}"
+
+
+def _shown(fault: Any) -> str:
+    return shortened(repr(fault["input"]))
 
 
 def _fault_of_choice(name: str, fault: Any, known: list[str]) -> str:
@@ -134,8 +255,8 @@ def _fault_of_choice(name: str, fault: Any, known: list[str]) -> str:
     if fault["type"] == "union_tag_not_found":
         return f"{name}.name: is required; one of {', '.join(known)}"
     if fault["type"] == "model_attributes_type":
-        return f"{name}: expected a name, or a group of settings with one ({', '.join(known)}), found {fault['input']!r}"
-    found = fault["ctx"]["tag"]
+        return f"{name}: expected a name, or a group of settings with one ({', '.join(known)}), found {_shown(fault)}"
+    found = shortened(fault["ctx"]["tag"])
     close = close_name(found, known)
     meant = f"; did you mean {close!r}?" if close else "."
     return f"{name}: {found!r} is not known{meant} Known: {', '.join(known)}"

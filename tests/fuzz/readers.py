@@ -481,7 +481,7 @@ def _tokenizer_seeds() -> list[bytes]:
     seeds = []
     vocabulary = {token: place for place, token in enumerate(_VOCABULARY.split("\n")[:-1])}
     for model in (
-        models.WordPiece(vocabulary, unk_token="[UNK]"),
+        models.WordPiece(vocabulary, unk_token="[UNK]"),  # noqa: S106 - not a password
         models.BPE(_BYTE_PAIRS, [("a", "f")]),
         models.Unigram([("a", -1.0), ("[UNK]", -2.0)], 1),
     ):
