@@ -7,6 +7,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Policy = Literal["ignore", "warn", "fail"]
 """What is done about a fault: nothing, it is said and written down, or the stage fails."""
+SECRET = "secret_in_url"  # noqa: S105
+"""Type of a Pydantic fault whose value may hold a secret: it is reported without the value."""
 
 
 def rgb_of(colour: Any) -> tuple[int, int, int]:

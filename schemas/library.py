@@ -11,9 +11,9 @@ import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
 from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from hubflow.schemas.base import Settings
 from hubflow.schemas.errors import SettingsError
@@ -24,6 +24,7 @@ PREFIX = "HUBFLOW_"
 CONFIG = "HUBFLOW_CONFIG"
 """Environment variable: path of the TOML file."""
 MAX_CONFIG_BYTES = 1 << 20
+Scheme = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9+.-]*$")]
 
 
 class Limits(Settings):
@@ -53,6 +54,13 @@ class Limits(Settings):
 class Trust(Settings):
     """Whom and what the machine trusts."""
 
+    store_schemes: tuple[Scheme, ...] = Field(
+        ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"),
+        description="Schemes of URLs that a store may have, as fsspec names them; a folder of this machine may always be one",
+    )
+    tracking_uris: tuple[str, ...] = Field(
+        (), description="URIs of the MLflow servers and databases that a run may send to, besides that of MLFLOW_TRACKING_URI"
+    )
     import_packages: tuple[str, ...] | None = Field(
         None,
         description="Packages, or modules, whose code settings may name; any when not set, none when empty",

@@ -13,9 +13,9 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from hubflow.schemas.base import SECRET
 from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.files import read_text
-from hubflow.schemas.urls import SECRET
 
 AnySettings = TypeVar("AnySettings", bound=BaseModel)
 _CHOICES = ("literal[", "dict[", "tuple[", "function-", "constrained-str")
@@ -37,7 +37,12 @@ def parse_settings(model: type[AnySettings], values: object, source: str = "sett
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        faults = [fault for fault in error.errors() if not _is_of_another_choice(fault)]
+        found = error.errors()
+        secrets = [_path(fault) for fault in found if fault["type"] == SECRET]
+        hidden = {path[:length] for path in secrets for length in range(len(path) + 1)}  # in a union too
+        faults = [
+            fault for fault in found if fault["type"] == SECRET or not (_is_of_another_choice(fault) or _path(fault) in hidden)
+        ]
         listed = "\n".join(f"  - {_fault(model, fault)}" for fault in faults[:MAX_FAULTS])
         more = f"\n  … ({len(faults) - MAX_FAULTS} more)" if len(faults) > MAX_FAULTS else ""
         raise SettingsError(f"{source}: {len(faults)} setting(s) are wrong\n{listed}{more}") from None
@@ -229,8 +234,12 @@ def _is_of_another_choice(fault: Any) -> bool:
     return isinstance(fault["input"], dict) and str(fault["loc"][-1:]).startswith('("literal[')
 
 
+def _path(fault: Any) -> tuple[str, ...]:
+    return tuple(str(part) for part in fault["loc"] if not str(part).startswith(_CHOICES))
+
+
 def _fault(model: type[BaseModel], fault: Any) -> str:
-    location = [str(part) for part in fault["loc"] if not str(part).startswith(_CHOICES)]
+    location = list(_path(fault))
     groups, shown = _walk(model, location)
     name = shortened(".".join(shown)) or "settings"
     if fault["type"] == "extra_forbidden":

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from hubflow.schemas.base import Settings
+from hubflow.schemas.urls import LinkBase
 
 
 class ReportSettings(Settings):
@@ -14,8 +15,7 @@ class ReportSettings(Settings):
         description="Text classification: in how many mistakes the words that led to them are marked; costs up to 33 "
         "predictions each",
     )
-    base_url: str | None = Field(
+    base_url: LinkBase | None = Field(
         None,
-        pattern=r"^https?://",
         description="Where the store's folder is served, so that Prefect's link to the report can be followed",
     )

@@ -33,6 +33,7 @@ Character = Annotated[
 DELIMITER = "CSV and TSV: character that separates fields; a comma in CSV and a tab in TSV when not given"
 QUOTE = 'CSV and TSV: character that quotes a field, " when not given; to name one turns quoting on'
 ESCAPE = "CSV and TSV: character, such as a backslash, after which the next one is plain text; none when not given"
+BLOCK_NAME = r"^[a-z0-9-]+$"  # as Prefect has it: a name with a slash would lead to a block of another type
 Projection = Literal["query", "key", "value", "output"]
 
 
@@ -177,7 +178,7 @@ class FineTuneSettings(Settings):
         "hubflow-store", description="Folder under which everything is kept, or URL on object storage (s3://…)"
     )
     store_block: str | None = Field(
-        None, description="Prefect Secret block with fsspec's options for the store's URL: key, secret, endpoint_url …"
+        None, pattern=BLOCK_NAME, description="Prefect block of the type Store Credentials, for a store at a URL"
     )
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|gpu(:\d+(,\d+)*)?)$", description="auto, cpu, gpu, gpu:N, or gpu:N,M to train on several"
@@ -204,7 +205,7 @@ class PredictSettings(Settings):
 
     export: ExportAddress = Field(description="Exported folder, or its URL (s3://…/exports/KEY)")
     store_block: str | None = Field(
-        None, description="Prefect Secret block with fsspec's options for the store that the export's URL is of"
+        None, pattern=BLOCK_NAME, description="Prefect block of the type Store Credentials, for an export at a URL"
     )
     data: InputPath | tuple[InputPath, ...] = Field(
         description="File of rows, image, folder of images, or a glob of these, or several; labels are not needed"

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
 
 from hubflow.schemas.base import Settings, Share
-from hubflow.schemas.urls import OutputPath, PathRole, as_text
+from hubflow.schemas.urls import OutputPath, TrackingUri
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -150,9 +150,7 @@ class CheckpointSettings(Settings):
     )
 
 
-HistoryPath = Annotated[
-    str, StringConstraints(min_length=1, pattern=r"\.(csv|parquet)$"), BeforeValidator(as_text), PathRole(is_written=True)
-]
+HistoryPath = Annotated[OutputPath, StringConstraints(pattern=r"\.(csv|parquet)$")]
 
 
 class TrackSettings(Settings):
@@ -163,8 +161,10 @@ class TrackSettings(Settings):
         None,
         description="Folder in which each run has one of TensorBoard events; needs hubflow[tensorboard]",
     )
-    mlflow: OutputPath | None = Field(
-        None, description="Tracking URI of MLflow, such as sqlite:////data/mlflow.db; needs hubflow[mlflow]"
+    mlflow: TrackingUri | None = Field(
+        None,
+        description="Tracking URI of MLflow, such as sqlite:////data/mlflow.db, or one that trust.tracking_uris allows; needs "
+        "hubflow[mlflow]",
     )
     experiment: str = Field("hubflow", min_length=1, description="MLflow: name of the experiment")
 
@@ -172,13 +172,6 @@ class TrackSettings(Settings):
     def is_asked(self) -> bool:
         """Whether the history goes anywhere."""
         return any((self.history, self.tensorboard, self.mlflow))
-
-    @field_validator("history", "tensorboard")
-    @classmethod
-    def _on_this_machine(cls, value: str | None) -> str | None:
-        if value is not None and "://" in value:
-            raise ValueError("give a path on this machine, not a URL")
-        return value
 
 
 class TrainSettings(Settings):

@@ -3,14 +3,18 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePath
 from typing import Annotated, Any, get_args
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, StringConstraints
 from pydantic_core import PydanticCustomError
 
-SECRET = "secret_in_url"  # noqa: S105  # the type of a fault, whose value is not to be shown
+from hubflow.schemas.base import SECRET
+from hubflow.schemas.library import library_settings
+
+CONTAINER_SCHEMES = ("abfs", "abfss")
+"""Of URLs whose host may be `container@account`."""
 _FILE = "file://"
 
 
@@ -20,16 +24,40 @@ def is_url(address: str) -> bool:
 
 
 def url_fault(address: str) -> str | None:
-    """What is wrong with a URL, without showing it where it holds a secret; None when nothing is."""
-    parts = urlsplit(address)
-    if parts.password is not None or parts.query:
+    """What is wrong with the URL of a store, without showing it where it may hold a secret; None when nothing is.
+
+    The URL is read as it is written, as fsspec does, and not by a parser that drops or decodes characters.
+    """
+    scheme, _, rest = address.partition("://")
+    host, *segments = rest.rstrip("/").split("/")
+    account = host.replace("@", "", 1) if scheme in CONTAINER_SCHEMES else host
+    if set("?#") & set(rest) or "@" in account or (":" in host and not host.startswith("arn:")):
         return (
-            "the URL holds a password, a key or a query; leave them out, and give credentials by the environment, "
-            "fsspec's configuration or a Prefect block (docs/production.md)"
+            "the URL holds a user, a password, a port or a query; leave them out, and give credentials and endpoint by the "
+            "environment, fsspec's configuration or a Prefect block (docs/production.md)"
         )
-    if "::" in address or parts.fragment or not parts.netloc or ".." in PurePosixPath(parts.path).parts:
-        return f"{address!r} is no URL of a store; expected one such as s3://bucket/prefix"
+    if not address.isprintable() or "\\" in address or "::" in address or not all(map(_is_plain, (host, *segments))):
+        return f"{address!r} is no URL of a store; expected one such as s3://bucket/prefix, without . and .. and empty parts"
+    known = library_settings().trust.store_schemes
+    if scheme not in known:
+        return (
+            f"{address!r}: a store's URL begins with {' or '.join(f'{one}://' for one in known)}; to allow more, the owner of "
+            "the machine sets trust.store_schemes (docs/security.md)"
+        )
     return None
+
+
+def _is_plain(segment: str) -> bool:
+    """Whether a part of a URL means itself, to a storage that decodes %2e too."""
+    decoded = unquote(segment)
+    return decoded not in ("", ".", "..") and not set("/\\") & set(decoded)
+
+
+def is_under(address: str, prefix: str) -> bool:
+    """Whether the URL of a store is `prefix` or below it, by whole parts as they are written: s3://bucket-2 is not in s3://bucket."""
+    if url_fault(address) or url_fault(prefix):
+        return False
+    return f"{address.rstrip('/')}/".startswith(f"{prefix.rstrip('/')}/")
 
 
 def absolute_address(address: str) -> str:
@@ -39,10 +67,40 @@ def absolute_address(address: str) -> str:
     return str(Path(address.removeprefix(_FILE)).expanduser().resolve())
 
 
-def _without_secrets(address: str) -> str:
-    fault = url_fault(address) if is_url(address) else None
+def _store_address(address: str) -> str:
+    return _refuse(address, url_fault(address) if is_url(address) else None)
+
+
+def _on_this_machine(address: str) -> str:
+    is_elsewhere = is_url(address) and not address.startswith("hf://")
+    return _refuse(address, "a URL is not opened here; give a path on this machine" if is_elsewhere else None)
+
+
+def _link_base(address: str) -> str:
+    scheme, _, rest = address.partition("://")
+    host = rest.partition("/")[0]
+    if "@" in host or set("?#") & set(rest):
+        return _refuse(
+            address, "the URL holds a user, a password or a query, which all who see the run would read; leave them out"
+        )
+    is_link = scheme in ("http", "https") and rest.isprintable() and host and not set(" <>()\"'\\") & set(rest)
+    return _refuse(address, None if is_link else "expected an address that a browser opens, such as https://host/folder")
+
+
+def _tracking_uri(address: str) -> str:
+    host = address.partition("://")[2].partition("/")[0]
+    if (":" in host.rpartition("@")[0]) or "password" in address.lower():
+        return _refuse(
+            address,
+            "the URI holds a password, which is kept with the settings; leave it out, and give it by the environment "
+            "(MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, MLFLOW_TRACKING_TOKEN, or what your database reads)",
+        )
+    return address
+
+
+def _refuse(address: str, fault: str | None) -> str:
     if fault is not None:
-        # Pydantic shows a value that is at fault: what is told of it comes without the value (see `parsing`).
+        # Pydantic shows a value that is at fault; this type of fault is reported without the value (see `parsing`).
         raise PydanticCustomError(SECRET, "{fault}", {"fault": fault})
     return address
 
@@ -80,16 +138,21 @@ def as_text(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-InputPath = Annotated[str, StringConstraints(min_length=1), BeforeValidator(as_text), PathRole(is_written=False)]
-"""A file or folder that is read."""
-PathOrName = Annotated[str, StringConstraints(min_length=1), BeforeValidator(as_text), PathRole(False, may_be_name=True)]
-"""A folder that is read, or a name in its place."""
-OutputPath = Annotated[str, StringConstraints(min_length=1), BeforeValidator(as_text), PathRole(is_written=True)]
-"""A file or folder that is written."""
-StoreAddress = Annotated[OutputPath, AfterValidator(_without_secrets)]
+_Text = Annotated[str, StringConstraints(min_length=1), BeforeValidator(as_text)]
+InputPath = Annotated[_Text, AfterValidator(_on_this_machine), PathRole(is_written=False)]
+"""A file or folder of this machine that is read."""
+PathOrName = Annotated[_Text, AfterValidator(_on_this_machine), PathRole(False, may_be_name=True)]
+"""A folder that is read, or a name in its place, such as that of a hub module."""
+OutputPath = Annotated[_Text, AfterValidator(_on_this_machine), PathRole(is_written=True)]
+"""A file or folder of this machine that is written."""
+StoreAddress = Annotated[_Text, AfterValidator(_store_address), PathRole(is_written=True)]
 """A folder of this machine in which things are kept, or a URL without secrets."""
-ExportAddress = Annotated[InputPath, AfterValidator(_without_secrets)]
+ExportAddress = Annotated[_Text, AfterValidator(_store_address), PathRole(is_written=False)]
 """An exported folder of this machine, or its URL without secrets."""
+TrackingUri = Annotated[_Text, AfterValidator(_tracking_uri), PathRole(is_written=True)]
+"""URI of an MLflow tracking store, without a password."""
+LinkBase = Annotated[str, AfterValidator(_link_base)]
+"""Start of links for browsers, without a password. Nothing is requested from it."""
 
 
 def is_relative(address: str) -> bool:

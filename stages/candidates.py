@@ -3,7 +3,7 @@
 from hubflow.schemas.folders import StoreError
 from hubflow.schemas.references import ExportRef, VerdictRef
 from hubflow.schemas.urls import absolute_address, is_url
-from hubflow.stages.store import Artifact, Store
+from hubflow.stages.store import Artifact, Store, split_address
 
 EXPORTS, VERDICTS = "exports", "verdicts"
 
@@ -19,7 +19,11 @@ def export_of(export: str, store: str | None = None) -> tuple[str, ExportRef]:
         StoreError: when there is no such export, or it is altered.
     """
     place = store
-    if store is None or is_url(export):
+    if is_url(export):
+        place, kind, key = split_address(export)
+        if kind != EXPORTS:
+            raise StoreError(f"{export}: not an export of a store; expected <store>/{EXPORTS}/KEY")
+    elif store is None:
         *above, kind, key = absolute_address(export).split("/")
         place = "/".join(above)
         if kind != EXPORTS or not place:

@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from hubflow.schemas.folders import StoreError
 from hubflow.schemas.urls import url_fault
@@ -25,7 +24,8 @@ _writable: set[str] = set()
 def use_options(url: str, options: Mapping[str, Any]) -> None:
     """Have this process open the store at `url` with options of fsspec's (`key`, `secret`, `endpoint_url` …), not written down.
 
-    Without them it is opened with what the environment and fsspec's configuration say.
+    Without them it is opened with what the environment and fsspec's configuration say. With them, S3's endpoint is theirs, or
+    Amazon's: keys are not sent to an endpoint of the environment.
     """
     _options[url.rstrip("/")] = dict(options)
 
@@ -42,7 +42,7 @@ class Remote:
         if fault is not None:
             raise StoreError(f"store: {fault}")
         self.url = url.rstrip("/")
-        self._protocol = urlsplit(url).scheme
+        self._protocol = url.partition("://")[0]
         self._options = _options.get(self.url, {})
         self._fs, self._base = self._opened()
 
@@ -140,7 +140,7 @@ class Remote:
         from fsspec.core import url_to_fs
 
         try:
-            fs, base = url_to_fs(self.url, use_listings_cache=False, **self._options)
+            fs, base = url_to_fs(self.url, use_listings_cache=False, **self._fs_options())
         except ImportError as error:
             extra = EXTRAS.get(self._protocol)
             needed = f"install the extra `{extra}` (uv sync --extra {extra})" if extra else "install it"
@@ -148,6 +148,13 @@ class Remote:
         except Exception as error:
             raise self._fault(error, "opened", "") from None
         return fs, str(base).rstrip("/")
+
+    def _fs_options(self) -> dict[str, Any]:
+        """Options of fsspec's; on S3 neither the environment nor fsspec's configuration adds an endpoint to given ones."""
+        if self.url not in _options or self._protocol not in CONDITIONAL:
+            return self._options
+        config = {"ignore_configured_endpoint_urls": True, **self._options.get("config_kwargs", {})}
+        return {"endpoint_url": None, "client_kwargs": {}, **self._options, "config_kwargs": config}
 
     @contextlib.contextmanager
     def _told(self, done: str, path: str) -> Iterator[None]:

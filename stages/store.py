@@ -68,9 +68,10 @@ class Draft:
 class Store:
     """Artefacts under one root folder, each at `<kind>/<key>`, and loose files beside them.
 
-    A store that is a URL (`s3://bucket/prefix`, any that fsspec knows) has its root on this machine too: a cache of what lies
-    there. Sealed folders are fetched into it when they are asked for, and sent when they are made; loose files are read and
-    written there, unless a stage wrote them below the root itself, which `mirror` then sends. `training/` stays here.
+    A store that is a URL (`s3://bucket/prefix`; `trust.store_schemes` has the schemes) has its root on this machine too: a
+    cache of what lies there. Sealed folders are fetched into it when they are asked for, and sent when they are made; loose
+    files are read and written there, unless a stage wrote them below the root itself, which `mirror` then sends. `training/`
+    stays here.
 
     Raises:
         StoreError: when the root cannot be created or written, or the URL is none of a store.
@@ -314,8 +315,11 @@ def split_address(address: str) -> tuple[str, str, str]:
         StoreError: when it is no such address.
     """
     url, *path = absolute_address(address).rsplit("/", 2)
-    if not is_url(url) or len(path) != 2 or url_fault(url):  # noqa: PLR2004
-        raise StoreError("the URL is none of a folder in a store; expected s3://bucket/prefix/exports/KEY or alike")
+    fault = url_fault(address) if is_url(address) else "no URL"
+    if fault or len(path) != 2 or url_fault(url):  # noqa: PLR2004
+        raise StoreError(
+            f"the URL is none of a folder in a store ({fault or address}); expected s3://bucket/prefix/exports/KEY or alike"
+        )
     return url, path[0], path[1]
 
 

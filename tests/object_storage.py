@@ -1,11 +1,17 @@
-"""A server that speaks S3 on loopback (moto's), a bucket in it, and machines that share it: caches of their own."""
+"""A server that speaks S3 on loopback (moto's), a bucket in it, machines that share it, and a network that fails."""
 
 import contextlib
+import http.client
+import socket
+import struct
+import threading
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
@@ -88,3 +94,103 @@ class ObjectStorage:
     def delete(self, path: str) -> None:
         """Remove one object."""
         self.client.delete_object(Bucket=self.bucket, Key=f"store/{path}")
+
+
+Fault = Literal["reset", "half", "stall", "silence", "lost answer"] | int
+"""What happens to a request: the connection is reset; half of the body comes, and then the end, or nothing more; nothing comes
+at all; the request is done, but its answer is lost; or the status of an answer that refuses."""
+
+
+@dataclass
+class FaultyProxy:
+    """A proxy on loopback before a server, which does to each request what `fault` says; None lets it pass.
+
+    Attributes:
+        endpoint: its own address.
+        target: address of the server.
+        fault: of a method, the path of the object, and how often this has been asked before.
+        requests: what was asked, in order.
+    """
+
+    endpoint: str
+    target: str
+    fault: Callable[[str, str, int], Fault | None] = lambda _method, _path, _times: None
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    closing: threading.Event = field(default_factory=threading.Event)
+
+
+@contextlib.contextmanager
+def faulty_proxy(target: str) -> Iterator[FaultyProxy]:
+    """A proxy before the server at `target`, in threads of this process."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _ProxyHandler)
+    server.daemon_threads, server.block_on_close = True, False
+    proxy = FaultyProxy(f"http://127.0.0.1:{server.server_port}", target)
+    server.proxy = proxy  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        proxy.closing.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _ProxyHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep quiet."""
+
+    def _forward(self) -> None:
+        proxy: FaultyProxy = self.server.proxy  # type: ignore[attr-defined]
+        asked = self.command, urlsplit(self.path).path
+        times = proxy.requests.count(asked)
+        proxy.requests.append(asked)
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        fault = proxy.fault(*asked, times)
+        if fault == "silence":
+            proxy.closing.wait()
+        elif fault == "reset":
+            self._reset()
+        elif isinstance(fault, int):
+            self._send(fault, [("Content-Type", "application/xml")], b"<Error><Code>InternalError</Code></Error>")
+        else:
+            self._answer(proxy, body, fault)
+
+    def _answer(self, proxy: FaultyProxy, body: bytes, fault: Fault | None) -> None:
+        connection = http.client.HTTPConnection(str(urlsplit(proxy.target).netloc))
+        connection.request(self.command, self.path, body, dict(self.headers))
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        if fault == "lost answer":
+            self._reset()
+        elif fault in ("half", "stall"):
+            self._send(answer.status, answer.getheaders(), content[: len(content) // 2], len(content))
+            if fault == "stall":
+                proxy.closing.wait()
+        else:
+            self._send(answer.status, answer.getheaders(), content)
+
+    def _send(self, status: int, headers: list[tuple[str, str]], content: bytes, declared: int | None = None) -> None:
+        length = dict(headers).get("Content-Length", "0") if self.command == "HEAD" else str(declared or len(content))
+        self.send_response(status)
+        for name, value in headers:
+            if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", length)
+        self.end_headers()
+        self.wfile.write(content)
+        self.wfile.flush()
+        if declared is not None:
+            self.close_connection = True
+
+    def _reset(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            self.connection.close()
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _forward

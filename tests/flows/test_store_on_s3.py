@@ -1,21 +1,26 @@
-"""The flows with a store on object storage, their credentials in a Prefect Secret block: nothing of them is written down."""
+"""The flows with a store on object storage, their credentials in a Prefect block: used there alone, and written nowhere."""
 
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from fsspec.config import conf
 from modules import make_tiny_bert
-from object_storage import KEY, SECRET, ObjectStorage
+from object_storage import KEY, SECRET, ObjectStorage, faulty_proxy
 from prefect.blocks.system import Secret
+from pydantic import ValidationError
 from runs import WORDS, text_settings
 from s3fs import S3FileSystem
 
 from hubflow.flows.fine_tune import fine_tune
 from hubflow.flows.predict import predict
+from hubflow.flows.store_access import StoreCredentials, open_store
 from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.folders import StoreError
 from hubflow.schemas.references import FineTuneResult
 from hubflow.schemas.settings import FineTuneSettings, PredictSettings
 from hubflow.stages import remote
@@ -44,7 +49,8 @@ def outcome(prefect_server: str, s3_server: str, tmp_path_factory: pytest.TempPa
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         patch.setattr(S3FileSystem, "_cache", {})
         patch.setattr(remote, "_writable", set())
-        Secret(value={"key": KEY, "secret": SECRET, "endpoint_url": storage.endpoint}).save(BLOCK, overwrite=True)
+        options = {"key": KEY, "secret": SECRET, "endpoint_url": storage.endpoint}
+        StoreCredentials(url=f"s3://{storage.bucket}", options=options).save(BLOCK, overwrite=True)
         module = make_tiny_bert(folder / "bert", WORDS)
         given = text_settings(folder, module) | {"store": storage.url, "store_block": BLOCK}
         given["data"]["max_invalid_share"] = 0.5
@@ -100,12 +106,71 @@ def test_no_secret_is_written_anywhere(outcome: Outcome) -> None:
 @pytest.mark.parametrize(
     ("block", "store", "message"),
     [
-        ("absent-block", "s3://b/x", "store_block: Unable to find block document named absent-block"),
-        ("no-mapping", "s3://b/x", "store_block: the Secret 'no-mapping' is no mapping"),
-        ("no-mapping", "folder", "which needs no credentials"),
+        (
+            "absent-block",
+            "s3://b/x",
+            r"Unable to find block document named absent-block .*StoreCredentials\(url=…, options=…\)",
+        ),
+        ("a-secret", "s3://b/x", "Unable to find block document named a-secret"),
+        (BLOCK, "folder", "which needs no credentials"),
+        (BLOCK, "s3://{bucket}-evil/store", r"is for s3://{bucket} and what is below it"),
+        (BLOCK, "s3://{bucket}/../evil", r"is no URL of a store"),
+        (BLOCK, "s3://{bucket}/%2e%2e/evil", r"is no URL of a store"),
+        (BLOCK, "S3://{bucket}/store", "trust.store_schemes"),
+        (BLOCK, "s3a://{bucket}/store", r"is for s3://{bucket} and what is below it"),
+        (BLOCK, "ftp://127.0.0.1/x", "trust.store_schemes"),
+        (BLOCK, "simplecache::s3://{bucket}/store", "is no URL of a store"),
+        (BLOCK, "s3://me@{bucket}/store", "holds a user"),
     ],
 )
-def test_a_block_that_does_not_serve_is_told(outcome: Outcome, block: str, store: str, message: str) -> None:
-    Secret(value="just a word").save("no-mapping", overwrite=True)
-    with pytest.raises(SettingsError, match=message):
-        fine_tune(outcome.settings.model_copy(update={"store": store, "store_block": block}))
+def test_a_block_is_used_for_its_url_alone(outcome: Outcome, block: str, store: str, message: str) -> None:
+    Secret(value={"key": KEY, "secret": SECRET}).save("a-secret", overwrite=True)
+    bucket = outcome.storage.bucket
+    with pytest.raises(SettingsError, match=message.format(bucket=bucket)) as refused:
+        fine_tune(outcome.settings.model_copy(update={"store": store.format(bucket=bucket), "store_block": block}))
+    assert SECRET not in str(refused.value)
+
+
+def test_a_login_to_something_else_is_lent_to_no_server_of_the_run(prefect_server: str) -> None:
+    """The password of a Secret that is not for stores went to an FTP server that a run named."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        login = {"username": "admin", "password": SECRET, "port": server.getsockname()[1], "timeout": 2}
+        Secret(value=login).save("other-login", overwrite=True)
+        server.settimeout(0.1)
+        with pytest.raises(SettingsError, match=r"trust\.store_schemes"):
+            open_store("ftp://127.0.0.1/x", "other-login")
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def test_keys_of_a_block_go_to_no_endpoint_of_the_environment(
+    outcome: Outcome, s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = {"config_kwargs": {"retries": {"total_max_attempts": 1}, "connect_timeout": 1}, "region": "us-east-1"}
+    StoreCredentials(url="s3://bucket-of-amazon", options={"key": KEY, "secret": SECRET, **config}).save("no-endpoint")
+    with faulty_proxy(s3_server) as elsewhere:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", elsewhere.endpoint)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", elsewhere.endpoint)
+        monkeypatch.setitem(
+            conf, "s3", {"endpoint_url": elsewhere.endpoint, "client_kwargs": {"endpoint_url": elsewhere.endpoint}}
+        )
+        monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # Amazon is not asked
+        with pytest.raises(StoreError, match="cannot be written"):
+            open_store("s3://bucket-of-amazon/store", "no-endpoint")
+    assert elsewhere.requests == []
+
+
+@pytest.mark.parametrize("url", ["ftp://host/x", "folder/x", "s3://key:hush@bucket", "s3://bucket/../x", "s3://b::ftp://x"])
+def test_a_block_for_no_store_is_not_made(url: str) -> None:
+    with pytest.raises(ValidationError, match="URL") as refused:
+        StoreCredentials(url=url, options={"secret": SECRET})
+    assert "hush" not in str(refused.value)
+    assert SECRET not in str(refused.value)
+
+
+def test_the_name_of_a_block_leads_to_no_block_of_another_type(outcome: Outcome) -> None:
+    with pytest.raises(ValidationError, match="store_block"):
+        PredictSettings(export="s3://b/s/exports/k", data="x.csv", store_block="../../secret/block_documents/name/a-secret")
+    given = outcome.settings.model_dump() | {"store_block": "secret/a-secret"}
+    with pytest.raises(ValidationError, match="store_block"):
+        FineTuneSettings.model_validate(given)

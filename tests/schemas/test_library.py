@@ -67,4 +67,5 @@ def test_the_document_has_every_setting_with_its_default() -> None:
             assert line is not None, f"{DOCUMENT.name} has no row for {section}.{name}"
             default = getattr(getattr(LibrarySettings(), section), name)
             shown = "none" if default in (None, ()) else f"{default:,}" if isinstance(default, int) else str(default)
+            shown = ", ".join(f"`{one}`" for one in default) if isinstance(default, tuple) and default else shown
             assert line.split("|")[2].strip() == shown, f"{section}.{name}: the default is {shown}"

@@ -174,7 +174,7 @@ def test_targets_of_lora_are_each_named_once_in_one_order() -> None:
 
 def test_a_secret_in_the_stores_url_is_refused_and_not_shown() -> None:
     for url in ("s3://key:hush@bucket/store", "s3://bucket/store?secret=hush"):
-        with pytest.raises(SettingsError, match="store: the URL holds a password, a key or a query") as refused:
+        with pytest.raises(SettingsError, match="store: the URL holds a user, a password, a port or a query") as refused:
             parse_settings(FineTuneSettings, values(store=url))
         assert "hush" not in str(refused.value)
     assert parse_settings(FineTuneSettings, values(store="s3://bucket/store")).store == "s3://bucket/store"

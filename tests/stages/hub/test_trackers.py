@@ -293,7 +293,7 @@ def test_a_run_name_does_not_lead_out_of_the_tensorboard_folder(tmp_path: Path, 
 
 @pytest.mark.parametrize("given", [{"history": "s3://bucket/h.csv"}, {"tensorboard": "gs://bucket/tb"}])
 def test_a_url_is_no_path_of_a_tracker(given: dict[str, str]) -> None:
-    with pytest.raises(ValidationError, match="not a URL"):
+    with pytest.raises(ValidationError, match="a URL is not opened here"):
         TrackSettings.model_validate(given)
 
 
