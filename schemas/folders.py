@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import itertools
 import json
@@ -9,6 +10,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,6 +21,7 @@ from hubflow.schemas.files import open_file, read_text
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 FIRST_ASIDE = "0"  # where a folder is put when another takes its place
+LEFT_OVER_AFTER_SECONDS = 3600.0
 
 
 class StoreError(HubflowError):
@@ -39,49 +42,90 @@ def file_sha256(path: Path) -> str:
 def atomic_folder(target: Path) -> Iterator[Path]:
     """A temporary folder beside `target` that takes its place when the block ends without an error.
 
+    What killed writers left beside it is removed.
+
     Raises:
         StoreError: when the disk is full or the folder cannot be written; what was at `target` is unharmed.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(StoreError):  # another user's; the folder itself can be written, or not, all the same
+            remove_leftovers(target.parent, LEFT_OVER_AFTER_SECONDS)
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         mode = _usual_mode(folder)
     except OSError as error:
         raise StoreError(f"{target.parent} cannot be written ({error})") from error
+    with in_use(folder):
+        try:
+            try:
+                yield folder
+            except OSError as error:
+                is_elsewhere = error.filename and not str(error.filename).startswith(str(folder))
+                if isinstance(error, FileNotFoundError) or is_elsewhere:
+                    raise
+                raise _not_written(target, error) from error
+            try:
+                _sync_tree(folder)
+                folder.chmod(mode)
+                _replace(folder, target)
+            except OSError as error:
+                raise _not_written(target, error) from error
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def in_use(path: Path) -> Iterator[None]:
+    """Mark a temporary file or folder as one whose process is alive, for `remove_leftovers` of all processes."""
     try:
-        try:
-            yield folder
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) or (error.filename and not str(error.filename).startswith(str(folder))):
-                raise
-            raise _not_written(target, error) from error
-        try:
-            _sync_tree(folder)
-            folder.chmod(mode)
-            _replace(folder, target)
-        except OSError as error:
-            raise _not_written(target, error) from error
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:  # no more files can be open: its age protects it
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
 
 
-def remove_leftovers(parent: Path) -> None:
+def remove_leftovers(parent: Path, min_age_seconds: float = 0.0, is_dry: bool = False) -> list[Path]:
     """Remove what killed writers left beside their targets, and bring back a target that one of them had put aside.
 
-    Only for folders that one process at a time writes to: what another is just writing would be taken for left over.
+    Args:
+        parent: the folder of the targets.
+        min_age_seconds: what was changed later stays. 0 is for folders that one process at a time writes to: there is a
+            moment between the making of a temporary folder and its mark, and file systems without locks have no marks.
+        is_dry: remove nothing.
+
+    Returns:
+        What was removed, or would be.
 
     Raises:
         StoreError: when the folder cannot be read or written.
     """
+    found = []
     try:
-        for leftover in sorted(parent.iterdir()):
-            match = re.fullmatch(r"\.(.+?)\.(old\.)?[a-z0-9_]{8}", leftover.name)  # as tempfile names them
-            if match and leftover.is_dir():
-                if match[2]:
-                    _put_back(leftover / FIRST_ASIDE, parent / match[1])
+        with os.scandir(parent) as entries:
+            names = sorted(entry.name for entry in entries if entry.name.startswith("."))
+        for name in names:
+            leftover = parent / name
+            match = re.fullmatch(r"\.(.+?)\.(old\.)?[a-z0-9_]{8}", name)  # as tempfile names them
+            if match is None or not _is_left_over(leftover, min_age_seconds):
+                continue
+            found.append(leftover)
+            if is_dry:
+                continue
+            if match[2]:
+                _put_back(leftover / FIRST_ASIDE, parent / match[1])
+            if leftover.is_dir():
                 shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
     except OSError as error:
         raise StoreError(f"{parent}: what a killed run left behind cannot be removed ({error})") from error
+    return found
 
 
 def seal(folder: Path, kind: str, facts: Mapping[str, Any]) -> None:
@@ -131,11 +175,12 @@ def write_atomically(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with os.fdopen(descriptor, "wb") as stream, in_use(Path(name)):
             stream.write(data)
-        sync(Path(name))
-        os.chmod(name, _usual_mode(path.parent) & 0o666)
-        os.replace(name, path)
+            stream.flush()
+            sync(Path(name))
+            os.chmod(name, _usual_mode(path.parent) & 0o666)
+            os.replace(name, path)
         sync(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -182,6 +227,27 @@ def leads_out(name: str) -> bool:
     return not name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
 
 
+def _is_left_over(path: Path, min_age_seconds: float) -> bool:
+    """Whether no process that is alive writes to a temporary file or folder, and nothing in it is young."""
+    if path.is_symlink():
+        return False
+    try:
+        if min_age_seconds:
+            newest = max((one.lstat().st_mtime for one in path.rglob("*")), default=0.0)
+            if max(newest, path.lstat().st_mtime) > time.time() - min_age_seconds:
+                return False
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)  # a pipe would wait for its other end
+    except (FileNotFoundError, PermissionError):  # another process has just put it in its place; or another user's
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno != errno.EWOULDBLOCK
+    finally:
+        os.close(descriptor)
+    return True
+
+
 def _intact(folder: Path, name: str, size: int, sha256: str) -> bool:
     file = folder / name
     try:
@@ -195,7 +261,8 @@ def _intact(folder: Path, name: str, size: int, sha256: str) -> bool:
 def _replace(folder: Path, target: Path) -> None:
     """Put `folder` in the place of `target`, which other processes may be replacing too: the last one stays."""
     # What was there may be another user's, in parts that this one cannot remove.
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.old.", dir=target.parent, ignore_cleanup_errors=True) as old:
+    place = tempfile.TemporaryDirectory(prefix=f".{target.name}.old.", dir=target.parent, ignore_cleanup_errors=True)
+    with place as old, in_use(Path(old)):
         for attempt in itertools.count(int(FIRST_ASIDE)):
             aside = Path(old, str(attempt))
             try:

@@ -11,7 +11,7 @@ from filelock import Timeout
 
 from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.files import read_text
-from hubflow.schemas.folders import MANIFEST, StoreError, locked
+from hubflow.schemas.folders import LEFT_OVER_AFTER_SECONDS, MANIFEST, StoreError, locked, remove_leftovers
 from hubflow.schemas.prune import Pruned, PruneSettings
 from hubflow.schemas.urls import is_url
 from hubflow.stages.promote import deployed_names, read_deployed
@@ -20,13 +20,16 @@ from hubflow.stages.store import Store
 KINDS = ("runs", "samples", "verdicts", "evaluations", "exports", "checkpoints", "training")
 """What is pruned, those that refer to others first; data sets, encoded rows, modules and heads stay."""
 DAY_SECONDS = 86_400
+WITH_FOLDERS = ("quarantine", "profiles")
+"""What has temporary files one folder deeper too."""
 
 
 def prune(settings: PruneSettings, store: str, dry_run: bool = False) -> Pruned:
     """Remove old runs' reports, samples, verdicts, evaluations, exports, checkpoints and what stopped trainings left.
 
     Of each kind the newest stay, and what is young. What is in use under any name, its predecessor, and what they were made
-    of and judged by stay, however old. A training under way is left alone: its lock is held.
+    of and judged by stay, however old. A training under way is left alone: its lock is held. Temporary files and folders that
+    killed runs left go when they are old; those of processes that are alive stay.
 
     Raises:
         SettingsError: for a store at a URL, whose files' ages are not known here.
@@ -44,7 +47,7 @@ def prune(settings: PruneSettings, store: str, dry_run: bool = False) -> Pruned:
             path = f"{kind}/{folder.name}"
             if path in needed or _written(folder) > limit:
                 continue
-            bytes_here = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            bytes_here = _size(folder)
             if kind == "training":
                 if not _remove_training(folder, dry_run):
                     continue
@@ -52,6 +55,9 @@ def prune(settings: PruneSettings, store: str, dry_run: bool = False) -> Pruned:
                 home.discard(path)
             removed.append(path)
             size += bytes_here
+    for leftover, bytes_here in _leftovers(home.root, settings.min_age_days * DAY_SECONDS, dry_run):
+        removed.append(leftover)
+        size += bytes_here
     in_use = tuple(sorted(path for path in needed if (home.root / path).exists()))
     return Pruned(is_dry=dry_run, removed=tuple(removed), bytes=size, kept_in_use=in_use)
 
@@ -92,6 +98,23 @@ def _facts(home: Store, path: str) -> Any:
         raise StoreError(
             f"{manifest}: what is in use needs it, but it is not readable ({error}); nothing was removed"
         ) from error
+
+
+def _leftovers(root: Path, min_age_seconds: float, dry_run: bool) -> list[tuple[str, int]]:
+    """Temporary files and folders of killed runs, removed unless `dry_run`, with their sizes."""
+    kinds = [root / one.name for one in root.iterdir() if one.is_dir() and not one.name.startswith(".")]
+    folders = [*kinds, *(inner for kind in WITH_FOLDERS for inner in _entries(root / kind))]
+    age, found = max(min_age_seconds, LEFT_OVER_AFTER_SECONDS), []
+    for folder in sorted(folders):
+        sizes = {one: _size(one) for one in remove_leftovers(folder, age, is_dry=True)}
+        gone = sizes if dry_run else remove_leftovers(folder, age)
+        found += [(one.relative_to(root).as_posix(), sizes.get(one, 0)) for one in gone]
+    return found
+
+
+def _size(place: Path) -> int:
+    files = [place, *place.rglob("*")]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _entries(folder: Path) -> list[Path]:

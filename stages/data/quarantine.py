@@ -21,7 +21,7 @@ from pyarrow import parquet
 
 from hubflow.schemas.errors import HubflowError, SettingsError
 from hubflow.schemas.files import held_open
-from hubflow.schemas.folders import StoreError, sync
+from hubflow.schemas.folders import StoreError, in_use, sync
 from hubflow.schemas.importing import their_error, their_printed_error
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.rows import FAILURE_COLUMNS, RowModel, RowsError, row_failures, row_schema, rows_message, warning_schema
@@ -132,6 +132,7 @@ class Quarantine:
         self.path = folder / f"{split}.parquet"
         self._temporary: Path | None = None
         self._staging: Staging | None = None
+        self._marks = contextlib.ExitStack()
 
     def add(self, rejected: pd.DataFrame, malformed: pd.DataFrame) -> None:
         """Set aside rejected rows as `sort_out` gives them, and malformed lines as readers do."""
@@ -143,6 +144,7 @@ class Quarantine:
         if self._staging is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._temporary = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
+            self._marks.enter_context(in_use(self._temporary))
             self._staging = Staging(self._temporary, "rejected")
         self._staging.add(rows)
 
@@ -175,6 +177,7 @@ class Quarantine:
             self._staging.close()
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
+        self._marks.close()
 
 
 def as_quarantined(rejected: pd.DataFrame, malformed: pd.DataFrame) -> pd.DataFrame:

@@ -4,13 +4,25 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from hubflow.schemas.folders import MANIFEST, StoreError, atomic_folder, jsonable, remove_leftovers, seal, verify_folder
+from hubflow.schemas.folders import (
+    LEFT_OVER_AFTER_SECONDS,
+    MANIFEST,
+    StoreError,
+    atomic_folder,
+    jsonable,
+    remove_leftovers,
+    seal,
+    verify_folder,
+)
 from hubflow.schemas.settings import HeadSettings
 
 
@@ -117,8 +129,55 @@ def test_leftovers_of_killed_writers_are_removed_and_what_they_put_aside_comes_b
     target.rename(target.with_name(".key.old.abcd_123") / "0")
     shutil.copytree(target.with_name(".key.old.abcd_123") / "0", target.with_name(".other.key.old.abcd_123") / "0")
     remove_leftovers(target.parent)
-    assert beside(target) == [".file.abcd_123", ".lock", "key", "key.abcd_123", "other.key"]
+    assert beside(target) == [".lock", "key", "key.abcd_123", "other.key"]
     assert (text_of(target), text_of(target.with_name("other.key"))) == ("old", "new")
+
+
+def killed_while_writing(target: Path) -> str:
+    """Have another process killed in the middle of a folder, and one in the middle of a file; the name of the folder."""
+    program = f"""
+import os, signal
+from pathlib import Path
+from hubflow.schemas import folders
+target = Path({str(target)!r})
+if os.fork():
+    os.wait()
+    with folders.atomic_folder(target) as draft:
+        (draft / "half").write_text("half")
+        print(draft.name, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+folders.os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+folders.write_atomically(target.with_name("loose.json"), b"half")
+"""
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False).stdout.strip()
+
+
+def age(folder: Path, seconds: float) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        os.utime(path, (time.time() - seconds, time.time() - seconds))
+
+
+def test_the_next_writer_removes_what_a_killed_one_left_an_hour_ago(target: Path) -> None:
+    name = killed_while_writing(target)
+    left = beside(target)
+    assert name in left
+    assert [one for one in left if one.startswith(".loose.json.")]
+    write(target, "new")
+    assert beside(target) == [*left, "key"], "it may be of a process that has just made it and not yet marked it"
+    age(target.parent, LEFT_OVER_AFTER_SECONDS + 60)
+    write(target, "newer")
+    assert beside(target) == ["key"]
+    assert text_of(target) == "newer"
+
+
+def test_what_a_process_that_is_alive_writes_is_no_leftover_however_old(target: Path) -> None:
+    with atomic_folder(target) as folder:
+        (folder / "a.txt").write_text("1")
+        age(target.parent, 10 * LEFT_OVER_AFTER_SECONDS)
+        assert remove_leftovers(target.parent) == []
+        write(target.with_name("other"), "2")
+    assert text_of(target) == "1"
+    assert beside(target) == ["key", "other"]
 
 
 def test_leftovers_in_a_folder_that_cannot_be_read_are_a_store_error(target: Path) -> None:

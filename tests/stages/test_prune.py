@@ -15,6 +15,7 @@ from hubflow.schemas.folders import StoreError
 from hubflow.schemas.prune import PruneSettings
 from hubflow.stages.promote import promote, read_deployed, roll_back
 from hubflow.stages.prune import KINDS, prune
+from hubflow.stages.store import Store
 
 ALL = PruneSettings(keep_last=0, min_age_days=0)
 
@@ -85,6 +86,23 @@ def test_a_training_under_way_is_left_alone(store: str) -> None:
         assert "training/stopped" not in prune(ALL, store).removed
     assert names(store, "training") == {"stopped"}
     assert "training/stopped" in prune(ALL, store).removed
+
+
+def test_what_killed_runs_left_goes_when_it_is_old_and_what_is_being_written_stays(store: str) -> None:
+    old = ["verdicts/.a.abcd_123", "quarantine/key/.train.parquet.abcd_123", "deployed/.digits.json.abcd_123"]
+    for name in (*old, "exports/.b.abcd_124"):
+        Path(store, name).mkdir(parents=True)
+        Path(store, name, "half").write_text("x" * 100)
+    for name in old:
+        aged(Path(store, name), 2)
+    with Store(store).create("exports", "e") as draft:
+        aged(draft.folder, 2)
+        told = prune(PruneSettings(min_age_days=1), store, dry_run=True)
+        assert prune(PruneSettings(min_age_days=1), store) == told.model_copy(update={"is_dry": False})
+    assert sorted(told.removed) == sorted(old)
+    assert told.bytes == 300
+    assert Path(store, "exports", ".b.abcd_124").exists()
+    assert Path(store, "exports", "e", "manifest.json").exists()
 
 
 def test_nothing_is_removed_when_it_is_not_known_what_is_in_use(store: str) -> None:
