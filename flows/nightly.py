@@ -65,7 +65,7 @@ def _run(settings: NightlySettings, dataset: DatasetRef, module: ModuleRef, stor
         in_use = read_deployed(store, settings.name).export
         if in_use is not None and settings.sample_rows:
             sample = clock(predict_sample_task, in_use, dataset, settings.gate.split, settings.sample_rows, store, reuse)
-        report = clock(write_report_task, settings, evaluation, encoded, export, clock.seconds, store, verdict)
+        report = clock(write_report_task, settings, evaluation, encoded, export, clock.seconds, store, verdict, night.began)
         end_night(settings.name, night, verdict, report, store)
     return _result(settings, store, clock, verdict, started_from=started_from, sample=sample, report=report)
 

@@ -50,6 +50,7 @@ class Night(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     fingerprint: str = Field(description="Of data, module and settings")
     revision: int = Field(description="Of the deployed pointer when the run began: weights to begin with, and to judge against")
+    began: datetime.datetime | None = Field(None, description="When the first try of it began, which its report is named by")
     is_done: bool = False
     verdict: VerdictRef | None = None
     report: str | None = None

@@ -22,7 +22,7 @@ def begin_night(settings: NightlySettings, dataset: DatasetRef, module: ModuleRe
     """What tonight is made from; a night that `is_done` has the same data, module and settings, and nothing is left to do.
 
     One that failed goes on from the pointer that it began with, so that every stage finds what it had made, unless somebody
-    else has moved the pointer since.
+    else has moved the pointer since. Its report takes the place of the one that an earlier try may have written.
 
     Raises:
         StoreError: when the record cannot be read or written.
@@ -33,12 +33,16 @@ def begin_night(settings: NightlySettings, dataset: DatasetRef, module: ModuleRe
     kept["module"] = settings.module.model_dump(mode="json", exclude={"name", "revision"})
     fingerprint = content_key("nightly", dataset.sha256, module.sha256, kept)
     known, deployed = _read(home, settings.name), read_deployed(store, settings.name)
+    now = datetime.datetime.now(datetime.UTC)
+    began = now if known is None else max(now, known.at + datetime.timedelta(microseconds=1))  # the clock may be set back
     if known is not None and known.fingerprint == fingerprint:
         if known.is_done and settings.reuse:
             return known
         if not known.is_done and _is_where_it_was(known, deployed):
             return known
-    night = Night(fingerprint=fingerprint, revision=deployed.revision, at=datetime.datetime.now(datetime.UTC))
+        if not known.is_done:
+            began = known.began or began
+    night = Night(fingerprint=fingerprint, revision=deployed.revision, began=began, at=began)
     _write(home, settings.name, night)
     return night
 
@@ -49,7 +53,8 @@ def end_night(name: str, night: Night, verdict: VerdictRef, report: str, store: 
     Raises:
         StoreError: when the record cannot be written.
     """
-    done = {"is_done": True, "verdict": verdict, "report": report, "at": datetime.datetime.now(datetime.UTC)}
+    at = max(datetime.datetime.now(datetime.UTC), night.at)
+    done = {"is_done": True, "verdict": verdict, "report": report, "at": at}
     _write(Store(store), name, night.model_copy(update=done))
 
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hubflow.schemas.folders import StoreError, verify_folder
+from hubflow.schemas.folders import StoreError, atomic_folder, verify_folder
 from hubflow.schemas.frames import require_metrics
 from hubflow.schemas.references import EncodedRef, EvaluationRef, ExportRef, VerdictRef
 from hubflow.schemas.settings import FineTuneSettings
@@ -26,6 +26,7 @@ def write_report(
     seconds: dict[str, float],
     store: str,
     verdict: VerdictRef | None = None,
+    began: datetime.datetime | None = None,
 ) -> str:
     """Write one self-contained HTML page that explains a run: key figures, what changed, mistakes, curves, data, how to load.
 
@@ -33,6 +34,16 @@ def write_report(
 
     Reads what keeps `TrainingSteps`, `Evaluations` and `Metrics`. In a Prefect run the key figures, a table of the metrics and
     a link to the page are published as artifacts.
+
+    Args:
+        settings: of the run.
+        evaluation: of the trained weights.
+        encoded: the rows that they were trained and evaluated on.
+        export: what was made of them.
+        seconds: by stage.
+        store: the store's root folder.
+        verdict: the gate's, when it was asked.
+        began: when the run began, where tries of one run share a report: the last one stays.
 
     Returns:
         Absolute path, or URL, of the page: `runs/<time>-<name>/report.html` in the store.
@@ -44,7 +55,7 @@ def write_report(
     home = Store(store)
     require_metrics(evaluation.metrics, "the evaluation")
     now = datetime.datetime.now(datetime.UTC)
-    place = f"{RUNS}/{now:%Y%m%dT%H%M%S.%f}-{settings.name}"
+    place = f"{RUNS}/{began or now:%Y%m%dT%H%M%S.%f}-{settings.name}"
     created = f"{now:%Y-%m-%d %H:%M:%S} UTC"
     summary = {
         "settings": settings.model_dump(mode="json"),
@@ -56,7 +67,7 @@ def write_report(
         "export": export.model_dump(),
         "verdict": None if verdict is None else verdict.model_dump(),
     }
-    view = run_view(home, settings, evaluation, encoded, export, since(home, summary))
+    view = run_view(home, settings, evaluation, encoded, export, since(home, summary, place))
     view["verdict"] = None if verdict is None else read_verdict(home, verdict)
     page = environment().get_template("report.html").render(view, created=created, seconds=seconds)
     _write(home.root / place, page, summary)
@@ -73,11 +84,11 @@ def _split_hashes(home: Store, encoded: EncodedRef) -> dict[str, str]:
 
 def _write(folder: Path, page: str, summary: dict[str, Any]) -> None:
     try:
-        folder.mkdir(parents=True)
-        (folder / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
-        (folder / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"{folder}: the report cannot be written ({error})") from error
+        with atomic_folder(folder) as draft:
+            (draft / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
+            (draft / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    except (OSError, StoreError) as error:
+        raise StoreError(f"{folder}: the report cannot be written ({error.__cause__ or error})") from error
 
 
 def _describe(path: str) -> str:

@@ -46,21 +46,22 @@ class Since:
     note: str = ""
 
 
-def last_run(home: Store, name: str) -> str | None:
-    """Path of `run.json` of the last run called `name`; None when there is none."""
-    folders = [folder for folder in home.names(RUNS) if folder.partition("-")[2] == name]
+def last_run(home: Store, name: str, but: str = "") -> str | None:
+    """Path of `run.json` of the last run called `name` that is not at the path `but`; None when there is none."""
+    folders = [folder for folder in home.names(RUNS) if folder.partition("-")[2] == name and f"{RUNS}/{folder}" != but]
     paths = (f"{RUNS}/{folder}/{SUMMARY}" for folder in reversed(folders))
     return next((path for path in paths if home.read_bytes(path) is not None), None)
 
 
-def since(home: Store, summary: Mapping[str, Any]) -> Since:
+def since(home: Store, summary: Mapping[str, Any], place: str = "") -> Since:
     """What has changed since the last run of the same name.
 
     Args:
         home: the store.
         summary: of this run, as `run.json` has it: settings, metrics and the hash of each split's rows.
+        place: path of this run's folder, where an earlier try of it may have left its report.
     """
-    path = last_run(home, summary["settings"]["name"])
+    path = last_run(home, summary["settings"]["name"], place)
     if path is None:
         return Since(note="This is the first run of this name in the store.")
     try:

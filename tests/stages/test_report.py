@@ -1,8 +1,10 @@
 """report.html: self-contained, with every metric, and hostile text shown as text."""
 
+import datetime
 import html
 import json
 import re
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from modules import make_tiny_bert
 from runs import WORDS, Run, run_stages, text_settings
 
 from hubflow.schemas.evaluate_settings import BootstrapSettings, EvaluateSettings, SliceSettings
+from hubflow.schemas.folders import StoreError
 from hubflow.schemas.gate import GateSettings
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.stages.evaluate import evaluate, read_details
@@ -111,6 +114,35 @@ def test_the_next_run_says_what_has_changed_since_the_last(text_run: Run, tmp_pa
     assert summary["split_sha256"].keys() == text_run.dataset.rows.keys()
     second.with_name("run.json").write_text("{", encoding="utf-8")
     assert "cannot be read" in Path(write_report(named, *references)).read_text(encoding="utf-8")
+
+
+def test_a_second_try_takes_the_place_of_the_first_and_is_compared_with_the_run_before_both(
+    text_run: Run, tmp_path: Path
+) -> None:
+    store = shutil.copytree(text_run.settings.store, tmp_path / "store")
+    shutil.rmtree(store / "runs", ignore_errors=True)
+    before = text_run.settings.model_copy(update={"store": str(store), "name": "night-run"})
+    tonight = before.model_copy(update={"train": before.train.model_copy(update={"learning_rate": 2e-3})})
+    references = (text_run.evaluation, text_run.encoded, text_run.export, {}, str(store), None)
+    write_report(before, *references)
+    began = datetime.datetime.now(datetime.UTC)
+    tries = [Path(write_report(tonight, *references, began)) for _ in range(2)]
+    assert tries[0] == tries[1]
+    assert len(list((store / "runs").iterdir())) == 2
+    assert re.search(r"train\.learning_rate</th><td[^>]*>0\.001</td><td[^>]*>0\.002</td>", tries[1].read_text(encoding="utf-8"))
+
+
+def test_a_report_is_whole_or_not_there(text_run: Run, tmp_path: Path) -> None:
+    store = shutil.copytree(text_run.settings.store, tmp_path / "store")
+    shutil.rmtree(store / "runs", ignore_errors=True)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # the disk takes a part of the page
+    try:
+        with pytest.raises(StoreError, match=r"the report cannot be written .*File too large"):
+            write_report(text_run.settings, text_run.evaluation, text_run.encoded, text_run.export, {}, str(store))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list((store / "runs").iterdir()) == []
 
 
 def test_what_the_gate_decided_comes_first(digits_run: Run, tmp_path: Path) -> None:
