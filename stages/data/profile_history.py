@@ -1,5 +1,6 @@
 """Profiles of accepted data sets in the store, and the comparison with the last of them. Must not import Paddle or Prefect."""
 
+import contextlib
 import datetime
 import json
 import logging
@@ -19,6 +20,7 @@ from hubflow.stages.store import Store, content_key
 
 FOLDER = "profiles"
 KEPT = 30
+STAMP = "%Y%m%dT%H%M%S.%f"
 NOTHING = "There was nothing to compare with: it is the first data set of this series."
 ONLY_THIS = "There was nothing to compare with: this series holds no other content than this."
 log = logging.getLogger(__name__)
@@ -89,7 +91,7 @@ def keep_profile(place: Store, series: str, key: str, content: str, profile: Map
     """
     now = datetime.datetime.now(datetime.UTC)
     known = {"created": f"{now:%Y-%m-%d %H:%M:%S} UTC", "key": key, "content": content, "profile": dict(profile)}
-    path = f"{FOLDER}/{series}/{now:%Y%m%dT%H%M%S.%f}-{key}.json"
+    path = f"{FOLDER}/{series}/{_after_all(place.names(f'{FOLDER}/{series}'), now):{STAMP}}-{key}.json"
     place.write_bytes(path, json.dumps(known, ensure_ascii=True).encode())
     others = [one for one in _read(place, series) if one.path != path]
     same = [one.path for one in others if one.content == content]
@@ -104,6 +106,15 @@ def forget_profile(place: Store, series: str, key: str) -> None:
     for name in place.names(f"{FOLDER}/{series}"):
         if name.endswith(f"-{key}.json"):
             place.discard(f"{FOLDER}/{series}/{name}")
+
+
+def _after_all(names: list[str], now: datetime.datetime) -> datetime.datetime:
+    """Now; where the clock was set back, the first moment after all that the names of profiles begin with."""
+    for name in reversed(names):
+        with contextlib.suppress(ValueError):
+            newest = datetime.datetime.strptime(name.partition("-")[0], STAMP).replace(tzinfo=datetime.UTC)
+            return max(now, newest + datetime.timedelta(microseconds=1))
+    return now
 
 
 def _read(place: Store, series: str) -> list[Kept]:

@@ -1,5 +1,6 @@
 """Drift: the same data compares equal, a change is told with both distributions, and chance is not taken for one."""
 
+import datetime
 import itertools
 import json
 import math
@@ -133,6 +134,16 @@ def test_the_last_thirty_are_kept_and_damaged_ones_are_passed_over(tmp_path: Pat
     report = against_last(store, "s", "new", small, SETTINGS)[1]
     assert report["compared_with"]["key"] == f"key{profile_history.KEPT + 1}"
     assert "no readable profile" in caplog.text
+
+
+def test_the_last_one_is_the_last_that_was_kept_when_the_clock_was_set_back(tmp_path: Path) -> None:
+    store, small = Store(tmp_path), profile(5)
+    kept = Path(keep_profile(store, "s", "monday", "1", small))
+    tomorrow = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
+    ahead = tmp_path / kept.with_name(f"{tomorrow:{profile_history.STAMP}}-monday.json")
+    (tmp_path / kept).rename(ahead)
+    keep_profile(store, "s", "tuesday", "2", small)
+    assert against_last(store, "s", "3", small, SETTINGS)[1]["compared_with"]["key"] == "tuesday"
 
 
 def test_a_series_is_the_task_the_places_and_the_columns_not_the_content(tmp_path: Path) -> None:
