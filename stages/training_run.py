@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hubflow.schemas.folders import write_atomically
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.metrics import default_best_metric
 from hubflow.schemas.requests import TrainRequest
@@ -59,7 +60,7 @@ def train_in_worker(request: dict[str, Any], connection: Connection) -> dict[str
         if request["starts_over"]:
             preflights.forget(store, asked)
         working.mkdir(parents=True, exist_ok=True)
-        (working / REQUEST).write_text(json.dumps(asked.identity()), encoding="utf-8")
+        write_atomically(working / REQUEST, json.dumps(asked.identity()).encode())
     callbacks = _remote_callbacks(connection, request["callbacks"]) if world.leads else []
     state = run_training(asked, store, working, callbacks, world)
     rows = len(open_split(store, asked.encoded, "train"))
