@@ -21,12 +21,13 @@ _KINDS = {
 }
 
 
-def open_file(path: str | Path, max_bytes: int | None = None) -> io.BufferedReader:
+def open_file(path: str | Path, max_bytes: int | None = None, limit: str = "") -> io.BufferedReader:
     """A regular file, open for reading.
 
     Args:
         path: of the file, or of a link to it.
         max_bytes: the most that the file may hold.
+        limit: the setting that says so, for the error.
 
     Raises:
         OSError: when it is missing, cannot be read, is larger than `max_bytes`, or is no regular file; the text says which.
@@ -40,7 +41,7 @@ def open_file(path: str | Path, max_bytes: int | None = None) -> io.BufferedRead
         facts = os.fstat(descriptor)
         _require_regular(facts, path)
         if max_bytes is not None and facts.st_size > max_bytes:
-            raise OSError(errno.EFBIG, f"the file has {facts.st_size:,} bytes; at most {max_bytes:,} are read", str(path))
+            raise _too_large(path, f"{facts.st_size:,} bytes", max_bytes, limit)
         return open(descriptor, "rb")
     except BaseException:
         os.close(descriptor)
@@ -57,14 +58,15 @@ def read_file(path: str | Path, max_bytes: int | None = None) -> bytes:
     Raises:
         OSError: as `open_file`.
     """
+    limit = ""
     if max_bytes is None:
         from hubflow.schemas.library import library_settings  # which reads its own file by this function
 
-        max_bytes = library_settings().limits.max_document_bytes
-    with open_file(path, max_bytes) as stream:
+        max_bytes, limit = library_settings().limits.max_document_bytes, "limits.max_document_bytes"
+    with open_file(path, max_bytes, limit) as stream:
         content = stream.read(max_bytes + 1)
     if len(content) > max_bytes:  # such as a file of /proc, which has no size
-        raise OSError(errno.EFBIG, f"the file has more than {max_bytes:,} bytes", str(path))
+        raise _too_large(path, "more", max_bytes, limit)
     return content
 
 
@@ -89,6 +91,11 @@ def held_open(path: str | Path) -> Iterator[str]:
     with open_file(path) as stream:
         name = f"/proc/self/fd/{stream.fileno()}"
         yield name if os.path.exists(name) else str(path)
+
+
+def _too_large(path: str | Path, found: str, max_bytes: int, limit: str) -> OSError:
+    named = f" ({limit})" if limit else ""
+    return OSError(errno.EFBIG, f"the file has {found}; at most {max_bytes:,} bytes are read{named}", str(path))
 
 
 def why_no_file(path: str | Path) -> str | None:

@@ -28,13 +28,18 @@ class StoreError(HubflowError):
     """The store cannot be written, or what it holds is missing, altered or outside its root."""
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: Path, max_bytes: int | None = None, limit: str = "") -> str:
     """SHA-256 of a regular file's content.
 
+    Args:
+        path: of the file.
+        max_bytes: the most that it may hold.
+        limit: the setting that says so, for the error.
+
     Raises:
-        OSError: when it is none, or cannot be read.
+        OSError: when it is none, is larger than `max_bytes`, or cannot be read.
     """
-    with open_file(path) as stream:
+    with open_file(path, max_bytes, limit) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

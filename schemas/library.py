@@ -33,7 +33,15 @@ class Limits(Settings):
     max_document_bytes: int = Field(
         268_435_456, ge=1, description="Bytes of a file that is read at once: settings, manifests, configurations, vocabularies"
     )
+    max_image_bytes: int = Field(1_073_741_824, ge=1, description="Bytes of an image file")
     max_image_pixels: int = Field(100_000_000, ge=1, description="Pixels of an image (width × height)")
+    max_image_side: int = Field(65_535, ge=1, description="Pixels of an image's longer side")
+    max_image_scans: int = Field(100, ge=1, description="Scans of a progressive JPEG")
+    image_memory_bytes: int = Field(
+        1_073_741_824,
+        ge=1,
+        description="Memory for the images that threads of one process decode together; a larger image is decoded alone",
+    )
     max_parameters: int = Field(1_000_000_000, ge=1, description="Parameters of a module")
     max_tensors: int = Field(20_000, ge=1, description="Tensors of a module's weights")
     max_weights_expansion: int = Field(

@@ -10,6 +10,7 @@ import pyarrow as pa
 from PIL import ExifTags, Image
 from pyarrow import parquet
 
+from hubflow.schemas.files import open_file
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef, EncodedRef
 from hubflow.stages.hub.images import FORMATS, ImageRules, read_image
@@ -64,7 +65,10 @@ def image_facts(source: str | bytes, rules: ImageRules = ImageRules()) -> dict[s
         is turned, 1 for none), and changes (`hubflow.stages.hub.images.CHANGES`).
     """
     changes = read_image(source, rules=rules).changes
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+    with (
+        io.BytesIO(source) if isinstance(source, bytes) else open_file(source) as stream,
+        Image.open(stream, formats=FORMATS) as image,
+    ):
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if "turned" in changes else 1
         return {
             "format": image.format,

@@ -17,6 +17,7 @@ import pandas as pd
 
 from hubflow.schemas.errors import bounded
 from hubflow.schemas.labels import clean_label
+from hubflow.schemas.library import library_settings
 from hubflow.schemas.references import Split
 from hubflow.stages.data.image_lists import Listed, read_list
 from hubflow.stages.data.reading_chunks import Chunk, Malformed, pieces
@@ -413,13 +414,14 @@ def _frame(entries: Sequence[Entry], hashes: Sequence[Any], has_labels: bool) ->
 
 def _hashes(entries: Sequence[Entry]) -> list[str | OSError]:
     """SHA-256 of each image, or why there is none."""
-    return list(in_parallel(_hash, entries, HASHING_THREADS, ahead=HASHED_AHEAD, at_once=SMALL))
+    max_bytes = library_settings().limits.max_image_bytes
+    return list(in_parallel(lambda entry: _hash(entry, max_bytes), entries, HASHING_THREADS, ahead=HASHED_AHEAD, at_once=SMALL))
 
 
-def _hash(entry: Entry) -> str | OSError:
+def _hash(entry: Entry, max_bytes: int) -> str | OSError:
     try:
         str(entry[1]).encode()
-        return file_sha256(entry[1])
+        return file_sha256(entry[1], max_bytes, "limits.max_image_bytes")
     except OSError as error:
         return error
     except UnicodeEncodeError:

@@ -7,13 +7,16 @@ a background.
 
 import functools
 import io
+import math
+import os
 import re
 import sys
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import IO, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +25,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from hubflow.schemas.errors import HubflowError
 from hubflow.schemas.files import open_file
 from hubflow.schemas.folders import StoreError
+from hubflow.schemas.library import Limits, library_settings
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF")
 """Formats that Pillow may open; no other reader of Pillow sees a file."""
@@ -29,8 +33,6 @@ ENDINGS = frozenset(
     ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .tif .tiff .gif .bmp .ppm .pgm .pbm .pnm .jp2 .j2k .jpx .jpf .avif".split()
 )
 """Endings of the names of image files, in lower case."""
-MAX_PIXELS = 100_000_000
-"""More than this is refused as a decompression bomb."""
 LONGEST = 8
 """An image with longer sides than so many shorter ones is cropped first: resized whole it could fill the memory."""
 RULES_VERSION = 1
@@ -78,6 +80,8 @@ _OTHER_KINDS = (
     (re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?<svg|\s*<\?xml[^>]*>.{0,200}<svg", re.DOTALL), "SVG"),
     (re.compile(rb"\s*<(?:!doctype html|html)", re.IGNORECASE), "HTML"),
 )
+STRIP_PIXELS = 1 << 20
+"""An image with more pixels is converted in strips, so that what is between the file's pixels and RGB needs little memory."""
 HEAD_BYTES = 512
 """So many bytes of a file tell whether it is an image."""
 
@@ -157,25 +161,47 @@ def read_image(
         rules: how its content becomes pixels.
 
     Raises:
-        ImageError: naming the file, when it is missing, is not an image, is damaged or has more than MAX_PIXELS pixels.
+        ImageError: naming the file, when it is missing, is not an image, is damaged or exceeds the library's limits.
     """
-    with _opened(source, size, name) as (image, sides):
-        if rules.version == 0:
-            image.load()
-            return SeenImage(image if image.mode == "RGB" else image.convert("RGB"), *sides)
-        changes: list[Change] = ["first_frame"] if not isinstance(source, Image.Image) and _has_frames(image) else []
-        file = _FileFacts.of(image)
-        _mend_planes(image, file)
-        image.load()  # which turns a TIFF image
-        orientation = _orientation(image, changes)
-        if orientation > 1 or file.orientation > 1:
-            changes.append("turned")
-        middle = _middle(_on_canvas(image, file), LONGEST * min(image.size))
-        colours = _colours(middle, file, rules.background, changes)
-        if orientation > 1:
-            colours = colours.transpose(_TURNS[orientation])
-        width, height = reversed(sides) if orientation in _SIDEWAYS else sides
-        return SeenImage(colours, width, height, tuple(dict.fromkeys(changes)))
+    with seen_image(source, size, name, rules) as seen:
+        return seen
+
+
+@contextmanager
+def seen_image(
+    source: str | Path | bytes | Image.Image, size: int | None = None, name: str = "", rules: ImageRules = ImageRules()
+) -> Iterator[SeenImage]:
+    """What `read_image` gives, for as long as the block needs it: for threads that decode at the same time.
+
+    Together they take no more memory than the library's `limits.image_memory_bytes`: a thread waits until there is some, or
+    until no other decodes. A block must not open another image.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    with ExitStack() as memory:
+        with _opened(source, size, name, memory) as (image, sides):
+            seen = _seen(image, sides, rules, is_file=not isinstance(source, Image.Image))
+        yield seen
+
+
+def _seen(image: Image.Image, sides: tuple[int, int], rules: ImageRules, is_file: bool) -> SeenImage:
+    if rules.version == 0:
+        image.load()
+        return SeenImage(image if image.mode == "RGB" else image.convert("RGB"), *sides)
+    changes: list[Change] = ["first_frame"] if is_file and _has_frames(image) else []
+    file = _FileFacts.of(image)
+    _mend_planes(image, file)
+    image.load()  # which turns a TIFF image
+    orientation = _orientation(image, changes)
+    if orientation > 1 or file.orientation > 1:
+        changes.append("turned")
+    middle = _middle(_on_canvas(image, file), LONGEST * min(image.size))
+    colours = _colours(middle, file, rules.background, changes)
+    if orientation > 1:
+        colours = colours.transpose(_TURNS[orientation])
+    width, height = reversed(sides) if orientation in _SIDEWAYS else sides
+    return SeenImage(colours, width, height, tuple(dict.fromkeys(changes)))
 
 
 def load_pixels(
@@ -189,7 +215,8 @@ def load_pixels(
     Raises:
         ImageError: as `read_image`.
     """
-    return square_pixels(read_image(source, size, name, rules).colours, size)
+    with seen_image(source, size, name, rules) as seen:
+        return square_pixels(seen.colours, size)
 
 
 def decode_image(source: str | Path | bytes, size: int, name: str = "", rules: ImageRules = ImageRules()) -> DecodedImage:
@@ -198,9 +225,9 @@ def decode_image(source: str | Path | bytes, size: int, name: str = "", rules: I
     Raises:
         ImageError: as `read_image`.
     """
-    seen = read_image(source, size, name, rules)
-    pixels = square_pixels(seen.colours, size)
-    return DecodedImage(pixels, seen.width, seen.height, perceptual_hash(seen.colours), seen.changes)
+    with seen_image(source, size, name, rules) as seen:
+        pixels = square_pixels(seen.colours, size)
+        return DecodedImage(pixels, seen.width, seen.height, perceptual_hash(seen.colours), seen.changes)
 
 
 def is_image_file(path: Path) -> bool:
@@ -216,37 +243,115 @@ def is_image_file(path: Path) -> bool:
 
 @contextmanager
 def _opened(
-    source: str | Path | bytes | Image.Image, size: int | None, name: str
+    source: str | Path | bytes | Image.Image, size: int | None, name: str, memory: ExitStack
 ) -> Iterator[tuple[Image.Image, tuple[int, int]]]:
-    """An image about to be decoded, and its own size; what goes wrong in the block is its fault."""
+    """An image about to be decoded, and its own size; what goes wrong in the block is its fault.
+
+    `memory` holds what decoding takes of the library's `limits.image_memory_bytes`.
+    """
     shown = name or (str(source) if isinstance(source, str | Path) else "image bytes" if isinstance(source, bytes) else "image")
+    limits = library_settings().limits
     try:
         if isinstance(source, Image.Image):
-            _require_few_pixels(source, shown)
+            _require_within(limits, source, shown)
+            memory.enter_context(_MEMORY.taken(_needed_bytes(source), limits.image_memory_bytes))
             yield source, source.size
             return
-        stream = io.BytesIO(source) if isinstance(source, bytes) else open_file(source)
-        with stream, Image.open(stream, formats=FORMATS) as image:
+        with _stream(source, limits) as stream, Image.open(stream, formats=FORMATS) as image:
             own_size = image.size
-            _require_few_pixels(image, shown)
+            _require_within(limits, image, shown)
+            _require_few_scans(limits, image, stream, shown)
             if size is not None:
                 image.draft("RGB", (size, size))
+            memory.enter_context(_MEMORY.taken(_needed_bytes(image), limits.image_memory_bytes))
             yield image, own_size
     except (ImageError, MemoryError):
         raise
     except FileNotFoundError as error:
         raise ImageError(f"{shown}: {error.strerror}; correct the path") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{shown}: {_at_most(limits, 'max_image_pixels', 'pixels')} ({error})") from error
     except Exception as error:  # Pillow's readers raise many kinds on damaged files
         told = (error.strerror if isinstance(error, OSError) else None) or str(error)
         fault = _fault(source, isinstance(error, UnidentifiedImageError)) or told
         raise ImageError(f"{shown}: not an image that can be decoded ({fault}); mend or remove it") from error
 
 
-def _require_few_pixels(image: Image.Image, shown: str) -> None:
-    if not image.width * image.height:
-        raise ImageError(f"{shown}: {image.width}x{image.height} pixels; expected at least one")
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError(f"{shown}: {image.width}x{image.height} pixels; at most {MAX_PIXELS} are decoded")
+def _stream(source: str | Path | bytes, limits: Limits) -> IO[bytes]:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    return open_file(source, limits.max_image_bytes, "limits.max_image_bytes")
+
+
+def _require_within(limits: Limits, image: Image.Image, shown: str) -> None:
+    """Refuse an image before it is decoded when its sides, or those of the tiles that it is written in, are too large."""
+    tags: Any = getattr(image, "tag_v2", {})
+    tile = tags.get(_TILE_WIDTH, 1), tags.get(_TILE_LENGTH, 1)
+    for what, sides in (("", image.size), ("tiles of ", tile)):
+        width, height = (side if isinstance(side, int) else 0 for side in sides)
+        if not width * height:
+            raise ImageError(f"{shown}: {what}{width}x{height} pixels; expected at least one")
+        if max(width, height) > limits.max_image_side:
+            raise ImageError(f"{shown}: {what}{width}x{height} pixels; {_at_most(limits, 'max_image_side', 'pixels a side')}")
+        if width * height > limits.max_image_pixels:
+            raise ImageError(f"{shown}: {what}{width}x{height} pixels; {_at_most(limits, 'max_image_pixels', 'pixels')}")
+
+
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+
+
+def _require_few_scans(limits: Limits, image: Image.Image, stream: IO[bytes], shown: str) -> None:
+    """Refuse a progressive JPEG that goes over its pixels again and again: a scan of a few bytes takes as long as any."""
+    if not image.info.get("progressive"):
+        return
+    place = stream.tell()
+    stream.seek(0)
+    scans = stream.read().count(b"\xff\xda")
+    stream.seek(place)
+    if scans > limits.max_image_scans:
+        raise ImageError(f"{shown}: a progressive JPEG of {scans} scans; {_at_most(limits, 'max_image_scans', 'scans')}")
+
+
+def _at_most(limits: Limits, name: str, unit: str) -> str:
+    value = getattr(limits, name)
+    return f"at most {value:,} {unit} are decoded (limits.{name}); make the image smaller, or remove it"
+
+
+def _needed_bytes(image: Image.Image) -> int:
+    """About how much memory an image takes at most, from its file to RGB."""
+    kind = "progressive" if image.info.get("progressive") else image.format or ""
+    return image.width * image.height * _PIXEL_BYTES.get(kind, _USUAL_PIXEL_BYTES)
+
+
+_PIXEL_BYTES = {"JPEG": 9, "MPO": 9, "progressive": 16, "WEBP": 20, "AVIF": 20, "JPEG2000": 28}
+"""Memory that decoding and converting take for a pixel, by format, as measured."""
+_USUAL_PIXEL_BYTES = 12
+
+
+class _Memory:
+    """Memory that threads share: a thread waits until there is as much as it needs, or until it is the only one."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()  # who waits for much is not overtaken by those who need little
+        self._changed = threading.Condition()
+        self._in_use = 0
+
+    @contextmanager
+    def taken(self, need: int, budget: int) -> Iterator[None]:
+        """Hold `need` bytes of `budget`."""
+        with self._turn, self._changed:
+            self._changed.wait_for(lambda: not self._in_use or self._in_use + need <= budget)
+            self._in_use += need
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._in_use -= need
+                self._changed.notify_all()
+
+
+_MEMORY = _Memory()
+os.register_at_fork(after_in_child=_MEMORY.__init__)  # type: ignore[misc]  # threads that decode are not in the child
 
 
 def _fault(source: str | Path | bytes | Image.Image, is_unidentified: bool) -> str:
@@ -348,7 +453,7 @@ def _on_canvas(image: Image.Image, file: _FileFacts) -> Image.Image:
     if file.frame is None:
         return image
     canvas = Image.new("RGBA", image.size)
-    canvas.paste(image.convert("RGBA").crop(file.frame), file.frame)
+    canvas.paste(image.crop(file.frame).convert("RGBA"), file.frame)
     canvas.info = {"icc_profile": image.info["icc_profile"]} if "icc_profile" in image.info else {}
     return canvas
 
@@ -415,21 +520,36 @@ def _colours(image: Image.Image, file: _FileFacts, background: tuple[int, int, i
     """The image in RGB: in sRGB by its profile, on the background where it is transparent."""
     if image.mode == "RGB" and not _RARE.intersection(image.info):  # as most images are
         return image
-    alpha = None
-    if image.mode == "F" or image.mode.startswith("I") or (image.mode == "L" and file.is_signed):
-        changes.append("depth_scaled")
-        deep = image
-        image, alpha = _eight_bits(deep, file)
-        image.info = deep.info
-    elif image.has_transparency_data:
-        image, alpha = _without_alpha(image, file)
-    colours = _in_srgb(image, changes)
-    if alpha is None or alpha.getextrema() == (255, 255):
-        return colours
-    changes.append("composited")
-    ground = Image.new("RGB", image.size, background)
-    ground.paste(colours, mask=alpha)
-    return ground
+    is_deep = image.mode == "F" or image.mode.startswith("I") or (image.mode == "L" and file.is_signed)
+    if not is_deep and not image.has_transparency_data:
+        return _in_srgb(image, changes)
+    scale = _range(image, file) if is_deep and not image.mode.startswith("I;16") else None
+    colours = Image.new("RGB", image.size)
+    for top, strip in _strips(image):
+        if is_deep:
+            changes.append("depth_scaled")
+            shown, alpha = _eight_bits(strip, file, scale)
+            shown.info = image.info
+        else:
+            shown, alpha = _without_alpha(strip, file)
+        shown = _in_srgb(shown, changes)
+        if alpha is not None and alpha.getextrema() != (255, 255):
+            changes.append("composited")
+            ground = Image.new("RGB", shown.size, background)
+            ground.paste(shown, mask=alpha)
+            shown = ground
+        colours.paste(shown, (0, top))
+    return colours
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The image in strips of at most STRIP_PIXELS, each with its first row: what is made of one needs little memory."""
+    rows = max(1, STRIP_PIXELS // image.width)
+    if rows >= image.height:
+        yield 0, image
+        return
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(image.height, top + rows)))
 
 
 _RARE = frozenset({"icc_profile", "transparency"})
@@ -450,21 +570,23 @@ def _without_alpha(image: Image.Image, file: _FileFacts) -> tuple[Image.Image, I
     return colours, whole.getchannel("A")
 
 
-def _eight_bits(image: Image.Image, file: _FileFacts) -> tuple[Image.Image, Image.Image | None]:
+def _eight_bits(
+    image: Image.Image, file: _FileFacts, scale: tuple[float, float] | None
+) -> tuple[Image.Image, Image.Image | None]:
     """Grey values of more than 8 bits as 8, and how opaque they are where one value stands for transparency.
 
     Whole numbers are shares of the most that their depth holds: the depth of the file where it says so, or else 8, 16 or 32
     bits, the fewest that hold all of them. Other numbers from 0 to 1 are shares of white. All others, and negative numbers,
-    are spread from the least value, black, to the greatest, white.
+    are spread from the least value, black, to the greatest, white. `scale` is what `_range` gives of the whole image.
     """
     values = _values(image, file)
     clear = image.info.get("transparency")
     alpha = Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)) if isinstance(clear, int) else None
-    if image.mode.startswith("I;16"):
+    if scale is None:
         bits = min(file.bits or _HALF_WORD_BITS, _HALF_WORD_BITS)
         grey = np.rint(np.minimum(np.arange(2.0**_HALF_WORD_BITS) / (2**bits - 1), 1) * 255).astype(np.uint8)[values]
     else:
-        black, white = _range(values, image.mode, file)
+        black, white = scale
         with np.errstate(invalid="ignore"):
             shares = (values.astype(np.float64) - black) / ((white - black) or 1)
         grey = np.rint(np.nan_to_num(np.clip(shares, 0, 1), nan=0.0) * 255).astype(np.uint8)
@@ -485,15 +607,20 @@ def _values(image: Image.Image, file: _FileFacts) -> NDArray[Any]:
 _HALF_WORD_BITS, _WORD_BITS = 16, 32
 
 
-def _range(values: NDArray[Any], mode: str, file: _FileFacts) -> tuple[float, float]:
+def _range(image: Image.Image, file: _FileFacts) -> tuple[float, float]:
     """The values that stand for black and for white."""
-    known = values[np.isfinite(values)] if mode == "F" else values
-    if not known.size:
+    mode, low, high, is_whole = image.mode, math.inf, -math.inf, True
+    for _, strip in _strips(image):
+        values = _values(strip, file)
+        known = values[np.isfinite(values)] if mode == "F" else values
+        if known.size:
+            low, high = min(low, float(known.min())), max(high, float(known.max()))
+            is_whole = is_whole and (mode != "F" or bool((known == np.rint(known)).all()))
+    if low > high:
         return 0, 1
-    low, high = float(known.min()), float(known.max())
     if mode == "F" and 0 <= low and high <= 1:
         return 0, 1
-    if low < 0 or (mode == "F" and not (known == np.rint(known)).all()):
+    if low < 0 or not is_whole:
         return low, high
     if mode == "I" and (file.format in ("PNG", "PPM") or file.bits == _HALF_WORD_BITS):
         return 0, 2.0**15 - 1 if file.format == "TIFF" else 2.0**16 - 1  # TIFF has signed numbers of 16 bits in this mode
@@ -523,7 +650,8 @@ def _in_srgb(image: Image.Image, changes: list[Change]) -> Image.Image:
 def _converted(image: Image.Image, profile: bytes, changes: list[Change]) -> Image.Image:
     from PIL import ImageCms
 
-    mode, transform = _conversion(profile, image.mode)
+    conversion = _conversion if len(profile) <= _KEPT_PROFILE_BYTES else _conversion.__wrapped__
+    mode, transform = conversion(profile, image.mode)
     shown = image if image.mode == mode else image.convert(mode)
     if transform is None:
         return shown
@@ -560,6 +688,7 @@ def _conversion(profile: bytes, mode: str) -> tuple[str, Any]:
     return wanted, transform
 
 
+_KEPT_PROFILE_BYTES = 1 << 20
 _SAME_COLOUR = 2
 """Profiles that call themselves sRGB differ from it by that much of 255, from rounding."""
 _PROFILE_MODES = {

@@ -158,7 +158,7 @@ def _images(rows: Any, predictor: "Predictor", work: PredictionWork) -> tuple[An
     A few batches of pixels are in memory.
     """
     from hubflow.stages.hub.cores import usable_cores
-    from hubflow.stages.hub.images import CHANGES, ImageError, read_image, square_pixels
+    from hubflow.stages.hub.images import CHANGES, ImageError, seen_image, square_pixels
     from hubflow.stages.hub.parallel import in_parallel
 
     size = predictor.signature["image"]["image_size"]
@@ -167,8 +167,8 @@ def _images(rows: Any, predictor: "Predictor", work: PredictionWork) -> tuple[An
 
     def decode(place: int) -> tuple[int, Any]:
         try:
-            seen = read_image(sources[place], size, paths[place], predictor.image_rules)
-            return place, (square_pixels(seen.colours, size), seen.changes)
+            with seen_image(sources[place], size, paths[place], predictor.image_rules) as seen:
+                return place, (square_pixels(seen.colours, size), seen.changes)
         except ImageError as error:
             return place, error
 
