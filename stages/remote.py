@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import os
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from hubflow.schemas.folders import StoreError
 from hubflow.schemas.urls import url_fault
 
 CACHE_VARIABLE = "HUBFLOW_STORE_CACHE"
-PROBE = ".hubflow-probe-"
+PROBE = ".hubflow-probe"  # of one name: what a killed process leaves of it, the next one removes
 EXTRAS = {"s3": "s3", "s3a": "s3"}
 CONDITIONAL = ("s3", "s3a")  # what has puts that fail when another came before
 LOST = ("412", "PreconditionFailed", "409", "ConditionalRequestConflict")
@@ -57,9 +56,8 @@ class Remote:
         """Write a small object and remove it again, once in a process."""
         if self.url in _writable:
             return
-        probe = f"{PROBE}{uuid.uuid4().hex}"
-        self.write(probe, b"hubflow")
-        self.remove([probe])
+        self.write(PROBE, b"hubflow")
+        self.remove([PROBE])
         _writable.add(self.url)
 
     def read(self, path: str) -> bytes | None:
