@@ -9,6 +9,7 @@ from prefect import flow
 from hubflow.flows.store_access import open_store
 from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, FineTuneResult
 from hubflow.schemas.settings import FineTuneSettings
+from hubflow.schemas.signing import require_signing
 from hubflow.schemas.urls import paths_of
 from hubflow.stages.build_head import build_head_task
 from hubflow.stages.encode_dataset import encode_dataset_task
@@ -31,6 +32,7 @@ R = TypeVar("R")
 def fine_tune(settings: FineTuneSettings) -> FineTuneResult:
     """Fine-tune a pretrained module on labelled data, judge it on every split, and export its inference program."""
     require_lasting(paths_of(settings))
+    require_signing()
     start_early()
     if settings.export.onnx:
         require_onnx()

@@ -10,6 +10,7 @@ from hubflow.flows.slots import slot
 from hubflow.flows.store_access import open_store
 from hubflow.schemas.nightly import NightlyResult, NightlySettings
 from hubflow.schemas.references import DatasetRef, ModuleRef, VerdictRef
+from hubflow.schemas.signing import require_signing
 from hubflow.schemas.urls import paths_of
 from hubflow.stages.build_head import build_head_task
 from hubflow.stages.encode_dataset import encode_dataset_task
@@ -34,6 +35,7 @@ def nightly(settings: NightlySettings) -> NightlyResult:
     It emits one event, `hubflow.nightly.` and the outcome: skipped, promoted, kept_back or undecided.
     """
     require_lasting(paths_of(settings))
+    require_signing()
     clock = Stopwatch()
     store, reuse = open_store(settings.store, settings.store_block), settings.reuse
     dataset = clock(load_dataset_task, settings.data, settings.task, store, reuse)

@@ -6,11 +6,12 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hubflow.schemas.base import Settings
-from hubflow.schemas.files import read_text
+from hubflow.schemas.files import read_file
 from hubflow.schemas.folders import StoreError
 
 PROOF = "proof.json"
 LATENCY_BATCHES = (1, 32)
+_MAX_PROOF_BYTES = 2**20
 
 
 class ExportSettings(Settings):
@@ -127,8 +128,8 @@ def read_proof(folder: Path) -> Proof | None:
     """
     path = folder / PROOF
     try:
-        return Proof.model_validate_json(read_text(path))
+        return Proof.model_validate_json(read_file(path, _MAX_PROOF_BYTES, follow_links=False))
     except FileNotFoundError:
         return None
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
+    except (OSError, ValidationError) as error:
         raise StoreError(f"{path}: no readable proof ({error}); make the export again") from error

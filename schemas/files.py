@@ -18,23 +18,27 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
     stat.S_IFDIR: "a folder",
+    stat.S_IFLNK: "a link",
 }
 
 
-def open_file(path: str | Path, max_bytes: int | None = None, limit: str = "") -> io.BufferedReader:
+def open_file(path: str | Path, max_bytes: int | None = None, limit: str = "", follow_links: bool = True) -> io.BufferedReader:
     """A regular file, open for reading.
 
     Args:
         path: of the file, or of a link to it.
         max_bytes: the most that the file may hold.
         limit: the setting that says so, for the error.
+        follow_links: False refuses a link.
 
     Raises:
         OSError: when it is missing, cannot be read, is larger than `max_bytes`, or is no regular file; the text says which.
     """
     try:
-        _require_regular(os.stat(path), path)  # to open a pipe or a device may already have an effect
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)  # one that has taken the place must not block
+        # To open a pipe or a device may already have an effect; one that has taken the place must not block.
+        _require_regular(os.stat(path, follow_symlinks=follow_links), path)
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+        descriptor = os.open(path, flags if follow_links else flags | os.O_NOFOLLOW)
     except ValueError as error:
         raise OSError(errno.EINVAL, f"not a path that can name a file ({error})", repr(path)) from error
     try:
@@ -48,12 +52,13 @@ def open_file(path: str | Path, max_bytes: int | None = None, limit: str = "") -
         raise
 
 
-def read_file(path: str | Path, max_bytes: int | None = None) -> bytes:
+def read_file(path: str | Path, max_bytes: int | None = None, follow_links: bool = True) -> bytes:
     """Content of a regular file.
 
     Args:
         path: of the file, or of a link to it.
         max_bytes: the most that it may hold; None for the library's `limits.max_document_bytes`.
+        follow_links: False refuses a link.
 
     Raises:
         OSError: as `open_file`.
@@ -63,7 +68,7 @@ def read_file(path: str | Path, max_bytes: int | None = None) -> bytes:
         from hubflow.schemas.library import library_settings  # which reads its own file by this function
 
         max_bytes, limit = library_settings().limits.max_document_bytes, "limits.max_document_bytes"
-    with open_file(path, max_bytes, limit) as stream:
+    with open_file(path, max_bytes, limit, follow_links) as stream:
         content = stream.read(max_bytes + 1)
     if len(content) > max_bytes:  # such as a file of /proc, which has no size
         raise _too_large(path, "more", max_bytes, limit)

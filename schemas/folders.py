@@ -12,13 +12,18 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
 from hubflow.schemas.errors import HubflowError, bounded
-from hubflow.schemas.files import open_file, read_text
+from hubflow.schemas.files import open_file, read_file
 
 MANIFEST = "manifest.json"
+MANIFEST_SIGNATURE = "manifest.sig"
+"""Beside the manifest and not in it: it signs the manifest."""
 FORMAT_VERSION = 1
 FIRST_ASIDE = "0"  # where a folder is put when another takes its place
 LEFT_OVER_AFTER_SECONDS = 3600.0
@@ -138,7 +143,7 @@ def seal(folder: Path, kind: str, facts: Mapping[str, Any]) -> None:
     files = {
         file.relative_to(folder).as_posix(): {"sha256": file_sha256(file), "bytes": file.stat().st_size}
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and file != folder / MANIFEST
+        if file.is_file() and file not in (folder / MANIFEST, folder / MANIFEST_SIGNATURE)
     }
     manifest = {"kind": kind, "format_version": FORMAT_VERSION, "facts": dict(facts), "files": files}
     (folder / MANIFEST).write_text(
@@ -146,29 +151,143 @@ def seal(folder: Path, kind: str, facts: Mapping[str, Any]) -> None:
     )
 
 
-def verify_folder(folder: Path, remedy: str = "; make it again") -> dict[str, Any]:
-    """Check every file of a sealed folder against its manifest, and return the manifest.
+@dataclass(frozen=True)
+class SealedFolder:
+    """A folder whose manifest was read and whose files are as it says.
+
+    Attributes:
+        kind: of artifact.
+        facts: what the manifest says of the artifact beside its files.
+        files: by name relative to the folder, with `/`.
+        manifest: the bytes of the manifest that all of this was read from.
+    """
+
+    folder: Path
+    kind: str
+    facts: dict[str, Any]
+    files: Mapping[str, "_File"]
+    manifest: bytes
+    stamps: Mapping[str, tuple[int, ...]] = field(repr=False)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the manifest, as references hold it."""
+        return hashlib.sha256(self.manifest).hexdigest()
+
+    def read(self, name: str) -> bytes:
+        """Content of a file, verified again: these bytes are those of the manifest.
+
+        Raises:
+            StoreError: when the manifest has no such file, or it was altered.
+        """
+        known = self.files.get(name)
+        try:
+            content = b"" if known is None else read_file(self.folder / name, follow_links=False)
+        except OSError as error:
+            raise StoreError(f"{self.folder / name} cannot be read ({error}); make it again") from error
+        if known is None or hashlib.sha256(content).hexdigest() != known.sha256:
+            fault = "is not in the manifest" if known is None else "was altered while it was in use"
+            raise StoreError(f"{self.folder / name} {fault}; make it again")
+        return content
+
+    def require_unchanged(self, name: str) -> None:
+        """Refuse a file that was written or replaced since it was verified: a library may have read other bytes of it.
+
+        Raises:
+            StoreError: naming the file.
+        """
+        try:
+            stamp = _stamp(os.lstat(self.folder / name))
+        except OSError:
+            stamp = ()
+        if stamp != self.stamps[name]:
+            raise StoreError(f"{self.folder / name} was altered while it was in use; make it again")
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class _Manifest(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True)
+    kind: str
+    format_version: int
+    facts: dict[str, Any]
+    files: dict[str, _File] = Field(min_length=1)
+
+    @field_validator("format_version")
+    @classmethod
+    def _known(cls, version: int) -> int:
+        if version != FORMAT_VERSION:
+            raise ValueError(f"this hubflow reads version {FORMAT_VERSION}; use the version that wrote the folder")
+        return version
+
+
+def verify_folder(folder: Path, kind: str | None = None, remedy: str = "; make it again") -> SealedFolder:
+    """Check every file of a sealed folder against its manifest.
 
     Args:
         folder: what `seal` was called for.
+        kind: that the folder must be of; any when None.
         remedy: ends the message about files that are missing or altered.
 
     Raises:
-        StoreError: naming what is missing or altered.
+        StoreError: when the manifest is not one of hubflow's, or is of another kind; or naming what is missing, altered or no
+            regular file: links are refused, also where they lead to a file of the folder.
     """
     path = folder / MANIFEST
+    if not folder.is_dir():
+        raise StoreError(f"{folder}: no such folder; correct the path, or make it again")
     try:
-        if not folder.is_dir():
-            raise StoreError(f"{folder}: no such folder; correct the path, or make it again")
-        manifest: dict[str, Any] = json.loads(read_text(path))
-        files = {str(name): (int(known["bytes"]), str(known["sha256"])) for name, known in manifest["files"].items()}
-        dict(manifest["facts"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        content = read_file(path, follow_links=False)
+        manifest = _Manifest.model_validate(json.loads(content.decode("utf-8")))
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise StoreError(
+            f"{path}: no readable manifest ({where}: {error.errors()[0]['msg']}); make the folder again"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path}: no readable manifest ({error}); the folder is incomplete or not one of hubflow's") from error
-    bad = [name for name, (size, sha256) in files.items() if not _intact(folder, name, size, sha256)]
+    if kind is not None and manifest.kind != kind:
+        raise StoreError(f"{folder}: a folder of {manifest.kind!r}, expected one of {kind!r}; correct the path")
+    links = [name for name, entry in _entries(folder) if entry.is_symlink() or not (entry.is_file() or entry.is_dir())]
+    if links:
+        raise StoreError(
+            f"{folder}: {len(links)} link(s) or special file(s), expected regular files alone: {bounded(links)}; copy "
+            "what they lead to in their place"
+        )
+    stamps = {name: _intact(folder, name, known) for name, known in manifest.files.items()}
+    bad = [name for name, stamp in stamps.items() if stamp is None]
     if bad:
         raise StoreError(f"{folder}: {len(bad)} file(s) missing or altered since they were written: {bounded(bad)}{remedy}")
-    return manifest
+    found = {name: stamp for name, stamp in stamps.items() if stamp is not None}
+    return SealedFolder(folder, manifest.kind, manifest.facts, manifest.files, content, found)
+
+
+def unlisted(sealed: SealedFolder) -> list[str]:
+    """Files of a sealed folder that its manifest does not have: somebody added them. Hidden ones are left out."""
+    beside = {*sealed.files, MANIFEST, MANIFEST_SIGNATURE}
+    found = [name for name, entry in _entries(sealed.folder) if entry.is_file(follow_symlinks=False) and name not in beside]
+    return sorted(name for name in found if not any(part.startswith(".") for part in PurePosixPath(name).parts))
+
+
+def _entries(folder: Path, prefix: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Everything in a folder and those below it, by name relative to it; links are not followed."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                yield prefix + entry.name, entry
+                if entry.is_dir(follow_symlinks=False):
+                    yield from _entries(Path(entry.path), f"{prefix}{entry.name}/")
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be read ({error})") from error
+
+
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    """Changes whenever the file is written or another takes its place: nobody but root can set the last time back."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -253,14 +372,18 @@ def _is_left_over(path: Path, min_age_seconds: float) -> bool:
     return True
 
 
-def _intact(folder: Path, name: str, size: int, sha256: str) -> bool:
-    file = folder / name
+def _intact(folder: Path, name: str, known: _File) -> tuple[int, ...] | None:
+    """The stamp of a file that is as the manifest says; None of one that is not, or cannot be read."""
     try:
-        if leads_out(name) or not file.is_file():
-            return False
-        return file.stat().st_size == size and file_sha256(file) == sha256
-    except PermissionError:  # another user's
-        return False
+        if leads_out(name):
+            return None
+        with open_file(folder / name, follow_links=False) as stream:
+            status = os.fstat(stream.fileno())
+            if status.st_size != known.bytes or hashlib.file_digest(stream, "sha256").hexdigest() != known.sha256:
+                return None
+        return _stamp(status)
+    except (OSError, ValueError):  # another user's, or a name that is none
+        return None
 
 
 def _replace(folder: Path, target: Path) -> None:

@@ -11,10 +11,10 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from hubflow.schemas.errors import LabelMapError, bounded
-from hubflow.schemas.files import read_text
+from hubflow.schemas.files import read_file
 from hubflow.schemas.tags import Tagging, TagScheme, tagging_of
 
 IGNORED_LABEL = -100
@@ -120,13 +120,33 @@ class LabelMap(BaseModel):
         """Read what `save` wrote.
 
         Raises:
-            LabelMapError: when it cannot be read, or is no label map.
+            LabelMapError: when the file cannot be read, or is no label map.
         """
         try:
-            found = json.loads(read_text(path))
-            return cls(**found) if isinstance(found, dict) else cls(labels=tuple(found))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise LabelMapError(f"{path}: no readable label map ({error}); make its folder again") from error
+            return cls.parse(read_file(path), path)
+        except OSError as error:
+            raise LabelMapError(f"{path} cannot be read ({error}); make the folder again") from error
+
+    @classmethod
+    def parse(cls, content: bytes, source: Path) -> Self:
+        """The label map of a file's content.
+
+        Args:
+            content: what `save` wrote.
+            source: names the file in errors.
+
+        Raises:
+            LabelMapError: when it is none.
+        """
+        try:
+            found = json.loads(content.decode("utf-8"))
+            values = {"labels": found} if isinstance(found, list) else found
+            if not isinstance(values, dict) or not all(isinstance(label, str) for label in values["labels"]):
+                raise TypeError("expected a list of texts")
+            return cls.model_validate(values)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            raise LabelMapError(f"{source}: no label map ({reason}); make the folder again") from error
 
     @classmethod
     def from_values(cls, values: Iterable[str], tag_scheme: TagScheme = "auto") -> Self:

@@ -73,6 +73,12 @@ class Trust(Settings):
         None,
         description="Packages, or modules, whose code settings may name; any when not set, none when empty",
     )
+    keys: tuple[str, ...] = Field(
+        (), description="Public keys whose signature an export must have to be used; any export is used where there are none"
+    )
+    signing_key: str | None = Field(
+        None, description="File of the private key that exports made on this machine are signed with"
+    )
 
 
 class LibrarySettings(Settings):

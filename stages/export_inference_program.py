@@ -8,6 +8,7 @@ from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.export import ExportSettings
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, ExportRef
+from hubflow.schemas.signing import require_signing
 from hubflow.stages.hub.errors import ExportError
 from hubflow.stages.hub.images import ImageRules
 from hubflow.stages.hub.onnx_program import require_onnx
@@ -41,7 +42,10 @@ def export_inference_program(
         SettingsError: for ONNX without the extra `onnx`, and bfloat16 for images.
         DeviceError: for bfloat16 on a CPU without it.
         LabelMapError: when checkpoint and rows were made from different label maps.
+        SignatureError: when `trust.keys` asks for signed exports, and this machine cannot sign one, or the one that the store
+            holds is not signed.
     """
+    require_signing()
     if settings.onnx:
         require_onnx()
     if settings.precision == "bfloat16":

@@ -119,7 +119,9 @@ def _compare(
     reuse: bool,
 ) -> _Comparison:
     home, split = Store(store), settings.split
-    metric = settings.metric or str(home.open(candidate).facts["training"]["best_metric"])
+    metric = settings.metric or home.open(candidate).facts.get("training", {}).get("best_metric")
+    if metric is None:
+        raise SettingsError(f"gate.metric: {candidate.path} does not say which metric it was trained for; name one")
     known = GATED[candidate.task]
     if metric not in known:
         raise SettingsError(f"gate.metric {metric!r} cannot be compared row by row; use one of {', '.join(known)}")
@@ -190,7 +192,7 @@ def _decide(
 ) -> Verdict:
     rules = [
         *value_rule(settings, compared.metric, compared.candidate_value),
-        *absolute_rules(settings, home.open(compared.candidate.export).folder),
+        *absolute_rules(settings, home.open(compared.candidate.export).sealed),
     ]
     notes = list(compared.notes)
     if deployed is None:

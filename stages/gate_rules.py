@@ -1,12 +1,10 @@
 """The rules of the gate, each told with its threshold and what was found. Must not import Paddle or Prefect."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from hubflow.schemas.errors import bounded
-from hubflow.schemas.files import read_text
-from hubflow.schemas.folders import StoreError
+from hubflow.schemas.folders import SealedFolder, StoreError
 from hubflow.schemas.gate import GateSettings
 from hubflow.schemas.metrics import LOWER_IS_BETTER
 from hubflow.schemas.references import ExportEvaluationRef
@@ -28,7 +26,7 @@ def value_rule(settings: GateSettings, metric: str, value: float) -> list[Rule]:
     return [Rule(name="min_value", outcome=_outcome(kept), threshold=limit, value=value, text=text)]
 
 
-def absolute_rules(settings: GateSettings, export: Path) -> list[Rule]:
+def absolute_rules(settings: GateSettings, export: SealedFolder) -> list[Rule]:
     """Ceilings of latency and size, by what the export's proof measured.
 
     Raises:
@@ -93,13 +91,12 @@ def _ceiling(name: str, limit: float, what: str, found: float | None, unit: floa
     return Rule(name=name, outcome=_outcome(value <= limit), threshold=limit, value=value, text=text)
 
 
-def _proof(export: Path) -> Any:
+def _proof(export: SealedFolder) -> Any:
     """What the proof holds; None of an export without one."""
-    path = export / PROOF
     try:
-        return json.loads(read_text(path)) if path.is_file() else None
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: no readable proof ({error}); make the export again") from error
+        return json.loads(export.read(PROOF)) if PROOF in export.files else None
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{export.folder / PROOF}: no readable proof ({error}); make the export again") from error
 
 
 def _within(found: Any, path: tuple[str, ...]) -> float | None:

@@ -6,7 +6,15 @@ from pathlib import Path
 
 from hubflow.schemas.errors import bounded
 from hubflow.schemas.files import read_file
-from hubflow.schemas.folders import MANIFEST, StoreError, atomic_folder, leads_out, verify_folder
+from hubflow.schemas.folders import (
+    MANIFEST,
+    MANIFEST_SIGNATURE,
+    StoreError,
+    atomic_folder,
+    leads_out,
+    verify_folder,
+    write_atomically,
+)
 from hubflow.stages.remote import Remote
 
 
@@ -41,6 +49,9 @@ def fetch_folder(remote: Remote, root: Path, path: str, manifest: bytes | None =
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
             remote.download(f"{path}/{name}", draft / name)
         (draft / MANIFEST).write_bytes(content)
+        signatures = remote.read(f"{path}/{MANIFEST_SIGNATURE}") if MANIFEST_SIGNATURE in sizes else None
+        if signatures is not None:
+            (draft / MANIFEST_SIGNATURE).write_bytes(signatures)
         try:
             verify_folder(draft)
         except StoreError as error:
@@ -68,9 +79,26 @@ def send_folder(remote: Remote, root: Path, path: str, again: bool = False) -> N
     names = _names(str(folder), content)
     for name in names:
         remote.upload(folder / name, f"{path}/{name}")
+    beside = {MANIFEST, *send_signatures(remote, root, path)}
     remote.write(f"{path}/{MANIFEST}", content)
-    left = [f"{path}/{name}" for name in remote.sizes(path) if name not in names and name != MANIFEST]
+    left = [f"{path}/{name}" for name in remote.sizes(path) if name not in names and name not in beside]
     remote.remove(left)
+
+
+def send_signatures(remote: Remote, root: Path, path: str) -> list[str]:
+    """Send the signatures of a sealed folder, and nothing else of it; the names of what was sent."""
+    file = root / path / MANIFEST_SIGNATURE
+    if not file.is_file():
+        return []
+    remote.write(f"{path}/{MANIFEST_SIGNATURE}", file.read_bytes())
+    return [MANIFEST_SIGNATURE]
+
+
+def fetch_signatures(remote: Remote, root: Path, path: str) -> None:
+    """Bring the signatures of a sealed folder here that is here already: it may have been signed since it was fetched."""
+    content, file = remote.read(f"{path}/{MANIFEST_SIGNATURE}"), root / path / MANIFEST_SIGNATURE
+    if content is not None and not (file.is_file() and file.read_bytes() == content):
+        write_atomically(file, content)
 
 
 def remove_folder(remote: Remote, path: str) -> None:

@@ -1,6 +1,5 @@
 """Stage predict: label the rows of files, or the images of folders, with an exported folder and nothing else."""
 
-import json
 import logging
 import shutil
 import threading
@@ -9,23 +8,21 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import cast
 
 from filelock import FileLock
 
 from hubflow.schemas.errors import HubflowError, SettingsError, bounded
-from hubflow.schemas.files import read_text
-from hubflow.schemas.folders import MANIFEST, StoreError, verify_folder
-from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.folders import StoreError
+from hubflow.schemas.opened_export import OpenedExport, open_export
 from hubflow.schemas.parts import PartRecord, PartRef, PredictionWork
-from hubflow.schemas.settings import PredictResult, PredictSettings, TaskType
+from hubflow.schemas.settings import PredictResult, PredictSettings
 from hubflow.stages.console import progress_bar
 from hubflow.stages.prediction.assembly import judged, quarantine, write_predictions
 from hubflow.stages.prediction.layout import Layout, lay_out
 from hubflow.stages.prediction.part import predict_part, predictor_of
 from hubflow.stages.prediction.sources import output_of, sources_of
 from hubflow.stages.prediction.tables import NUM_TRUNCATED_TOKENS, NUM_TRUNCATED_WORDS
-from hubflow.stages.store import file_sha256, local_folder
+from hubflow.stages.store import local_folder
 from hubflow.stages.tasks import stage_task
 
 AT_ONCE = 2
@@ -53,16 +50,17 @@ def predict(settings: PredictSettings, mapped: Mapped | None = None) -> PredictR
 
     Raises:
         StoreError: when the export is incomplete or altered, or the output cannot be written.
+        SignatureError: when `trust.keys` is set, and none of them has signed the export.
         DataError: when the data cannot be read; ContractError when too many rows are quarantined, or all.
         SettingsError: when the format does not fit the export's task, or the output's ending is unknown.
     """
     started = time.perf_counter()
     output = output_of(settings)
     export = local_folder(settings.export)
-    facts = verify_folder(export)["facts"]
+    opened = open_export(export)
     with work_folder(output) as folder:
-        work = _work(settings, export, facts["task"], folder)
-        task, label_map = cast(TaskType, facts["task"]), LabelMap.load(export / "label_map.json")
+        work = _work(settings, opened, folder)
+        task, label_map = work.task, opened.label_map
         sources = sources_of(settings, task, work.rows_kind, output)
         if mapped is None:
             load_ahead(work)
@@ -79,7 +77,7 @@ def predict(settings: PredictSettings, mapped: Mapped | None = None) -> PredictR
         invalid_rows=invalid,
         quarantine=str(path) if path else None,
         metrics=metrics,
-        notes=[*notes, *_notes(layout, records, invalid, path), *_truncated(work, records)],
+        notes=[*notes, *_notes(layout, records, invalid, path), *_truncated(opened, records)],
         seconds=round(time.perf_counter() - started, 3),
     )
 
@@ -102,14 +100,13 @@ def _notes(layout: Layout, records: Sequence[PartRecord], invalid: int, path: Pa
     return notes
 
 
-def _truncated(work: PredictionWork, records: Sequence[PartRecord]) -> list[str]:
+def _truncated(export: OpenedExport, records: Sequence[PartRecord]) -> list[str]:
     """What `max_seq_len` cut off."""
     rows, count = (sum(getattr(record, name) for record in records) for name in ("truncated_rows", "truncated"))
     if not rows:
         return []
-    signature = json.loads(read_text(Path(work.export) / "signature.json"))
-    limit, of = signature["text"]["max_seq_len"], sum(record.rows for record in records)
-    if work.task == "sequence_labelling":
+    limit, of = export.signature["text"]["max_seq_len"], sum(record.rows for record in records)
+    if export.signature["task"] == "sequence_labelling":
         return [
             f"{rows} of {of} sentences are longer than max_seq_len {limit}: the model did not see {count} of their words, "
             f"which have no probability (see {NUM_TRUNCATED_WORDS}); set stride to read such sentences in windows that overlap"
@@ -186,7 +183,9 @@ def _records(work: PredictionWork, layout: Layout, mapped: Mapped) -> list[PartR
     return records
 
 
-def _work(settings: PredictSettings, export: Path, task: TaskType, folder: Path) -> PredictionWork:
+def _work(settings: PredictSettings, export: OpenedExport, folder: Path) -> PredictionWork:
+    task = export.signature["task"]
+    assert export.sealed is not None
     if settings.top_k is not None and task == "sequence_labelling":
         raise SettingsError("top_k is for classification, this export's task is sequence_labelling; leave it out")
     if settings.stride is not None and task != "sequence_labelling":
@@ -194,9 +193,9 @@ def _work(settings: PredictSettings, export: Path, task: TaskType, folder: Path)
     return PredictionWork(
         folder=str(folder),
         task=task,
-        export=str(export.absolute()),
-        export_sha256=file_sha256(export / MANIFEST),
-        rows_kind=json.loads(read_text(export / "signature.json"))["rows_kind"],
+        export=str(export.folder.absolute()),
+        export_sha256=export.sealed.sha256,
+        rows_kind=export.signature["rows_kind"],
         source=settings.data if isinstance(settings.data, str) else settings.data[0],
         batch_size=settings.batch_size,
         top_k=settings.top_k,

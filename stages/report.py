@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hubflow.schemas.folders import StoreError, atomic_folder, verify_folder
+from hubflow.schemas.folders import StoreError, atomic_folder
 from hubflow.schemas.frames import require_metrics
 from hubflow.schemas.references import EncodedRef, EvaluationRef, ExportRef, VerdictRef
 from hubflow.schemas.settings import FineTuneSettings
@@ -78,8 +78,8 @@ def write_report(
 
 def _split_hashes(home: Store, encoded: EncodedRef) -> dict[str, str]:
     """By split, the hash of its rows: two runs that judged the same ones can be compared."""
-    manifest = verify_folder(home.open(encoded.dataset).folder)
-    return {split: manifest["files"][f"{split}.parquet"]["sha256"] for split in encoded.dataset.rows}
+    files = home.open(encoded.dataset).sealed.files
+    return {split: files[f"{split}.parquet"].sha256 for split in encoded.dataset.rows}
 
 
 def _write(folder: Path, page: str, summary: dict[str, Any]) -> None:

@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hubflow.schemas.artifacts import EXPORTS, require_artifact
 from hubflow.schemas.files import read_file
 from hubflow.schemas.folders import (
     MANIFEST,
+    SealedFolder,
     StoreError,
     atomic_folder,
     file_sha256,
@@ -26,9 +28,22 @@ from hubflow.schemas.folders import (
     write_atomically,
 )
 from hubflow.schemas.references import Reference
+from hubflow.schemas.signing import SignatureError, require_trusted, sign, sign_export
 from hubflow.schemas.urls import absolute_address, is_url, url_fault
-from hubflow.stages.mirroring import DamagedError, fetch_folder, mirror_tree, remove_folder, send_folder, sha256_of
+from hubflow.stages.mirroring import (
+    DamagedError,
+    fetch_folder,
+    fetch_signatures,
+    mirror_tree,
+    remove_folder,
+    send_folder,
+    send_signatures,
+    sha256_of,
+)
 from hubflow.stages.remote import CACHE_VARIABLE, Remote
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 __all__ = ["Artifact", "Draft", "Store", "StoreError", "content_key", "file_sha256", "local_folder", "split_address"]
 log = logging.getLogger(__name__)
@@ -48,13 +63,26 @@ def noted_lookups() -> Iterator[set[str]]:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A complete folder of the store, every file verified against its manifest."""
+    """A complete folder of the store, every file verified against its manifest, and as its kind of artifact must be."""
 
-    folder: Path
     path: str
-    sha256: str
-    facts: dict[str, Any]
+    sealed: SealedFolder
     reused: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where it is on this machine."""
+        return self.sealed.folder
+
+    @property
+    def sha256(self) -> str:
+        """Hash of its manifest."""
+        return self.sealed.sha256
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What its manifest says of it beside its files."""
+        return self.sealed.facts
 
 
 @dataclass
@@ -111,13 +139,16 @@ class Store:
         """The intact artefact at `<kind>/<key>`, or None when there is none or its files are gone or altered.
 
         Raises:
+            SignatureError: when it is an export, `trust.keys` is set, and none of them has signed it.
             StoreError: when the storage that should have it cannot be reached.
         """
         path = f"{kind}/{key}"
+        self.inside(path)
         artifact = self._looked_up(path)
         if artifact is not None:
             for found in _lookups.get():
                 found.add(path)
+            self._trusted(artifact)
         return artifact
 
     def _looked_up(self, path: str) -> Artifact | None:
@@ -137,13 +168,14 @@ class Store:
         """The artefact that `reference` names, every file verified.
 
         Raises:
+            SignatureError: when it is an export, `trust.keys` is set, and none of them has signed it.
             StoreError: when it is missing, altered, or not the one that the reference was made for.
         """
         folder = self.inside(reference.path)
         if self._remote is not None:
             here = self._found_here(reference.path)
             if here is not None and here.sha256 == reference.sha256:
-                return here
+                return self._trusted(here)
             fetch_folder(self._remote, self.root, reference.path)
         artifact = _verified(folder, reference.path, reused=True)
         if artifact.sha256 != reference.sha256:
@@ -151,7 +183,7 @@ class Store:
                 f"{self.shown(reference.path)}: the reference is to manifest {reference.sha256[:12]}, found "
                 f"{artifact.sha256[:12]}; run the stage that makes it again"
             )
-        return artifact
+        return self._trusted(artifact)
 
     def inside(self, path: str) -> Path:
         """Absolute path of a store-relative one.
@@ -177,6 +209,8 @@ class Store:
             draft = Draft(folder)
             yield draft
             seal(folder, kind, draft.facts)
+            if kind == EXPORTS:
+                sign_export(folder)
         if self._remote is not None:
             send_folder(self._remote, self.root, path, again=path in self._damaged)
             self._damaged.discard(path)
@@ -184,7 +218,7 @@ class Store:
     def made(self, kind: str, key: str) -> Artifact:
         """The artefact just created at `<kind>/<key>`."""
         path = f"{kind}/{key}"
-        return _verified(self.root / path, path)
+        return self._trusted(_verified(self.root / path, path))
 
     def discard(self, path: str) -> None:
         """Remove a folder or a file, here and where the store is; the manifest first, so that nothing half is ever found.
@@ -270,6 +304,40 @@ class Store:
             found = {path.name for path in place.iterdir()} if place.is_dir() else set()
         return sorted(name for name in found if not name.startswith("."))
 
+    def sign(self, path: str, key: "Ed25519PrivateKey") -> str:
+        """Add a key's signature to an export, also where the store is.
+
+        Returns:
+            The key's fingerprint.
+
+        Raises:
+            SignatureError: when it cannot be signed.
+            StoreError: when there is no such export, it is damaged, or the signature cannot be sent.
+        """
+        self._fetch_signatures(path)
+        found = self._looked_up(path)
+        if found is None:
+            raise StoreError(f"{self.shown(path)}: no such export, or a damaged one; correct the path")
+        known = sign(found.sealed, key)
+        if self._remote is not None:
+            send_signatures(self._remote, self.root, path)
+        return known
+
+    def _trusted(self, artifact: Artifact) -> Artifact:
+        """The artifact itself, unless it is an export that this machine does not trust."""
+        if artifact.sealed.kind == EXPORTS:
+            try:
+                require_trusted(artifact.sealed)
+            except SignatureError:
+                self._fetch_signatures(artifact.path)
+                require_trusted(artifact.sealed)
+        return artifact
+
+    def _fetch_signatures(self, path: str) -> None:
+        """Bring those of an export that is here already, which may have been signed since."""
+        if self._remote is not None and (self.root / path).is_dir():
+            fetch_signatures(self._remote, self.root, path)
+
     def _found_here(self, path: str) -> Artifact | None:
         try:
             return _verified(self.root / path, path, reused=True)
@@ -308,6 +376,24 @@ def local_folder(address: str) -> Path:
     return artifact.folder
 
 
+def sign_folder(address: str, key: "Ed25519PrivateKey") -> str:
+    """Add a key's signature to an export: a folder, or `<store's URL>/exports/<key>`.
+
+    Returns:
+        The key's fingerprint.
+
+    Raises:
+        SignatureError: when it cannot be signed.
+        StoreError: when there is no such export, it is damaged, or the signature cannot be sent.
+    """
+    if is_url(address):
+        url, kind, name = split_address(address)
+        return Store(url).sign(f"{kind}/{name}", key)
+    sealed = verify_folder(Path(absolute_address(address)), EXPORTS)
+    require_artifact(sealed)
+    return sign(sealed, key)
+
+
 def split_address(address: str) -> tuple[str, str, str]:
     """The URL of a store, and the kind and key of the folder in it that an address is of.
 
@@ -324,5 +410,7 @@ def split_address(address: str) -> tuple[str, str, str]:
 
 
 def _verified(folder: Path, path: str, reused: bool = False) -> Artifact:
-    manifest = verify_folder(folder)
-    return Artifact(folder, path, file_sha256(folder / MANIFEST), manifest["facts"], reused)
+    kind = path.split("/", maxsplit=1)[0]
+    sealed = verify_folder(folder, kind)
+    require_artifact(sealed)
+    return Artifact(path, sealed, reused)

@@ -314,7 +314,7 @@ def test_two_users_share_a_store_or_are_told_that_they_do_not(mode: int, umask: 
             outcome, told = as_user(2002, umask, load)
             assert outcome == ("done" if is_shared else "StoreError"), told
         assert as_user(2001, umask, load) == ("done", path)
-        assert verify_folder(store / path)["files"] == before["files"]
+        assert verify_folder(store / path).files == before.files
 
 
 def as_user(user: int, umask: int, work: Callable[[], str]) -> tuple[str, str]:

@@ -36,5 +36,6 @@ def verdict_on(
     home, key = Store(store), f"{Path(candidate.path).name}-{revision}-{verdict}"
     facts = {"verdict": verdict, "candidate": candidate, "name": name, "revision": revision, "reason": "it is better", **more}
     with home.create("verdicts", key) as draft:
+        (draft.folder / "verdict.json").write_text("{}")
         draft.facts |= {"at": datetime.datetime.now(datetime.UTC).isoformat(), **facts}
     return verdict_reference(home.made("verdicts", key))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from hubflow import commands_deployed, commands_nightly, commands_sweep  # noqa: F401  # put their commands on the app
+from hubflow import commands_deployed, commands_export, commands_nightly, commands_sweep  # noqa: F401  # put their commands on the app
 from hubflow.command_line import (
     FAULT,
     Config,

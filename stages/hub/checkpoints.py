@@ -132,10 +132,10 @@ class Checkpoints:
         if not folder.is_dir():
             raise StoreError(f"{folder}: no such folder")
         try:
-            manifest = verify_folder(folder, remedy="")
+            sealed = verify_folder(folder, remedy="")
         except OSError as error:
             raise StoreError(f"{folder}: cannot be read ({error})") from error
-        found = (manifest.get("kind"), manifest["facts"].get("step"), set(manifest["files"]))
+        found = (sealed.kind, sealed.facts.get("step"), set(sealed.files))
         if found != (kind, step, files):
             raise StoreError(f"{folder}: its manifest is not of {kind} step {step} with {sorted(files)}, but of {found}")
         return folder

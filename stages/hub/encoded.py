@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from hubflow.schemas.folders import StoreError
 from hubflow.schemas.labels import IGNORED_LABEL
 
 ROWS_PER_CHUNK = 4096
@@ -259,4 +260,7 @@ def sorted_batches(lengths: IntArray, batch_size: int) -> Iterator[IntArray]:
 
 
 def _open(path: Path) -> pa.Table:
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{path}: no encoded rows that can be read ({error}); encode them again") from error

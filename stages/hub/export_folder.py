@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from hubflow.schemas.artifacts import EXPORTS, LABEL_MAP
 from hubflow.schemas.errors import bounded
 from hubflow.schemas.files import read_text
 from hubflow.schemas.folders import MANIFEST, StoreError, atomic_folder, seal
 from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.opened_export import ROWS_OF_TASK, SIGNATURE, TOKENIZER
 from hubflow.schemas.references import RowKind
-from hubflow.schemas.settings import TaskType
+from hubflow.schemas.signing import require_signing, sign_export
 from hubflow.stages.hub.encoded import pad_text
 from hubflow.stages.hub.errors import ExportError
 from hubflow.stages.hub.images import ImageRules
@@ -22,7 +24,7 @@ from hubflow.stages.hub.inference_program import simplify
 from hubflow.stages.hub.lora import merged
 from hubflow.stages.hub.module import ImageConfig, check_max_seq_len, context_of
 from hubflow.stages.hub.networks.text import TextConfig
-from hubflow.stages.hub.program_operators import require_computing
+from hubflow.stages.hub.program_operators import checked_program
 from hubflow.stages.hub.resuming import versions
 from hubflow.stages.hub.runtime import BUILD_LOCK, paddle
 from hubflow.stages.hub.session import Session
@@ -30,19 +32,9 @@ from hubflow.stages.hub.task import Task, data_variables
 from hubflow.stages.hub.tokenizer import load_tokenizer, pad_token_id
 
 PROGRAM = "program"
-SIGNATURE = "signature.json"
-LABELS = "label_map.json"
-TOKENIZER = "tokenizer.json"
-KIND = "exports"
 TOLERANCE = 1e-4
 SMALL_VOCABULARY = 5
 """Ids that every vocabulary has, for a trial."""
-ROWS_OF_TASK: dict[TaskType, tuple[RowKind, ...]] = {
-    "text_classification": ("text", "text_pair"),
-    "sequence_labelling": ("tokens",),
-    "image_classification": ("image",),
-}
-"""Kinds of rows that a task may take; the first is the one when nothing is said."""
 
 
 def write_export(
@@ -93,6 +85,7 @@ def export(
     Raises:
         ExportError: when the task is not of a context, labels or kind of rows do not fit it, its weights are not in the scope,
             or the exported program gives something else.
+        SignatureError: when `trust.keys` asks for signed exports, and this machine cannot sign one.
         StoreError: when the folder holds something else, or cannot be written.
     """
     context, target, scope = context_of(task.main_program()), Path(folder).absolute(), paddle.static.global_scope()
@@ -106,6 +99,7 @@ def export(
     label_map = _label_map(labels, int(task.variable("probs").shape[-1]))
     _require_values(task, scope)
     _require_free(target)
+    require_signing()
     if isinstance(module.config, ImageConfig):
         preprocessing: dict[str, Any] = {"image_size": image_size or module.config.image_size}
     else:
@@ -130,7 +124,8 @@ def export(
             "module": module.name,
             "versions": versions(),
         }
-        seal(draft, KIND, facts)
+        seal(draft, EXPORTS, facts)
+        sign_export(draft)
         _require_same(task, draft, scope, preprocessing.get("image_size"))
     return target
 
@@ -161,7 +156,8 @@ def _write_program(task: Task, program: Any, folder: Path, scope: Any, place: An
             program=program,
             skip_prune_program=True,
         )
-    require_computing(folder / f"{PROGRAM}.json")
+    written = folder / f"{PROGRAM}.json"
+    checked_program(written.read_bytes(), written)
     return {
         "task": task.task_type,
         "inputs": {value.name: _described(value) for value in inputs},
@@ -184,7 +180,7 @@ def _write_rest(
         tokenizer = load_tokenizer(module_folder)
         tokenizer.save(str(folder / TOKENIZER))
         signature = {**signature, "text": {**preprocessing, "pad_token_id": pad_token_id(tokenizer)}}
-    label_map.save(folder / LABELS)
+    label_map.save(folder / LABEL_MAP)
     (folder / SIGNATURE).write_text(json.dumps(signature, indent=1) + "\n", encoding="utf-8")
 
 
@@ -196,7 +192,7 @@ def _require_free(target: Path) -> None:
         kind = json.loads(read_text(target / MANIFEST))["kind"]
     except (OSError, ValueError, KeyError, TypeError):
         kind = None
-    if kind != KIND:
+    if kind != EXPORTS:
         raise StoreError(f"{target} is not empty and holds no export; choose another folder, or empty it")
 
 

@@ -2,8 +2,8 @@
 
 import functools
 import itertools
-import json
 import math
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,18 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from hubflow.schemas.files import read_file, read_text
-from hubflow.schemas.folders import MANIFEST, StoreError, file_sha256, verify_folder
-from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.errors import bounded
+from hubflow.schemas.folders import StoreError
+from hubflow.schemas.opened_export import SIGNATURE, TOKENIZER, OpenedExport, open_export
 from hubflow.stages.hub.cores import usable_cores
 from hubflow.stages.hub.encoded import Feed, normalised, pad_text
-from hubflow.stages.hub.export_folder import LABELS, PROGRAM, SIGNATURE, TOKENIZER
+from hubflow.stages.hub.errors import TokenizerError
+from hubflow.stages.hub.export_folder import PROGRAM
 from hubflow.stages.hub.images import ImageRules, load_pixels
 from hubflow.stages.hub.judging_sequences import outside_id
 from hubflow.stages.hub.parallel import in_parallel
 from hubflow.stages.hub.precision import require_bfloat16_inference
 from hubflow.stages.hub.prediction_rows import PredictError, require_batch_size, require_stride, rows_of
-from hubflow.stages.hub.program_operators import require_computing
+from hubflow.stages.hub.program_operators import ProgramError, checked_program, require_weights
 from hubflow.stages.hub.runtime import BUILD_LOCK, paddle
 from hubflow.stages.hub.tokenizer import encode_texts, encode_word_windows, full_lengths
 
@@ -92,16 +93,15 @@ class Predictor:
         predictor.predict(["a fine film", "a dull one"])
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], threads: int | None = None) -> None:
-        self.folder, self.manifest, self.threads = folder, manifest, threads
-        self.signature: dict[str, Any] = json.loads(read_text(folder / SIGNATURE))
+    def __init__(self, export: OpenedExport, threads: int | None = None) -> None:
+        self.folder, self.threads, self._export = export.folder, threads, export
+        self.signature, self.label_map = export.signature, export.label_map
         self.task: str = self.signature["task"]
-        self.label_map = LabelMap.load(folder / LABELS)
         self.image_rules = ImageRules.of(self.signature.get("image", {}))  # of its training, whatever they are today
         is_half = self.signature.get("precision") == "bfloat16"
         if is_half:
             require_bfloat16_inference()
-        self._engine = _engine(folder, threads or usable_cores(), by_onednn=not is_half)
+        self._engine = _engine(export, threads or usable_cores(), by_onednn=not is_half)
         self._running = threading.Lock()  # of the engine's one set of inputs and outputs
 
     @classmethod
@@ -109,17 +109,23 @@ class Predictor:
         """Load an exported folder, every file verified against its manifest.
 
         Raises:
-            StoreError: when the folder is incomplete or a file was altered.
-            ProgramError: when its program does anything but compute.
+            StoreError: when the folder is incomplete, or a file was altered or is not what it must be.
+            LabelMapError: when its label map is none, or that of another export.
+            SignatureError: when `trust.keys` is set, and none of them has signed it.
+            ProgramError: when its program does anything but compute, or cannot be loaded.
             DeviceError: for an export in bfloat16 on a CPU without it.
         """
-        folder = Path(path)
-        return cls(folder, verify_folder(folder), threads)
+        return cls(open_export(Path(path)), threads)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled is where the export is, not what it holds: the other process loads the folder, and verifies it again."""
         folder = self.folder.absolute()
-        return _reloaded, (type(self), str(folder), self.threads, file_sha256(folder / MANIFEST))
+        return _reloaded, (type(self), str(folder), self.threads, self.manifest_sha256)
+
+    @property
+    def manifest_sha256(self) -> str | None:
+        """Hash of the export's manifest; None of one that is being made."""
+        return None if self._export.sealed is None else self._export.sealed.sha256
 
     def predict(self, inputs: Any, batch_size: int = 64, stride: int | None = None) -> list[Prediction]:
         """Predict on rows, in order.
@@ -142,14 +148,26 @@ class Predictor:
         return [self._one(probabilities) for probabilities in self.scores(inputs, batch_size)]
 
     def run(self, feed: Feed) -> NDArray[np.float32]:
-        """Probabilities for one batch of encoded inputs, as the signature describes them."""
+        """Probabilities for one batch of encoded inputs, as the signature describes them.
+
+        Raises:
+            ProgramError: when the program cannot be run on them, or gives something else.
+        """
         with self._running:
             for name in self._engine.get_input_names():
                 handle = self._engine.get_input_handle(name)
                 handle.copy_from_cpu(feed[name])
-            self._engine.run()
-            output: NDArray[np.float32] = self._engine.get_output_handle(self._engine.get_output_names()[0]).copy_to_cpu()
-            return output
+            try:
+                self._engine.run()
+                output: NDArray[np.float32] = self._engine.get_output_handle(self._engine.get_output_names()[0]).copy_to_cpu()
+            except (ValueError, RuntimeError, IndexError, TypeError, NotImplementedError) as error:
+                raise ProgramError(f"{self.folder}: the program cannot be run on these rows ({_last_line(error)})") from error
+        if output.dtype != np.float32 or output.ndim < 2 or output.shape[-1] != self.label_map.num_classes:  # noqa: PLR2004
+            raise ProgramError(
+                f"{self.folder}: the program gave {output.dtype} of shape {list(output.shape)}, expected probabilities of "
+                f"{self.label_map.num_classes} labels; make the export again"
+            )
+        return output
 
     def scores(self, inputs: Any, batch_size: int = 64) -> NDArray[np.float32]:
         """Probabilities `[rows, classes]`, for classification; inputs and errors are those of `predict`."""
@@ -235,7 +253,12 @@ class Predictor:
 
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:
-        return Tokenizer.from_buffer(read_file(self.folder / TOKENIZER))
+        try:
+            return Tokenizer.from_buffer(self._export.read(TOKENIZER))
+        except Exception as error:  # the library raises this one alone
+            if isinstance(error, StoreError):
+                raise
+            raise TokenizerError(f"{self.folder / TOKENIZER}: no tokenizer ({error}); make the export again") from error
 
     def _one(self, probabilities: NDArray[np.float32]) -> Prediction:
         best = int(probabilities.argmax())
@@ -275,20 +298,49 @@ def _plain(value: Any) -> Any:
     return None if math.isnan(value) else value
 
 
-def _reloaded(kind: type[Predictor], folder: str, threads: int | None, manifest_sha256: str) -> Predictor:
-    predictor = kind.load(folder, threads)
-    if file_sha256(predictor.folder / MANIFEST) != manifest_sha256:
+def _reloaded(kind: type[Predictor], folder: str, threads: int | None, manifest_sha256: str | None) -> Predictor:
+    export = open_export(Path(folder))
+    if export.sealed is None or export.sealed.sha256 != manifest_sha256:
         raise StoreError(f"{folder}: another export is there than when the predictor was pickled; load it anew")
-    return predictor
+    return kind(export, threads)
 
 
-def _engine(folder: Path, threads: int, by_onednn: bool) -> Any:
-    require_computing(folder / f"{PROGRAM}.json")
-    config = paddle.inference.Config(str(folder / f"{PROGRAM}.json"), str(folder / f"{PROGRAM}.pdiparams"))
-    config.enable_new_ir(True)
-    config.disable_glog_info()
-    if by_onednn:  # for this engine alone: the flag by which training would compute with it stays as it is
-        config.enable_mkldnn()  # a program in bfloat16 loses by its conversions what it won: 240 ms instead of 153
-    config.set_cpu_math_library_num_threads(threads)  # which the engine sets anew, for its own thread, whenever it runs
-    with BUILD_LOCK:  # of reading a program the parts are shared with all who build one
-        return paddle.inference.create_predictor(config)
+def _engine(export: OpenedExport, threads: int, by_onednn: bool) -> Any:
+    """Have Paddle load the program that was checked, from a folder of this process, and the weights where they are."""
+    source, weights = export.folder / f"{PROGRAM}.json", export.folder / f"{PROGRAM}.pdiparams"
+    program = checked_program(export.read(source.name), source)
+    require_weights(program, weights)
+    try:
+        private = tempfile.TemporaryDirectory(prefix="hubflow-")
+        own = Path(private.name, source.name)
+        own.write_bytes(program.content)
+    except OSError as error:
+        raise StoreError(f"{source}: cannot be copied to be loaded ({error}); free the folder for temporary files") from error
+    with private:
+        config = paddle.inference.Config(str(own), str(weights))
+        config.enable_new_ir(True)
+        config.disable_glog_info()
+        if by_onednn:  # for this engine alone: the flag by which training would compute with it stays as it is
+            config.enable_mkldnn()  # a program in bfloat16 loses by its conversions what it won: 240 ms instead of 153
+        config.set_cpu_math_library_num_threads(threads)  # which the engine sets anew, for its own thread, whenever it runs
+        try:
+            with BUILD_LOCK:  # of reading a program the parts are shared with all who build one
+                engine = paddle.inference.create_predictor(config)
+        except (ValueError, RuntimeError, IndexError, TypeError, OSError, NotImplementedError) as error:
+            raise ProgramError(
+                f"{source}: Paddle cannot load the program ({_last_line(error)}); make the export again"
+            ) from error
+    export.require_unchanged(weights.name)
+    unknown = sorted(set(engine.get_input_names()) - set(export.signature["inputs"]))
+    if unknown or len(engine.get_output_names()) != 1:
+        raise ProgramError(
+            f"{source}: the program takes {bounded(engine.get_input_names())} and has {len(engine.get_output_names())} "
+            f"output(s); expected one, and the inputs of {SIGNATURE}: {bounded(export.signature['inputs'])}"
+        )
+    return engine
+
+
+def _last_line(error: Exception) -> str:
+    """What Paddle says is wrong, without the many lines about where in its code."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "[operator" not in line]
+    return lines[-1][:SHOWN_CHARS] if lines else type(error).__name__

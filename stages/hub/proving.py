@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hubflow.schemas.export import Latency, Probe, ProofRequest
 from hubflow.schemas.labels import IGNORED_LABEL
+from hubflow.schemas.opened_export import open_draft
 from hubflow.stages.hub.cores import usable_cores
 from hubflow.stages.hub.encoded import EncodedSplit, Feed, TextSplit, open_images, open_text, sorted_batches
 from hubflow.stages.hub.onnx_program import Run, onnx_runner, write_onnx
@@ -33,7 +34,7 @@ def prove_in_worker(request: dict[str, Any], connection: Any) -> None:
 def prove(request: ProofRequest) -> None:
     """Load the export, run probes and timed batches, then predict the rows of the metric; `request.answer` gets all of it."""
     before = peak_memory_bytes()
-    predictor = Predictor(Path(request.export), {})
+    predictor = Predictor(open_draft(Path(request.export)))
     split = _open(Path(request.rows), predictor.signature)
     latency, peak = _tried(PADDLE, predictor.run, split, request)
     found: dict[str, Any] = {

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from hubflow.schemas.evaluate_settings import EvaluateSettings
 from hubflow.schemas.evaluation import DETAILS, SplitDetails
@@ -141,10 +142,15 @@ def load_details(folder: Path) -> dict[str, SplitDetails]:
     """Read what `write_details` wrote.
 
     Raises:
-        StoreError: when there is no such file.
+        StoreError: when there is no such file, or it is something else.
     """
     try:
         found = json.loads(read_text(folder / DETAILS))
     except FileNotFoundError as error:
         raise StoreError(f"{folder} has no {DETAILS}: it was made by an earlier version of hubflow; evaluate again") from error
-    return {split: SplitDetails.model_validate(one) for split, one in found.items()}
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"{folder / DETAILS}: no readable details ({error}); evaluate again") from error
+    try:
+        return {split: SplitDetails.model_validate(one) for split, one in found.items()}
+    except (ValidationError, AttributeError) as error:
+        raise StoreError(f"{folder / DETAILS}: not the details of an evaluation ({error}); evaluate again") from error

@@ -106,14 +106,13 @@ def finished(folder: Path, part: PartRef) -> PartRecord | None:
 
 def predictor_of(work: PredictionWork) -> "Predictor":
     """The export's predictor, loaded and verified once in a process."""
-    from hubflow.schemas.folders import MANIFEST
     from hubflow.stages.hub.predictor import Predictor
 
     name = (work.export, work.export_sha256, work.threads)
     with _LOADING:
         if name not in _LOADED:
             predictor = Predictor.load(work.export, work.threads)
-            if file_sha256(predictor.folder / MANIFEST) != work.export_sha256:
+            if predictor.manifest_sha256 != work.export_sha256:
                 raise StoreError(f"{work.export}: another export than that of this prediction; predict again")
             _LOADED.clear()  # one at a time: each holds its weights
             _LOADED[name] = predictor

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from hubflow.schemas.evaluation import SplitDetails
-from hubflow.schemas.files import read_text
+from hubflow.schemas.folders import SealedFolder
 from hubflow.schemas.references import EncodedRef, EvaluationRef, ExportRef, RowKind
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.stages.data.columns import to_frame
@@ -51,7 +51,7 @@ def run_view(
     report = _data_report(home, encoded)
     details = read_details(home, evaluation)
     found, more = notices(report, metrics, checkpoint, settings.train.epochs)
-    exported = home.open(export).folder
+    exported = home.open(export).sealed
     return {
         "settings": settings,
         "splits": list(metrics),
@@ -64,11 +64,11 @@ def run_view(
         "dataset": encoded.dataset,
         "data": data_view(report),
         "charts": training_charts(home.open(checkpoint).folder, checkpoint),
-        "views": _views(home, settings, evaluation, encoded, exported, {split: details[split] for split in metrics}),
+        "views": _views(home, settings, evaluation, encoded, exported.folder, {split: details[split] for split in metrics}),
         "label_count": encoded.dataset.num_classes,
         "example": EXAMPLES[encoded.dataset.rows_kind],
         "export_path": home.shown(export.path),
-        "proof": _proof(exported / PROOF),
+        "proof": _proof(exported),
         "settings_json": settings.model_dump_json(indent=1),
     }
 
@@ -105,9 +105,9 @@ def _data_report(home: Store, encoded: EncodedRef) -> dict[str, Any]:
     return {"rows": encoded.dataset.rows, **with_encoding(report, home, home.open(encoded).folder.name)}
 
 
-def _proof(path: Path) -> dict[str, str]:
+def _proof(export: SealedFolder) -> dict[str, str]:
     """What the export measured of itself, as names and values; nothing where it did not."""
-    return dict(_lines(json.loads(read_text(path)))) if path.is_file() else {}
+    return dict(_lines(json.loads(export.read(PROOF)))) if PROOF in export.files else {}
 
 
 def _lines(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

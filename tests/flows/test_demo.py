@@ -33,6 +33,6 @@ def test_the_demo_shows_its_stages_and_the_pretrained_module_wins(prefect_server
     report, export = (Path(re.search(rf"^{name} +(.+)$", ended.stdout, re.MULTILINE)[1]) for name in ("report", "export"))
     assert "Worst mistakes" in report.read_text()
     assert (
-        verify_folder(export)["facts"]["metrics"]["test"]["accuracy"]
+        verify_folder(export).facts["metrics"]["test"]["accuracy"]
         == json.loads(report.with_name("run.json").read_text())["metrics"]["test"]["accuracy"]
     )

@@ -97,7 +97,7 @@ def test_report_and_export_are_where_the_document_says(outcome: Outcome) -> None
     (report,) = outcome.store.glob("runs/*-nightly/report.html")
     export = outcome.store / json.loads(report.with_name("run.json").read_text())["export"]["path"]
     assert export.parent == outcome.store / "exports"
-    assert verify_folder(export)["files"]
+    assert verify_folder(export).files
     by_key = {one["key"]: one["data"] for one in outcome.artifacts}
     assert str(report) in by_key["nightly-write-report"]
     assert f"exports/{export.name}" in by_key["nightly-export-inference-program"]

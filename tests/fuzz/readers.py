@@ -3,8 +3,10 @@
 An input is a byte, which chooses among the variants of a reader, and the content of a file.
 """
 
+import base64
 import bz2
 import gzip
+import hashlib
 import io
 import json
 import lzma
@@ -28,14 +30,16 @@ from hubflow.schemas.errors import HubflowError
 from hubflow.schemas.folders import verify_folder
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.nightly import NightlySettings
+from hubflow.schemas.opened_export import open_draft
 from hubflow.schemas.parsing import parse_settings, read_settings, with_overrides
 from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, PredictSettings, TaskType
+from hubflow.schemas.signing import require_trusted
 from hubflow.schemas.sweep import SweepSettings
 from hubflow.stages.data.reading import iter_rows, read_label_list
 from hubflow.stages.data.staging import as_table
 from hubflow.stages.hub.images import decode_image
 from hubflow.stages.hub.module import read_config
-from hubflow.stages.hub.program_operators import require_computing
+from hubflow.stages.hub.program_operators import checked_program
 from hubflow.stages.hub.tokenizer import encode_texts, encode_words, load_tokenizer
 from hubflow.stages.hub.weights import read_weights, weight_names
 
@@ -375,6 +379,10 @@ def _in_file(name: str, read: Callable[[Path], object]) -> Callable[[bytes, Path
     return run
 
 
+PUBLIC_KEY = "MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
+"""Of the first test vector of RFC 8032."""
+
+
 def _manifest_seeds() -> list[bytes]:
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     manifest = {"kind": "exports", "format_version": 1, "facts": {"a": 1}, "files": {"b": {"sha256": empty, "bytes": 0}}}
@@ -387,9 +395,56 @@ def _program_seeds() -> list[bytes]:
         "I": [{"%": 1}],
         "O": [{"%": 2, "TT": {"#": "0.t_dtensor", "D": ["0.t_f32", [-1, 3], "NCHW", [], 0]}}],
     }
+    weight = {
+        "#": "p",
+        "A": [0, 1, 1, "w"],
+        "O": {"%": 1, "TT": {"#": "0.t_dtensor", "D": [{"#": "0.t_f32"}, [3], "NCHW", [], 0]}},
+    }
     inner = {**operator, "#": "1.while", "regions": [{"#": "r", "blocks": [{"#": "b", "args": [], "ops": [operator]}]}]}
-    region = {"#": "region_0", "blocks": [{"#": "block_0", "args": [], "ops": [operator, inner]}]}
-    return [b"\0" + json.dumps({"base_code": {"magic": "pir"}, "program": {"regions": [region]}}).encode()]
+    form = {"magic": "pir", "trainable": True, "version": 4}
+    seeds = []
+    for operators in ([operator, inner], [weight, operator]):
+        region = {"#": "region_0", "blocks": [{"#": "block_0", "args": [], "ops": operators}]}
+        seeds.append(b"\0" + json.dumps({"base_code": form, "program": {"regions": [region]}}).encode())
+    return seeds
+
+
+def _program(data: bytes, folder: Path) -> object:
+    return len(checked_program(data[1:], folder / "program.json").parameters)
+
+
+def _signature_seeds() -> list[bytes]:
+    ids = {name: {"shape": [-1, -1], "dtype": "int64"} for name in ("input_ids", "segment_ids")}
+    probs = {"probs": {"shape": [-1, 2], "dtype": "float32"}}
+    text = {"task": "text_classification", "inputs": ids, "outputs": probs, "rows_kind": "text", "precision": "float32"}
+    pixels = {"image_size": 8, "mean": [0.5] * 3, "std": [0.5] * 3, "background": [255] * 3, "image_rules": 1}
+    image = {"task": "image_classification", "inputs": {"image": {"shape": [-1, 3, -1, -1], "dtype": "float32"}}}
+    return [
+        b"\0" + json.dumps({**text, "text": {"max_seq_len": 16, "pad_token_id": 0}}).encode(),
+        b"\0" + json.dumps({**text, **image, "rows_kind": "image", "image": pixels}).encode(),
+    ]
+
+
+def _signature(folder: Path) -> object:
+    (folder / "label_map.json").write_text('["a", "b"]')
+    return open_draft(folder).signature["task"]
+
+
+def _signed(data: bytes, folder: Path) -> object:
+    """Signatures of an export, where a key is trusted."""
+    (folder / "b").write_bytes(b"")
+    (folder / "manifest.json").write_bytes(_manifest_seeds()[0][1:])
+    (folder / "manifest.sig").write_bytes(data[1:])
+    return require_trusted(verify_folder(folder), (PUBLIC_KEY,))
+
+
+def _signed_seeds() -> list[bytes]:
+    one = {
+        "algorithm": "ed25519",
+        "key": hashlib.sha256(base64.b64decode(PUBLIC_KEY)).hexdigest(),
+        "signature": "A" * 86 + "==",
+    }
+    return [b"\0" + json.dumps({"format_version": 1, "signatures": [one, {**one, "key": "0" * 64}]}).encode()]
 
 
 def _pickle_seeds() -> list[bytes]:
@@ -534,7 +589,7 @@ def _config(folder: Path) -> object:
 def _verified(data: bytes, folder: Path) -> object:
     (folder / "b").write_bytes(b"")
     (folder / "manifest.json").write_bytes(data[1:])
-    return len(verify_folder(folder)["files"])
+    return len(verify_folder(folder).files)
 
 
 _JSON = [inside(json_change, 1)] * 2
@@ -583,10 +638,12 @@ READERS: dict[str, Reader] = {
         Reader(
             "program",
             _program_seeds,
-            _in_file("program.json", lambda folder: require_computing(folder / "program.json")),
+            _program,
             JSON_TOKENS,
             _JSON,
         ),
+        Reader("signature", _signature_seeds, _in_file("signature.json", _signature), JSON_TOKENS, _JSON),
+        Reader("signed-export", _signed_seeds, _signed, JSON_TOKENS, _JSON),
         Reader("pickles", _pickle_seeds, _weights("model.pdparams"), PICKLE_TOKENS, [inside(zip_change, 1)]),
         Reader(
             "safetensors",

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,7 +78,7 @@ def test_a_failure_in_the_block_leaves_nothing_where_nothing_was(target: Path) -
 def test_a_later_folder_takes_the_place_of_an_earlier_one(target: Path) -> None:
     write(target, "old")
     write(target, "new")
-    assert verify_folder(target)["facts"] == {"text": "new"}
+    assert verify_folder(target).facts == {"text": "new"}
     assert beside(target) == ["key"]
 
 
@@ -201,7 +202,7 @@ def test_many_writers_of_one_folder_leave_one_whole(target: Path) -> None:
     for thread in threads:
         thread.join()
     assert faults == []
-    assert verify_folder(target)["facts"]["text"] == text_of(target)
+    assert verify_folder(target).facts["text"] == text_of(target)
     assert beside(target) == ["key"]
 
 
@@ -266,8 +267,129 @@ def test_a_manifest_that_names_files_elsewhere_is_refused(name: str, target: Pat
 
 def test_models_and_paths_can_be_facts(target: Path) -> None:
     with atomic_folder(target) as folder:
+        (folder / "a.txt").write_text("1")
         seal(folder, "test", {"settings": HeadSettings(hidden_units=(3,)), "where": Path("a/b"), "text": "é中"})
-    facts = verify_folder(target)["facts"]
+    facts = verify_folder(target).facts
     assert facts == {"settings": {"hidden_units": [3], "num_classes": None, "dropout": None}, "where": "a/b", "text": "é中"}
     with pytest.raises(TypeError, match="set is not JSON-serialisable"):
         jsonable({1})
+
+
+def _link(target: Path) -> None:
+    (target / "deep" / "b.txt").unlink()
+    (target / "deep" / "b.txt").symlink_to(target / "a.txt")
+
+
+def _link_out(target: Path) -> None:
+    (target.parent / "outside.txt").write_text("old")
+    (target / "a.txt").unlink()
+    (target / "a.txt").symlink_to("../outside.txt")
+
+
+def _linked_folder(target: Path) -> None:
+    (target / "deep").rename(target.parent / "elsewhere")
+    (target / "deep").symlink_to(target.parent / "elsewhere")
+
+
+def _link_beside(target: Path) -> None:
+    (target / "passwd").symlink_to("/etc/passwd")
+
+
+def _pipe(target: Path) -> None:
+    (target / "a.txt").unlink()
+    os.mkfifo(target / "a.txt")
+
+
+def _linked_manifest(target: Path) -> None:
+    (target / MANIFEST).rename(target.parent / "manifest")
+    (target / MANIFEST).symlink_to("../manifest")
+
+
+@pytest.mark.parametrize("harm", [_link, _link_out, _linked_folder, _link_beside, _pipe])
+def test_links_and_special_files_are_refused(harm: Callable[[Path], None], target: Path) -> None:
+    """Also where what they lead to has the content that the manifest has."""
+    write(target, "old")
+    harm(target)
+    with pytest.raises(StoreError, match=r"1 link\(s\) or special file\(s\), expected regular files alone"):
+        verify_folder(target)
+
+
+def test_a_linked_manifest_is_refused(target: Path) -> None:
+    write(target, "old")
+    _linked_manifest(target)
+    with pytest.raises(StoreError, match="no readable manifest"):
+        verify_folder(target)
+
+
+def test_a_link_to_a_sealed_folder_is_followed(target: Path) -> None:
+    write(target, "old")
+    (target.parent / "current").symlink_to(target)
+    assert verify_folder(target.parent / "current").facts == {"text": "old"}
+
+
+def _without_files(manifest: dict[str, Any]) -> None:
+    manifest["files"] = {}
+
+
+def _of_the_future(manifest: dict[str, Any]) -> None:
+    manifest["format_version"] = 2
+
+
+def _with_another_hash(manifest: dict[str, Any]) -> None:
+    manifest["files"]["a.txt"]["sha256"] = "0"
+
+
+def _with_a_size_below_0(manifest: dict[str, Any]) -> None:
+    manifest["files"]["a.txt"]["bytes"] = -1
+
+
+def _with_a_text_as_size(manifest: dict[str, Any]) -> None:
+    manifest["files"]["a.txt"]["bytes"] = "3"
+
+
+def _with_facts_that_are_none(manifest: dict[str, Any]) -> None:
+    manifest["facts"] = [["text", "old"]]
+
+
+def _without_a_kind(manifest: dict[str, Any]) -> None:
+    del manifest["kind"]
+
+
+def _with_a_name_that_is_none(manifest: dict[str, Any]) -> None:
+    manifest["files"]["a\0b"] = manifest["files"]["a.txt"]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        _without_files, _of_the_future, _with_another_hash, _with_a_size_below_0, _with_a_text_as_size,
+        _with_facts_that_are_none, _without_a_kind, _with_a_name_that_is_none,
+    ],
+)  # fmt: skip
+def test_a_manifest_that_is_not_as_hubflow_writes_it_is_refused(harm: Callable[[Any], None], target: Path) -> None:
+    write(target, "old")
+    manifest = json.loads((target / MANIFEST).read_text())
+    harm(manifest)
+    (target / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match=r"manifest\.json|missing or altered"):
+        verify_folder(target)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe{}", b"[" * 200_000, b'{"files": ' + b"9" * 5000 + b"}"])
+def test_a_manifest_that_cannot_be_parsed_is_refused(content: bytes, target: Path) -> None:
+    write(target, "old")
+    (target / MANIFEST).write_bytes(content)
+    with pytest.raises(StoreError, match="no readable manifest"):
+        verify_folder(target)
+
+
+def test_a_file_is_read_as_it_was_verified_or_not_at_all(target: Path) -> None:
+    write(target, "old")
+    sealed = verify_folder(target)
+    assert sealed.read("deep/b.txt") == b"old"
+    (target / "deep" / "b.txt").write_text("new")
+    with pytest.raises(StoreError, match="altered"):
+        sealed.read("deep/b.txt")
+    (target / "more.txt").write_text("old")
+    with pytest.raises(StoreError, match="not in the manifest"):
+        sealed.read("more.txt")

@@ -13,8 +13,8 @@ def test_the_folder_holds_all_that_predicting_needs(name: str, extra: set[str], 
     run: Run = request.getfixturevalue(name)
     manifest = verify_folder(run.export_folder)
     needed = {"program.json", "program.pdiparams", "label_map.json", "signature.json", "proof.json", "card.md", "card.html"}
-    assert set(manifest["files"]) == needed | extra
-    facts = manifest["facts"]
+    assert set(manifest.files) == needed | extra
+    facts = manifest.facts
     assert facts["metrics"] == run.evaluation.metrics
     assert facts["dataset"]["sha256"] == run.dataset.sha256
     assert facts["training"]["settings"] == run.settings.train.result_settings()

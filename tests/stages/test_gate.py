@@ -12,6 +12,7 @@ from verdicts import store_with_exports
 
 from hubflow.schemas.errors import LabelMapError, SettingsError
 from hubflow.schemas.gate import GateSettings
+from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef, ExportRef
 from hubflow.schemas.settings import EvaluateSettings
 from hubflow.schemas.training import TrainSettings
@@ -157,7 +158,7 @@ def relabelled(models: Models, export: ExportRef, key: str, labels: list[str]) -
     with home.create("exports", key) as draft:
         shutil.copytree(source.folder, draft.folder, ignore=shutil.ignore_patterns("manifest.json"), dirs_exist_ok=True)
         (draft.folder / "label_map.json").write_text(json.dumps(labels))
-        draft.facts |= {**source.facts, "label_map_sha256": key}
+        draft.facts |= {**source.facts, "label_map_sha256": LabelMap(labels=tuple(labels)).sha256}
     return export_reference(home.made("exports", key))
 
 

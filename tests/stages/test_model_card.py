@@ -36,7 +36,7 @@ class Page(HTMLParser):
 @pytest.mark.parametrize("name", ["digits_run", "text_run"], ids=["images", "texts"])
 def test_both_cards_hold_what_the_manifest_and_the_proof_know(name: str, request: pytest.FixtureRequest) -> None:
     run: Run = request.getfixturevalue(name)
-    facts = verify_folder(run.export_folder)["facts"]
+    facts = verify_folder(run.export_folder).facts
     proof = json.loads((run.export_folder / "proof.json").read_text())
     page = Page((run.export_folder / "card.html").read_text(encoding="utf-8")).text
     markdown = (run.export_folder / "card.md").read_text(encoding="utf-8")
@@ -70,7 +70,7 @@ def test_the_page_asks_for_nothing_from_elsewhere(digits_run: Run) -> None:
 
 def test_hostile_labels_and_names_are_shown_as_text(text_run: Run, tmp_path: Path) -> None:
     folder = shutil.copytree(text_run.export_folder, tmp_path / "export")
-    facts = verify_folder(folder)["facts"]
+    facts = verify_folder(folder).facts
     LabelMap(labels=(HOSTILE, "good")).save(folder / "label_map.json")
     write_card(folder, {**facts, "module": {**facts["module"], "name": HOSTILE}})
     page = Page((folder / "card.html").read_text(encoding="utf-8"))
@@ -92,7 +92,7 @@ def test_markdown_text_has_no_marks_of_its_own() -> None:
 def test_many_labels_are_counted_and_not_all_listed(digits_run: Run, tmp_path: Path) -> None:
     folder = shutil.copytree(digits_run.export_folder, tmp_path / "export")
     LabelMap(labels=tuple(f"kind-{n}" for n in range(250))).save(folder / "label_map.json")
-    write_card(folder, verify_folder(digits_run.export_folder)["facts"])
+    write_card(folder, verify_folder(digits_run.export_folder).facts)
     for name in ("card.md", "card.html"):
         card = (folder / name).read_text(encoding="utf-8")
         assert "kind-199" in card

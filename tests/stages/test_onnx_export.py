@@ -25,7 +25,7 @@ def test_the_onnx_program_is_sealed_and_proven_beside_the_other(name: str, reque
     run: Run = request.getfixturevalue(name)
     export = export_inference_program(run.checkpoint, run.encoded, run.evaluation, run.settings.store, settings=WITH_ONNX)
     folder = run.store.root / export.path
-    assert PROGRAM_ONNX in verify_folder(folder)["files"]
+    assert PROGRAM_ONNX in verify_folder(folder).files
     proof = read_proof(folder)
     assert proof is not None
     assert proof.onnx is not None

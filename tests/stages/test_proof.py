@@ -18,7 +18,6 @@ from hubflow.schemas.settings import FineTuneSettings
 from hubflow.stages.export_inference_program import export_inference_program
 from hubflow.stages.hub.errors import ExportError
 from hubflow.stages.proof import Trained, probes_of, prove
-from hubflow.stages.worker.processes import WorkerError
 from hubflow.stages.worker.processes import run as run_in_worker
 
 QUICK = ExportSettings(latency_rounds=3)
@@ -95,12 +94,12 @@ def test_a_program_with_other_weights_is_refused_by_its_probabilities(tiny_expor
         exported.session.put(before, "a test")
 
 
-def test_a_program_that_cannot_be_loaded_is_refused_with_what_its_process_said(
+def test_an_export_that_cannot_be_loaded_is_refused_as_its_process_said(
     tiny_exports: dict[str, Exported], tmp_path: Path
 ) -> None:
     folder = shutil.copytree(tiny_exports["text"].folder, tmp_path / "export")
     (folder / "signature.json").write_text("{")
-    with pytest.raises(WorkerError, match=r"failed: JSONDecodeError"):
+    with pytest.raises(StoreError, match=r"signature\.json: Invalid JSON"):
         prove(verify, trained_of(tiny_exports["text"]), folder, QUICK)
 
 

@@ -15,6 +15,7 @@ from runs import Run, run_stages
 from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.folders import seal
 from hubflow.schemas.gate import GateSettings
+from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.settings import EvaluateSettings, FineTuneSettings, PredictSettings
 from hubflow.stages.evaluate import read_details
 from hubflow.stages.evaluate_export import evaluate_export
@@ -169,8 +170,10 @@ def test_tags_of_an_older_export_that_cannot_be_told_leave_the_predictions_witho
     long_run: Run, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(long_run.export_folder, tmp_path / "export")
-    (copy / "label_map.json").write_text('["O", "B-PER", "S-ORG"]', encoding="utf-8")
-    seal(copy, "exports", json.loads((copy / "manifest.json").read_text(encoding="utf-8"))["facts"])
+    labels = LabelMap(labels=("O", "B-PER", "S-ORG"))
+    labels.save(copy / "label_map.json")
+    facts = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))["facts"]
+    seal(copy, "exports", {**facts, "label_map_sha256": labels.sha256})
     data = tmp_path / "a.conll"
     data.write_text("good B-PER\nplot O\n", encoding="utf-8")
     result = predict(PredictSettings(export=str(copy), data=str(data), output=str(tmp_path / "out.parquet")))

@@ -72,7 +72,13 @@ def export(root: Path, kind: str, tiny_bert: Path, digits: Path) -> Exported:
     with store.create("exports", kind) as draft:
         sizes = {"image_size": 8} if kind == "image" else {"max_seq_len": MAX_SEQ_LEN}
         write_export(session, draft.folder, label_map, ROWS_KINDS[kind], sizes)
+        draft.facts |= facts_of(spec.task, label_map)
     return Exported(session, rows, inputs, store.made("exports", kind).folder, label_map)
+
+
+def facts_of(task: str, label_map: LabelMap) -> dict[str, Any]:
+    """What the manifest of every export says."""
+    return {"task": task, "num_classes": label_map.num_classes, "label_map_sha256": label_map.sha256}
 
 
 def _image(pixels: np.ndarray) -> Any:

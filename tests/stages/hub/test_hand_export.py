@@ -101,7 +101,7 @@ def test_the_export_stands_alone_and_the_task_stays_as_it_was(tiny_bert: Path, s
     before = probabilities(task, feed)
     folder = hub.export(task, tmp_path / "export", ["no", "yes"])
     np.testing.assert_array_equal(probabilities(task, feed), before)
-    facts = verify_folder(folder)["facts"]
+    facts = verify_folder(folder).facts
     assert (facts["task"], facts["num_classes"]) == ("text_classification", 2)
     (tmp_path / "rows.csv").write_text("id,text\n7,good film\n8,dull plot\n")
     settings = PredictSettings(export=str(folder), data=str(tmp_path / "rows.csv"), output=str(tmp_path / "found.parquet"))

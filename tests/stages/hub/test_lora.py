@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from small_exports import facts_of
 from small_modules import MAX_SEQ_LEN, SENTIMENT, some_texts, text_split
 from small_sessions import add_descent, moved, step
 
@@ -143,6 +144,7 @@ def test_the_exported_program_has_no_adapters_and_predicts_the_same(tiny_bert: P
     store = Store(tmp_path / "store")
     with store.create("exports", "lora") as draft:
         write_export(session, draft.folder, SENTIMENT, "text", {"max_seq_len": MAX_SEQ_LEN})
+        draft.facts |= facts_of("text_classification", SENTIMENT)
     folder = store.made("exports", "lora").folder
     assert "lora" not in json.dumps(json.loads((folder / "program.json").read_text(encoding="utf-8")))
     found = [row.probabilities for row in Predictor.load(folder, threads=1).predict(texts, batch_size=3)]

@@ -114,7 +114,7 @@ def pairs(tiny_exports: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
     folder = shutil.copytree(tiny_exports["text"].folder, tmp_path_factory.mktemp("pairs") / "export")
     signature = json.loads((folder / "signature.json").read_text())
     (folder / "signature.json").write_text(json.dumps({**signature, "rows_kind": "text_pair"}))
-    seal(folder, "exports", {})
+    seal(folder, "exports", json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["facts"])
     return Predictor.load(folder)
 
 
@@ -416,7 +416,8 @@ def test_a_predictor_loads_again_in_another_process(
     with pytest.raises(StoreError, match=r"program\.pdiparams"):
         pickle.loads(Path(files[0]).read_bytes())  # noqa: S301
     params.write_bytes(params.read_bytes()[::-1])
-    seal(folder, "exports", {"trained": "again"})
+    facts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["facts"]
+    seal(folder, "exports", {**facts, "trained": "again"})
     with pytest.raises(StoreError, match="another export"):
         pickle.loads(Path(files[0]).read_bytes())  # noqa: S301
 

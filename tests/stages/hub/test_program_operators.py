@@ -12,7 +12,7 @@ from small_exports import Exported
 
 from hubflow.schemas.folders import seal
 from hubflow.stages.hub import Module, Predictor, create_img_cls_task, export
-from hubflow.stages.hub.program_operators import ALLOWED, ProgramError, require_computing
+from hubflow.stages.hub.program_operators import ALLOWED, ProgramError, checked_program
 from hubflow.stages.hub.runtime import paddle
 
 Program = dict[str, Any]
@@ -71,23 +71,23 @@ def test_what_does_not_compute_is_refused_by_name(
     ],
 )  # fmt: skip
 def test_what_is_no_program_is_refused(text: str, tmp_path: Path) -> None:
-    (tmp_path / "program.json").write_text(text, encoding="utf-8")
     with pytest.raises(ProgramError, match="no readable program"):
-        require_computing(tmp_path / "program.json")
+        checked_program(text.encode(), tmp_path / "program.json")
 
 
 def test_regions_without_end_are_refused(tmp_path: Path) -> None:
     inner: Any = []
     for _ in range(100):
         inner = [{"blocks": [{"ops": [{"#": "1.add", "regions": inner}]}]}]
-    (tmp_path / "program.json").write_text(json.dumps({"program": {"regions": inner}}), encoding="utf-8")
+    program = {"base_code": {"magic": "pir", "version": 4}, "program": {"regions": inner}}
     with pytest.raises(ProgramError, match="more than 64 deep"):
-        require_computing(tmp_path / "program.json")
+        checked_program(json.dumps(program).encode(), tmp_path / "program.json")
 
 
 @pytest.mark.parametrize("kind", ["text", "token", "image"])
 def test_what_export_writes_is_allowed(kind: str, tiny_exports: dict[str, Exported]) -> None:
-    require_computing(tiny_exports[kind].folder / "program.json")
+    file = tiny_exports[kind].folder / "program.json"
+    assert checked_program(file.read_bytes(), file).parameters
 
 
 def test_a_task_with_an_operator_that_does_more_is_not_exported(tmp_path: Path) -> None:
