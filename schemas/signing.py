@@ -5,7 +5,6 @@ openssl makes them: `openssl genpkey -algorithm ed25519`.
 """
 
 import base64
-import binascii
 import contextlib
 import functools
 import hashlib
@@ -37,7 +36,7 @@ class _Signature(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     algorithm: Literal["ed25519"] = "ed25519"
     key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    signature: Annotated[str, Field(max_length=100)]
+    signature: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{86}==$")]
 
 
 class _Signatures(BaseModel):
@@ -186,7 +185,7 @@ def require_trusted(sealed: SealedFolder, keys: tuple[str, ...] | None = None) -
     known, found = trusted_keys(keys), _signatures(sealed.folder)
     by_trusted = [one for one in found if one.key in known]
     for one in by_trusted:
-        with contextlib.suppress(InvalidSignature, binascii.Error):
+        with contextlib.suppress(InvalidSignature, ValueError):
             known[one.key].verify(base64.b64decode(one.signature, validate=True), sealed.manifest)
             return one.key
     if by_trusted:

@@ -137,11 +137,15 @@ def _no_signature(known: dict[str, str]) -> None:
     known["signature"] = ""
 
 
+def _no_ascii(known: dict[str, str]) -> None:
+    known["signature"] = "é" * 88
+
+
 def _other_signature(known: dict[str, str]) -> None:
     known["signature"] = base64.b64encode(bytes(64)).decode()
 
 
-@pytest.mark.parametrize("change", [_other_key, _other_algorithm, _no_signature, _other_signature])
+@pytest.mark.parametrize("change", [_other_key, _other_algorithm, _no_signature, _no_ascii, _other_signature])
 def test_a_signature_that_was_changed_is_refused(change: Callable[[dict[str, str]], None], folder: Path, trusted: Path) -> None:
     signed(folder, trusted)
     found = json.loads((folder / MANIFEST_SIGNATURE).read_text())
@@ -195,7 +199,8 @@ def test_keys_of_openssl_work_and_openssl_verifies(folder: Path, tmp_path: Path,
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("relative.pub", "neither an absolute path nor a key"), ("/nowhere/x.pub", "cannot be read"), ("/dev/zero", "cannot be read"),
+        ("relative.pub", "neither an absolute path nor a key"),
+        ("/nowhere/x.pub", "cannot be read"), ("/dev/zero", "cannot be read"),
         ("{private}", "no public"), ("{text}", "no public"), ("{rsa}", "no public"),
         ("MCowBQYDK2VwAyEA", "no public"), ("MCowBQYDK2VwAyEA!!!", "no public"),
     ],
