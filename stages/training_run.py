@@ -16,7 +16,7 @@ from hubflow.stages.hub.callbacks import Callback, Step, TrainState
 from hubflow.stages.hub.checkpoints import Checkpoints
 from hubflow.stages.hub.cores import compute_lanes
 from hubflow.stages.hub.course import Course
-from hubflow.stages.hub.distributed import World, in_turn, join, rank_device
+from hubflow.stages.hub.distributed import World, join, rank_device
 from hubflow.stages.hub.evaluation import require_defined
 from hubflow.stages.hub.export_folder import write_export
 from hubflow.stages.hub.module import module_blocks, read_config
@@ -54,14 +54,14 @@ def train_in_worker(request: dict[str, Any], connection: Connection) -> dict[str
     """
     asked, working = TrainRequest.model_validate(request["train"]), Path(request["folder"])
     _require_trainable(asked)
-    world = join()
+    world = join(connection)
     store = Store(asked.store)
-    if world.leads:
+    if world.is_main_process:
         if request["starts_over"]:
             preflights.forget(store, asked)
         working.mkdir(parents=True, exist_ok=True)
         write_atomically(working / REQUEST, json.dumps(asked.identity()).encode())
-    callbacks = _remote_callbacks(connection, request["callbacks"]) if world.leads else []
+    callbacks = _remote_callbacks(connection, request["callbacks"]) if world.is_main_process else []
     state = run_training(asked, store, working, callbacks, world)
     rows = len(open_split(store, asked.encoded, "train"))
     facts = {"device": str(place_of(asked.device)), "versions": versions(), "environment": environment()}
@@ -106,12 +106,12 @@ def run_training(request: TrainRequest, store: Store, working: Path, callbacks: 
             log.info("preflight: passed before, on the same rows, settings, versions and machine: %s", known)
             return
         facts = preflight(trained, update, stepper, settings, dev, working, export)
-        if world.leads:  # no process is past the updates of a preflight that the others have not begun
+        if world.is_main_process:  # no process is past the updates of a preflight that the others have not begun
             log.info("preflight: %s", facts)
             preflights.keep(store, request, str(facts))
 
-    tracked = trackers(settings.track, working.name, settings.result_settings()) if world.leads else []
-    checkpoints = in_turn(world, lambda: Checkpoints(working, settings.checkpoints.keep))
+    tracked = trackers(settings.track, working.name, settings.result_settings()) if world.is_main_process else []
+    checkpoints = world.main_process_first(lambda: Checkpoints(working, settings.checkpoints.keep))
     return train(session, plan, checkpoints, [*tracked, *callbacks], world, before=check)
 
 

@@ -94,7 +94,7 @@ def preflight(
         grown = int(paddle.device.cuda.max_memory_allocated(session.place))
     if dev is not None:
         _judge_few(session, dev, next(sorted_batches(dev.lengths, FEW_ROWS)))
-    if stepper.world.leads:
+    if stepper.world.is_main_process:
         with tempfile.TemporaryDirectory(prefix=".preflight.", dir=folder) as place:
             export(session, Path(place))
     update.start_over()

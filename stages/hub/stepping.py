@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hubflow.schemas.errors import HubflowError, bounded
 from hubflow.stages.hub.callbacks import TrainState
-from hubflow.stages.hub.distributed import World, share_of
+from hubflow.stages.hub.distributed import World
 from hubflow.stages.hub.encoded import EncodedSplit, Feed, IntArray
 from hubflow.stages.hub.runtime import paddle
 from hubflow.stages.hub.updates import Report, Update
@@ -84,7 +84,7 @@ class Stepper:
     def _parts(self, rows: IntArray) -> list[IntArray]:
         """This process's rows in as many parts as every other process has."""
         count = min(self.parts, -(-len(rows) // self.world.size))
-        return np.array_split(share_of(rows, self.world), count)
+        return np.array_split(self.world.shard(rows), count)
 
 
 def _adjust_scale(state: TrainState, report: Report) -> bool:

@@ -12,7 +12,7 @@ from hubflow.stages.hub.ahead import Ahead
 from hubflow.stages.hub.callbacks import Callback, Step, TrainState
 from hubflow.stages.hub.checkpoints import Checkpoints
 from hubflow.stages.hub.course import Course
-from hubflow.stages.hub.distributed import World, from_leader, in_turn, meet
+from hubflow.stages.hub.distributed import World
 from hubflow.stages.hub.encoded import EncodedSplit, Feed, IntArray, epoch_batches
 from hubflow.stages.hub.errors import TrainingStopped
 from hubflow.stages.hub.evaluation import EVALUATION_BATCH, evaluate_split
@@ -93,7 +93,7 @@ def train(
             before(run.session, run.update, run.stepper)
         for callback in callbacks:
             callback.on_train_begin(state, course.total_steps)
-        meet(run.world)
+        run.world.barrier()
 
         def asked() -> bool:
             return interrupt.is_asked or stop_asked()
@@ -149,7 +149,7 @@ class _Run:
         session.initialise(plan.seed)
         if plan.warm_start is not None:
             session.load(plan.warm_start)
-        saved = in_turn(world, checkpoints.load)
+        saved = world.main_process_first(checkpoints.load)
         self.is_resumed = saved is not None
         if saved is not None:
             self.state = restore(saved[1], plan.request, callbacks, str(checkpoints.folder))
@@ -168,10 +168,10 @@ class _Run:
 
         Of several processes the first one judges: running statistics of batch norms are those of each process's own rows.
         """
-        metrics: dict[str, float] | None = from_leader(self.world, lambda: self._metrics(asked))
+        metrics: dict[str, float] | None = self.world.broadcast(lambda: self._metrics(asked))
         if metrics is None:
             return None
-        if self.course.judge(self.state, metrics) and self.world.leads:
+        if self.course.judge(self.state, metrics) and self.world.is_main_process:
             self._checkpoints.save_best(self.state.step, self.session.weights())
         return metrics
 
@@ -197,9 +197,9 @@ class _Run:
 
     def save(self) -> None:
         """Write a checkpoint of where the run stands."""
-        if self.world.leads:
+        if self.world.is_main_process:
             self._checkpoints.save(self.update.state(), pack(self.state, self.plan.request, self._callbacks))
-        meet(self.world)  # a sum over processes does not wait long for one that writes
+        self.world.barrier()  # NCCL does not wait long for a rank that writes
 
     def _metrics(self, asked: Callable[[], bool]) -> dict[str, float] | None:
         plan = self.plan

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hubflow.schemas.training import TrainSettings
 from hubflow.stages.hub.blocks import HEAD
-from hubflow.stages.hub.distributed import World, all_reduce_sum
+from hubflow.stages.hub.distributed import World
 from hubflow.stages.hub.embedding_rows import WIDENED, EmbeddingRows
 from hubflow.stages.hub.networks.lanes import SEED
 from hubflow.stages.hub.objective import NORMALISER, add_objective
@@ -72,7 +72,7 @@ class Update:
                 ask_for_both_gradients(self._main)
             stop = paddle.static.data(STOP, [1], "float32")
             gradients = _gradients(self._main, objective)
-            *sums, objective, stop = all_reduce_sum([*(grad for _, grad in gradients), objective.reshape([1]), stop], world)
+            *sums, objective, stop = world.all_reduce_sum([*(grad for _, grad in gradients), objective.reshape([1]), stop])
             gradients = [(parameter, total) for (parameter, _), total in zip(gradients, sums, strict=True)]
             if self._is_by_rows(world):
                 gradients = self._embeddings.narrowed(gradients)

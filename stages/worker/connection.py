@@ -17,6 +17,8 @@ MAX_MESSAGE = 100_000
 MAX_TRACEBACK = 10_000
 AGAIN = "again"
 """Asks for the call that is not answered yet: the other side was interrupted, and may have lost it."""
+BROADCAST = "broadcast"
+"""A call that is answered when every rank has made it, with the value of rank 0."""
 NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 """Of a peer that is gone an error tells, and no SIGPIPE, which ends a program that has it as the system does."""
 _PATH = "path"
@@ -30,15 +32,24 @@ class CallbackFailedError(Exception):
     """What the other side calls for an event raised; the work ends, and the error itself is raised there."""
 
 
+class RankLostError(Exception):
+    """Another rank has ended, so that this one waits for it in vain."""
+
+
 class Connection:
     """Sends messages, and waits for the answer to those that have one.
 
     Args:
         connected: the socket; this end of it is open as long as the process lives, which is how its end is noticed.
+        shared_memory: descriptor of memory that the ranks of this work share, or None.
+
+    Attributes:
+        rank: which one of the `size` processes of this work it is.
     """
 
-    def __init__(self, connected: socket.socket) -> None:
-        self._socket = connected
+    def __init__(self, connected: socket.socket, shared_memory: int | None = None) -> None:
+        self._socket, self.shared_memory = connected, shared_memory
+        self.rank, self.size, self._broadcasts = 0, 1, 0
         self._received = b""
         self._sending, self._calling = threading.RLock(), threading.RLock()
         self._calls = 0
@@ -89,6 +100,21 @@ class Connection:
         if answer.get("failed"):
             raise CallbackFailedError
         return answer.get("value")
+
+    def broadcast(self, value: Any) -> Any:
+        """Wait until every rank has called this; return what rank 0 passed, as JSON has it.
+
+        Raises:
+            RankLostError: when another rank has ended without calling it.
+            CallbackFailedError: when the work ends because of an error on the other side.
+        """
+        self._broadcasts += 1
+        answer = self.call(BROADCAST, number=self._broadcasts, value=value)
+        if answer["lost"] == "stopped":
+            self.was_stopped = True  # and so was this one, a moment later
+        if answer["lost"] is not None:
+            raise RankLostError(f"another rank {answer['lost']}")
+        return answer["value"]
 
     def receive(self) -> dict[str, Any]:
         """The next message of the other side; the process ends when that side is gone."""

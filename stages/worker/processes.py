@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from io import FileIO
 from pathlib import Path
@@ -25,7 +25,7 @@ from typing import IO, Any, Self
 
 from hubflow.schemas.errors import HubflowError, StoppedError
 from hubflow.stages.hub import cores
-from hubflow.stages.worker.connection import AGAIN, NO_SIGNAL, message_of, rebuilt, warn_again
+from hubflow.stages.worker.connection import AGAIN, BROADCAST, NO_SIGNAL, message_of, rebuilt, warn_again
 from hubflow.stages.worker.server import BEGUN, ENDED, EXECUTE, FORK, REFUSED
 
 GRACE_SECONDS = 30.0
@@ -106,10 +106,11 @@ def run(
     if ranks < 1 or (gpus and len(gpus) != ranks):
         raise WorkerError(f"{ranks} process(es) on GPUs {', '.join(gpus)}: expected one GPU for each, e.g. device gpu:0,1")
     way = EXECUTE if gpus or _needs_new_python(device) else FORK
-    with _terminated() as terminated, _reserved_port(ranks) as port, _Ranks(ranks, answer) as all_ranks:
+    with _terminated() as terminated, _meeting_point(ranks, gpus) as (port, memory), _Ranks(ranks, answer) as all_ranks:
         try:
             for rank in range(ranks):
-                all_ranks.start(way, {"target": target, "request": request, **_place(rank, ranks, gpus, port)})
+                place = _place(rank, ranks, gpus, port)
+                all_ranks.start(way, {"target": target, "request": request, "rank": rank, "size": ranks, **place}, memory)
             _follow(all_ranks, lambda: terminated() or (should_stop is not None and should_stop()), grace)
         except BaseException:
             all_ranks.answers = False
@@ -123,7 +124,7 @@ def run(
 class _Rank:
     """One process as it is seen from here: its connection, its end, and what it prints."""
 
-    def __init__(self, rank: int, way: bytes, request: Mapping[str, Any]) -> None:
+    def __init__(self, rank: int, way: bytes, request: Mapping[str, Any], shared_memory: int | None) -> None:
         """Open the file of its output.
 
         Raises:
@@ -142,6 +143,7 @@ class _Rank:
         self.last_call = 0  # the one that its outcome is
         self.is_gone = self.is_connected = False
         self._way, self._attempts = way, 0
+        self._shared = () if shared_memory is None else (shared_memory,)
         self._received = self._printed = b""
         self._read = 0  # bytes of its output that were logged
 
@@ -155,7 +157,7 @@ class _Rank:
                 status, given = os.pipe()
                 self.status, self.is_connected = FileIO(status), True
                 try:
-                    _SERVER.fork(self._way, [given, theirs.fileno(), self.output.fileno()])
+                    _SERVER.fork(self._way, [given, theirs.fileno(), self.output.fileno(), *self._shared])
                 finally:
                     os.close(given)
         except OSError as error:
@@ -256,6 +258,7 @@ class _Ranks:
         self._answer = answer
         self.error: BaseException | None = None
         self.all: list[_Rank] = []
+        self._broadcast = _Broadcast(number=0)
         self._selector = selectors.DefaultSelector()
 
     def __enter__(self) -> Self:
@@ -266,9 +269,9 @@ class _Ranks:
         for rank in self.all:
             rank.close()
 
-    def start(self, way: bytes, request: Mapping[str, Any]) -> None:
+    def start(self, way: bytes, request: Mapping[str, Any], shared_memory: int | None = None) -> None:
         """Start the next rank."""
-        self.all.append(_Rank(len(self.all), way, request))
+        self.all.append(_Rank(len(self.all), way, request, shared_memory))
         self._begin(self.all[-1])
 
     def _begin(self, rank: _Rank) -> None:
@@ -343,6 +346,7 @@ class _Ranks:
             self._hear(rank)
         if rank.outcome is None:
             self.failures.append(RankFailure(rank.rank, time.monotonic(), None))
+            self._release("was lost")
 
     def _hear(self, rank: _Rank) -> None:
         if not rank.is_connected:
@@ -359,6 +363,8 @@ class _Ranks:
                 logging.getLogger(message["name"]).log(message["level"], "%s", text)
             elif kind == "warning":
                 self._warn(message)
+            elif kind == BROADCAST:
+                self._take_part(rank, call, **message)
             else:
                 self._reply(rank, kind, message, call)
 
@@ -370,12 +376,38 @@ class _Ranks:
 
     def _ended(self, rank: _Rank, outcome: dict[str, Any], call: int) -> None:
         rank.outcome, rank.last_call = outcome, call
+        self._release(_end_of(rank))
         if outcome["outcome"] == "failed":
             self.failures.append(RankFailure(rank.rank, time.monotonic(), outcome["error"]))
             rank.send(kind="answer", call=call)
         elif all(one.outcome is not None for one in self.all):
             for one in self.all:
                 one.send(kind="answer", call=one.last_call)
+
+    def _take_part(self, rank: _Rank, call: int, number: int, value: Any) -> None:
+        """Let a rank wait for the others, unless this is a call that was answered before and is made again."""
+        if number < self._broadcast.number:
+            rank.send(kind="answer", call=call, value={"value": self._broadcast.value_before, "lost": None})
+            return
+        if number > self._broadcast.number:
+            self._broadcast = _Broadcast(number, self._broadcast.value)
+        self._broadcast.calls[rank.rank] = call
+        if rank.rank == 0:
+            self._broadcast.value = value
+        if len(self._broadcast.calls) == self.size:
+            for one in self.all:
+                one.send(
+                    kind="answer", call=self._broadcast.calls[one.rank], value={"value": self._broadcast.value, "lost": None}
+                )
+        else:
+            self._release(next((how for one in self.all if (how := _end_of(one)) is not None), None))
+
+    def _release(self, lost: str | None) -> None:
+        """Answer the ranks that wait for one that has ended."""
+        if lost is None or len(self._broadcast.calls) == self.size:
+            return
+        for rank, call in self._broadcast.calls.items():
+            self.all[rank].send(kind="answer", call=call, value={"value": None, "lost": lost})
 
     def _reply(self, rank: _Rank, kind: str, message: dict[str, Any], call: int) -> None:
         """Answer a call. What the callee raises ends the work at once, and is raised when it has ended."""
@@ -390,6 +422,23 @@ class _Ranks:
             except Exception as error:  # what the callee raises, or a value that JSON cannot hold
                 self.error = error
                 rank.send(**answer, failed=True)
+
+
+@dataclass
+class _Broadcast:
+    """One call of every rank for the same value: the `number`-th, and the calls to answer, by rank."""
+
+    number: int
+    value_before: Any = None
+    value: Any = None
+    calls: dict[int, int] = field(default_factory=dict)
+
+
+def _end_of(rank: _Rank) -> str | None:
+    """How a rank ended; None while it works."""
+    if rank.outcome is not None:
+        return str(rank.outcome["outcome"])
+    return "was lost" if rank.is_gone else None
 
 
 def _follow(ranks: _Ranks, should_stop: Callable[[], bool], grace: float) -> None:
@@ -483,15 +532,35 @@ def _is_prefects(handler: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _reserved_port(ranks: int) -> Iterator[int]:
-    """A free port for the ranks' meeting. It stays bound here, not listening, so that no other run is given the same one."""
+def _meeting_point(ranks: int, gpus: Sequence[str]) -> Iterator[tuple[int, int | None]]:
+    """Where several ranks meet: a port of this host for those on GPUs, and for the others memory that they share.
+
+    The port stays bound here, not listening, so that no other run is given the same one.
+    """
     if ranks == 1:
-        yield 0
-        return
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as reserved:
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        reserved.bind(("", 0))  # Paddle's meeting point listens on all interfaces
-        yield reserved.getsockname()[1]
+        yield 0, None
+    elif gpus:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as reserved:
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            reserved.bind(("", 0))  # Paddle's store listens on all interfaces, until the rank holds it to one
+            yield reserved.getsockname()[1], None
+    else:
+        try:
+            shared = _memory_of_ranks()
+        except OSError as error:
+            raise WorkerError(f"no process can be started: {error}") from error
+        try:
+            yield 0, shared
+        finally:
+            os.close(shared)
+
+
+def _memory_of_ranks() -> int:
+    """Memory of no file system where there is such (/dev/shm of a container is small), else a file without a name."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("hubflow-ranks")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 def _place(rank: int, ranks: int, gpus: Sequence[str], port: int) -> dict[str, Any]:
@@ -501,13 +570,14 @@ def _place(rank: int, ranks: int, gpus: Sequence[str], port: int) -> dict[str, A
         for name, value in _environment().items()
         if not name.startswith(_OF_A_LAUNCHER) and name not in _OF_A_LAUNCHER_TOO
     }
-    if ranks > 1:
-        environment |= _of_rank(rank, ranks, port)
-        if not gpus:
-            environment |= {"PADDLE_DISTRI_BACKEND": "gloo", "CUDA_VISIBLE_DEVICES": ""}
-            environment.setdefault(cores.THREADS, str(max(1, cores.usable_cores() // ranks)))
     if gpus:
         environment["FLAGS_selected_gpus"] = gpus[rank]
+        if ranks > 1:
+            environment |= _of_rank(rank, ranks, port)
+            environment.setdefault("NCCL_SOCKET_IFNAME", "lo")  # it listens on the first network interface by itself
+    elif ranks > 1:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+        environment.setdefault(cores.THREADS, str(max(1, cores.usable_cores() // ranks)))
     return {
         "environment": environment,
         "folder": _folder(),
@@ -566,9 +636,6 @@ def _tail(descriptor: int) -> str:
 def _of_rank(rank: int, ranks: int, port: int) -> dict[str, str]:
     """What Paddle's `init_parallel_env` goes by."""
     endpoints = [f"127.0.0.1:{port + one}" for one in range(ranks)]
-    loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
-    # gloo listens on the address of the host's name unless it is given an interface.
-    network = {"GLOO_SOCKET_IFNAME": loopback} if loopback else {}
     return {
         "PADDLE_MASTER": endpoints[0],
         "PADDLE_TRAINER_ID": str(rank),
@@ -577,7 +644,6 @@ def _of_rank(rank: int, ranks: int, port: int) -> dict[str, str]:
         "PADDLE_CURRENT_ENDPOINT": endpoints[rank],
         "PADDLE_RANK_IN_NODE": str(rank),
         "PADDLE_LOCAL_SIZE": str(ranks),
-        **network,
     }
 
 

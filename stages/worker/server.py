@@ -28,7 +28,7 @@ FORK, EXECUTE = b"f", b"x"
 """How a process begins: as a copy of this one, or as a new Python, which a GPU needs."""
 BEGUN, ENDED, REFUSED = "begun", "ended", "refused"
 """First words of the lines that tell of a process: with its id, its exit code, or why there is none."""
-MAX_DESCRIPTORS = 3
+MAX_DESCRIPTORS = 4
 PRELOADED = ("hubflow.stages.training_run",)
 PRELOADED_WHILE_IDLE = (
     "hubflow.stages.evaluation_run",
@@ -50,8 +50,8 @@ _set_by_imports: dict[str, str] = {}
 def main() -> None:
     """Serve what comes over the socket whose descriptor is the argument."""
     if sys.argv[1] == "--one":
-        _work(int(sys.argv[2]))
-    control = socket.socket(fileno=int(sys.argv[2] if len(sys.argv) > 2 else sys.argv[1]))  # noqa: PLR2004
+        _work(*map(int, sys.argv[2:]))
+    control = socket.socket(fileno=int(sys.argv[1]))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # the processes decide when they end; this one ends with its parent
     # A process that is forked has SIGTERM wait for it until it can be handled; what the thread that started this one has
@@ -101,21 +101,23 @@ def _serve(control: socket.socket) -> None:
 
 
 def _asked(control: socket.socket) -> tuple[bytes, list[int]]:
-    """How a process shall begin, and its descriptors; nothing when the other side is gone."""
+    """How a process shall begin, and its descriptors (none if there is no room for all); nothing when nobody is there."""
     try:
-        way, descriptors, _, _ = socket.recv_fds(control, 1, MAX_DESCRIPTORS)
+        way, descriptors, flags, _ = socket.recv_fds(control, 1, MAX_DESCRIPTORS)
     except ConnectionError:
         return b"", []
+    if flags & socket.MSG_CTRUNC:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return way, []
     return way, descriptors
 
 
 def _fork(way: bytes, descriptors: list[int], children: dict[int, int], ours: Sequence[int | selectors.BaseSelector]) -> None:
     """Fork one process, and tell those who wait for it its id; or why there is none, while the others go on."""
-    if len(descriptors) < MAX_DESCRIPTORS:  # there is no room for more; the process that asked sees that all are closed
-        for descriptor in descriptors:
-            os.close(descriptor)
+    if not descriptors:  # there is no room for them; the process that asked sees that all are closed
         return
-    status, connected, output = descriptors
+    status, connected, output, *shared = descriptors
     try:
         child = os.fork()
     except OSError as error:
@@ -132,8 +134,8 @@ def _fork(way: bytes, descriptors: list[int], children: dict[int, int], ours: Se
                 one.close()
         for descriptor in (status, *children.values()):
             os.close(descriptor)
-        _begin(way, connected, output)
-    for descriptor in (connected, output):
+        _begin(way, connected, output, shared)
+    for descriptor in (connected, output, *shared):
         os.close(descriptor)
     children[child] = status
     _report(status, f"{BEGUN} {child}")
@@ -154,7 +156,7 @@ def _reap(children: dict[int, int]) -> None:
         os.close(status)
 
 
-def _begin(way: bytes, connected: int, output: int) -> NoReturn:
+def _begin(way: bytes, connected: int, output: int, shared: Sequence[int]) -> NoReturn:
     """The new process: standard output and error go to the file, signals are as at a program's start."""
     server = os.getppid()
     if sys.platform == "linux":
@@ -167,17 +169,19 @@ def _begin(way: bytes, connected: int, output: int) -> NoReturn:
         os.dup2(output, descriptor)
     os.close(output)
     if way == EXECUTE:
-        os.set_inheritable(connected, True)
-        os.execv(sys.executable, [sys.executable, "-P", "-m", __spec__.name, "--one", str(connected)])  # noqa: S606
-    _work(connected)
+        for descriptor in (connected, *shared):
+            os.set_inheritable(descriptor, True)
+        descriptors = map(str, (connected, *shared))
+        os.execv(sys.executable, [sys.executable, "-P", "-m", __spec__.name, "--one", *descriptors])  # noqa: S606
+    _work(connected, *shared)
 
 
-def _work(connected: int) -> NoReturn:
+def _work(connected: int, shared_memory: int | None = None) -> NoReturn:
     """Do what is asked for over the connection, say how it ended, and end this process when the other side knows."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
-    connection = Connection(socket.socket(fileno=connected))
+    connection = Connection(socket.socket(fileno=connected), shared_memory)
     code = 1
     try:
         code = _answer(connection)
@@ -195,6 +199,7 @@ def _answer(connection: Connection) -> int:
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         request = connection.receive()
+        connection.rank, connection.size = request["rank"], request["size"]
         _take_over(request)
         _log_to(connection)
         module, _, name = request["target"].partition(":")

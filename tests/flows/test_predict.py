@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from listeners import beyond_loopback, listeners_below, observed
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, TaskRunFilter, TaskRunFilterName
 from runs import Run, write_reviews
@@ -39,7 +40,11 @@ def test_a_dask_cluster_of_two_processes_gives_the_same_file(text_run: Run, tmp_
         text_run, data, rows_per_part=4, output=str(tmp_path / "dask.parquet"), runner={"kind": "dask", "workers": 2}
     )
     environment = dict(os.environ)
-    state = predict(over, return_state=True)
+    open_before = beyond_loopback(listeners_below(os.getpid()))
+    with observed(os.getpid()) as seen:
+        state = predict(over, return_state=True)
+    assert beyond_loopback(seen) <= open_before
+    assert len(seen) > 4, "the scheduler, a nanny and a worker for each process"
     result: PredictResult = state.result()
     left = {name for name, value in os.environ.items() if value != environment.get(name)}
     assert left <= {"__DASK_PARENT_PID"}  # Dask would leave one thread to processes that are started later

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hubflow.stages.hub.distributed import World, all_reduce_sum, join, meet, share_of
+from hubflow.stages.hub.distributed import World, join
 from hubflow.stages.worker.connection import Connection
 
 Emit = Callable[[dict[str, Any]], None] | None
@@ -17,9 +17,40 @@ Emit = Callable[[dict[str, Any]], None] | None
 
 def train_in_worker(request: dict[str, Any], connection: Connection) -> dict[str, Any]:
     """`train` as a worker process."""
-    world = join()
-    train(request, world, (lambda event: connection.call("event", **event)) if world.leads else None)
+    world = join(connection)
+    train(request, world, (lambda event: connection.call("event", **event)) if world.is_main_process else None)
     return {"rank": world.rank, "threads": os.environ.get("OMP_NUM_THREADS"), "folder": os.getcwd()}
+
+
+def sum_and_broadcast(request: dict[str, Any], connection: Connection) -> dict[str, Any]:
+    """What a static program sums over the ranks, and what rank 0 broadcast, `times` times."""
+    from hubflow.stages.hub.runtime import keep_program, paddle
+
+    world = join(connection)
+    program = paddle.static.Program()
+    with paddle.static.program_guard(program), paddle.utils.unique_name.guard():
+        values, flag = paddle.static.data("values", [7], "float32"), paddle.static.data("flag", [1], "int64")
+        sums = world.all_reduce_sum([values, flag])
+    keep_program(program, sums)
+    executor = paddle.static.Executor(paddle.CPUPlace())
+    found = []
+    for number in range(request.get("times", 1)):
+        feed = {"values": np.float32(request["values"][world.rank]) * (number + 1), "flag": np.array([world.rank])}
+        found.append([total.tolist() for total in executor.run(program, feed=feed, fetch_list=sums)])
+        connection.call("event", step=number)
+    return {"sums": found, "broadcast": world.broadcast(lambda: {"rank": world.rank, "loss": float("nan")})}
+
+
+def end_while_others_wait(request: dict[str, Any], connection: Connection) -> None:
+    """Rank 1 ends as `how` says; the others wait for it."""
+    world = join(connection)
+    world.barrier()
+    if world.rank == 1:
+        if request["how"] == "return":
+            return
+        os.kill(os.getpid(), signal.Signals[request["how"]])
+        time.sleep(60)
+    world.barrier()
 
 
 def train(request: dict[str, Any], world: World, emit: Emit) -> None:
@@ -37,18 +68,18 @@ def train(request: dict[str, Any], world: World, emit: Emit) -> None:
         if world.rank == request.get("fail") and number == 3:
             _end(request["how"])
         batch = generator.permutation(64)[:15]
-        mine = share_of(batch, world)
+        mine = world.shard(batch)
         if world.rank == request.get("slow") and number == request["meet"]:
             time.sleep(request["slow_seconds"])
         if number == request.get("meet"):
-            meet(world)
+            world.barrier()
         loss, stop = step.run(rows[mine], targets[mine], 1 / len(batch), bool(stopping))
         if emit is not None:
             emit({"event": "step", "step": number + 1, "loss": np.float32(loss)})
         time.sleep(request.get("pause", 0.0))
         if stop:
             break
-    if stopping and world.leads:
+    if stopping and world.is_main_process:
         time.sleep(request.get("slow_write", 0.0))
         (folder / "last.txt").write_text(str(number + 1))
     np.savez(folder / f"weights-{world.rank}.npz", **step.weights())
@@ -75,7 +106,7 @@ class _Step:
             hidden = paddle.tanh(paddle.nn.Linear(6, 5)(x))
             loss = ((paddle.nn.Linear(5, 3)(hidden) - y) ** 2).sum() * normaliser
             pairs = paddle.static.append_backward(loss)
-            sums = all_reduce_sum([gradient for _, gradient in pairs] + [loss, stop], world)
+            sums = world.all_reduce_sum([gradient for _, gradient in pairs] + [loss, stop])
             optimizer = paddle.optimizer.Adam(0.01)
             optimizer.apply_gradients([(pair[0], total) for pair, total in zip(pairs, sums, strict=False)])
         keep_program(self.main, sums)

@@ -21,7 +21,7 @@ from process_tree import children_of, wait_for, workers_of
 
 from hubflow.schemas.errors import ContractError
 from hubflow.stages.worker import processes
-from hubflow.stages.worker.processes import WorkerError, WorkStoppedError, run
+from hubflow.stages.worker.processes import GRACE_SECONDS, WorkerError, WorkStoppedError, run
 
 TRAIN = "distributed_targets:train_in_worker"
 HERE = Path(__file__).parent
@@ -82,6 +82,48 @@ def test_a_lost_rank_ends_all_and_is_named_with_its_output(tmp_path: Path, how: 
     else:
         assert "rank 1 begins" in str(caught.value)
     assert len(events) == 3
+    assert workers_of() == []
+
+
+@pytest.mark.parametrize("begin", ["forked", "as a new Python"])
+def test_sums_over_ranks_are_added_in_their_order(begin: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if begin == "as a new Python":
+        monkeypatch.setenv("FLAGS_call_stack_level", "1")  # other settings of Paddle than those that the server has
+    values = np.random.default_rng(0).normal(scale=[[1e7], [1.0], [1e7]], size=(3, 7)).astype(np.float32)
+    values[2] = -values[0] + 1
+    found = run("distributed_targets:sum_and_broadcast", {"values": values.tolist(), "times": 3}, ranks=3)
+    for number, (total, flag) in enumerate(found["sums"], 1):
+        first, second, third = values * np.float32(number)
+        np.testing.assert_array_equal(np.float32(total), (first + second) + third)
+        assert flag == [3]
+    assert found["broadcast"]["rank"] == 0
+    assert np.isnan(found["broadcast"]["loss"])
+
+
+@pytest.mark.parametrize(
+    ("how", "expected", "message"),
+    [
+        ("SIGKILL", WorkerError, "rank 1 of 2 was killed by SIGKILL"),
+        ("SIGTERM", WorkStoppedError, "asked to stop"),
+        ("return", WorkerError, "rank 0 of 2 failed: RankLostError: another rank finished"),
+    ],
+)
+def test_a_rank_that_waits_for_one_that_has_ended_is_released(how: str, expected: type[Exception], message: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(expected, match=message):
+        run("distributed_targets:end_while_others_wait", {"how": how}, ranks=2)
+    assert time.monotonic() - began < GRACE_SECONDS
+    assert workers_of() == []
+
+
+def test_ctrl_c_between_the_calls_of_two_ranks_loses_none(tmp_path: Path) -> None:
+    def interrupt(kind: str, message: dict[str, Any]) -> None:
+        if message["step"] == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(TRAIN, {"folder": str(tmp_path), "steps": 10_000}, interrupt, ranks=2)
+    assert int((tmp_path / "last.txt").read_text()) >= 4
     assert workers_of() == []
 
 
