@@ -49,6 +49,10 @@ class Limits(Settings):
         ge=1,
         description="Bytes in memory of pickled weights for each byte of their file; half precision takes 2, as float32",
     )
+    max_config_bytes: int = Field(10_000_000, ge=1, description="Bytes of a module's config.json, and other files of settings")
+    max_tokenizer_bytes: int = Field(50_000_000, ge=1, description="Bytes of a file of a tokenizer")
+    max_tokenizer_growth: int = Field(300, ge=1, description="Bytes that a tokenizer makes of one byte of text, at most")
+    max_download_bytes: int = Field(20_000_000_000, ge=1, description="Bytes of a file that is fetched from a hub")
     max_settings_bytes: int = Field(
         1_000_000,
         ge=1,
@@ -79,6 +83,7 @@ class Trust(Settings):
     signing_key: str | None = Field(
         None, description="File of the private key that exports made on this machine are signed with"
     )
+    linked_folders: tuple[str, ...] = Field((), description="Folders that the links of a module folder may lead into")
 
 
 class LibrarySettings(Settings):

@@ -7,6 +7,7 @@ from pathlib import Path
 from hubflow.schemas.references import ModuleRef
 from hubflow.schemas.settings import ModuleSpec
 from hubflow.stages.hub.errors import DownloadError, ModuleError
+from hubflow.stages.hub.module_files import own_file
 from hubflow.stages.store import Artifact, Store, content_key, file_sha256
 from hubflow.stages.tasks import stage_task
 
@@ -18,7 +19,8 @@ def load_module(spec: ModuleSpec, store: str, reuse: bool = True) -> ModuleRef:
     """Fetch a pretrained module by name and keep its files in the store.
 
     Raises:
-        ModuleError: for an unknown name or architecture, `max_seq_len` out of range, or a folder without weights.
+        ModuleError: for an unknown name or architecture, `max_seq_len` or a number of config.json out of range, a file beyond a
+            limit, a link out of the folder, or a folder without weights.
         DownloadError: when the files cannot be fetched or fail their checksum.
     """
     from hubflow.stages.hub.download import resolve_module
@@ -55,7 +57,7 @@ def _reference(artifact: Artifact) -> ModuleRef:
 
 
 def _files(folder: Path, pretrained: bool) -> list[Path]:
-    files = {file for pattern in KEPT for file in folder.glob(pattern) if file.is_file()}
+    files = {own_file(file) for pattern in KEPT for file in folder.glob(pattern) if file.is_file()}
     files -= {folder / "checksums.json", folder / "manifest.json"}
     kept = [file for file in sorted(files) if pretrained or not _is_weights(file)]
     if any(file.suffix == ".safetensors" for file in kept):

@@ -95,7 +95,7 @@ def _installed_folder(entry: RegistryEntry) -> Path | None:
         return None
     folder = Path(spec.origin).parent / inner
     is_pinned = all((folder / name).is_file() and file_sha256(folder / name) == pin for name, pin in entry.sha256.items())
-    return folder if is_pinned else None
+    return _where_files_are(folder) if is_pinned else None
 
 
 def _parse_hub(name: str, revision: str | None) -> tuple[str, str]:
@@ -142,7 +142,12 @@ def _package_folder(name: str, revision: str | None) -> Path:
     folder = importlib.resources.files("hubflow.stages.hub").joinpath("assets", resource)
     if not isinstance(folder, Path) or not (folder / CONFIG).is_file():
         raise ModuleError(f"{name!r}: {folder} is not there; hubflow is installed without its assets, install it again")
-    return folder
+    return _where_files_are(folder)
+
+
+def _where_files_are(folder: Path) -> Path:
+    """The folder that the files of an installed package are in, where an installer made links to them."""
+    return (folder / CONFIG).resolve().parent
 
 
 def _hub_folder(repo: str, revision: str, pins: Mapping[str, str], pretrained: bool) -> Path:

