@@ -19,7 +19,6 @@ from hubflow.schemas.folders import StoreError
 from hubflow.schemas.opened_export import SIGNATURE, TOKENIZER, OpenedExport, open_export
 from hubflow.stages.hub.cores import usable_cores
 from hubflow.stages.hub.encoded import Feed, normalised, pad_text
-from hubflow.stages.hub.errors import TokenizerError
 from hubflow.stages.hub.export_folder import PROGRAM
 from hubflow.stages.hub.images import ImageRules, load_pixels
 from hubflow.stages.hub.judging_sequences import outside_id
@@ -28,7 +27,7 @@ from hubflow.stages.hub.precision import require_bfloat16_inference
 from hubflow.stages.hub.prediction_rows import PredictError, require_batch_size, require_stride, rows_of
 from hubflow.stages.hub.program_operators import ProgramError, checked_program, require_weights
 from hubflow.stages.hub.runtime import BUILD_LOCK, paddle
-from hubflow.stages.hub.tokenizer import encode_texts, encode_word_windows, full_lengths
+from hubflow.stages.hub.tokenizer import encode_texts, encode_word_windows, full_lengths, parse_tokenizer
 
 __all__ = ["PredictError", "Prediction", "Predictor"]
 SHOWN_CHARS = 300
@@ -253,12 +252,7 @@ class Predictor:
 
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:
-        try:
-            return Tokenizer.from_buffer(self._export.read(TOKENIZER))
-        except Exception as error:  # the library raises this one alone
-            if isinstance(error, StoreError):
-                raise
-            raise TokenizerError(f"{self.folder / TOKENIZER}: no tokenizer ({error}); make the export again") from error
+        return parse_tokenizer(self._export.read(TOKENIZER), self.folder / TOKENIZER)
 
     def _one(self, probabilities: NDArray[np.float32]) -> Prediction:
         best = int(probabilities.argmax())

@@ -3,10 +3,9 @@
 TOKENIZERS_PARALLELISM is left as it is: when unset, the library encodes in parallel and stops doing so after a fork.
 """
 
-import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,14 +13,23 @@ import numpy as np
 from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from hubflow.schemas.errors import bounded
-from hubflow.schemas.files import held_open, read_file, read_text
-from hubflow.stages.hub.errors import TokenizerError
+from hubflow.schemas.files import held_open
+from hubflow.schemas.library import library_settings
+from hubflow.stages.hub.checksums import CONFIG
+from hubflow.stages.hub.errors import ModuleError, TokenizerError
+from hubflow.stages.hub.module_files import parse_json, read_bounded, read_settings
+from hubflow.stages.hub.networks.text_names import FAMILIES
+from hubflow.stages.hub.tokenizer_rules import check_rules
 
 LOOKED_FOR = "tokenizer.json, vocab.txt, or vocab.json with merges.txt"
 PAD_TOKENS = ("[PAD]", "<pad>", "<|pad|>")
 _BERT_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 _ROBERTA_TOKENS = {"cls": "<s>", "pad": "<pad>", "sep": "</s>", "unk": "<unk>", "mask": "<mask>"}
-_ROWS_AT_ONCE = 1024  # an encoding takes far more memory than its ids
+_ROWS_AT_ONCE, _CHARACTERS_AT_ONCE = 1024, 500_000  # an encoding takes far more memory than its ids
+_PANICS = "pyo3_runtime"
+"""Module of the exceptions, no `Exception`s, that failures inside the library are raised as."""
+_TRIED = ("", "a", "Hello world 12 don't", "é ß İ ﬁ ﷺ", "中国 日本語 한국어 ไทย", "😀👍🏽 \u200b\ufffd\x00\x01\r\n\t")
+_MAX_IDS = 1 << 31
 _TRUNCATION = threading.Lock()  # truncation is a state of the tokenizer, which threads may share
 
 
@@ -36,17 +44,102 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a module folder, without padding or truncation, whatever its files say of them.
 
     Raises:
-        TokenizerError: when there are no files of a known kind, or they cannot be read.
+        TokenizerError: when there are no files of a known kind, or they cannot be read; when their rules could take memory or
+            time without bound; or when they have ids beyond the module's embedding.
     """
+    with _refused_at(folder):
+        tokenizer, added_ids = _load(folder)
+        return _checked(tokenizer, added_ids, _embedding_rows(folder))
+
+
+def parse_tokenizer(content: bytes, path: Path) -> Tokenizer:
+    """The tokenizer of a tokenizer.json, without padding or truncation.
+
+    Args:
+        content: of the file.
+        path: of the file, for messages.
+
+    Raises:
+        TokenizerError: as `load_tokenizer`.
+    """
+    with _refused_at(path):
+        return _checked(*_parsed(content, path), _MAX_IDS)
+
+
+@contextmanager
+def _refused_at(path: Path) -> Iterator[None]:
+    """Have what is wrong with a tokenizer raised as an error that names its file or folder."""
     try:
-        tokenizer = _load(folder)
-    except TokenizerError:
-        raise
+        with _explained():
+            yield
+    except ModuleError as error:
+        fault = str(error)
+        raise TokenizerError(fault if fault.startswith(str(path)) else f"{path}: {fault}") from error
     except Exception as error:  # the library raises bare Exceptions
-        raise TokenizerError(f"{folder}: its tokenizer files cannot be read ({error}); get them again") from error
+        raise TokenizerError(f"{path}: its tokenizer files cannot be read ({error}); get them again") from error
+
+
+def _parsed(content: bytes, path: Path) -> tuple[Tokenizer, list[int]]:
+    values = parse_json(content, path)
+    if not isinstance(values, dict):
+        raise TokenizerError(f"{path}: holds a {type(values).__name__}; expected an object")
+    added_ids = check_rules(values)
+    return Tokenizer.from_buffer(content), added_ids
+
+
+def _checked(tokenizer: Tokenizer, added_ids: Sequence[int], rows: int) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    _require_ids(tokenizer, added_ids, rows)
+    _try(tokenizer)
     return tokenizer
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Have a failure inside the library raised as an error that ends the work, and not the process."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__module__ != _PANICS:
+            raise
+        raise TokenizerError(
+            f"the tokenizer's library failed ({str(error)[:200]}); its files are damaged, or a pattern of them takes too long "
+            "on this text: get them again"
+        ) from None
+
+
+def _require_ids(tokenizer: Tokenizer, added_ids: Sequence[int], rows: int) -> None:
+    """Refuse ids that the module's embedding has no row for."""
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    vocabulary.pop("", None)  # of an empty line, which no text gives
+    beyond = {token: number for token, number in vocabulary.items() if number >= rows}
+    ids = [*beyond.values(), *(one for one in added_ids if not 0 <= one < rows)]
+    if ids:
+        named = bounded(f"{token!r:.50} {number}" for token, number in beyond.items()) or bounded(map(str, ids))
+        raise TokenizerError(
+            f"{len(ids)} id(s) that the module has no embedding for: {named}; its vocab_size is {rows:,}. Get tokenizer and "
+            "config.json of the same module"
+        )
+
+
+def _embedding_rows(folder: Path) -> int:
+    """How many ids the module of the folder has; of an export, as many as an input can hold."""
+    if not (folder / CONFIG).is_file():
+        return _MAX_IDS
+    config = read_settings(folder / CONFIG)
+    family = FAMILIES.get(str(config.get("model_type")))
+    rows = config.get("vocab_size", family.defaults["vocab_size"] if family else _MAX_IDS)
+    return int(rows) if isinstance(rows, int | float) and 0 <= rows <= _MAX_IDS else _MAX_IDS
+
+
+def _try(tokenizer: Tokenizer) -> None:
+    """Encode a few texts, so that damage is found at once; a vocabulary without an unknown token fails where one is met."""
+    for text in _TRIED:
+        with suppress(Exception):
+            tokenizer.encode(text)
+            tokenizer.encode(text, text)
+            tokenizer.encode([text], is_pretokenized=True)
 
 
 def pad_token_id(tokenizer: Tokenizer) -> int:
@@ -56,7 +149,8 @@ def pad_token_id(tokenizer: Tokenizer) -> int:
         TokenizerError: when the vocabulary has none.
     """
     for token in PAD_TOKENS:
-        token_id = tokenizer.token_to_id(token)
+        with _explained():
+            token_id = tokenizer.token_to_id(token)
         if token_id is not None:
             return token_id
     raise TokenizerError(f"the tokenizer has no padding token; expected one of {', '.join(PAD_TOKENS)} in its vocabulary")
@@ -207,10 +301,9 @@ def _windows(
 
 def _whole_rows(tokenizer: Tokenizer, token_lists: Sequence[Sequence[str]]) -> Iterator[Encoding]:
     """Encodings of rows of words of which nothing is cut."""
-    rows = _with_spaces(tokenizer, token_lists)
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        with _TRUNCATION:  # another thread may have it on
-            encodings = tokenizer.encode_batch(rows[start : start + _ROWS_AT_ONCE], is_pretokenized=True)
+    for rows in _batches(_with_spaces(tokenizer, token_lists)):
+        with _TRUNCATION, _encoding():  # another thread may have truncation on
+            encodings = tokenizer.encode_batch(rows, is_pretokenized=True)
         yield from encodings
 
 
@@ -219,9 +312,9 @@ def full_lengths(tokenizer: Tokenizer, rows: Sequence[Any], words: bool = False)
     if words:
         rows = _with_spaces(tokenizer, rows)
     lengths: list[int] = []
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        with _TRUNCATION:  # another thread may have it on
-            encodings = tokenizer.encode_batch_fast(list(rows[start : start + _ROWS_AT_ONCE]), is_pretokenized=words)
+    for batch in _batches(rows):
+        with _TRUNCATION, _encoding():  # another thread may have truncation on
+            encodings = tokenizer.encode_batch_fast(batch, is_pretokenized=words)
         lengths += [len(encoding) for encoding in encodings]
     return np.array(lengths, np.int64)
 
@@ -229,15 +322,43 @@ def full_lengths(tokenizer: Tokenizer, rows: Sequence[Any], words: bool = False)
 def _encode(
     tokenizer: Tokenizer, rows: Sequence[Any], max_seq_len: int, is_pair: bool = False, words: bool = False
 ) -> Iterator[Encoding]:
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        with _truncated(tokenizer, max_seq_len, is_pair):
-            encodings = tokenizer.encode_batch(list(rows[start : start + _ROWS_AT_ONCE]), is_pretokenized=words)
+    for batch in _batches(rows):
+        with _truncated(tokenizer, max_seq_len, is_pair), _encoding():
+            encodings = tokenizer.encode_batch(batch, is_pretokenized=words)
         yield from encodings
+
+
+def _batches(rows: Sequence[Any]) -> Iterator[list[Any]]:
+    """Texts, pairs or lists of words in batches of a bounded number of characters; a longer row is a batch of its own."""
+    batch: list[Any] = []
+    characters = 0
+    for row in rows:
+        length = len(row) if isinstance(row, str) else sum(map(len, row))
+        if batch and (len(batch) == _ROWS_AT_ONCE or characters + length > _CHARACTERS_AT_ONCE):
+            yield batch
+            batch, characters = [], 0
+        batch.append(row)
+        characters += length
+    if batch:
+        yield batch
+
+
+@contextmanager
+def _encoding() -> Iterator[None]:
+    """Raise what the library raises of a text as a TokenizerError."""
+    try:
+        with _explained():
+            yield
+    except (TokenizerError, MemoryError):
+        raise
+    except Exception as error:  # the library raises bare Exceptions
+        raise TokenizerError(f"a text cannot be encoded ({str(error)[:200]}); the tokenizer's files are incomplete") from error
 
 
 @contextmanager
 def _truncated(tokenizer: Tokenizer, max_seq_len: int, is_pair: bool) -> Iterator[None]:
-    special = tokenizer.num_special_tokens_to_add(is_pair)
+    with _explained():
+        special = tokenizer.num_special_tokens_to_add(is_pair)
     if max_seq_len <= special:
         raise TokenizerError(f"max_seq_len {max_seq_len} leaves no room beside {special} special tokens; give more")
     with _TRUNCATION:
@@ -262,13 +383,14 @@ def _with_spaces(tokenizer: Tokenizer, token_lists: Sequence[Sequence[str]]) -> 
     return [[f" {word}" if byte_level else word for word in words] for words in token_lists]
 
 
-def _load(folder: Path) -> Tokenizer:
+def _load(folder: Path) -> tuple[Tokenizer, list[int]]:
+    """The tokenizer, and the ids that it adds to texts beside those of its vocabulary."""
     if (folder / "tokenizer.json").is_file():
-        return Tokenizer.from_buffer(read_file(folder / "tokenizer.json"))
+        return _parsed(_read(folder / "tokenizer.json"), folder / "tokenizer.json")
     if (folder / "vocab.txt").is_file():
-        return _wordpiece(folder / "vocab.txt", _tokenizer_config(folder))
+        return _wordpiece(folder / "vocab.txt", _tokenizer_config(folder)), []
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        return _byte_level_bpe(folder, _tokenizer_config(folder))
+        return _byte_level_bpe(folder, _tokenizer_config(folder)), []
     sentencepiece = sorted(path.name for path in folder.glob("*.model"))
     if sentencepiece:
         raise TokenizerError(
@@ -278,11 +400,15 @@ def _load(folder: Path) -> Tokenizer:
     raise TokenizerError(f"{folder}: no tokenizer; looked for {LOOKED_FOR}")
 
 
+def _read(path: Path) -> bytes:
+    return read_bounded(path, library_settings().limits.max_tokenizer_bytes, "limits.max_tokenizer_bytes")
+
+
 def _tokenizer_config(folder: Path) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (folder / name).is_file():
-            config |= json.loads(read_text(folder / name))
+            config |= read_settings(folder / name)
     return config
 
 
@@ -291,13 +417,17 @@ def _special_tokens(config: Mapping[str, Any], defaults: Mapping[str, str]) -> d
     tokens = {}
     for role, default in defaults.items():
         token = config.get(f"{role}_token") or default
-        tokens[role] = token["content"] if isinstance(token, dict) else token
+        token = token.get("content") if isinstance(token, dict) else token
+        if not isinstance(token, str) or not token:
+            raise TokenizerError(f"{role}_token is {token!r:.100}; expected a text, or an object with its content")
+        tokens[role] = token
     return tokens
 
 
 def _wordpiece(path: Path, config: Mapping[str, Any]) -> Tokenizer:
     """BERT's tokenizer. Lines are read here: the library strips white space that some vocabularies have as a token."""
-    lines = read_text(path).split("\n")
+    # As text files are read: a line may end as Windows ends it.
+    lines = _read(path).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n").split("\n")
     vocab = {token: index for index, token in enumerate(lines[:-1] if lines[-1] == "" else lines)}
     special = _special_tokens(config, _BERT_TOKENS)
     lacking = [special[role] for role in ("unk", "cls", "sep") if special[role] not in vocab]
@@ -326,6 +456,8 @@ def _wordpiece(path: Path, config: Mapping[str, Any]) -> Tokenizer:
 
 def _byte_level_bpe(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     """RoBERTa's tokenizer."""
+    for name in ("vocab.json", "merges.txt"):
+        _read(folder / name)  # which refuses links and sizes
     with held_open(folder / "vocab.json") as vocab, held_open(folder / "merges.txt") as merges:
         tokenizer = Tokenizer(models.BPE.from_file(vocab, merges))
     special = _special_tokens(config, _ROBERTA_TOKENS)

