@@ -7,6 +7,7 @@ are kept here: its own downloads start from nothing in a new process, and it doe
 import errno
 import fnmatch
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
@@ -31,6 +33,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore
 from hubflow.schemas.errors import HubflowError, bounded
 from hubflow.schemas.files import read_file
 from hubflow.schemas.folders import file_sha256
+from hubflow.schemas.library import library_settings
 from hubflow.stages.hub.checksums import CONFIG, Checksums, read_checksums
 from hubflow.stages.hub.errors import DownloadError
 from hubflow.stages.hub.weights import LOOKED_FOR, PADDLE_PATTERN, SAFETENSORS, SAFETENSORS_INDEX, TORCH_PICKLE, weight_shards
@@ -82,7 +85,8 @@ def fetch_module(repo: str, revision: str, folder: Path, pins: Mapping[str, str]
                 known.verify(folder, pins)
             info = HfApi(endpoint=endpoint).model_info(repo, revision=known.commit if known else revision)
             remote = _Remote(endpoint, repo, info.sha or revision, folder, pins)
-            present = sorted(sibling.rfilename for sibling in info.siblings or ())
+            # Of the folder itself: a name with a folder in it, `..` too, is of no file that a module needs.
+            present = sorted(one.rfilename for one in info.siblings or () if not set("/\\\0") & set(one.rfilename))
             sha256 = {name: _fetch_file(remote, name) for name in _wanted(remote, present, pretrained)}
             if SAFETENSORS_INDEX in sha256:
                 sha256 |= {shard: _fetch_file(remote, shard) for shard in weight_shards(folder / SAFETENSORS_INDEX)}
@@ -101,9 +105,7 @@ def _wanted(remote: _Remote, present: list[str], pretrained: bool) -> list[str]:
         wanted += [name for name in present if any(fnmatch.fnmatchcase(name, pattern) for pattern in _SENTENCEPIECE)]
     if pretrained:
         paddle = sorted(fnmatch.filter(present, PADDLE_PATTERN), key=lambda name: (name != "model_state.pdparams", name))
-        kinds = [
-            name for name in (SAFETENSORS, SAFETENSORS_INDEX, *paddle, TORCH_PICKLE) if name in present and "/" not in name
-        ]
+        kinds = [name for name in (SAFETENSORS, SAFETENSORS_INDEX, *paddle, TORCH_PICKLE) if name in present]
         if not kinds:
             raise DownloadError(
                 f"{remote.source}: no weights there; looked for {', '.join(LOOKED_FOR)}, found {bounded(present)}. "
@@ -118,6 +120,7 @@ def _fetch_file(remote: _Remote, name: str) -> str:
     headers = build_hf_headers(library_name="hubflow")
     url = hf_hub_url(remote.repo, name, revision=remote.commit, endpoint=remote.endpoint)
     metadata = get_hf_file_metadata(url, headers=headers)
+    require_as_safe(url, metadata.location)
     target, etag, pin = remote.folder / name, metadata.etag or "", remote.pins.get(name)
     declared = pin is not None or _SHA256.fullmatch(etag) or _SHA1.fullmatch(etag)
     if declared and target.is_file() and _fault(target, etag, pin) is None:
@@ -140,9 +143,54 @@ def _fetch_file(remote: _Remote, name: str) -> str:
     return sha256
 
 
+def require_as_safe(url: str, location: str) -> None:
+    """Refuse to be sent from https to anything less.
+
+    Args:
+        url: that was asked for.
+        location: where the hub says that the file is.
+
+    Raises:
+        DownloadError: when the location has another scheme than http or https, or http where `url` has https.
+    """
+    asked, found = urlparse(url).scheme, urlparse(location).scheme
+    if found != "https" and (asked, found) != ("http", "http"):
+        raise DownloadError(f"{url}: the hub sends to {location[:200]}, which is not https; set HF_ENDPOINT to a hub you trust")
+
+
+class _BoundedFile(io.BufferedWriter):
+    """A file that takes no more bytes than were declared."""
+
+    def __init__(self, path: Path, size: int | None, url: str) -> None:
+        """Append to the file.
+
+        Raises:
+            DownloadError: when the declared size is more than `limits.max_download_bytes`.
+        """
+        most = library_settings().limits.max_download_bytes
+        if size is not None and size > most:
+            raise DownloadError(f"{url}: has {size:,} bytes, more than limits.max_download_bytes {most:,}")
+        super().__init__(io.FileIO(path, "ab"))
+        self._size, self._most, self._url = size, most, url
+
+    def write(self, chunk: Any, /) -> int:
+        """Write a part of the file.
+
+        Raises:
+            DownloadError: when it is more than the rest.
+        """
+        if self.tell() + len(chunk) > (self._most if self._size is None else self._size):
+            declared = (
+                f"limits.max_download_bytes {self._most:,}" if self._size is None else f"the declared {self._size:,} bytes"
+            )
+            self.truncate(0)
+            raise DownloadError(f"{self._url}: sends more than {declared}; nothing of it is kept. Ask whoever serves it")
+        return super().write(chunk)
+
+
 def _download(url: str, partial: Path, headers: dict[str, str], size: int | None) -> None:
     """Append to `partial` what it lacks, so that it survives this process and the next one goes on where it ends."""
-    with partial.open("ab") as stream:
+    with _BoundedFile(partial, size, url) as stream:
         have = stream.tell()
         if size is not None and have > size:
             stream.truncate(0)

@@ -40,6 +40,8 @@ class HubServer:
     truncate: dict[str, int] = field(default_factory=dict)  # declare and send only so many bytes of the body
     corrupt: set[str] = field(default_factory=set)  # flip a bit of the body
     cut_once: dict[str, int] = field(default_factory=dict)  # close the connection after so many bytes, the first time
+    more: dict[str, int] = field(default_factory=dict)  # send so many bytes more than were declared
+    listed: list[str] = field(default_factory=list)  # names that are listed beside those of the folder
     plain_etags: bool = False  # declare no hash
     ignore_ranges: bool = False
     redirect_large_files: bool = False  # to the same server under another host name
@@ -123,6 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _info(self, repo: str, revision: str) -> None:
         if self._known(repo, revision):
             siblings = [{"rfilename": file.name} for file in sorted(self.hub.folders[repo].iterdir())]
+            siblings += [{"rfilename": name} for name in self.hub.listed]
             body = json.dumps({"id": repo, "modelId": repo, "sha": self.hub.commit(repo), "siblings": siblings}).encode()
             self._send(200, {"Content-Type": "application/json"}, body)
 
@@ -157,6 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
         if file in self.hub.corrupt:
             content[len(content) // 2] ^= 1
         content = content[: self.hub.truncate.get(file, len(content))]
+        content += bytes(self.hub.more.get(file, 0))
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
         start = int(asked[1]) if asked and not self.hub.ignore_ranges else 0
         if start >= len(content) and start:

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 from hubflow.stages.hub.download import cache_home, resolve_module
 from hubflow.stages.hub.errors import DownloadError, ModuleError
+from hubflow.stages.hub.fetch import require_as_safe
 from hubflow.stages.hub.weights import read_weights
 
 REPO = "org/tiny"
@@ -225,6 +226,41 @@ def test_an_index_that_names_files_elsewhere_is_refused(hub: HubServer, upstream
     (upstream / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../../evil.safetensors"}}))
     with pytest.raises(ModuleError, match="evil"):
         resolve_module(NAME)
+
+
+def test_names_of_a_repository_lead_to_no_other_folder(hub: HubServer, upstream: Path, cache: Path) -> None:
+    """A listed file of another folder is none of the module, and never asked for."""
+    hub.listed = ["sentencepiece/a.model", "sentencepiece/../../../../evil.model", "../x.pdparams", "sentencepiece\\b.model"]
+    (upstream / "spiece.model").write_bytes(b"of the module")
+    folder = resolve_module(NAME)
+    assert visible(folder) == ["checksums.json", "config.json", WEIGHTS, "spiece.model", "vocab.txt"]
+    assert not any(".." in request.path or "sentencepiece" in request.path for request in hub.requests)
+    assert not list(cache.parent.rglob("evil*"))
+
+
+def test_more_bytes_than_declared_are_refused(hub: HubServer, cache: Path) -> None:
+    hub.more[WEIGHTS] = 10_000_000
+    with pytest.raises(DownloadError, match=rf"{WEIGHTS}: sends more than the declared 200,\d+ bytes; nothing of it is kept"):
+        resolve_module(NAME)
+    partial = cache / "modules" / "org--tiny" / "main" / ".partial"
+    assert sum(file.stat().st_size for file in partial.iterdir()) == 0
+    hub.more.clear()
+    assert resolve_module(NAME).is_dir()
+
+
+def test_a_file_beyond_the_limit_is_not_fetched(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HUBFLOW_LIMITS_MAX_DOWNLOAD_BYTES", "100000")
+    with pytest.raises(DownloadError, match=rf"{WEIGHTS}: has 200,\d+ bytes, more than limits\.max_download_bytes 100,000"):
+        resolve_module(NAME)
+    assert not hub.gets(WEIGHTS)
+
+
+@pytest.mark.parametrize("location", ["http://hub.example/x", "file:///etc/passwd", "ftp://hub.example/x", "/etc/passwd"])
+def test_a_hub_over_https_sends_to_https_alone(location: str) -> None:
+    with pytest.raises(DownloadError, match="not https"):
+        require_as_safe("https://hub.example/org/tiny/resolve/main/x", location)
+    require_as_safe("https://hub.example/x", "https://files.example/x")
+    require_as_safe("http://127.0.0.1:1/x", "http://localhost:1/x")
 
 
 def test_pickled_weights_come_only_when_there_are_no_others(hub: HubServer, upstream: Path) -> None:
