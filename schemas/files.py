@@ -46,10 +46,23 @@ def open_file(path: str | Path, max_bytes: int | None = None, limit: str = "", f
         _require_regular(facts, path)
         if max_bytes is not None and facts.st_size > max_bytes:
             raise _too_large(path, f"{facts.st_size:,} bytes", max_bytes, limit)
-        return open(descriptor, "rb")
+        return _File(io.FileIO(descriptor))
     except BaseException:
         os.close(descriptor)
         raise
+
+
+class _File(io.BufferedReader):
+    """A file of which a read takes no more memory than there are bytes: a length that a file claims may be any."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _LARGE_READ:
+            left = os.fstat(self.fileno()).st_size - self.tell()
+            size = min(size, max(left, _LARGE_READ))  # a file of /proc has no size
+        return super().read(size)
+
+
+_LARGE_READ = 1 << 20
 
 
 def read_file(path: str | Path, max_bytes: int | None = None, follow_links: bool = True) -> bytes:

@@ -23,7 +23,7 @@ def names_by_column(metadata: dict[bytes, bytes] | None) -> dict[str, tuple[str,
     try:
         features = json.loads((metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
         found = {str(name): _names(feature) for name, feature in features.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):  # of another writer, who owes it no form
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # of another writer, who owes it no form
         return {}
     return {name: names for name, names in found.items() if names}
 

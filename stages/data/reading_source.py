@@ -120,12 +120,13 @@ def read_text(path: Path, encoding: str) -> str:
     with open_data(require_file(path)) as opened:
         require_text(path, opened.head)
         data = opened.read()
+    name = codec_of(path, encoding)
     try:
-        encoding = encoding_told(path, data, codecs.lookup(encoding).name) or encoding
+        encoding = encoding_told(path, data, name) or encoding
         text = data.decode(encoding)
         text.encode("utf-8")  # some encodings let half a surrogate pair through, which no file of ours can hold
-    except LookupError as error:
-        raise DataError(f"{path}: unknown encoding {encoding!r}; use for example {', '.join(GUESSED_ENCODINGS)}") from error
+    except LookupError as error:  # such as base64, which Python has among its codecs
+        raise _unknown_encoding(path, encoding) from error
     except UnicodeDecodeError as error:
         line = _line_at(data, error.start, encoding)
         raise DataError(
@@ -137,6 +138,22 @@ def read_text(path: Path, encoding: str) -> str:
     if not text.strip("\ufeff").strip():
         raise EmptyError(f"{path}: the file is empty; expected rows")
     return text.removeprefix("\ufeff")
+
+
+def codec_of(path: Path, encoding: str) -> str:
+    """What Python calls an encoding.
+
+    Raises:
+        DataError: when there is none of that name; it names `path`.
+    """
+    try:
+        return codecs.lookup(encoding).name
+    except (LookupError, ValueError) as error:  # a ValueError of a NUL character
+        raise _unknown_encoding(path, encoding) from error
+
+
+def _unknown_encoding(path: Path, encoding: str) -> DataError:
+    return DataError(f"{path}: unknown encoding {encoding!r}; use for example {', '.join(GUESSED_ENCODINGS)}")
 
 
 def encoding_told(path: Path, head: bytes, encoding: str) -> str | None:

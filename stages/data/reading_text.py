@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hubflow.stages.data.opening import open_data, require_text
-from hubflow.stages.data.reading_source import encoding_told, fitting_encoding, read_text, require_file
+from hubflow.stages.data.reading_source import codec_of, encoding_told, fitting_encoding, read_text, require_file
 from hubflow.stages.errors import DataError, EmptyError
 
 BLOCK_BYTES = 1 << 22
@@ -147,12 +147,7 @@ def encoding_fault(path: Path, encoding: str) -> DataError:
 
 
 def _decoded(path: Path, encoding: str) -> Iterator[str]:
-    try:
-        b"".decode(encoding)
-        name = codecs.lookup(encoding).name
-    except LookupError:
-        read_text(path, encoding)  # says so
-        raise
+    name = codec_of(path, encoding)
     with open_data(path) as data:
         require_text(path, data.head)
         told = encoding_told(path, data.head, name)

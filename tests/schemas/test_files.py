@@ -98,6 +98,17 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytes
         read_text(tmp_path / "b")
 
 
+def test_a_read_takes_no_more_memory_than_there_is_content(tmp_path: Path) -> None:
+    """A reader may be given a length by the file itself."""
+    (tmp_path / "a").write_bytes(b"abc" * 1_000_000)
+    with open_file(tmp_path / "a") as stream:
+        assert stream.read(2) == b"ab"
+        assert len(stream.read(1 << 62)) == 2_999_998
+        assert stream.read(1 << 62) == stream.read() == b""
+        stream.seek(1)
+        assert len(stream.read()) == len(stream.read(-1)) + 2_999_999
+
+
 def test_a_file_without_a_size_is_read_up_to_the_limit(tmp_path: Path) -> None:
     """Files of /proc have no size, whatever they hold."""
     assert read_file("/proc/self/status", 1 << 20).startswith(b"Name:")

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as arrow
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pyarrow import parquet
 
 from hubflow.schemas.references import Split
 from hubflow.schemas.settings import DatasetSpec, TaskType
@@ -481,3 +483,20 @@ def test_flowers_has_its_images(shared_data: Callable[[str], Path]) -> None:
     rows = read(shared_data("flowers"), "image_folder")
     expected = {"dandelion": 1052, "tulip": 984, "rose": 784, "daisy": 764, "sunflower": 733}
     assert rows["label"].value_counts().to_dict() == expected
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        b'{"info":{"features":' + b"[" * 100_000,
+        b'{"info":{"features":{"label":' + b"[" * 20_000 + b"]" * 20_000 + b"}}}",
+        b'{"info":{"features":{"label":' + b'{"feature":' * 5_000 + b"1" + b"}" * 5_000 + b"}}}",
+        b"\xff\xfe",
+        b"0" * 10_000,
+    ],
+)
+def test_metadata_of_a_parquet_file_that_is_not_of_datasets_is_left_alone(tmp_path: Path, metadata: bytes) -> None:
+    table = arrow.table({"text": ["a", "b"], "label": [0, 1]}).replace_schema_metadata({b"huggingface": metadata})
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    rows = read_rows(DatasetSpec(format="parquet", train="x"), tmp_path / "rows.parquet", "train")
+    assert rows["label"].tolist() == ["0", "1"]

@@ -456,3 +456,34 @@ def test_the_folder_of_the_page_is_read_as_it_says(tmp_path: Path) -> None:
 def test_the_background_of_the_page_is_a_setting() -> None:
     (example,) = blocks("Pictures", "yaml")
     assert rgb_of(ModuleSpec.model_validate(yaml.safe_load(example)["module"]).background) == (240, 240, 240)
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding", "fault"),
+    [
+        (b"a.png\tcat\nb\xff.png\tdog\n", "utf-8", r"list\.txt: line 2: byte 0xff .* is not utf-8"),
+        (b"a.png\tcat", "utf-16", r"list\.txt: .*utf-16"),
+        (b"a.png\tcat\n", "idna\0", r"list\.txt: unknown encoding"),
+        (b"a.png\tcat\n", "base64", r"list\.txt: unknown encoding 'base64'"),
+        (b"a.png\tcat\n", "undefined", r"list\.txt"),
+        (b"a.png\tcat\n\\ud800.png\tdog\n", "unicode_escape", r"list\.txt"),
+    ],
+)
+def test_a_list_that_cannot_be_decoded_is_an_error_that_names_it(
+    tmp_path: Path, content: bytes, encoding: str, fault: str
+) -> None:
+    (tmp_path / "list.txt").write_bytes(content)
+    for labelled in (True, False):
+        with pytest.raises(DataError, match=fault):
+            read_rows(
+                DatasetSpec(format="image_list", train="x", encoding=encoding), tmp_path / "list.txt", "train", None, labelled
+            )
+
+
+@pytest.mark.parametrize("name", ["b\0.png", f"{'b' * 5_000}.png", "/".join("b" * 3_000), "\ue000\u2028.png", "((((" * 20_000])
+def test_a_path_of_a_list_that_can_name_no_file_is_a_fault_of_its_line(tmp_path: Path, name: str) -> None:
+    picture(tmp_path / "a.png", 1)
+    (tmp_path / "list.txt").write_text(f"a.png\tcat\n{name}\tcat\n", encoding="utf-8")
+    (chunk,) = iter_rows(DatasetSpec(format="image_list", train="x"), tmp_path / "list.txt", "train")
+    assert chunk.rows["row"].tolist() == [1]
+    assert chunk.malformed["row"].tolist() == [2]
