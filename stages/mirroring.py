@@ -90,14 +90,14 @@ def send_signatures(remote: Remote, root: Path, path: str) -> list[str]:
     file = root / path / MANIFEST_SIGNATURE
     if not file.is_file():
         return []
-    remote.write(f"{path}/{MANIFEST_SIGNATURE}", file.read_bytes())
+    remote.write(f"{path}/{MANIFEST_SIGNATURE}", read_file(file))
     return [MANIFEST_SIGNATURE]
 
 
 def fetch_signatures(remote: Remote, root: Path, path: str) -> None:
     """Bring the signatures of a sealed folder here that is here already: it may have been signed since it was fetched."""
     content, file = remote.read(f"{path}/{MANIFEST_SIGNATURE}"), root / path / MANIFEST_SIGNATURE
-    if content is not None and not (file.is_file() and file.read_bytes() == content):
+    if content is not None and not (file.is_file() and read_file(file) == content):
         write_atomically(file, content)
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from hubflow.schemas.artifacts import EXPORTS, LABEL_MAP
 from hubflow.schemas.errors import bounded
-from hubflow.schemas.files import read_text
+from hubflow.schemas.files import read_file, read_text
 from hubflow.schemas.folders import MANIFEST, StoreError, atomic_folder, seal
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.opened_export import ROWS_OF_TASK, SIGNATURE, TOKENIZER
@@ -157,7 +157,7 @@ def _write_program(task: Task, program: Any, folder: Path, scope: Any, place: An
             skip_prune_program=True,
         )
     written = folder / f"{PROGRAM}.json"
-    checked_program(written.read_bytes(), written)
+    checked_program(read_file(written), written)
     return {
         "task": task.task_type,
         "inputs": {value.name: _described(value) for value in inputs},

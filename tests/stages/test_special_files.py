@@ -24,7 +24,7 @@ from hubflow.stages.data.reading import iter_rows, read_label_list, read_rows
 from hubflow.stages.hub.checksums import CHECKSUMS, check_file, read_checksums
 from hubflow.stages.hub.images import read_image
 from hubflow.stages.hub.module import read_config
-from hubflow.stages.hub.program_operators import require_computing
+from hubflow.stages.hub.program_operators import CheckedProgram, require_weights
 from hubflow.stages.hub.tokenizer import load_tokenizer
 from hubflow.stages.hub.weights import read_weights, weight_names
 from hubflow.stages.prediction.sources import output_of, sources_of
@@ -103,7 +103,7 @@ DATA: dict[str, tuple[str, Callable[[Path], object]]] = {
     "image list": ("x.txt", rows("image_list")),
     "label list": ("x.txt", read_label_list),
     "image": ("x.png", read_image),
-    "program": ("x.json", require_computing),
+    "weights of a program": ("x.pdiparams", lambda path: require_weights(CheckedProgram(b"", {}), path)),
     "quarantine": ("x.parquet", read_quarantine),
     "checked file": ("x.bin", lambda path: check_file(path, "0" * 64, path.parent)),
     "checksums": (CHECKSUMS, lambda path: require_some(read_checksums(path.parent), path)),
