@@ -62,6 +62,15 @@ class Limits(Settings):
         64, ge=8, le=200, description="Lists and objects within one another, in settings, JSON and the types of columns"
     )
 
+    storage_timeout_seconds: float = Field(
+        15.0, gt=0, description="How long the storage of a store may take to answer a request, before it is sent again"
+    )
+    tracking_timeout_seconds: float = Field(
+        10.0,
+        gt=0,
+        description="How long training waits for an MLflow server that does not answer, before it goes on without it",
+    )
+
 
 class Trust(Settings):
     """Whom and what the machine trusts."""

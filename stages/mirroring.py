@@ -47,7 +47,7 @@ def fetch_folder(remote: Remote, root: Path, path: str, manifest: bytes | None =
     with atomic_folder(root / path) as draft:
         for name in names:
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
-            remote.download(f"{path}/{name}", draft / name)
+            remote.download(f"{path}/{name}", draft / name, sizes[name])
         (draft / MANIFEST).write_bytes(content)
         signatures = remote.read(f"{path}/{MANIFEST_SIGNATURE}") if MANIFEST_SIGNATURE in sizes else None
         if signatures is not None:

@@ -96,9 +96,9 @@ class ObjectStorage:
         self.client.delete_object(Bucket=self.bucket, Key=f"store/{path}")
 
 
-Fault = Literal["reset", "half", "stall", "silence", "lost answer"] | int
-"""What happens to a request: the connection is reset; half of the body comes, and then the end, or nothing more; nothing comes
-at all; the request is done, but its answer is lost; or the status of an answer that refuses."""
+Fault = Literal["reset", "half", "short", "stall", "silence", "lost answer"] | int
+"""What happens to a request: the connection is reset; half of the body comes, and then the end, which is declared or not, or
+nothing more; nothing comes at all; the request is done, but its answer is lost; or the status of an answer that refuses."""
 
 
 @dataclass
@@ -167,6 +167,8 @@ class _ProxyHandler(BaseHTTPRequestHandler):
         connection.close()
         if fault == "lost answer":
             self._reset()
+        elif fault == "short":
+            self._send(answer.status, answer.getheaders(), content[: len(content) // 2])
         elif fault in ("half", "stall"):
             self._send(answer.status, answer.getheaders(), content[: len(content) // 2], len(content))
             if fault == "stall":

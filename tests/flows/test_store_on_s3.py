@@ -2,6 +2,7 @@
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from fsspec.config import conf
 from modules import make_tiny_bert
-from object_storage import KEY, SECRET, ObjectStorage, faulty_proxy
+from object_storage import KEY, SECRET, Fault, ObjectStorage, faulty_proxy
 from prefect.blocks.system import Secret
 from pydantic import ValidationError
 from runs import WORDS, text_settings
@@ -174,3 +175,27 @@ def test_the_name_of_a_block_leads_to_no_block_of_another_type(outcome: Outcome)
     given = outcome.settings.model_dump() | {"store_block": "secret/a-secret"}
     with pytest.raises(ValidationError, match="store_block"):
         FineTuneSettings.model_validate(given)
+
+
+def test_a_run_whose_network_stops_ends_and_the_next_one_goes_on(outcome: Outcome, s3_server: str) -> None:
+    """The network stops while weights are sent, after the training: they are not trained again."""
+    storage = outcome.storage
+    with faulty_proxy(s3_server) as proxy:
+        options = {"key": KEY, "secret": SECRET, "endpoint_url": proxy.endpoint}
+        StoreCredentials(url=f"s3://{storage.bucket}/far", options=options).save("far", overwrite=True)
+        settings = outcome.settings.model_copy(update={"store": f"s3://{storage.bucket}/far/store", "store_block": "far"})
+        gone = threading.Event()
+
+        def fault(method: str, path: str, _times: int) -> Fault | None:
+            if method == "PUT" and "/checkpoints/" in path:
+                gone.set()
+            return "reset" if gone.is_set() else None
+
+        proxy.fault = fault
+        with pytest.raises(StoreError, match=r"/far/store/checkpoints/.* cannot be written .*check the URL, the network"):
+            fine_tune(settings)
+        proxy.fault = lambda _method, _path, _times: None
+        result = fine_tune(settings)
+    assert "fine_tune" in result.reused
+    assert result.metrics == outcome.result.metrics
+    assert result.exported.path == outcome.result.exported.path
