@@ -25,6 +25,10 @@ class GivenUpError(HubflowError):
     """An onlooker ended work that is not worth going on with: nothing of it is kept. Not a fault."""
 
 
+class OutOfMemoryError(HubflowError):
+    """Memory ran out; what was made before is kept, and the same run goes on from it."""
+
+
 class SettingsError(HubflowError):
     """One or more settings are wrong; the message lists every fault."""
 

@@ -26,6 +26,7 @@ MANIFEST_SIGNATURE = "manifest.sig"
 """Beside the manifest and not in it: it signs the manifest."""
 FORMAT_VERSION = 1
 FIRST_ASIDE = "0"  # where a folder is put when another takes its place
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LEFT_OVER_AFTER_SECONDS = 3600.0
 
 
@@ -71,7 +72,8 @@ def atomic_folder(target: Path) -> Iterator[Path]:
                 yield folder
             except OSError as error:
                 is_elsewhere = error.filename and not str(error.filename).startswith(str(folder))
-                if isinstance(error, FileNotFoundError) or is_elsewhere:
+                is_full = error.errno in FULL  # of a copy, the error names the source
+                if isinstance(error, FileNotFoundError) or (is_elsewhere and not is_full):
                     raise
                 raise _not_written(target, error) from error
             try:

@@ -191,7 +191,7 @@ class Services:
             if fault in ("s3-500", "network"):
                 proxy = FaultyStorage("127.0.0.1", port)
             _wait_for_port(port)
-        server.wait(120)
+        server.wait(600)
         return cls(running, endpoint, proxy)
 
     @property
@@ -209,7 +209,7 @@ class Services:
 
 
 def _wait_for_port(port: int) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while True:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
@@ -257,7 +257,7 @@ class Faults:
         return Disturbance(f"{count} open files", in_child=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, limit))
 
     def _memory(self, home: Home, whole: Ending) -> Disturbance:
-        size = self.draw.randint(16, 700) << 20
+        size = self.draw.randint(100, 700) << 20  # with less Prefect itself starts no thread
         group = _cgroup()
 
         def limit() -> None:

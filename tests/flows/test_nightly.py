@@ -5,18 +5,20 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from prefect import flow
 from prefect.client.orchestration import get_client
 from runs import digits_settings
 
 from hubflow.flows.nightly import nightly
 from hubflow.flows.slots import SlotError, require_limit
-from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.errors import OutOfMemoryError, SettingsError
 from hubflow.schemas.folders import StoreError
 from hubflow.schemas.nightly import NightlyResult, NightlySettings, SlotSettings
 from hubflow.schemas.parsing import parse_settings
 from hubflow.stages.gate import read_verdict
 from hubflow.stages.promote import override, read_deployed
 from hubflow.stages.store import Store
+from hubflow.stages.tasks import stage_task
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -136,6 +138,14 @@ def test_another_pointer_that_was_moved_meanwhile_is_judged_against_anew(first: 
     result = nightly(night(store, 90, seed=1, start_from="module"))
     assert result.started_from == "the module's own weights"
     assert result.revision == before + 1
+
+
+def test_a_stage_that_runs_out_of_memory_says_what_to_do() -> None:
+    def greedy(rows: int) -> bytearray:
+        return bytearray(rows << 60)
+
+    with pytest.raises(OutOfMemoryError, match=r"greedy ran out of memory .*the same run goes on .*more memory"):
+        flow(lambda: stage_task(greedy, str)(1), name="greedy")()
 
 
 def test_a_missing_limit_is_made_or_is_an_error_that_names_the_command() -> None:

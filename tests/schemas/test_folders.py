@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -87,6 +88,18 @@ def test_a_full_disk_is_a_store_error_that_says_nothing_was_harmed(target: Path)
     with pytest.raises(StoreError, match=r"could not be written .*No space left.*unharmed"), atomic_folder(target):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert text_of(target) == "old"
+
+
+def test_a_disk_that_is_full_while_a_file_is_copied_is_a_store_error(target: Path, tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(20_000))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(StoreError, match=r"key could not be written .*File too large"), atomic_folder(target) as folder:
+            shutil.copy2(tmp_path / "large", folder / "copy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert beside(target) == []
 
 
 def test_errors_about_other_files_pass_as_they_are(target: Path, tmp_path: Path) -> None:
