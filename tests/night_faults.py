@@ -11,7 +11,7 @@ and an occurrence of it, or a moment of the night, is drawn, and the fault comes
 - `stop`: SIGSTOP to all processes, and SIGCONT some seconds later.
 - `files`: few files can be open from the beginning.
 - `memory`: little memory from the beginning, by a cgroup (version 2) where one can be made, else by address space.
-- `clock`: the clock is set back for the night's processes (libfaketime; on Debian: apt-get install faketime).
+- `clock`: the clock is set back for the night's processes alone, once or several times.
 - `disk`: the store's disk becomes full (a tmpfs, which only root can mount).
 - `s3-500`: the storage answers 500 or 503, or half a body, or does what it is asked and does not answer.
 - `network`: the storage does not answer any more.
@@ -46,6 +46,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).parent / "golden"))
 
+import own_clock
 from faulty_storage import BUSY, HALF, INTERNAL, LOST, NAMES, PASS, SILENT, FaultyStorage
 from night_runs import (
     AFTER,
@@ -75,7 +76,6 @@ MOST_STARTS = 8
 OPEN_FILES = 64
 LONG = 1_000_000
 LONGEST_SECONDS = {"network": 1200.0}
-CLOCK = "HUBFLOW_TEST_CLOCK"
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -190,9 +190,15 @@ class Services:
                 running.append(subprocess.Popen([sys.executable, "-c", program], stdout=log, stderr=log))
             if fault in ("s3-500", "network"):
                 proxy = FaultyStorage("127.0.0.1", port)
-            _wait_for_port(port)
-        server.wait(600)
-        return cls(running, endpoint, proxy)
+        services = cls(running, endpoint, proxy)
+        try:
+            if endpoint is not None:
+                _wait_for_port(port)
+            server.wait(600)
+        except BaseException:
+            services.stop()
+            raise
+        return services
 
     @property
     def pids(self) -> set[int]:
@@ -275,12 +281,11 @@ class Faults:
         return Disturbance(f"{size >> 20} MiB {how}", in_child=limit, endings=endings, end=lambda: group and group.rmdir())
 
     def _clock(self, home: Home, whole: Ending) -> Disturbance:
-        hours = self.draw.choice((0.01, 1, 25, 24 * 40))
-        clock = Path(os.environ[CLOCK])
+        hours = self.draw.choice((0.01, 1.0, 25.0, 24.0 * 40))
         return Disturbance(
             f"the clock set back by {hours} h",
             self._strike(whole),
-            lambda child: _set_clock(clock, _clock_of(clock) - hours * 3600),
+            lambda child: own_clock.set_clock(own_clock.seconds_ahead() - int(hours * 3600)),
             endings=(FINISHED,),
         )
 
@@ -336,45 +341,14 @@ def _cgroup() -> Path | None:
     return None
 
 
-def _clock_of(clock: Path) -> float:
-    return float(clock.read_text())
-
-
-def _set_clock(clock: Path, seconds: float) -> None:
-    """Have the nights' clock be so many seconds off."""
-    new = clock.with_suffix(".new")
-    new.write_text(f"{seconds:+.0f}\n")
-    new.replace(clock)
-
-
-def library_of_clock() -> Path | None:
-    """libfaketime for programs with threads."""
-    return next(iter(sorted(Path("/usr/lib").glob("**/libfaketimeMT.so.1"))), None)
-
-
-def begin_with_clock(folder: Path) -> None:
-    """Start this program again with a clock that can be set for it alone."""
-    clock = folder / "clock"
-    _set_clock(clock, 0)
-    own = {
-        CLOCK: str(clock),
-        "LD_PRELOAD": str(library_of_clock()),
-        "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_CACHE_DURATION": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "NO_FAKE_STAT": "1",
-    }
-    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **own})  # noqa: S606
-
-
 def reason_to_skip(store: str, fault: str) -> str | None:
     """Why a fault cannot be had here; None when it can."""
     if fault in ("s3-500", "network") and store != "s3":
         return f"--fault {fault} is for --store s3"
     if fault == "disk" and (store == "s3" or os.geteuid() != 0):
         return "--fault disk is for --store local, and only root can mount a tmpfs"
-    if fault == "clock" and library_of_clock() is None:
-        return "--fault clock needs libfaketime (on Debian: apt-get install faketime)"
+    if fault == "clock" and own_clock.compiler() is None:
+        return "--fault clock needs a C compiler (on Debian: apt-get install gcc)"
     return None
 
 
@@ -553,8 +527,8 @@ class Harness:
 
     def _new_home(self) -> Home:
         self._number += 1
-        if CLOCK in os.environ:
-            _set_clock(Path(os.environ[CLOCK]), 0)
+        if own_clock.is_there():
+            own_clock.set_clock(0)
         proxy, folder = self.services.proxy, self.folder / f"series-{self._number}"
         return Home.made(folder, self.services.endpoint, proxy.url if proxy else None, self.faults.kind == "disk")
 
@@ -635,11 +609,10 @@ def main() -> int:
         return 0
     if options.folder is not None:
         options.folder.mkdir(parents=True, exist_ok=True)
-    if options.fault == "clock" and CLOCK not in os.environ:
-        begin_with_clock(Path(tempfile.mkdtemp(prefix="nights.", dir=options.folder)))
-    folder = (
-        Path(os.environ[CLOCK]).parent if CLOCK in os.environ else Path(tempfile.mkdtemp(prefix="nights.", dir=options.folder))
-    )
+    has_clock = own_clock.is_there()
+    folder = own_clock.folder() if has_clock else Path(tempfile.mkdtemp(prefix="nights.", dir=options.folder))
+    if options.fault == "clock" and not has_clock:
+        own_clock.begin_again(folder)
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what outlives a night is found below this process
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     services = Services.started(folder, store, options.fault)
