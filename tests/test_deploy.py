@@ -1,11 +1,14 @@
 """What is deployed: a Dockerfile that hadolint takes, units that systemd takes, packages that are those of the project."""
 
+import importlib.util
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -70,3 +73,71 @@ def test_every_package_that_is_pinned_with_extras_is_pinned_without_them_too(loc
     with_extras = {(name, version) for name, extras, version in pins if extras}
     assert ("sqlalchemy", dict(with_extras)["sqlalchemy"]) in with_extras  # else pip 23 refuses the lock
     assert with_extras <= plain
+
+
+def check_packages() -> Any:
+    spec = importlib.util.spec_from_file_location("check_packages", DEPLOY / "check_packages.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def advisory(*fixes: str) -> dict[str, Any]:
+    """As pip-audit reports one."""
+    return {"id": "PYSEC-2018-28", "aliases": ["CVE-2018-18074"], "fix_versions": list(fixes), "description": "a leak"}
+
+
+def package(*advisories: dict[str, Any]) -> dict[str, Any]:
+    return {"name": "requests", "version": "2.19.0", "vulns": list(advisories)}
+
+
+SKIPPED = {"name": "requests", "skip_reason": "Dependency not found on PyPI and could not be audited: requests (2.19.0)"}
+
+
+@pytest.mark.parametrize(
+    ("packages", "ignored", "wrong", "is_audited"),
+    [
+        ([package()], {}, [], True),
+        ([package(advisory("2.20.0"))], {}, ["requests 2.19.0: PYSEC-2018-28; take 2.20.0"], True),
+        ([package(advisory("2.20.0"))], {"CVE-2018-18074": "x"}, ["requests 2.19.0: PYSEC-2018-28; take 2.20.0"], True),
+        ([package(advisory())], {}, ["requests 2.19.0: PYSEC-2018-28; no fix is released"], True),
+        ([package(advisory())], {"CVE-2018-18074": "not reachable from here"}, [], True),
+        ([SKIPPED, package()], {}, ["Dependency not found"], True),
+        ([SKIPPED], {}, [], False),  # which pip-audit calls a success
+        ([], {}, [], False),
+    ],
+)
+def test_a_known_vulnerability_is_a_fault_and_an_audit_of_nothing_is_none(
+    packages: list[dict[str, Any]], ignored: dict[str, str], wrong: list[str], is_audited: bool
+) -> None:
+    found, audited = check_packages().faults({"dependencies": packages}, ignored)
+    assert audited is is_audited
+    assert len(found) == len(wrong)
+    assert all(text.startswith(start) for text, start in zip(found, wrong, strict=True))
+
+
+def test_a_bill_of_materials_must_list_every_locked_package_with_its_hashes() -> None:
+    lock = (DEPLOY / "requirements.lock").read_text(encoding="utf-8")
+    checks = check_packages()
+    hashes = [{"type": "distribution", "hashes": [{"alg": "SHA-256", "content": "0" * 64}]}]
+    components = [{"name": name, "version": version, "externalReferences": hashes} for name, version in checks.pinned(lock)]
+    assert len(components) > 100
+    assert checks.missing({"components": components}, lock) == []
+    components[3] = {**components[3], "externalReferences": [{"type": "distribution"}]}
+    without = [*components[:7], *components[8:]]
+    assert len(checks.missing({"components": json.loads(json.dumps(without))}, lock)) == 2
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "deploy/requirements.lock", ".ci/requirements.lock"])
+def test_every_pin_has_hashes(lock: str) -> None:
+    entries = re.split(r"\n(?=\S)", (PROJECT / lock).read_text(encoding="utf-8").strip())
+    assert all(re.match(r"[a-z0-9._-]+(\[[^\]]+\])?==\S+", entry) and "--hash=sha256:" in entry for entry in entries)
+
+
+def test_the_gate_installs_nothing_without_hashes() -> None:
+    gate = (PROJECT / ".ci" / "run").read_text(encoding="utf-8")
+    installs = [line for line in gate.splitlines() if re.search(r"\bpip.*\binstall\b", line)]
+    assert installs
+    assert all("--require-hashes" in line for line in installs)
