@@ -264,21 +264,24 @@ class Faults:
 
     def _memory(self, home: Home, whole: Ending) -> Disturbance:
         size = self.draw.randint(100, 700) << 20  # with less Prefect itself starts no thread
-        group = _cgroup()
+        limit = memory_limit() if self.draw.random() < 0.5 else None
+        if limit is not None:
+            limit.write_text(str(size))
 
-        def limit() -> None:
-            if group is not None:
-                (group / "memory.max").write_text(str(size + (300 << 20)))
-                (group / "cgroup.procs").write_text(str(os.getpid()))
-                return
+            def join() -> None:
+                (limit.parent / "cgroup.procs").write_text(str(os.getpid()))
+
+            # The system ends a process, and it chooses which.
+            endings = (FINISHED, REFUSED, KILLED)
+            told = "a cgroup's memory"
+            return Disturbance(told, in_child=join, endings=endings, end=lambda: _remove_cgroup(limit.parent))
+
+        def bound() -> None:
             pages = int(Path("/proc/self/statm").read_text().split()[0])
             most = pages * resource.getpagesize() + size
             resource.setrlimit(resource.RLIMIT_AS, (most, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
-        how = "by a cgroup" if group else "more of address space"
-        # A cgroup's limit is met by SIGKILL, to whichever process the system chooses.
-        endings = (FINISHED, REFUSED, KILLED) if group else (FINISHED, REFUSED)
-        return Disturbance(f"{size >> 20} MiB {how}", in_child=limit, endings=endings, end=lambda: group and group.rmdir())
+        return Disturbance("little address space", in_child=bound)
 
     def _clock(self, home: Home, whole: Ending) -> Disturbance:
         hours = self.draw.choice((0.01, 1.0, 25.0, 24.0 * 40))
@@ -330,15 +333,28 @@ def victims(child: int, victim: str) -> list[int]:
     return chosen or [child, *below]
 
 
-def _cgroup() -> Path | None:
-    """A new cgroup (version 2) that can limit memory, where this process may make one."""
+def memory_limit() -> Path | None:
+    """The file of the limit of a new cgroup for memory; None where this process cannot make one."""
     root = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError):
-        if "memory" in (root / "cgroup.subtree_control").read_text().split():
-            group = root / f"hubflow-night-{os.getpid()}"
-            group.mkdir(exist_ok=True)
-            return group
+    for above, name in ((root, "memory.max"), (root / "memory", "memory.limit_in_bytes")):
+        limit = above / f"hubflow-night-{os.getpid()}" / name
+        with contextlib.suppress(OSError):
+            limit.parent.mkdir(exist_ok=True)
+            if limit.exists():
+                return limit
+            limit.parent.rmdir()
     return None
+
+
+def _remove_cgroup(group: Path) -> None:
+    until = time.monotonic() + GONE_WITHIN_SECONDS
+    while group.exists():
+        try:
+            group.rmdir()
+        except OSError:  # a process of it has not ended yet
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
 
 
 def reason_to_skip(store: str, fault: str) -> str | None:
