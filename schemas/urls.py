@@ -1,6 +1,7 @@
 """Addresses in settings: paths of this machine, and URLs of object storage. Must not import Paddle, Prefect or fsspec."""
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -13,6 +14,8 @@ from pydantic_core import PydanticCustomError
 from hubflow.schemas.base import SECRET
 from hubflow.schemas.library import library_settings
 
+_ON_THIS_MACHINE = re.compile(r"(sqlite|file):|(?!databricks|uc:)[^:]*$")
+"""URIs of MLflow that lead to no other machine: files, whose path may have no scheme."""
 CONTAINER_SCHEMES = ("abfs", "abfss")
 """Of URLs whose host may be `container@account`."""
 _FILE = "file://"
@@ -89,11 +92,21 @@ def _link_base(address: str) -> str:
 
 def _tracking_uri(address: str) -> str:
     host = address.partition("://")[2].partition("/")[0]
-    if (":" in host.rpartition("@")[0]) or "password" in address.lower():
+    if ":" in host.rpartition("@")[0] or "password" in address.lower():
         return _refuse(
             address,
             "the URI holds a password, which is kept with the settings; leave it out, and give it by the environment "
             "(MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, MLFLOW_TRACKING_TOKEN, or what your database reads)",
+        )
+    if _ON_THIS_MACHINE.match(address):
+        return address
+    known = (*library_settings().trust.tracking_uris, *filter(None, [os.environ.get("MLFLOW_TRACKING_URI")]))
+    is_known = any(address.rstrip("/") == one.rstrip("/") or address.startswith(f"{one.rstrip('/')}/") for one in known)
+    if not is_known or not address.isprintable() or set("?#\\") & set(address) or ".." in unquote(address):
+        return _refuse(
+            address,
+            f"the owner of the machine allows no runs to send to {address!r}: expected a file, sqlite:///…, or a URI of "
+            "trust.tracking_uris, which the owner sets with HUBFLOW_TRUST_TRACKING_URIS (docs/security.md)",
         )
     return address
 

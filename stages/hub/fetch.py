@@ -83,7 +83,8 @@ def fetch_module(repo: str, revision: str, folder: Path, pins: Mapping[str, str]
                 return known
             if known:
                 known.verify(folder, pins)
-            info = HfApi(endpoint=endpoint).model_info(repo, revision=known.commit if known else revision)
+            asked = known.commit if known else revision
+            info = HfApi(endpoint=endpoint).model_info(repo, revision=asked, timeout=constants.HF_HUB_ETAG_TIMEOUT)
             remote = _Remote(endpoint, repo, info.sha or revision, folder, pins)
             # Of the folder itself: a name with a folder in it, `..` too, is of no file that a module needs.
             present = sorted(one.rfilename for one in info.siblings or () if not set("/\\\0") & set(one.rfilename))

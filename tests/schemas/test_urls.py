@@ -9,7 +9,7 @@ from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.parsing import parse_settings
 from hubflow.schemas.report import ReportSettings
 from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, ModuleSpec, PredictSettings
-from hubflow.schemas.training import TrackSettings
+from hubflow.schemas.training import TrackSettings, TrainSettings
 from hubflow.schemas.urls import is_under, url_fault
 
 
@@ -158,9 +158,53 @@ def test_where_a_store_is_served(url: str) -> None:
     assert ReportSettings(base_url=url).base_url == url
 
 
-@pytest.mark.parametrize("uri", ["sqlite:////data/mlflow.db", "/data/mlruns", "https://host:5000", "postgresql://me@host/db"])
-def test_where_mlflow_is(uri: str) -> None:
+@pytest.mark.parametrize("uri", ["sqlite:////data/mlflow.db", "/data/mlruns", "mlruns", "file:///data/mlruns"])
+def test_mlflow_keeps_files_on_this_machine(uri: str) -> None:
     assert TrackSettings(mlflow=uri).mlflow == uri
+
+
+ALLOWED = ("https://mlflow.example:5000/team", "postgresql://me@host/db", "databricks://profile")
+
+
+@pytest.mark.parametrize("uri", [*ALLOWED, "https://mlflow.example:5000/team/", "https://mlflow.example:5000/team/a"])
+def test_mlflow_servers_are_those_that_the_owner_of_the_machine_allows(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match=r"track\.mlflow: the owner of the machine allows no runs.*trust\.tracking_uris"):
+        parse_settings(TrainSettings, {"track": {"mlflow": uri}})
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert TrackSettings(mlflow=uri).mlflow == uri
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.setenv("HUBFLOW_TRUST_TRACKING_URIS", ",".join(ALLOWED))
+    assert TrackSettings(mlflow=uri).mlflow == uri
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://169.254.169.254",
+        "http://127.0.0.1:4200/api",
+        "http://mlflow.example:5000/team",
+        "https://mlflow.example:5000",
+        "https://mlflow.example:5000/team-2",
+        "https://mlflow.example:5000/team/../other",
+        "https://mlflow.example:5000/team/%2e%2e/other",
+        "https://mlflow.example:5000/team/a?b=",
+        "https://mlflow.example:5000/team/#",
+        "https://mlflow.example:5000/team\\@evil",
+        "https://mlflow.example:5000/team@evil",
+        "https://mlflow.example:5000.evil/team",
+        "HTTPS://mlflow.example:5000/team",
+        "databricks",
+        "databricks-uc",
+        "uc:http://host",
+        "mssql://host/db",
+        "sqlite+pysqlcipher://host/db",
+        "ftp://host",
+    ],
+)
+def test_mlflow_is_no_other_server(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HUBFLOW_TRUST_TRACKING_URIS", ",".join(ALLOWED))
+    with pytest.raises(ValidationError, match=r"trust\.tracking_uris"):
+        TrackSettings(mlflow=uri)
 
 
 def test_hub_modules_have_names_of_their_own() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -131,6 +132,15 @@ def test_a_download_that_failed_goes_on_in_the_next_run(hub: HubServer, upstream
     assert [request.range for request in hub.gets(WEIGHTS)] == ["bytes=70000-"]
     assert not hub.gets("vocab.txt")
     assert visible(folder) == ["checksums.json", "config.json", WEIGHTS, "vocab.txt"]
+
+
+def test_a_hub_that_does_not_answer_is_given_up(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was waited for without end."""
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(DownloadError, match=r"did not finish .*timed out.*check the network"):
+            resolve_module(f"hf://{REPO}")
 
 
 def test_a_server_without_ranges_starts_again(hub: HubServer, upstream: Path) -> None:

@@ -5,13 +5,15 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from object_storage import Fault, FaultyProxy, faulty_proxy
 from pydantic import ValidationError
 
 from hubflow.schemas.errors import HubflowError
@@ -262,6 +264,137 @@ def test_a_tracking_store_that_mlflow_refuses_is_told_without_its_password(store
     with pytest.raises(HubflowError, match=r"track\.mlflow: .*check its URI") as told:
         MlflowTracker("weird://me:secret@host", "e", "r", {}).on_train_begin(TrainState(), TOTAL)
     assert "secret" not in str(told.value)
+
+
+SERVER = """
+import sys
+from werkzeug.serving import make_server
+from mlflow.server import app
+server = make_server("127.0.0.1", 0, app, threaded=True)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real server of MLflow on loopback; gives its address."""
+    folder = tmp_path_factory.mktemp("server")
+    kept = {"_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{folder}/mlflow.db", "_MLFLOW_SERVER_ARTIFACT_ROOT": str(folder)}
+    environment = {**os.environ, **kept, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-c", SERVER], env=environment, stdout=subprocess.PIPE, stderr=log)
+    assert process.stdout is not None
+    try:
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def proxy(server: str) -> Iterator[FaultyProxy]:
+    """A network to the server that fails when it is told to."""
+    with faulty_proxy(server) as proxy:
+        yield proxy
+
+
+class At(Callback):
+    """Does something after a step."""
+
+    def __init__(self, actions: dict[int, Callable[[], None]]) -> None:
+        self.actions = actions
+
+    def on_step_end(self, state: TrainState, step: Step) -> None:
+        self.actions.get(step.step, lambda: None)()
+
+
+def waits(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    monkeypatch.setenv("HUBFLOW_LIMITS_TRACKING_TIMEOUT_SECONDS", str(seconds))
+
+
+def test_a_server_of_mlflow_gets_what_a_file_gets(server: str, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits(monkeypatch, 120)
+    before = dict(os.environ)
+    run = Run()
+    run.go([MlflowTracker(proxy.endpoint, "served", "r", {"seed": 1})], until=9)
+    run.go([MlflowTracker(proxy.endpoint, "served", "r", {"seed": 1})])
+    (found,) = runs_of(server, "served")
+    assert (found.info.status, found.data.params) == ("FINISHED", {"seed": "1"})
+    assert sent(server, found) == expected()
+    assert os.environ == before | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+@pytest.mark.parametrize("fault", ["silence", "stall", "reset", 500, 503])
+def test_training_does_not_wait_for_a_server_that_does_not_answer(
+    proxy: FaultyProxy, fault: Fault, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It held a run for 200 seconds, and then ended it."""
+    waits(monkeypatch, 1)
+    proxy.fault = lambda _method, _path, _times: fault
+    started = time.monotonic()
+    state = Run().go([MlflowTracker(proxy.endpoint, "absent", "r", {})])
+    assert time.monotonic() - started < 30
+    assert len(state.evaluations) == len(EVALUATED)
+    first, *more = [
+        record.getMessage() for record in caplog.records if record.levelname == "WARNING" and "hubflow" in record.name
+    ]
+    assert first.startswith("track.mlflow: the tracking server has not answered for 1 s (limits.tracking_timeout_seconds)")
+    assert len(more) == 1
+    assert more[0].startswith("track.mlflow: training has ended, and the tracking server does not answer")
+
+
+@pytest.mark.parametrize("fault", ["reset", 500])
+def test_a_server_that_answers_again_gets_what_it_missed(
+    server: str, proxy: FaultyProxy, fault: Fault, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    waits(monkeypatch, 120)
+    runs_of(server, "Default")  # it is up
+    waits(monkeypatch, 5)
+    tracker = MlflowTracker(proxy.endpoint, f"absent for a while {fault}", "r", {})
+
+    def stop() -> None:
+        proxy.fault = lambda _method, _path, _times: fault
+
+    def answer() -> None:
+        proxy.fault = lambda _method, _path, _times: None
+        until = time.monotonic() + 120
+        while tracker._calls._waiting and time.monotonic() < until:
+            time.sleep(0.1)
+
+    Run().go([At({9: stop, 15: answer}), tracker])
+    (found,) = runs_of(server, f"absent for a while {fault}")
+    assert (found.info.status, sent(server, found)) == ("FINISHED", expected())
+    messages = [record.getMessage() for record in caplog.records]
+    assert len([one for one in messages if "has not answered for 5 s" in one]) == 1
+    assert len([one for one in messages if "answers again" in one]) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_refuses_is_told_before_the_first_step(proxy: FaultyProxy, status: int) -> None:
+    proxy.fault = lambda _method, _path, _times: status
+    with pytest.raises(HubflowError, match=r"track\.mlflow: .*check its URI"):
+        MlflowTracker(proxy.endpoint, "refused", "r", {}).on_train_begin(TrainState(), TOTAL)
+
+
+def test_a_server_that_refuses_when_it_answers_again_gets_nothing_more(
+    proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits(monkeypatch, 0.5)
+    proxy.fault = lambda _method, _path, _times: "reset"
+    tracker = MlflowTracker(proxy.endpoint, "refused later", "r", {})
+
+    def refuse() -> None:
+        proxy.fault = lambda _method, _path, _times: 403
+        until = time.monotonic() + 120
+        while tracker._calls._waiting and time.monotonic() < until:
+            time.sleep(0.1)
+
+    Run().go([At({9: refuse}), tracker])
+    last = [record.getMessage() for record in caplog.records if "hubflow" in record.name][-1]
+    assert last.startswith("track.mlflow: the tracking store refused")
+    assert last.endswith("training goes on without it")
 
 
 def test_nested_settings_are_flattened() -> None:
