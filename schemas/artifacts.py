@@ -184,25 +184,21 @@ def require_artifact(sealed: SealedFolder) -> None:
     added = unlisted(sealed) if sealed.kind != EXPORTS else []
     if added:
         raise StoreError(f"{sealed.folder}: {len(added)} file(s) are not in its manifest: {bounded(added)}; remove them")
-    for name in facts.files():
-        _require_table(sealed.folder / name, sealed.kind)
+    for name in sealed.files:
+        if name.endswith((".parquet", ".arrow")):
+            _require_table(sealed.folder / name)
 
 
-def _require_table(path: Path, kind: str) -> None:
-    """Refuse a table that Arrow cannot open, or that lacks the columns that each of its kind has; its rows are not read."""
-    if path.suffix not in (".parquet", ".arrow"):
-        return
+def _require_table(path: Path) -> None:
+    """Refuse a table that Arrow cannot open; its rows are not read."""
     import pyarrow
     from pyarrow import parquet
 
     try:
         if path.suffix == ".parquet":
-            names = parquet.read_schema(path).names
+            parquet.read_schema(path)
         else:
             with pyarrow.memory_map(str(path)) as stream:
-                names = pyarrow.ipc.open_file(stream).schema.names
+                pyarrow.ipc.open_file(stream)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise StoreError(f"{path}: no table that can be read ({error}); make it again") from error
-    missing = sorted({"row"} - set(names)) if kind in ("datasets", "encoded", "evaluations") else []
-    if missing:
-        raise StoreError(f"{path}: a table without {bounded(missing)}; make it again")

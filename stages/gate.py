@@ -4,9 +4,10 @@ import datetime
 from dataclasses import dataclass, replace
 
 import pandas as pd
+from pydantic import ValidationError
 
 from hubflow.schemas.errors import HubflowError, LabelMapError, SettingsError
-from hubflow.schemas.files import read_text
+from hubflow.schemas.folders import StoreError
 from hubflow.schemas.gate import GATED, GateSettings
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.metrics import LOWER_IS_BETTER
@@ -104,9 +105,13 @@ def read_verdict(home: Store, verdict: VerdictRef) -> Verdict:
     """All that a verdict says.
 
     Raises:
-        StoreError: when it is missing or altered.
+        StoreError: when it is missing, altered or no verdict.
     """
-    return Verdict.model_validate_json(read_text(home.open(verdict).folder / VERDICT))
+    artifact = home.open(verdict)
+    try:
+        return Verdict.model_validate_json(artifact.sealed.read(VERDICT))
+    except ValidationError as error:
+        raise StoreError(f"{artifact.folder / VERDICT}: no readable verdict ({error}); judge the candidate again") from error
 
 
 def _compare(

@@ -12,9 +12,10 @@ from runs import digits_settings
 from hubflow.flows.nightly import nightly
 from hubflow.flows.slots import SlotError, require_limit
 from hubflow.schemas.errors import OutOfMemoryError, SettingsError
-from hubflow.schemas.folders import StoreError
+from hubflow.schemas.folders import StoreError, verify_folder
 from hubflow.schemas.nightly import NightlyResult, NightlySettings, SlotSettings
 from hubflow.schemas.parsing import parse_settings
+from hubflow.schemas.signing import SignatureError, make_key, require_trusted
 from hubflow.stages.gate import read_verdict
 from hubflow.stages.promote import override, read_deployed
 from hubflow.stages.store import Store
@@ -160,3 +161,18 @@ def test_a_missing_limit_is_made_or_is_an_error_that_names_the_command() -> None
 def test_settings_that_the_gate_cannot_judge_by_are_refused_at_once(store: Path) -> None:
     with pytest.raises(SettingsError, match="'ece' cannot be compared row by row"):
         parse_settings(NightlySettings, digits_settings(store, gate={"metric": "ece"}), "nightly.yaml")
+
+
+def test_a_night_signs_its_export_where_only_signed_ones_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its gate, its promotion and its sample use the export that it has made; without a key to sign with it does not begin."""
+    store = tmp_path / "store"
+    make_key(tmp_path / "export.key")
+    monkeypatch.setenv("HUBFLOW_TRUST_KEYS", str(tmp_path / "export.key.pub"))
+    with pytest.raises(SignatureError, match=r"there is no trust\.signing_key"):
+        nightly(night(store))
+    assert not (store / "datasets").exists()
+    monkeypatch.setenv("HUBFLOW_TRUST_SIGNING_KEY", str(tmp_path / "export.key"))
+    result = nightly(night(store))
+    assert (result.outcome, result.deployed) == ("promoted", result.candidate)
+    assert result.sample is not None
+    assert require_trusted(verify_folder(store / str(result.deployed)))
