@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-MAX_LISTED = 10
+MAX_LISTED, MAX_ITEM_CHARS = 10, 300
 
 
 class HubflowError(Exception):
@@ -43,6 +43,6 @@ class LabelMapError(HubflowError):
 
 def bounded(items: Iterable[object], limit: int = MAX_LISTED) -> str:
     """Render `items` as a comma-separated list of at most `limit` entries, saying how many were left out."""
-    listed = [str(item) for item in items]
+    listed = [text if len(text := str(item)) <= MAX_ITEM_CHARS else f"{text[:MAX_ITEM_CHARS]}…" for item in items]
     text = ", ".join(listed[:limit])
     return text if len(listed) <= limit else f"{text}, … ({len(listed) - limit} more)"

@@ -61,6 +61,15 @@ class Limits(Settings):
     max_nesting: int = Field(
         64, ge=8, le=200, description="Lists and objects within one another, in settings, JSON and the types of columns"
     )
+    max_columns: int = Field(2_000, ge=1, description="Columns of a file of rows; fields of nested Parquet columns count")
+    max_line_chars: int = Field(
+        33_554_432, ge=1_000, description="Characters of a line, of a record that spans lines, and of a sentence"
+    )
+    max_decoded_bytes: int = Field(17_179_869_184, ge=1, description="Bytes that a compressed file of rows may hold")
+    max_batch_bytes: int = Field(
+        1_073_741_824, ge=1 << 20, description="Bytes in memory that rows of Parquet which are decoded together may take"
+    )
+    max_footer_bytes: int = Field(33_554_432, ge=1, description="Bytes of a Parquet file's footer")
 
     storage_timeout_seconds: float = Field(
         15.0, gt=0, description="How long the storage of a store may take to answer a request, before it is sent again"

@@ -131,6 +131,20 @@ def is_list(kind: Any) -> bool:
     return bool(kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind) or is_view)
 
 
+def leaves(kind: Any) -> int:
+    """How many columns without further parts a type has."""
+    if kinds.is_nested(kind):
+        return sum(leaves(kind.field(place).type) for place in range(kind.num_fields))
+    return 1
+
+
+def levels(kind: Any) -> int:
+    """In how many levels a type is nested."""
+    if kinds.is_nested(kind):
+        return 1 + max((levels(kind.field(place).type) for place in range(kind.num_fields)), default=0)
+    return 0
+
+
 def is_json(kind: Any) -> bool:
     """Whether a type is Arrow's of JSON texts."""
     return isinstance(kind, arrow.JsonType)

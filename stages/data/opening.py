@@ -15,6 +15,7 @@ import pyarrow as arrow
 
 from hubflow.schemas.errors import bounded
 from hubflow.schemas.files import open_file
+from hubflow.schemas.library import library_settings
 from hubflow.stages.errors import DataError
 
 ENDINGS = (".gz", ".bz2", ".xz", ".zst", ".zip")
@@ -67,6 +68,10 @@ DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, ar
 """What decompressing raises; a RuntimeError is of a zip file with a password or an unknown method."""
 
 
+XZ_MEMORY_BYTES = 1 << 28
+"""That decoding xz may need; `xz -9` needs a quarter of it. A file may ask for a dictionary of 4 GB."""
+
+
 class DataBytes:
     """The bytes of a file of rows, a part at a time.
 
@@ -76,6 +81,7 @@ class DataBytes:
 
     def __init__(self, path: Path, stream: Any, compression: str | None) -> None:
         self._path, self._stream, self._compression = path, stream, compression
+        self._limits, self._size = library_settings().limits, 0
         self.head = b""
         while len(self.head) < HEAD_BYTES and (part := self._read(HEAD_BYTES - len(self.head))):
             self.head += part
@@ -88,17 +94,29 @@ class DataBytes:
             DataError: when the file cannot be read or is damaged.
         """
         if size < 0:
-            parts = [self._ahead]
+            parts, most = [self._ahead], self._limits.max_document_bytes
             self._ahead = b""
             while part := self._read(1 << 22):
                 parts.append(part)
+                if self._size > most:
+                    raise DataError(
+                        f"{self._path}: more than {most:,} bytes, limits.max_document_bytes; a file of this kind, or in this "
+                        "encoding, is read at once: divide it, or write it in UTF-8"
+                    )
             return b"".join(parts)
         ahead, self._ahead = self._ahead[:size], self._ahead[size:]
         return ahead + self._read(size - len(ahead)) if len(ahead) < size else ahead
 
     def _read(self, size: int) -> bytes:
         try:
-            return bytes(self._stream.read(size))
+            part = bytes(self._stream.read(size))
+            self._size += len(part)
+            if self._compression is not None and self._size > self._limits.max_decoded_bytes:
+                raise DataError(
+                    f"{self._path}: its {self._compression} content has more than {self._limits.max_decoded_bytes:,} bytes, "
+                    "limits.max_decoded_bytes; divide the file"
+                )
+            return part
         except DAMAGED as error:
             if self._compression is None:
                 raise DataError(f"{self._path}: cannot be read ({error}); make it readable or correct the path") from error
@@ -124,15 +142,61 @@ def open_data(path: Path) -> Iterator[DataBytes]:
             elif compression == "bzip2":
                 stream = stack.enter_context(bz2.BZ2File(stream))
             elif compression == "xz":
-                stream = stack.enter_context(lzma.LZMAFile(stream))
+                stream = _Xz(stream)
             elif compression == "zstd":
                 stream = stack.enter_context(arrow.CompressedInputStream(arrow.PythonFile(stream, "r"), "zstd"))
             elif compression == "zip":
                 archive = stack.enter_context(zipfile.ZipFile(stream))
-                stream = stack.enter_context(archive.open(_only_member(path, archive)))
+                stream = stack.enter_context(archive.open(member := _only_member(path, archive)))
+                if archive.getinfo(member).compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    stream = _Steps(stream)
         except DAMAGED as error:
             raise DataError(f"{path}: cannot be read ({error}); make it readable or correct the path") from error
         yield DataBytes(path, stream, compression)
+
+
+class _Xz:
+    """An xz file, decompressed within XZ_MEMORY_BYTES."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._decoder = stream, self._new_decoder()
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes; empty at the end."""
+        data = b""
+        while not data:
+            if self._decoder.eof:  # another stream may follow
+                raw = self._decoder.unused_data or self._stream.read(HEAD_BYTES)
+                if not raw.startswith(b"\xfd7zXZ"):
+                    return b""
+                self._decoder = self._new_decoder()
+            elif self._decoder.needs_input:
+                raw = self._stream.read(1 << 16)
+                if not raw:
+                    raise EOFError("it ends before its content does")
+            else:
+                raw = b""
+            data = self._decoder.decompress(raw, size)
+        return data
+
+    @staticmethod
+    def _new_decoder() -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY_BYTES)
+
+
+class _Steps:
+    """A member of a zip file whose method decompresses all that is read of it at once, read in small steps."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes; empty at the end."""
+        parts = []
+        while size > 0 and (part := self._stream.read(min(size, HEAD_BYTES))):
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
 
 
 def compression_of(head: bytes) -> str | None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -11,8 +12,8 @@ import numpy as np
 
 from hubflow.schemas.errors import bounded
 from hubflow.stages.data.reading_chunks import Chunk, Malformed, kept, pieces
-from hubflow.stages.data.reading_source import Request, make_rows, wanted_columns
-from hubflow.stages.data.reading_text import MAX_LINE_CHARS, Block, blocks, encoding_fault, is_damaged, notes
+from hubflow.stages.data.reading_source import Request, make_rows, require_few_columns, wanted_columns
+from hubflow.stages.data.reading_text import Block, blocks, encoding_fault, is_damaged, max_line_chars, notes
 from hubflow.stages.errors import DataError
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
@@ -20,11 +21,11 @@ NAMED = {",": "comma", "\t": "tab", ";": "semicolon", "|": "pipe", " ": "space"}
 LOOKED_AT_LINES = 20
 MAX_LABELS = 10_000
 MIN_LINES, MIN_WIDTH = 3, 3  # of a field of several lines that looks like rows where there are no labels to tell by
-MAX_FIELD_CHARS = MAX_LINE_CHARS
 OPEN_RETURN = "a carriage return within the line, outside quotes"
 QUOTES_REMEDY = (
     'a field with quotes, delimiters or line ends is written "like ""this"""; set `quoting: false` when quotes are plain text'
 )
+_TOO_LONG = re.compile("field larger|record of more")
 Numbers = Sequence[int]
 Spanning = tuple[int, int, list[str]]
 """First line, last line and fields of a record of several lines."""
@@ -61,6 +62,7 @@ class _Layout:
     def begin(self, fields: Sequence[str], line: int) -> bool:
         """Take the first line; True when it is a row itself."""
         self.width, self.first_line = len(fields), line
+        require_few_columns(self.request.path, self.width, f"line {line}: ")
         header = self.request.spec.header
         if header and any(map(is_damaged, fields)):
             raise encoding_fault(self.request.path, self.request.spec.encoding)
@@ -212,10 +214,12 @@ class _Lines:
     """The lines of a file one by one, as csv.reader wants them, with what is known of the block that they are from."""
 
     def __init__(self, request: Request) -> None:
-        self._request = request
+        self._request, self._most_chars = request, max_line_chars()
         self.blocks_read, self.is_damaged, self.last = 0, False, ""
         self.coerced: dict[str, int] = {}
         self.spanning: list[Spanning] = []
+        self.record_chars = 0
+        """Of the lines since the last record."""
 
     def __iter__(self) -> Iterator[str]:
         for block in blocks(self._request.path, self._request.spec.encoding):
@@ -225,12 +229,15 @@ class _Lines:
                 self.coerced[name] = self.coerced.get(name, 0) + count
             # The reader must not see more than a block ahead of what it has given.
             for self.last in io.StringIO(block.text, newline="\n"):
+                self.record_chars += len(self.last)
+                if self.record_chars > self._most_chars:
+                    raise csv.Error(f"a record of more than {self._most_chars:,} characters, limits.max_line_chars")
                 yield self.last
 
 
 def _quoted_chunks(layout: _Layout, chunk_rows: int) -> Iterator[Chunk]:
     """Chunks of records; a quoted field may hold delimiters, doubled quotes and line ends."""
-    csv.field_size_limit(MAX_FIELD_CHARS)
+    csv.field_size_limit(max_line_chars())
     request = layout.request
     lines = _Lines(request)
     records = _records(layout, lines)
@@ -238,7 +245,7 @@ def _quoted_chunks(layout: _Layout, chunk_rows: int) -> Iterator[Chunk]:
     blank: list[int] = []
     while reading:
         batch: list[tuple[int, list[str]]] = []
-        malformed, at = Malformed(), lines.blocks_read + 1
+        malformed, faults, at = Malformed(), 0, lines.blocks_read + 1
         for number, record, fault in records:
             if record:
                 layout.width = layout.width or len(record)
@@ -250,10 +257,11 @@ def _quoted_chunks(layout: _Layout, chunk_rows: int) -> Iterator[Chunk]:
                 raise DataError(f"{request.path}: line {number}: {fault}; {QUOTES_REMEDY}")
             elif fault:
                 malformed.add(number, lines.last, "quoting", f"line {number}: {fault}", remedy=QUOTES_REMEDY)
+                faults += 1
             else:  # no record, except in a file of one column and before another, where it is an empty one
                 blank += [number] if layout.width <= 1 else []
                 continue
-            if len(batch) >= chunk_rows or lines.blocks_read > at:
+            if len(batch) + faults >= chunk_rows or lines.blocks_read > at:
                 break
         else:
             reading = False
@@ -293,15 +301,17 @@ def _records(layout: _Layout, lines: _Lines) -> Iterator[tuple[int, list[str], s
             for record in reader:
                 if reader.line_num > begins:
                     lines.spanning.append((begins, reader.line_num, record))
+                lines.record_chars = 0
                 yield begins, record, ""
                 begins = reader.line_num + 1
             return
         except csv.Error as error:
             # After a line with all its quotes in pairs the next begins a record; otherwise nobody knows where one begins.
-            is_over = reader.line_num == begins and layout.quotes(lines.last) % 2 == 0 and "field larger" not in str(error)
+            is_over = reader.line_num == begins and layout.quotes(lines.last) % 2 == 0 and not _TOO_LONG.search(str(error))
             if not is_over:
                 ends = f" (up to line {reader.line_num})" if reader.line_num > begins else ""
                 raise DataError(f"{request.path}: line {begins}{ends}: {error}; {QUOTES_REMEDY}") from error
+            lines.record_chars = 0
             yield begins, [], OPEN_RETURN if "new-line character" in str(error) else str(error)
             begins = reader.line_num + 1
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as arrow
@@ -11,11 +11,13 @@ from pyarrow import compute, parquet, types
 
 from hubflow.schemas.errors import bounded
 from hubflow.schemas.files import held_open, open_file
+from hubflow.schemas.library import library_settings
 from hubflow.stages.data.class_names import named_column, names_by_column
-from hubflow.stages.data.columns import in_plain_layout, is_list, to_frame
+from hubflow.stages.data.columns import in_plain_layout, is_list, levels, to_frame
 from hubflow.stages.data.opening import HEAD_BYTES, what_it_is
+from hubflow.stages.data.parquet_pages import PageError, Plan, plan_of
 from hubflow.stages.data.reading_chunks import Chunk, Malformed
-from hubflow.stages.data.reading_source import Request, make_rows, require_file, wanted_columns
+from hubflow.stages.data.reading_source import Request, make_rows, require_few_columns, require_file, wanted_columns
 from hubflow.stages.errors import DataError, EmptyError
 
 BATCH_BYTES = 1 << 25
@@ -35,25 +37,50 @@ def read_parquet(request: Request, chunk_rows: int) -> Iterator[Chunk]:
     number = 1
     try:
         require_file(request.path)
-        with held_open(request.path) as name, parquet.ParquetFile(_with_content(name, request.path)) as file:
-            if not file.metadata.num_rows:  # which may lack the columns too, as pandas writes an empty frame
-                raise EmptyError(f"{request.path}: holds no rows; expected at least one")
-            names = file.schema_arrow.names
-            repeated = sorted({name for name in names if names.count(name) > 1})
-            if repeated:
-                raise DataError(f"{request.path}: column name(s) {bounded(map(repr, repeated))} repeat; name each column once")
-            taken = wanted_columns(request, names)
-            for batch in file.iter_batches(batch_size=_batch_rows(file.metadata, chunk_rows)):
-                yield arrow_chunk(request, arrow.Table.from_batches([batch]), taken, number)
-                number += len(batch)
-    except (arrow.ArrowException, OSError) as error:
+        with held_open(request.path) as name, open(name, "rb") as stream:
+            _require_footer(stream, request.path)
+            metadata = parquet.read_metadata(name)
+            schema = _checked_schema(name, metadata, request.path)
+            taken = wanted_columns(request, schema.names)
+            plan = plan_of(request.path, stream, metadata, schema)
+            with parquet.ParquetFile(name, metadata=metadata, read_dictionary=plan.dictionaries) as file:
+                for batch in file.iter_batches(batch_size=min(plan.most_rows, _batch_rows(metadata, plan, chunk_rows))):
+                    for part in plan.parts(batch, number):
+                        yield arrow_chunk(request, arrow.Table.from_batches([part]), taken, number)
+                        number += len(part)
+    except (arrow.ArrowException, OSError, PageError) as error:
         raise DataError(f"{request.path}: cannot be read as Parquet ({error}); {_instead(request.path)}") from error
 
 
-def _with_content(name: str, path: Path) -> str:
-    if not os.stat(name).st_size:
+def _require_footer(stream: IO[bytes], path: Path) -> None:
+    """Refuse an empty file, and one whose footer is larger than a machine bears, before it is read."""
+    size = os.fstat(stream.fileno()).st_size
+    if not size:
         raise EmptyError(f"{path}: the file is empty; expected rows")
-    return name
+    stream.seek(max(0, size - 8))
+    footer, most = int.from_bytes(stream.read(4), "little"), library_settings().limits.max_footer_bytes
+    if most < footer <= size:  # a larger number is no size of a footer
+        raise DataError(
+            f"{path}: its footer has {footer:,} bytes, more than limits.max_footer_bytes ({most:,}); write fewer row groups"
+        )
+
+
+def _checked_schema(name: str, metadata: Any, path: Path) -> Any:
+    """The columns as Arrow has them, once they are not too many, and none is nested too deeply or named twice."""
+    if not metadata.num_rows:  # which may lack the columns too, as pandas writes an empty frame
+        raise EmptyError(f"{path}: holds no rows; expected at least one")
+    require_few_columns(path, metadata.num_columns)
+    with parquet.ParquetFile(name, metadata=metadata) as file:
+        schema, most = file.schema_arrow, library_settings().limits.max_nesting
+    deep = [field.name for field in schema if levels(field.type) > most]
+    if deep:
+        raise DataError(
+            f"{path}: column(s) {bounded(map(repr, deep))}: the type is nested in more than {most} levels, limits.max_nesting"
+        )
+    repeated = sorted({name for name in schema.names if schema.names.count(name) > 1})
+    if repeated:
+        raise DataError(f"{path}: column name(s) {bounded(map(repr, repeated))} repeat; name each column once")
+    return schema
 
 
 def _instead(path: Path) -> str:
@@ -66,9 +93,10 @@ def _instead(path: Path) -> str:
     return f"it is {name}: {remedy}"
 
 
-def _batch_rows(metadata: Any, chunk_rows: int) -> int:
+def _batch_rows(metadata: Any, plan: Plan, chunk_rows: int) -> int:
     """So many rows at once that long ones need no more memory than short ones."""
     size: int = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+    size = max(size, plan.decoded_bytes)  # the footer's need not be those of the pages
     rows: int = metadata.num_rows
     return max(1, min(chunk_rows, BATCH_BYTES * max(rows, 1) // max(size, 1)))
 

@@ -4,16 +4,18 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from decimal import Decimal
-from typing import Any, NoReturn
+from decimal import Decimal, InvalidOperation
+from typing import Any, NamedTuple, NoReturn
 
 import pandas as pd
 import pyarrow as arrow
 
-from hubflow.stages.data.columns import JSON, to_series
+from hubflow.schemas.library import library_settings
+from hubflow.schemas.parsing import require_flat, shortened
+from hubflow.stages.data.columns import JSON, leaves, to_series
 from hubflow.stages.data.reading_chunks import CHUNK_ROWS, Chunk, Malformed, pieces
-from hubflow.stages.data.reading_source import Request, make_rows, wanted_columns
-from hubflow.stages.data.reading_text import MAX_LINE_CHARS, blocks, is_damaged, notes, numbered, texts
+from hubflow.stages.data.reading_source import Request, make_rows, require_few_columns, wanted_columns
+from hubflow.stages.data.reading_text import blocks, is_damaged, max_line_chars, notes, numbered, texts
 from hubflow.stages.errors import DataError
 
 MAX_VALUE_CHARS = 60
@@ -23,9 +25,20 @@ OBJECT_OF_LINES = re.compile(r"[ \t\r\n]*\{[ \t\r]*\n")
 JSON_SPACE = re.compile(r"[ \t\r\n]*")
 LONGEST_ESCAPE = 12  # \ud83d\ude00
 BATCH_CHARS = 1 << 22
+MAX_CELLS = 1 << 24
+"""Rows times columns that are made at once: of objects that share no names there are more than a file has values."""
+MAX_NUMBER_CHARS = 4_300
+"""As many as Python reads of whole numbers."""
 Line = tuple[int, str]
 Record = dict[str, Any]
 Batch = tuple[list[Line], list[Record], Malformed, dict[str, int]]
+
+
+class _Rules(NamedTuple):
+    """What a record must keep to: the encoding of its text, and how deep its values may be nested."""
+
+    encoding: str
+    max_nesting: int
 
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -52,19 +65,23 @@ def read_jsonl(request: Request, chunk_rows: int) -> Iterator[Chunk]:
     looked_ahead = False
     for lines, records, malformed, coerced in _batches(request, chunk_rows):
         names |= dict.fromkeys(name for record in records for name in record)
+        require_few_columns(request.path, len(names))
         if not looked_ahead:
             names, looked_ahead = _names_ahead(request, names), True
         if not names:
             yield Chunk(pd.DataFrame({"row": pd.Series(dtype="int64")}), malformed.frame(), coerced)
             continue
-        yield _chunk(request, lines, records, list(names), malformed, coerced)
+        for place, piece in enumerate(pieces(max(len(lines), 1), max(1, MAX_CELLS // len(names)))):
+            found, counted = (Malformed(malformed.unit), {}) if place else (malformed, coerced)
+            yield _chunk(request, lines[piece], records[piece], list(names), found, counted)
 
 
 def _batches(request: Request, chunk_rows: int) -> Iterator[Batch]:
     """The lines or records of a file that are JSON objects, the objects, what else there is, and what was taken off."""
     begins = next(texts(request.path, request.spec.encoding), "")
+    rules = _Rules(request.spec.encoding, library_settings().limits.max_nesting)
     if ARRAY.match(begins):
-        yield from _array_batches(request, chunk_rows)
+        yield from _array_batches(request, chunk_rows, rules)
         return
     if OBJECT_OF_LINES.match(begins):
         raise DataError(
@@ -75,15 +92,15 @@ def _batches(request: Request, chunk_rows: int) -> Iterator[Batch]:
         lines, coerced = numbered(block), notes(block)
         for piece in pieces(len(lines), chunk_rows):
             malformed = Malformed()
-            yield *_records(lines[piece], malformed, request.spec.encoding), malformed, coerced
+            yield *_records(lines[piece], malformed, rules), malformed, coerced
             coerced = {}
 
 
-def _array_batches(request: Request, chunk_rows: int) -> Iterator[Batch]:
+def _array_batches(request: Request, chunk_rows: int, rules: _Rules) -> Iterator[Batch]:
     lines, records, malformed, size = list[Line](), list[Record](), Malformed("record"), 0
     for number, (text, value) in enumerate(_Array(request).elements(), start=1):
         try:
-            records.append(_usable_record(text, value, request.spec.encoding))
+            records.append(_usable_record(text, value, rules))
             lines.append((number, text))
         except _NotUsable as fault:
             malformed.add(number, text, fault.check, f"{malformed.unit} {number}: {fault.found}", remedy=fault.remedy)
@@ -166,8 +183,10 @@ class _Array:
             return False
         self._line += self._text.count("\n", 0, self._place)
         self._text, self._place = self._text[self._place :] + part, 0
-        if len(self._text) > MAX_LINE_CHARS + len(part):
-            raise self._fault(0, f"a record longer than {MAX_LINE_CHARS:,} characters; correct the file or `format`")
+        if len(self._text) > max_line_chars() + len(part):
+            raise self._fault(
+                0, f"a record longer than {max_line_chars():,} characters, limits.max_line_chars; correct the file or `format`"
+            )
         return True
 
     def _fault(self, place: int, found: str) -> DataError:
@@ -184,6 +203,7 @@ def _names_ahead(request: Request, names: dict[str, None]) -> dict[str, None]:
     every = dict(names)
     for _, records, _, _ in _batches(request, CHUNK_ROWS):
         every |= dict.fromkeys(name for record in records for name in record)
+        require_few_columns(request.path, len(every))
     return every
 
 
@@ -204,40 +224,44 @@ def _chunk(
     return Chunk(make_rows(request, [number for number, _ in lines], columns), malformed.frame(), coerced)
 
 
-def _records(lines: list[Line], malformed: Malformed, encoding: str) -> tuple[list[Line], list[Record]]:
+def _records(lines: list[Line], malformed: Malformed, rules: _Rules) -> tuple[list[Line], list[Record]]:
     """Lines that are JSON objects, and the objects; the others are noted."""
     try:
-        return lines, [_record(line, encoding) for _, line in lines]
+        return lines, [_record(line, rules) for _, line in lines]
     except _NotUsable:
         pass
     good, records = [], []
     for number, line in lines:
         try:
-            records.append(_record(line, encoding))
+            records.append(_record(line, rules))
             good.append((number, line))
         except _NotUsable as fault:
             malformed.add(number, line, fault.check, f"{malformed.unit} {number}: {fault.found}", remedy=fault.remedy)
     return good, records
 
 
-def _record(line: str, encoding: str) -> Record:
+def _record(line: str, rules: _Rules) -> Record:
     try:
         record = None if is_damaged(line) else _DECODER.decode(line)
     except (ValueError, RecursionError) as error:
         record = error
-    return _usable_record(line, record, encoding)
+    return _usable_record(line, record, rules)
 
 
-def _usable_record(text: str, record: Any, encoding: str) -> Record:
+def _usable_record(text: str, record: Any, rules: _Rules) -> Record:
     """A record, once it is an object in whole characters; `record` may be the error that decoding it gave."""
     if is_damaged(text):
-        raise _NotUsable("encoding", f"not {encoding}", "set `encoding`")
+        raise _NotUsable("encoding", f"not {rules.encoding}", "set `encoding`")
     if isinstance(record, Exception):
         raise _NotUsable("json", f"not valid JSON ({record})", "expected one object a line") from record
     if not isinstance(record, dict):
         raise _NotUsable("json", f"expected a JSON object, found {type(record).__name__}")
     if any(map(is_damaged, record)):
         raise _NotUsable("surrogate", "a name holds half a surrogate pair", "write whole characters")
+    try:
+        require_flat(text, rules.max_nesting)
+    except ValueError as error:
+        raise _NotUsable("json", str(error), "write the values flat, or as text") from error
     return record
 
 
@@ -248,17 +272,23 @@ def _no_constant(name: str) -> NoReturn:
 def _object(pairs: list[tuple[str, Any]]) -> Record:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} repeats")
+        known = set[str]()
+        repeated = next(name for name, _ in pairs if name in known or known.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"the name {shortened(repeated)!r} repeats")
     return found
 
 
 def _number(text: str) -> float | Decimal:
     """A number with decimals; one that a float would change, beyond its shortest or its exact digits, as it is written."""
+    if len(text) > MAX_NUMBER_CHARS:
+        raise ValueError(f"a number of {len(text):,} characters")
     value = float(text)
     if len(text) <= FLOAT_DIGITS and value and not math.isinf(value):
         return value
-    exact = Decimal(text)
+    try:
+        exact = Decimal(text)
+    except InvalidOperation as error:
+        raise ValueError(f"a number with the exponent {text.lower().partition('e')[2][:MAX_VALUE_CHARS]}") from error
     digits = max(len(exact.as_tuple().digits) - 1, 0)
     is_kept = math.isfinite(value) and (exact == Decimal(repr(value)) or exact == Decimal(f"{value:.{digits}e}"))
     return value if is_kept else exact
@@ -383,7 +413,7 @@ def typed(values: list[Any]) -> Any:  # noqa: PLR0911  # one line for each kind 
         if kinds in ({float}, {int, float}):
             return arrow.array(values, arrow.float64())
         texts = list(map(_json_text, values))
-        if kinds in ({list}, {dict}):
+        if kinds in ({list}, {dict}) and leaves(arrow.infer_type(values)) * len(values) <= MAX_CELLS:
             array = arrow.array(values)
             is_same = list(map(_encode, array.to_pylist())) == texts
             if is_same and "struct<>" not in str(array.type):  # which Parquet cannot hold

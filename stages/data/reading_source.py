@@ -16,6 +16,7 @@ import pandas as pd
 from hubflow.schemas.errors import bounded
 from hubflow.schemas.files import why_no_file
 from hubflow.schemas.labels import clean_label
+from hubflow.schemas.library import library_settings
 from hubflow.schemas.references import RowKind, Split
 from hubflow.schemas.settings import Column, DatasetSpec
 from hubflow.stages.data.opening import encoding_of_mark, encoding_of_nuls, open_data, require_text
@@ -242,6 +243,20 @@ def make_rows(request: Request, rows: Sequence[int] | np.ndarray, table: Table) 
         if key not in taken.values():
             columns[key if key not in {*columns, *taken} else f"source_{key}"] = values
     return pd.DataFrame(columns)
+
+
+def require_few_columns(path: Path, count: int, where: str = "") -> None:
+    """Refuse a file with more columns than a machine bears.
+
+    Raises:
+        DataError: naming the limit.
+    """
+    most = library_settings().limits.max_columns
+    if count > most:
+        raise DataError(
+            f"{path}: {where}more than {most:,} columns ({count:,}), limits.max_columns; leave out those that are no input, or "
+            "correct `format` and what separates fields"
+        )
 
 
 def wanted_columns(request: Request, names: list[str]) -> dict[str, str]:

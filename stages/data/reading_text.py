@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from hubflow.schemas.library import library_settings
 from hubflow.stages.data.opening import open_data, require_text
 from hubflow.stages.data.reading_source import codec_of, encoding_told, fitting_encoding, read_text, require_file
 from hubflow.stages.errors import DataError, EmptyError
 
 BLOCK_BYTES = 1 << 22
-MAX_LINE_CHARS = 1 << 25
 BYTE_ORDER_MARK = "\ufeff"
 # In these a line feed is one byte that is part of no other character, so that a wrong byte harms its own line alone.
 LINE_SAFE = re.compile(
@@ -49,7 +49,7 @@ def blocks(path: Path, encoding: str) -> Iterator[Block]:
 
     Raises:
         DataError: when the file is missing, empty or unreadable, the encoding is unknown, or one in which reading cannot go
-            on after a wrong byte; or a line is longer than 33 million characters.
+            on after a wrong byte; or a line is longer than `limits.max_line_chars`.
     """
     require_file(path)
     begins, rest, mark, returns = 1, "", False, 0
@@ -172,11 +172,16 @@ def _require_content(path: Path, encoding: str) -> None:
 
 
 def _require_length(path: Path, line: int, text: str) -> None:
-    if len(text) > MAX_LINE_CHARS:
+    if len(text) > max_line_chars():
         raise DataError(
-            f"{path}: line {line}: longer than {MAX_LINE_CHARS:,} characters; expected lines of text: correct the file or "
-            "`format`"
+            f"{path}: line {line}: longer than {max_line_chars():,} characters, limits.max_line_chars; expected lines of text: "
+            "correct the file or `format`"
         )
+
+
+def max_line_chars() -> int:
+    """The most characters of a line, or of a record that spans lines."""
+    return library_settings().limits.max_line_chars
 
 
 def _escape(match: re.Match[str]) -> str:

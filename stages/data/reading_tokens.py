@@ -10,8 +10,8 @@ import pandas as pd
 from hubflow.schemas.errors import bounded
 from hubflow.schemas.settings import Column
 from hubflow.stages.data.reading_chunks import Chunk, Malformed, pieces
-from hubflow.stages.data.reading_source import Request
-from hubflow.stages.data.reading_text import blocks, is_damaged, notes, numbered
+from hubflow.stages.data.reading_source import Request, require_few_columns
+from hubflow.stages.data.reading_text import blocks, is_damaged, max_line_chars, notes, numbered
 from hubflow.stages.errors import DataError, EmptyError
 
 DOCUMENT_START = "-DOCSTART-"
@@ -125,6 +125,7 @@ class _Conll:
         widths = Counter(len(fields) for _, fields in certain)
         filled = {sum(map(bool, fields)) for _, fields in certain} if len(widths) > 1 else set()
         width = filled.pop() if len(filled) == 1 else widths.most_common(1)[0][0]  # one, of columns set out by several tabs
+        require_few_columns(self._request.path, width)
         first_line = next(number for number, fields in certain if width in (len(fields), sum(map(bool, fields))))
         if len(self._names) not in (0, width):
             raise DataError(
@@ -296,7 +297,7 @@ def _sentences(request: Request, skipped: Counter[str]) -> Iterator[tuple[list[l
     A sentence is all that stands between empty lines, with its comments. A line with a tab is split at tabs alone.
     """
     lines: list[Line] = []
-    is_wide = False
+    is_wide, open_chars, most_chars = False, 0, max_line_chars()
     waiting: tuple[list[list[Line]], dict[str, int]] | None = None
     for block in blocks(request.path, request.spec.encoding):
         if waiting is not None:
@@ -323,14 +324,22 @@ def _sentences(request: Request, skipped: Counter[str]) -> Iterator[tuple[list[l
             if lines:
                 found.append(lines)
                 lines = []
-        if len(lines) > MAX_SENTENCE_LINES:
-            raise DataError(
-                f"{request.path}: line {lines[0][0]}: a sentence of more than {MAX_SENTENCE_LINES:,} lines; expected an empty "
-                "line between sentences: correct the file or `format`"
-            )
+        open_chars = len(block.text) + (open_chars if lines and lines[0][0] < block.begins else 0)
+        _require_end(request, lines, open_chars - len(block.text), most_chars)
         waiting = found, notes(block)
     if waiting is not None:  # with the last sentence, which no empty line need end
         yield waiting[0] + ([lines] if lines else []), waiting[1]
+
+
+def _require_end(request: Request, lines: list[Line], chars: int, most_chars: int) -> None:
+    """Refuse a sentence that has not ended for long: its `lines`, and how many characters of whole blocks they are."""
+    long = chars > most_chars and f"{most_chars:,} characters, limits.max_line_chars"
+    long = long or (len(lines) > MAX_SENTENCE_LINES and f"{MAX_SENTENCE_LINES:,} lines")
+    if lines and long:
+        raise DataError(
+            f"{request.path}: line {lines[0][0]}: a sentence of more than {long}; expected an empty line between sentences: "
+            "correct the file or `format`"
+        )
 
 
 def _global_columns(lines: list[Line]) -> tuple[str, ...]:
