@@ -26,7 +26,7 @@ class GivenUpError(HubflowError):
 
 
 class OutOfMemoryError(HubflowError):
-    """Memory ran out; what was made before is kept, and the same run goes on from it."""
+    """Memory ran out: change what the message names, or take more; what was made before is kept."""
 
 
 class SettingsError(HubflowError):

@@ -54,7 +54,12 @@ def build_head(
     key = content_key("build_head", facts)
     artifact = home.find("tasks", key) if reuse else None
     if artifact is None:
-        names = run(PARAMETER_NAMES, {"facts": facts, "module": str(home.open(module).folder)})
+        names = run(
+            PARAMETER_NAMES,
+            {"facts": facts, "module": str(home.open(module).folder)},
+            work="building the network",
+            memory_remedy="Take a smaller module",
+        )
         with home.create("tasks", key) as draft:
             (draft.folder / "parameters.json").write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
             draft.facts |= facts

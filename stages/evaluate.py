@@ -21,6 +21,7 @@ from hubflow.stages.watching import cancel_asked
 from hubflow.stages.worker.processes import run
 
 FORMAT_VERSION = 4
+EVALUATE_REMEDY = "Give a smaller evaluate.batch_size, or a smaller module.max_seq_len"
 EVALUATE = "hubflow.stages.evaluation_run:evaluate_in_worker"
 
 
@@ -60,7 +61,9 @@ def evaluate(
         with home.create("evaluations", key) as draft, progress_bar("evaluating", 1) as bar:
             request: dict[str, Any] = {name: value.model_dump(mode="json") for name, value in asked.items()}
             request |= {"store": str(home.root), "folder": str(draft.folder), "device": device}
-            metrics = run(EVALUATE, request, bar.answer, cancel_asked, device=device)
+            metrics = run(
+                EVALUATE, request, bar.answer, cancel_asked, device=device, work="evaluation", memory_remedy=EVALUATE_REMEDY
+            )
             draft.facts |= {**inputs, "metrics": require_metrics(metrics, "evaluate")}
         artifact = home.made("evaluations", key)
     return EvaluationRef(path=artifact.path, sha256=artifact.sha256, checkpoint=checkpoint, metrics=artifact.facts["metrics"])

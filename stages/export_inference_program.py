@@ -20,6 +20,7 @@ from hubflow.stages.watching import cancel_asked
 from hubflow.stages.worker.processes import WorkerError, run
 
 FORMAT_VERSION = 6
+EXPORT_REMEDY = "Take a smaller module, or a smaller module.max_seq_len"
 EXPORT = "hubflow.stages.export_run:export_in_worker"
 VERIFY = "hubflow.stages.hub.proving:prove_in_worker"
 
@@ -89,7 +90,7 @@ def export_inference_program(
             }
             request: dict[str, Any] = {name: value.model_dump(mode="json") for name, value in asked.items()}
             request |= {"sizes": sizes, "store": str(home.root), "folder": str(draft.folder)}
-            run(EXPORT, request, _verify, cancel_asked)
+            run(EXPORT, request, _verify, cancel_asked, work="export", memory_remedy=EXPORT_REMEDY)
             draft.facts |= facts
             write_card(draft.folder, facts)
         artifact = home.made("exports", key)
@@ -100,7 +101,13 @@ def export_inference_program(
 def _verify(kind: str, message: dict[str, Any]) -> None:
     """Have the exported program tried by a process that has not seen the trained one."""
     try:
-        run(VERIFY, message["request"], should_stop=cancel_asked)
+        run(
+            VERIFY,
+            message["request"],
+            should_stop=cancel_asked,
+            work="verification of the export",
+            memory_remedy=EXPORT_REMEDY,
+        )
     except WorkerError as error:
         raise ExportError(f"the exported program cannot be tried: {error}") from error
 

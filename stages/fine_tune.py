@@ -32,6 +32,10 @@ from hubflow.stages.worker.processes import WorkStoppedError, run
 
 FORMAT_VERSION = 4
 TRAIN = "hubflow.stages.training_run:train_in_worker"
+TRAIN_REMEDY = (
+    "Give a smaller train.batch_size, or the same one in more parts (train.accumulate_steps), a smaller module.max_seq_len, "
+    "module.lora or a smaller module"
+)
 log = logging.getLogger(__name__)
 
 
@@ -59,6 +63,7 @@ def fine_tune(
         TrainingError: at the first loss or gradient that is not finite.
         ResumeError: when a checkpoint is required and there is none of a run with these data and settings.
         StoreError: when the store cannot be written; the checkpoints in it are unharmed.
+        OutOfMemoryError: when memory runs out; the checkpoints in the store are unharmed.
         DeviceError: when a GPU, or a precision, is asked for that is not there.
     """
     require_callbacks(callbacks)
@@ -147,7 +152,17 @@ def _train(
     answers = training_answers(watchers, callbacks)
     several = gpus if processes > 1 else ()
     try:
-        found = run(TRAIN, asked, answers, cancel_asked, processes, gpus=several, device=request.device)
+        found = run(
+            TRAIN,
+            asked,
+            answers,
+            cancel_asked,
+            processes,
+            gpus=several,
+            device=request.device,
+            work="training",
+            memory_remedy=TRAIN_REMEDY,
+        )
     except WorkStoppedError as error:
         where = "from its last checkpoint" if has_checkpoint(working) else "from the beginning: no checkpoint is written yet"
         raise TrainingStopped(f"training was stopped; the same run goes on {where}") from error

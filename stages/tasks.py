@@ -17,9 +17,10 @@ from prefect.logging import get_run_logger
 from pydantic import BaseModel
 from rich.markup import escape
 
-from hubflow.schemas.errors import GivenUpError, HubflowError, OutOfMemoryError, StoppedError
+from hubflow.schemas.errors import GivenUpError, HubflowError, StoppedError
 from hubflow.schemas.urls import PathRole, PathSetting, as_text, paths_of
 from hubflow.stages.console import say
+from hubflow.stages.hub.memory import low_memory_explained
 from hubflow.stages.run_context import artifact_key, require_lasting
 from hubflow.stages.store import noted_lookups
 
@@ -53,7 +54,7 @@ def stage_task(
         say(f"[bold]{name}[/bold] …")
         try:
             require_lasting(_paths(function, args, kwargs))
-            with _forwarded_logs(), noted_lookups() as found, _memory_errors(name):
+            with _forwarded_logs(), noted_lookups() as found, low_memory_explained(name, "Free memory"):
                 result = function(*args, **kwargs)
         except (StoppedError, GivenUpError):
             raise
@@ -82,19 +83,6 @@ def stage_task(
         retry_delay_seconds=[2, 10, 60] if retry_on else 0,
         retry_condition_fn=_passing(retry_on) if retry_on else None,
     )(run)
-
-
-@contextmanager
-def _memory_errors(name: str) -> Iterator[None]:
-    """Raise a lack of memory as an error that says what to do."""
-    try:
-        yield
-    except MemoryError as error:
-        raise OutOfMemoryError(
-            f"{name} ran out of memory ({error or type(error).__name__}); what was made before is kept, and the same run goes "
-            "on from it: give the process more memory (its cgroup's limit, ulimit -v), or lower batch sizes and the limits of "
-            "hubflow's settings"
-        ) from error
 
 
 class _Forwarder(logging.Handler):

@@ -1,9 +1,14 @@
-"""Memory of the process while it trains: what a step frees is kept for the next one. Must not import Paddle."""
+"""Memory of the process: what a step frees is kept for the next one, and what to do where it is not enough. No Paddle here."""
 
 import contextlib
 import ctypes
+import errno
+import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+
+from hubflow.schemas.errors import HubflowError, OutOfMemoryError
 
 # Parameters of mallopt(3) and what glibc has by default.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
@@ -55,3 +60,101 @@ def _glibc() -> ctypes.CDLL | None:
     """The C library, where it is glibc; others are left alone."""
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     return library if library is not None and hasattr(library, "gnu_get_libc_version") else None
+
+
+@contextlib.contextmanager
+def low_memory_explained(work: str, remedy: str) -> Iterator[None]:
+    """Raise a lack of memory inside, as Python, Paddle and Arrow raise it, as an error that says what to do.
+
+    Args:
+        work: what is being done, as a noun.
+        remedy: which settings to change, as an instruction.
+
+    Raises:
+        OutOfMemoryError: in place of what was raised.
+    """
+    try:
+        yield
+    except HubflowError:
+        raise
+    except Exception as error:
+        if not is_lack_of_memory(type(error).__name__, str(error), getattr(error, "errno", None)):
+            raise
+        raise OutOfMemoryError(lack_of_memory(work, str(error), remedy)) from error
+
+
+def is_lack_of_memory(kind: str, text: str, number: int | None = None) -> bool:
+    """Whether an error is of a lack of memory, by the name of its type, its text and its `errno`."""
+    return kind in _LACKING_KINDS or number == errno.ENOMEM or _LACKING.search(text) is not None
+
+
+def lack_of_memory(work: str, text: str, remedy: str) -> str:
+    """The message of a lack of memory.
+
+    Args:
+        work: what was being done, as a noun.
+        text: of the error that said so, which may name how much was asked for.
+        remedy: which settings to change, as an instruction.
+    """
+    asked = _ASKED.search(text)
+    amount = "" if asked is None else asked[2] or f"{int(asked[1]):,} bytes"
+    needed = f" It asked for {amount} more." if amount else ""
+    return f"{work} ran out of memory.{needed} {memory_facts()}. {remedy}, or use a machine with more memory"
+
+
+def memory_facts() -> str:
+    """How much memory is available now, and the limits of this process."""
+    facts = []
+    if available := _number(Path("/proc/meminfo"), r"MemAvailable:\s+(\d+)", 1024):
+        facts.append(f"the system has {_gib(available)} available")
+    if limit := _cgroup_limit():
+        facts.append(f"its container or cgroup is limited to {_gib(limit)}")
+    if limit := _address_limit():
+        facts.append(f"a process is limited to {_gib(limit)} (RLIMIT_AS)")
+    text = ", ".join(facts) or "how much memory is available is not known"
+    return text[0].upper() + text[1:]
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def _cgroup_limit() -> int | None:
+    """The smallest limit of this process's control groups (version 2, else 1) that is below the system's memory."""
+    total = _number(Path("/proc/meminfo"), r"MemTotal:\s+(\d+)", 1024) or sys.maxsize
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return None
+    limits = []
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        if number != "0" and "memory" not in controllers.split(","):
+            continue
+        root = Path("/sys/fs/cgroup") if number == "0" else Path("/sys/fs/cgroup/memory")
+        name = "memory.max" if number == "0" else "memory.limit_in_bytes"
+        here = root / path.lstrip("/")
+        limits += [_number(folder / name, r"(\d+)") for folder in (here, *here.parents) if folder.is_relative_to(root)]
+    return min((limit for limit in limits if limit is not None and limit < total), default=None)
+
+
+def _address_limit() -> int | None:
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def _number(path: Path, pattern: str, unit: int = 1) -> int | None:
+    try:
+        found = re.search(pattern, path.read_text(encoding="ascii", errors="replace"))
+    except OSError:
+        return None
+    return int(found[1]) * unit if found else None
+
+
+_LACKING_KINDS = ("MemoryError", "_ArrayMemoryError", "ArrowMemoryError")
+_LACKING = re.compile(r"ResourceExhausted|std::bad_alloc|[Cc]annot allocate memory|Out of memory error on GPU")
+_ASKED = re.compile(r"alloc memory of (\d+) size|Unable to allocate ([\d.]+ [KMGT]?i?B)")

@@ -22,6 +22,7 @@ from hubflow.stages.hub.encoded import Feed, normalised, pad_text
 from hubflow.stages.hub.export_folder import PROGRAM
 from hubflow.stages.hub.images import ImageRules, load_pixels
 from hubflow.stages.hub.judging_sequences import outside_id
+from hubflow.stages.hub.memory import low_memory_explained
 from hubflow.stages.hub.parallel import in_parallel
 from hubflow.stages.hub.precision import require_bfloat16_inference
 from hubflow.stages.hub.prediction_rows import PredictError, require_batch_size, require_stride, rows_of
@@ -31,6 +32,7 @@ from hubflow.stages.hub.tokenizer import encode_texts, encode_word_windows, full
 
 __all__ = ["PredictError", "Prediction", "Predictor"]
 SHOWN_CHARS = 300
+MEMORY_REMEDY = "Give a smaller batch_size"
 TOKENS_AT_ONCE = 2048
 """Of a batch, padding included: with 8192, MiniLM-L6 took a quarter longer on 2 cores."""
 
@@ -104,6 +106,7 @@ class Predictor:
         self._running = threading.Lock()  # of the engine's one set of inputs and outputs
 
     @classmethod
+    @low_memory_explained("loading an export", "Free memory")
     def load(cls, path: str | Path, threads: int | None = None) -> Self:
         """Load an exported folder, every file verified against its manifest.
 
@@ -126,6 +129,7 @@ class Predictor:
         """Hash of the export's manifest; None of one that is being made."""
         return None if self._export.sealed is None else self._export.sealed.sha256
 
+    @low_memory_explained("prediction", MEMORY_REMEDY)
     def predict(self, inputs: Any, batch_size: int = 64, stride: int | None = None) -> list[Prediction]:
         """Predict on rows, in order.
 
@@ -151,14 +155,17 @@ class Predictor:
 
         Raises:
             ProgramError: when the program cannot be run on them, or gives something else.
+            OutOfMemoryError: when memory runs out.
         """
         with self._running:
             for name in self._engine.get_input_names():
                 handle = self._engine.get_input_handle(name)
                 handle.copy_from_cpu(feed[name])
             try:
-                self._engine.run()
-                output: NDArray[np.float32] = self._engine.get_output_handle(self._engine.get_output_names()[0]).copy_to_cpu()
+                with low_memory_explained("prediction", MEMORY_REMEDY):
+                    self._engine.run()
+                    handle = self._engine.get_output_handle(self._engine.get_output_names()[0])
+                    output: NDArray[np.float32] = handle.copy_to_cpu()
             except (ValueError, RuntimeError, IndexError, TypeError, NotImplementedError) as error:
                 raise ProgramError(f"{self.folder}: the program cannot be run on these rows ({_last_line(error)})") from error
         if output.dtype != np.float32 or output.ndim < 2 or output.shape[-1] != self.label_map.num_classes:  # noqa: PLR2004
@@ -168,6 +175,7 @@ class Predictor:
             )
         return output
 
+    @low_memory_explained("prediction", MEMORY_REMEDY)
     def scores(self, inputs: Any, batch_size: int = 64) -> NDArray[np.float32]:
         """Probabilities `[rows, classes]`, for classification; inputs and errors are those of `predict`."""
         if "image" not in self.signature:
@@ -176,6 +184,7 @@ class Predictor:
         parts = [self.pixel_scores(pixels) for pixels in self._pixels(rows, batch_size)]
         return np.concatenate(parts or [np.zeros((0, self.label_map.num_classes), np.float32)])
 
+    @low_memory_explained("prediction", MEMORY_REMEDY)
     def text_scores(self, inputs: Any, batch_size: int = 64) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Probabilities `[rows, classes]` of texts or pairs, and how many tokens of each `max_seq_len` cut off `[rows]`."""
         rows, batch_size = rows_of(inputs, self.signature["rows_kind"]), require_batch_size(batch_size)
@@ -195,6 +204,7 @@ class Predictor:
         mean, std = np.asarray(spec["mean"], np.float32), np.asarray(spec["std"], np.float32)
         return self.run({"image": normalised(pixels, mean, std)})
 
+    @low_memory_explained("prediction", MEMORY_REMEDY)
     def word_scores(self, inputs: Any, batch_size: int = 64, stride: int | None = None) -> list[WordScores]:
         """Of each row of words, the class of each word and its probabilities, as `Prediction` has them.
 

@@ -24,6 +24,8 @@ PADDLE_PATTERN = "*.pdparams"
 TORCH_PICKLE = "pytorch_model.bin"
 WIDEST = 8
 """Bytes of a number, at most."""
+MAX_NAME = 255
+"""Bytes of a file's name, at most."""
 NARROWEST = 2
 """Bytes of a parameter, at least: in half precision."""
 LOOKED_FOR = (SAFETENSORS, SAFETENSORS_INDEX, PADDLE_PATTERN, TORCH_PICKLE)
@@ -132,10 +134,16 @@ def weight_shards(index: Path) -> dict[str, list[str]]:
     outside = [
         shard
         for shard in shards
-        if not isinstance(shard, str) or Path(shard).name != shard or "\\" in shard or shard in ("", ".", "..")
+        if not isinstance(shard, str)
+        or not shard.isprintable()
+        or len(shard.encode()) > MAX_NAME
+        or Path(shard).name != shard
+        or "\\" in shard
+        or shard in ("", ".", "..")
     ]
     if outside or not shards:
-        raise WeightsError(f"{index}: expected the names of shards beside it, found {bounded(map(repr, outside)) or 'none'}")
+        named = bounded(f"{shard!r:.100}" for shard in outside) or "none"
+        raise WeightsError(f"{index}: expected the names of shards beside it, found {named}")
     return shards
 
 

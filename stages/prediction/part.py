@@ -23,6 +23,7 @@ from hubflow.stages.data.carried import FILE
 from hubflow.stages.data.quarantine import as_quarantined
 from hubflow.stages.data.reading_chunks import Malformed
 from hubflow.stages.data.staging import as_table
+from hubflow.stages.hub.memory import low_memory_explained
 from hubflow.stages.prediction.layout import rows_file
 from hubflow.stages.prediction.measuring import Judged, judge_classes, judge_words
 from hubflow.stages.prediction.tables import class_table, word_table
@@ -36,6 +37,7 @@ _LOADING = threading.Lock()
 _LOADED: dict[tuple[str, str, int | None], "Predictor"] = {}
 
 
+@low_memory_explained("prediction", "Give a smaller batch_size")
 def predict_part(work: PredictionWork, part: PartRef) -> PartRecord:
     """Predict the rows of a part and keep the predictions (`Predictions`, or `TokenPredictions`) by their content.
 
@@ -43,6 +45,7 @@ def predict_part(work: PredictionWork, part: PartRef) -> PartRecord:
 
     Raises:
         ContractError: when the predictions break their contract; StoreError when they cannot be written.
+        OutOfMemoryError: when memory runs out.
     """
     folder = Path(work.folder)
     done = finished(folder, part)

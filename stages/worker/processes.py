@@ -23,8 +23,9 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, Any, Self
 
-from hubflow.schemas.errors import HubflowError, StoppedError
+from hubflow.schemas.errors import HubflowError, StoppedError, OutOfMemoryError
 from hubflow.stages.hub import cores
+from hubflow.stages.hub.memory import is_lack_of_memory, lack_of_memory, memory_facts
 from hubflow.stages.worker.connection import AGAIN, BROADCAST, NO_SIGNAL, message_of, rebuilt, warn_again
 from hubflow.stages.worker.server import BEGUN, ENDED, EXECUTE, FORK, REFUSED
 
@@ -78,6 +79,8 @@ def run(
     gpus: Sequence[str] = (),
     device: str = "cpu",
     grace: float = GRACE_SECONDS,
+    work: str = "the work",
+    memory_remedy: str = "Give the process less to do at once",
 ) -> Any:
     """Have `target` done in a process of its own, or in `ranks` processes that work together, and wait for the end.
 
@@ -94,12 +97,15 @@ def run(
         gpus: their GPUs, one for each rank; none for work on a CPU, or on the one GPU that `device` names.
         device: as settings have it.
         grace: seconds.
+        work: what is done, as a noun, for the message of a lack of memory.
+        memory_remedy: which settings to change then, as an instruction.
 
     Returns:
         What `target` gives in the first process.
 
     Raises:
         WorkStoppedError: when the processes ended early on SIGTERM, from here or from elsewhere.
+        OutOfMemoryError: when a process found no more memory.
         WorkerError: naming the rank that failed first, its error, exit code or signal, and the end of its output. An error of
             hubflow's is raised as what it is.
     """
@@ -118,7 +124,7 @@ def run(
             raise
         finally:
             all_ranks.kill()
-        return _outcome(all_ranks)
+        return _outcome(all_ranks, work, memory_remedy)
 
 
 class _Rank:
@@ -467,7 +473,7 @@ def _end(ranks: _Ranks, grace: float) -> None:
         ranks.poll(POLL_SECONDS)
 
 
-def _outcome(ranks: _Ranks) -> Any:
+def _outcome(ranks: _Ranks, work: str, memory_remedy: str) -> Any:
     if ranks.error is not None:
         raise ranks.error
     failure = ranks.first_failure
@@ -484,10 +490,20 @@ def _outcome(ranks: _Ranks) -> Any:
     named, rank = _named(failure.rank, ranks), ranks.all[failure.rank]
     if failure.error is None:
         others = "; the others were ended" if ranks.size > 1 else ""
-        raise WorkerError(f"{named} {_how_ended(rank.exit_code)}{others}; its output ends:\n{rank.tail()}")
+        ending, tail = f"{named} {_how_ended(rank.exit_code)}{others}", rank.tail()
+        if rank.exit_code is not None and rank.exit_code < 0 and is_lack_of_memory("", tail):
+            raise OutOfMemoryError(f"{lack_of_memory(work, tail, memory_remedy)}. {ending}; its output ends:\n{tail}")
+        if rank.exit_code == -signal.SIGKILL:
+            ending += f". The kernel kills a process when memory runs out, so that is the likely cause: {memory_facts()}. "
+            ending += f"If so: {memory_remedy}, or use a machine with more memory. Work: {work}"
+        raise WorkerError(f"{ending}; its output ends:\n{tail}")
     error = rebuilt(failure.error)
     if error is None:
         kind, text = failure.error["type"], failure.error["message"]
+        if is_lack_of_memory(kind, text):
+            lacking = OutOfMemoryError(lack_of_memory(work, text, memory_remedy))
+            lacking.add_note(f"{named} raised {kind}:\n{failure.error['traceback']}")
+            raise lacking
         raise WorkerError(f"{named} failed: {kind}: {text[:2000]}\n{failure.error['traceback']}")
     error.add_note(f"{named} raised it:\n{failure.error['traceback']}")
     raise error
@@ -503,8 +519,7 @@ def _how_ended(code: int | None) -> str:
     if code >= 0:
         return f"failed with exit code {code}"
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-    hint = " (the system may have run out of memory)" if name == "SIGKILL" else ""
-    return f"was killed by {name}{hint}"
+    return f"was killed by {name}"
 
 
 @contextlib.contextmanager

@@ -141,3 +141,22 @@ def test_a_store_that_fills_up_or_turns_read_only_keeps_its_checkpoints_and_the_
     assert all(verify_folder(path) for path in kept)
     assert go(request).first == 8
     assert made(home / "store") == expected
+
+
+@pytest.mark.parametrize("megabytes", [2, 10, 20, 40, 80, 160, 300])
+def test_a_run_whose_memory_runs_out_says_what_to_change_and_goes_on_once_there_is_more(
+    megabytes: int, text_run: Run, tmp_path: Path
+) -> None:
+    request = request_in(tmp_path / "store", text_run)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent / "worker"), "MORE_MEGABYTES": str(megabytes)}
+    command = [sys.executable, "-c", TROUBLE, request.model_dump_json(), "starved"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
+    assert done.stdout, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["error"] == "OutOfMemoryError", told["message"]
+    assert told["message"].startswith("training ran out of memory."), told["message"]
+    for setting in ("train.batch_size", "train.accumulate_steps", "module.max_seq_len"):
+        assert setting in told["message"]
+    assert all(verify_folder(path) for path in (tmp_path / "store").glob("training/*/last-*"))
+    assert go(request).first == 1
+    assert made(tmp_path / "store") == contents(text_run.store.open(text_run.checkpoint).folder)

@@ -221,6 +221,13 @@ def test_an_index_of_many_levels_or_bytes_is_refused(tmp_path: Path) -> None:
             read_weights(tmp_path)
 
 
+@pytest.mark.parametrize("shard", ["x" * 300, "a\0b", "a\x1b[2J", "\ud800", "é" * 200])
+def test_a_shard_whose_name_no_file_can_have_is_refused(tmp_path: Path, shard: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(WeightsError, match="expected the names of shards beside it"):
+        read_weights(tmp_path)
+
+
 def test_a_shard_that_is_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     module = tmp_path / "module"
     module.mkdir()

@@ -1,5 +1,6 @@
 """Worker processes: one or several that work together; they end as one, and with the process that asked for their work."""
 
+import contextlib
 import logging
 import os
 import resource
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 from process_tree import children_of, wait_for, workers_of
 
-from hubflow.schemas.errors import ContractError
+from hubflow.schemas.errors import ContractError, OutOfMemoryError
 from hubflow.stages.worker import processes
 from hubflow.stages.worker.processes import GRACE_SECONDS, WorkerError, WorkStoppedError, run
 
@@ -464,3 +465,71 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+REMEDY = {"work": "training", "memory_remedy": "Give a smaller train.batch_size"}
+
+
+def test_a_lack_of_memory_names_what_was_done_what_was_asked_for_and_the_remedy() -> None:
+    with pytest.raises(OutOfMemoryError) as caught:
+        run("worker_targets:allocate", {"rows": 20_000, "limit": 200_000_000}, **REMEDY)
+    text = str(caught.value)
+    assert text.startswith("training ran out of memory. It asked for 1,600,000,000 bytes more. The system has "), text
+    assert "RLIMIT_AS" not in text, "the limit is the worker's own"
+    assert text.endswith("Give a smaller train.batch_size, or use a machine with more memory"), text
+    assert "ResourceExhausted" in "".join(caught.value.__notes__)
+
+
+def test_a_process_that_aborts_for_lack_of_memory_says_so() -> None:
+    with pytest.raises(OutOfMemoryError, match=r"training ran out of memory.*killed by SIGABRT"):
+        run("worker_targets:abort", {}, **REMEDY)
+
+
+def test_a_process_that_the_kernel_kills_names_memory_as_the_likely_cause(tmp_path: Path) -> None:
+    """In a control group with a limit, where the kernel ends what exceeds it."""
+    script = """
+import sys
+from hubflow.stages.worker.processes import WorkerError, run
+sys.path.insert(0, sys.argv[1])
+try:
+    run("worker_targets:allocate", {"rows": 40_000}, work="training", memory_remedy="Give a smaller train.batch_size")
+except WorkerError as error:
+    print(error)
+"""
+    with limited_group(1_500_000_000) as procs:
+        done = subprocess.run(
+            ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(procs), sys.executable, "-c", script, str(HERE)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+    assert done.returncode == 0, done.stderr
+    text = done.stdout
+    assert text.startswith(
+        "the process was killed by SIGKILL. The kernel kills a process when memory runs out, so that is the likely"
+    )
+    assert "its container or cgroup is limited to 1.4 GiB" in text
+    assert "Give a smaller train.batch_size, or use a machine with more memory" in text
+
+
+@contextlib.contextmanager
+def limited_group(size: int) -> Iterator[Path]:
+    """The file that a process writes its id to, to be in a control group of `size` bytes of memory."""
+    own = Path("/sys/fs/cgroup/memory")
+    limit = "memory.limit_in_bytes"
+    if not own.is_dir():
+        own, limit = Path("/sys/fs/cgroup"), "memory.max"
+    group = own / f"hubflow-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / limit).write_text(str(size))
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            group.rmdir()
+        pytest.skip(f"control groups cannot be made here: {error}")
+    try:
+        yield group / "cgroup.procs"
+    finally:
+        wait_for(lambda: not (group / "cgroup.procs").read_text().strip(), 30)
+        group.rmdir()

@@ -1,4 +1,4 @@
-"""Training in a worker process whose disk fills up, or turns read-only, in the eighth step."""
+"""Training in a worker process whose disk fills up or turns read-only, or whose memory runs out, in the eighth step."""
 
 import os
 import resource
@@ -34,6 +34,15 @@ class Forbidden(Trouble):
         folder.chmod(0o555)
         if os.getuid() == 0:
             os.seteuid(65534)
+
+
+def starved(request: dict[str, Any], connection: Connection) -> Any:
+    """Train with as many megabytes beyond what is in use as the environment's MORE_MEGABYTES."""
+    status = Path("/proc/self/status").read_text()
+    size = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmSize"))
+    more = int(os.environ["MORE_MEGABYTES"]) * 1_000_000
+    resource.setrlimit(resource.RLIMIT_AS, (size + more, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    return training_run.train_in_worker(request, connection)
 
 
 def full(request: dict[str, Any], connection: Connection) -> Any:

@@ -2,12 +2,15 @@
 
 import logging
 import os
+import resource
 import signal
 import sys
 import time
 import warnings
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from hubflow.schemas.errors import ContractError
 from hubflow.stages.worker.connection import Connection, Stopped
@@ -83,3 +86,26 @@ def surroundings(request: dict[str, Any], connection: Connection) -> dict[str, A
         "command": Path("/proc/self/cmdline").read_text().split("\0"),
         "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
     }
+
+
+def allocate(request: dict[str, Any], connection: Connection) -> None:
+    """Have Paddle take memory, with a limit of `limit` bytes beyond what is in use where there is one, and hold it."""
+    from hubflow.stages.hub.runtime import leave_dynamic_mode, paddle
+
+    leave_dynamic_mode()
+    program = paddle.static.Program()
+    with paddle.static.program_guard(program, paddle.static.Program()):
+        x = paddle.static.data("x", [-1, 8], "float32")
+        product = paddle.matmul(x, x, transpose_y=True)
+    if "limit" in request:
+        status = Path("/proc/self/status").read_text()
+        size = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmSize"))
+        resource.setrlimit(resource.RLIMIT_AS, (size + request["limit"], -1))
+    feed = {"x": np.ones((request["rows"], 8), np.float32)}
+    paddle.static.Executor(paddle.CPUPlace()).run(program, feed=feed, fetch_list=[product])
+
+
+def abort(request: dict[str, Any], connection: Connection) -> None:
+    """End as a program in C++ does that finds no memory."""
+    os.write(2, b"terminate called after throwing an instance of 'std::bad_alloc'\n")
+    os.abort()
