@@ -1,6 +1,8 @@
+
 """encode_dataset: a row encoded for each row accepted, cuts counted, bad images quarantined, every image decoded once."""
 
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,7 +162,12 @@ def encode_pictures(data: Path, **more: Any) -> tuple[DatasetRef, EncodedRef]:
 def test_every_image_is_decoded_once_and_known_by_size_means_and_hash(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     really_open = Image.open
-    monkeypatch.setattr(Image, "open", lambda source, **more: opened.append(str(source)) or really_open(source, **more))
+
+    def noted_open(source: Any, **more: Any) -> Image.Image:
+        opened.append(os.readlink(f"/proc/self/fd/{source.fileno()}"))
+        return really_open(source, **more)
+
+    monkeypatch.setattr(Image, "open", noted_open)
     dataset, encoded = encode_pictures(pictures)
     assert sorted(opened) == sorted(map(str, pictures.rglob("*.png")))
     home = Store(pictures.parent / "store")
@@ -224,7 +231,7 @@ def test_images_that_do_not_decode_are_all_named_and_kept_in_the_quarantine(pict
     assert kept["path"].tolist() == sorted(map(str, bad.values()))
     assert kept["row"].tolist() == [1, 3, 7]
     assert kept["checks"].map(list).tolist() == [["decodes"]] * 3
-    assert kept["error"].str.contains("not an image|at most 100000000 are decoded").all()
+    assert kept["error"].str.contains("not an image|at most 100,000,000 pixels are decoded").all()
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
