@@ -151,7 +151,7 @@ class _Array:
                 raise self._fault(self._place, "not valid JSON (nested too deeply); correct it") from error
             except ValueError as error:  # valid JSON that is not to be used: its end is where another decoder finds it
                 try:
-                    found = error, json.JSONDecoder().raw_decode(self._text, self._place)[1]
+                    found = error, json.JSONDecoder(parse_int=str).raw_decode(self._text, self._place)[1]
                 except json.JSONDecodeError as cut:
                     if self._fill():
                         continue

@@ -23,7 +23,7 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, Any, Self
 
-from hubflow.schemas.errors import HubflowError, StoppedError, OutOfMemoryError
+from hubflow.schemas.errors import HubflowError, OutOfMemoryError, StoppedError
 from hubflow.stages.hub import cores
 from hubflow.stages.hub.memory import is_lack_of_memory, lack_of_memory, memory_facts
 from hubflow.stages.worker.connection import AGAIN, BROADCAST, NO_SIGNAL, message_of, rebuilt, warn_again

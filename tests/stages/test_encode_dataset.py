@@ -1,4 +1,3 @@
-
 """encode_dataset: a row encoded for each row accepted, cuts counted, bad images quarantined, every image decoded once."""
 
 import logging
