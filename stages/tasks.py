@@ -24,6 +24,10 @@ from hubflow.stages.hub.memory import low_memory_explained
 from hubflow.stages.run_context import artifact_key, require_lasting
 from hubflow.stages.store import noted_lookups
 
+MEMORY_REMEDY = (
+    "What was made before is kept, and the same run goes on from it: lower batch sizes and the limits of hubflow's settings, "
+    "give the process more (its cgroup's limit, ulimit -v)"
+)
 P = ParamSpec("P")
 R = TypeVar("R")
 Retry = Callable[[Any, Any, Any], bool]
@@ -54,7 +58,7 @@ def stage_task(
         say(f"[bold]{name}[/bold] …")
         try:
             require_lasting(_paths(function, args, kwargs))
-            with _forwarded_logs(), noted_lookups() as found, low_memory_explained(name, "Free memory"):
+            with _forwarded_logs(), noted_lookups() as found, low_memory_explained(name, MEMORY_REMEDY):
                 result = function(*args, **kwargs)
         except (StoppedError, GivenUpError):
             raise

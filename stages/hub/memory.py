@@ -85,7 +85,7 @@ def low_memory_explained(work: str, remedy: str) -> Iterator[None]:
 
 def is_lack_of_memory(kind: str, text: str, number: int | None = None) -> bool:
     """Whether an error is of a lack of memory, by the name of its type, its text and its `errno`."""
-    return kind in _LACKING_KINDS or number == errno.ENOMEM or _LACKING.search(text) is not None
+    return kind in _LACKING_KINDS or number == errno.ENOMEM or any(one.search(text) for one in (_LACKING, _NO_THREAD))
 
 
 def lack_of_memory(work: str, text: str, remedy: str) -> str:
@@ -99,7 +99,8 @@ def lack_of_memory(work: str, text: str, remedy: str) -> str:
     asked = _ASKED.search(text)
     amount = "" if asked is None else asked[2] or f"{int(asked[1]):,} bytes"
     needed = f" It asked for {amount} more." if amount else ""
-    return f"{work} ran out of memory.{needed} {memory_facts()}. {remedy}, or use a machine with more memory"
+    what = "memory, or of threads (ulimit -u)" if _NO_THREAD.search(text) else "memory"
+    return f"{work} ran out of {what}.{needed} {memory_facts()}. {remedy}, or use a machine with more memory"
 
 
 def memory_facts() -> str:
@@ -156,5 +157,9 @@ def _number(path: Path, pattern: str, unit: int = 1) -> int | None:
 
 
 _LACKING_KINDS = ("MemoryError", "_ArrayMemoryError", "ArrowMemoryError")
-_LACKING = re.compile(r"ResourceExhausted|std::bad_alloc|[Cc]annot allocate memory|Out of memory error on GPU")
+_LACKING = re.compile(
+    r"ResourceExhausted|std::bad_alloc|[Cc]annot allocate memory|Out of memory error on GPU|failed to map segment"
+)
+_NO_THREAD = re.compile(r"Resource temporarily unavailable|can't start new thread")
+"""A thread needs room for its stack."""
 _ASKED = re.compile(r"alloc memory of (\d+) size|Unable to allocate ([\d.]+ [KMGT]?i?B)")

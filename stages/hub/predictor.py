@@ -159,8 +159,8 @@ class Predictor:
         """
         with self._running:
             for name in self._engine.get_input_names():
-                handle = self._engine.get_input_handle(name)
-                handle.copy_from_cpu(feed[name])
+                with low_memory_explained("prediction", MEMORY_REMEDY):
+                    self._engine.get_input_handle(name).copy_from_cpu(feed[name])
             try:
                 with low_memory_explained("prediction", MEMORY_REMEDY):
                     self._engine.run()

@@ -42,6 +42,15 @@ GPU_DISTRIBUTION = "paddlepaddle-gpu"
 _OF_A_LAUNCHER = ("PADDLE_", "FLAGS_selected_")
 _OF_A_LAUNCHER_TOO = ("POD_IP", "MASTER_ADDR", "MASTER_PORT", "DISTRIBUTED_TRAINER_ENDPOINTS", "TRAINER_IP_PORT_LIST")
 
+_MEMORY_CAUSES: dict[int | None, str] = {
+    None: "The kernel may have killed the process that starts others, as it does",
+    -signal.SIGKILL: "This is likely the kernel, which kills a process",
+    -signal.SIGSEGV: "Paddle may crash",
+    -signal.SIGBUS: "Paddle may crash",
+    -signal.SIGABRT: "Paddle may end",
+}
+"""How a lack of memory ends a process, by its exit code; None where it was lost without one."""
+
 _log = logging.getLogger(__name__)
 
 Answer = Callable[[str, dict[str, Any]], Any]
@@ -493,9 +502,10 @@ def _outcome(ranks: _Ranks, work: str, memory_remedy: str) -> Any:
         ending, tail = f"{named} {_how_ended(rank.exit_code)}{others}", rank.tail()
         if rank.exit_code is not None and rank.exit_code < 0 and is_lack_of_memory("", tail):
             raise OutOfMemoryError(f"{lack_of_memory(work, tail, memory_remedy)}. {ending}; its output ends:\n{tail}")
-        if rank.exit_code == -signal.SIGKILL:
-            ending += f". The kernel kills a process when memory runs out, so that is the likely cause: {memory_facts()}. "
-            ending += f"If so: {memory_remedy}, or use a machine with more memory. Work: {work}"
+        if (cause := _MEMORY_CAUSES.get(rank.exit_code)) is not None:
+            ending += (
+                f". {cause} when memory runs out: {memory_facts()}. If so: {memory_remedy}, or use a machine with more memory"
+            )
         raise WorkerError(f"{ending}; its output ends:\n{tail}")
     error = rebuilt(failure.error)
     if error is None:

@@ -143,7 +143,7 @@ def test_a_store_that_fills_up_or_turns_read_only_keeps_its_checkpoints_and_the_
     assert made(home / "store") == expected
 
 
-@pytest.mark.parametrize("megabytes", [2, 10, 20, 40, 80, 160, 300])
+@pytest.mark.parametrize("megabytes", [2, 20, 40])
 def test_a_run_whose_memory_runs_out_says_what_to_change_and_goes_on_once_there_is_more(
     megabytes: int, text_run: Run, tmp_path: Path
 ) -> None:
@@ -154,7 +154,7 @@ def test_a_run_whose_memory_runs_out_says_what_to_change_and_goes_on_once_there_
     assert done.stdout, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["error"] == "OutOfMemoryError", told["message"]
-    assert told["message"].startswith("training ran out of memory."), told["message"]
+    assert told["message"].startswith("training ran out of memory"), told["message"]
     for setting in ("train.batch_size", "train.accumulate_steps", "module.max_seq_len"):
         assert setting in told["message"]
     assert all(verify_folder(path) for path in (tmp_path / "store").glob("training/*/last-*"))

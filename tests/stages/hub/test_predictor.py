@@ -459,3 +459,31 @@ def test_memory_stays_flat_over_many_loads(tiny_exports: dict[str, Exported]) ->
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     before, after = map(int, done.stdout.split()[-2:])
     assert after < 1.03 * before
+
+
+def test_a_lack_of_memory_names_the_batch_size(tiny_exports: dict[str, Exported]) -> None:
+    script = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from hubflow.schemas.errors import OutOfMemoryError
+from hubflow.stages.hub.predictor import Predictor
+predictor = Predictor.load(sys.argv[1])
+side = predictor.signature["image"]["image_size"]
+predictor.pixel_scores(np.zeros((1, 3, side, side), np.uint8))
+pixels = np.zeros((100_000, 3, side, side), np.uint8)
+feed = {"image": pixels.astype(np.float32)}
+size = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize"))
+resource.setrlimit(resource.RLIMIT_AS, ((size + 20_000) * 1024, -1))
+try:
+    predictor.run(feed)
+except OutOfMemoryError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", script, str(tiny_exports["image"].folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.splitlines()[-1]
+    assert text.startswith("prediction ran out of memory. It asked for ")
+    assert "a process is limited to " in text
+    assert text.endswith("Give a smaller batch_size, or use a machine with more memory")

@@ -92,6 +92,7 @@ def allocate(request: dict[str, Any], connection: Connection) -> None:
     """Have Paddle take memory, with a limit of `limit` bytes beyond what is in use where there is one, and hold it."""
     from hubflow.stages.hub.runtime import leave_dynamic_mode, paddle
 
+    Path("/proc/self/oom_score_adj").write_text("1000")  # the kernel kills this process, and not the one that started it
     leave_dynamic_mode()
     program = paddle.static.Program()
     with paddle.static.program_guard(program, paddle.static.Program()):
