@@ -82,7 +82,7 @@ def test_bytes_of_a_fixed_size_that_many_rows_refer_to_are_bounded(tmp_path: Pat
 @pytest.mark.parametrize(
     ("times", "fault"),
     [
-        (300_000, r"record 1: [\d,]+ bytes, more than an eighth of limits\.max_batch_bytes"),
+        (150_000, r"record 1: [\d,]+ bytes, more than an eighth of limits\.max_batch_bytes"),
         (3_000_000, r"column 'tokens\.list\.element': the lists of a row group may take 3,\d+,\d+,\d+ bytes"),
     ],
 )
