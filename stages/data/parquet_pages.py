@@ -343,7 +343,9 @@ def column_pages(stream: IO[bytes], chunk: Any, levels: int) -> ColumnPages:
         header, length = _header(stream, place)
         kind, decoded, stored = (_whole(header.get(number, 0)) for number in (1, 2, 3))
         inner = header.get(_HEADERS.get(kind, 0), {})
-        values = _whole(inner.get(1, 0)) if isinstance(inner, dict) else 0
+        if not isinstance(inner, dict):
+            raise PageError("a page's header holds a number where it should hold more")
+        values = _whole(inner.get(1, 0))
         if min(decoded, stored, values) < 0:
             raise PageError("a page has a negative size")
         found.decoded_bytes += decoded

@@ -48,7 +48,7 @@ def read_parquet(request: Request, chunk_rows: int) -> Iterator[Chunk]:
                     for part in plan.parts(batch, number):
                         yield arrow_chunk(request, arrow.Table.from_batches([part]), taken, number)
                         number += len(part)
-    except (arrow.ArrowException, OSError, PageError) as error:
+    except (arrow.ArrowException, OSError, PageError, UnicodeDecodeError) as error:  # the last of a column's name
         raise DataError(f"{request.path}: cannot be read as Parquet ({error}); {_instead(request.path)}") from error
 
 

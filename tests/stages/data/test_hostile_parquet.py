@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from pyarrow import parquet
 
 from hubflow.schemas.settings import DatasetSpec, TaskType
 from hubflow.stages.data.columns import to_frame
+from hubflow.stages.data.parquet_pages import PageError, column_pages
 from hubflow.stages.data.reading import iter_rows
 from hubflow.stages.errors import DataError
 
@@ -245,3 +247,17 @@ def test_sound_text_of_every_encoding_is_read_as_it_is(tmp_path: Path, encoding:
     assert json.dumps([list(one) if not isinstance(one, str) else one for one in found["words"]]) == json.dumps(
         columns["words"].to_pylist()
     )
+
+
+def test_a_name_of_a_column_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, {"\u00e9": [1]}, 1, store_schema=False)
+    path.write_bytes(path.read_bytes().replace("\u00e9".encode(), b"\xc3a"))
+    refused(path, "cannot be read as Parquet")
+
+
+def test_a_header_of_a_page_that_holds_a_number_for_a_struct_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pages"
+    path.write_bytes(bytes([0x15, 0, 0x15, 2, 0x15, 2, 0x25, 2, 0]) + b"x")  # field 5, of a page of values, is a number
+    chunk = SimpleNamespace(data_page_offset=0, has_dictionary_page=False, num_values=1, compression="UNCOMPRESSED")
+    with path.open("rb") as stream, pytest.raises(PageError, match="a number where it should hold more"):
+        column_pages(stream, chunk, 0)
