@@ -31,8 +31,10 @@ AS_DICTIONARY = {0, *BY_DICTIONARY}
 _FIRST_BYTES, _MOST_BYTES = 1 << 9, 1 << 24  # of a header: it may hold the smallest and the largest value
 _HEADERS = {DATA: 5, DICTIONARY: 7, DATA_V2: 8}  # field of the page's header that says more, by type
 _ENCODINGS = {DATA: 2, DATA_V2: 4}
-_FALSE, _BYTE, _DOUBLE, _BINARY, _STRUCT = 2, 3, 7, 8, 12  # types of Thrift's compact protocol
+_FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = 2, 3, 7, 8, 9, 10, 12  # types of Thrift's compact protocol
 _MAX_DEPTH = 16
+HADOOP_LZ4 = "LZ4 as Hadoop writes it"
+_COMPRESSIONS = ("UNCOMPRESSED", "SNAPPY", "GZIP", "LZO", "BROTLI", HADOOP_LZ4, "ZSTD", "LZ4")
 _MAX_INDEX_BITS = 32
 _PACKED_AT_ONCE = 1 << 16
 
@@ -119,14 +121,9 @@ def plan_of(path: Path, stream: IO[bytes], metadata: Any, schema: Any) -> Plan:
         PageError: when the headers of its pages cannot be read.
     """
     most, size = library_settings().limits.max_batch_bytes, os.fstat(stream.fileno()).st_size
-    groups = range(metadata.num_row_groups)
-    pages = [
-        [
-            column_pages(stream, metadata.row_group(group).column(place), _levels(metadata.schema.column(place)))
-            for group in groups
-        ]
-        for place in range(metadata.num_columns)
-    ]
+    leaves = [metadata.schema.column(place) for place in range(metadata.num_columns)]
+    groups = column_chunks(stream, len(leaves))
+    pages = [[column_pages(stream, group[place], _levels(leaf)) for group in groups] for place, leaf in enumerate(leaves)]
     together = sum(max((one.largest_page for one in column), default=0) for column in pages)
     if together > most:
         raise DataError(
@@ -136,7 +133,7 @@ def plan_of(path: Path, stream: IO[bytes], metadata: Any, schema: Any) -> Plan:
     flat_text = {field.name for field in schema if _is_text(field.type)}
     dictionaries, row_bytes, value_bytes = [], 0, 0
     for place, column in enumerate(pages):
-        leaf = metadata.schema.column(place)
+        leaf = leaves[place]
         width = _WIDTHS.get(leaf.physical_type, max(int(leaf.length or 0), 8))
         value_bytes += width * sum(one.values for one in column)
         if leaf.path in flat_text and all(one.encodings <= AS_DICTIONARY for one in column):
@@ -275,11 +272,23 @@ class ColumnPages:
         if self.compression == "UNCOMPRESSED" or (page.is_second_version and page.header.get(7) is False):
             return content
         try:
-            codec = arrow.Codec({"LZ4": "lz4_raw"}.get(self.compression, self.compression.lower()))
-            rest: bytes = codec.decompress(content[levels:], page.decoded_bytes - levels, asbytes=True)
-            return content[:levels] + rest
+            return content[:levels] + _decompressed(content[levels:], self.compression, page.decoded_bytes - levels)
         except (arrow.ArrowException, OSError, ValueError, OverflowError) as error:
             raise PageError(f"a page cannot be decompressed: {error}") from error
+
+
+def _decompressed(content: bytes, compression: str, size: int) -> bytes:
+    codec = arrow.Codec({"LZ4": "lz4_raw", HADOOP_LZ4: "lz4_raw"}.get(compression, compression.lower()))
+    blocks, place, left = list[bytes](), 0, size
+    while compression == HADOOP_LZ4 and place + 8 <= len(content) and left > 0:  # blocks with their sizes before them, or none
+        decoded, stored = (int.from_bytes(content[place + start : place + start + 4], "big") for start in (0, 4))
+        if decoded > left or place + 8 + stored > len(content):
+            break
+        blocks.append(codec.decompress(content[place + 8 : place + 8 + stored], decoded, asbytes=True))
+        place, left = place + 8 + stored, left - decoded
+    if blocks and not left:
+        return b"".join(blocks)
+    return bytes(codec.decompress(content, size, asbytes=True))
 
 
 def _referred_bytes(content: bytes, page: _Page, levels: int, lengths: NDArray[np.int64]) -> int:
@@ -324,19 +333,62 @@ def _packed_bytes(content: bytes, place: int, width: int, count: int, lengths: N
     return total if width else count * int(lengths[0])
 
 
-def column_pages(stream: IO[bytes], chunk: Any, levels: int) -> ColumnPages:
+class ColumnChunk(NamedTuple):
+    """A column in a row group, as the footer has it."""
+
+    compression: str
+    num_values: int
+    data_page_offset: int
+    dictionary_page_offset: int
+
+
+def column_chunks(stream: IO[bytes], num_columns: int) -> list[list[ColumnChunk]]:
+    """The columns of each row group.
+
+    The footer is read here: `pyarrow` ends the process when it is asked for a column whose facts contradict each other.
+
+    Args:
+        stream: the file, which is not at any place afterwards.
+        num_columns: of each row group.
+
+    Raises:
+        PageError: when the footer cannot be read, or a row group has other columns.
+    """
+    end = os.fstat(stream.fileno()).st_size - 8
+    stream.seek(max(end, 0))
+    size = int.from_bytes(stream.read(4), "little")
+    stream.seek(max(end - size, 0))
+    try:
+        footer = _Compact(stream.read(size)).struct()
+        groups = [[_column_chunk(column) for column in group[1]] for group in footer[4]]
+    except (IndexError, KeyError, TypeError) as error:
+        raise PageError("its footer is damaged") from error
+    if any(len(group) != num_columns for group in groups):
+        raise PageError("a row group has other columns than the file")
+    return groups
+
+
+def _column_chunk(column: dict[int, Any]) -> ColumnChunk:
+    facts = column[3]
+    codec = _whole(facts[4])
+    if not 0 <= codec < len(_COMPRESSIONS):
+        raise PageError(f"a column has the unknown compression {codec}")
+    return ColumnChunk(_COMPRESSIONS[codec], *(_whole(facts.get(number, 0)) for number in (5, 9, 11)))
+
+
+def column_pages(stream: IO[bytes], chunk: ColumnChunk, levels: int) -> ColumnPages:
     """The pages of a column chunk.
 
     Args:
         stream: the file, which is not at any place afterwards.
-        chunk: the chunk's metadata, as `pyarrow.parquet` gives it.
+        chunk: where it is.
         levels: how many kinds of levels stand before the values of a page.
 
     Raises:
         PageError: when a header cannot be read.
     """
     found, place = ColumnPages(chunk.compression, levels), chunk.data_page_offset
-    if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < place:
+    if 0 < chunk.dictionary_page_offset < place:
         place = chunk.dictionary_page_offset
     size = os.fstat(stream.fileno()).st_size
     while found.values < chunk.num_values and 0 <= place < size:
@@ -403,6 +455,8 @@ class _Compact:
         return found
 
     def _value(self, kind: int, depth: int) -> Any:
+        if kind in (_LIST, _SET):
+            return self._list(depth)
         if _BYTE < kind < _DOUBLE:
             return self._number()
         if kind == _STRUCT:
@@ -410,7 +464,18 @@ class _Compact:
         if kind in (_BYTE, _DOUBLE, _BINARY):
             self._skip({_BYTE: 1, _DOUBLE: 8}.get(kind) or self.varint())
             return None
-        raise PageError(f"a page's header holds a value of type {kind}")  # there are no lists in it
+        raise PageError(f"a header holds a value of type {kind}")
+
+    def _list(self, depth: int) -> list[Any]:
+        head = self._byte()
+        kind = head & 15
+        count = head >> 4 if head >> 4 < 15 else self.varint()  # noqa: PLR2004
+        if count > len(self._data) - self.place or depth > _MAX_DEPTH:
+            raise IndexError  # each item takes a byte at least
+        if kind <= _FALSE:
+            self._skip(count)
+            return []
+        return [self._value(kind, depth + 1) for _ in range(count)]
 
     def _byte(self) -> int:
         self.place += 1

@@ -72,6 +72,8 @@ def _checked_schema(name: str, metadata: Any, path: Path) -> Any:
     require_few_columns(path, metadata.num_columns)
     with parquet.ParquetFile(name, metadata=metadata) as file:
         schema, most = file.schema_arrow, library_settings().limits.max_nesting
+    for field in schema:
+        _require_names(field.type)
     deep = [field.name for field in schema if levels(field.type) > most]
     if deep:
         raise DataError(
@@ -81,6 +83,20 @@ def _checked_schema(name: str, metadata: Any, path: Path) -> Any:
     if repeated:
         raise DataError(f"{path}: column name(s) {bounded(map(repr, repeated))} repeat; name each column once")
     return schema
+
+
+def _require_names(kind: Any) -> None:
+    """Decode what a type names: its fields, and the zone of its times.
+
+    Raises:
+        UnicodeDecodeError: when a name is not UTF-8; Arrow finds it out where it is used.
+    """
+    if types.is_nested(kind):
+        for place in range(kind.num_fields):
+            str(kind.field(place).name)
+            _require_names(kind.field(place).type)
+    elif types.is_timestamp(kind):
+        str(kind.tz)
 
 
 def _instead(path: Path) -> str:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from pyarrow import parquet
 
 from hubflow.schemas.settings import DatasetSpec, TaskType
 from hubflow.stages.data.columns import to_frame
-from hubflow.stages.data.parquet_pages import PageError, column_pages
+from hubflow.stages.data.parquet_pages import HADOOP_LZ4, ColumnChunk, PageError, _decompressed, column_pages
 from hubflow.stages.data.reading import iter_rows
 from hubflow.stages.errors import DataError
 
@@ -258,6 +257,17 @@ def test_a_name_of_a_column_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_a_header_of_a_page_that_holds_a_number_for_a_struct_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "pages"
     path.write_bytes(bytes([0x15, 0, 0x15, 2, 0x15, 2, 0x25, 2, 0]) + b"x")  # field 5, of a page of values, is a number
-    chunk = SimpleNamespace(data_page_offset=0, has_dictionary_page=False, num_values=1, compression="UNCOMPRESSED")
+    chunk = ColumnChunk("UNCOMPRESSED", num_values=1, data_page_offset=0, dictionary_page_offset=0)
     with path.open("rb") as stream, pytest.raises(PageError, match="a number where it should hold more"):
         column_pages(stream, chunk, 0)
+
+
+def test_blocks_of_lz4_as_hadoop_writes_them_are_decompressed() -> None:
+    codec, content = arrow.Codec("lz4_raw"), b"abc" * 1_000
+    block = codec.compress(content, asbytes=True)
+    framed = len(content).to_bytes(4, "big") + len(block).to_bytes(4, "big") + block
+    assert _decompressed(framed, HADOOP_LZ4, 3_000) == content
+    assert _decompressed(framed + framed, HADOOP_LZ4, 6_000) == content + content
+    assert _decompressed(block, HADOOP_LZ4, 3_000) == content
+    with pytest.raises((arrow.ArrowException, OSError)):
+        _decompressed(bytes(100_000), HADOOP_LZ4, 3_000)
