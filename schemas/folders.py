@@ -240,7 +240,11 @@ def verify_folder(folder: Path, kind: str | None = None, remedy: str = "; make i
             regular file: links are refused, also where they lead to a file of the folder.
     """
     path = folder / MANIFEST
-    if not folder.is_dir():
+    try:
+        is_folder = folder.is_dir()
+    except OSError as error:  # nobody but another user may look into a folder above it
+        raise StoreError(f"{folder} cannot be read ({error}); have its owner allow it, or choose another store") from error
+    if not is_folder:
         raise StoreError(f"{folder}: no such folder; correct the path, or make it again")
     try:
         content = read_file(path, follow_links=False)

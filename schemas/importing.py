@@ -62,7 +62,8 @@ def import_object(path: str, setting: str, expected: str) -> object:
     except BaseException as error:  # a module, or a class, may compute its attributes
         if _is_of_signal(error):
             raise
-        raise SettingsError(f"{where}: {module_name} has no {name!r} ({_shown(error)}); expected {expected}") from error
+        why = "" if isinstance(error, AttributeError) else f" ({_shown(error)})"
+        raise SettingsError(f"{where}: {module_name} has no {name!r}{why}; expected {expected}") from error
     for step in steps[1:]:
         if callable(step) or isinstance(step, ModuleType):
             _require_allowed(_module_of(step), where, expected)

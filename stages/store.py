@@ -296,12 +296,19 @@ class Store:
         return True
 
     def names(self, folder: str) -> list[str]:
-        """Names of the files and folders right below a folder of loose files or artefacts, sorted; hidden ones are left out."""
+        """Names of the files and folders right below a folder of loose files or artefacts, sorted; hidden ones are left out.
+
+        Raises:
+            StoreError: when the folder is there and cannot be read.
+        """
         place = self.inside(folder)
         if self._remote is not None:
             found = {path.split("/")[0] for path in self._remote.sizes(folder)}
         else:
-            found = {path.name for path in place.iterdir()} if place.is_dir() else set()
+            try:
+                found = {path.name for path in place.iterdir()} if place.is_dir() else set()
+            except OSError as error:
+                raise StoreError(f"{place} cannot be read ({error})") from error
         return sorted(name for name in found if not name.startswith("."))
 
     def sign(self, path: str, key: "Ed25519PrivateKey") -> str:

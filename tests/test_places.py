@@ -204,6 +204,7 @@ def test_relative_paths_are_refused_by_name_in_a_run_that_a_worker_started_and_i
 def test_inputs_that_are_there_short_names_and_absolute_paths_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "00000000-0000-0000-0000-000000000000")
+    monkeypatch.setenv("HUBFLOW_TRUST_TRACKING_URIS", "https://host")
     for name in ("a.tsv", "b.csv"):
         (tmp_path / name).write_text("text\n")
     output = tmp_path / "out.csv"

@@ -37,7 +37,7 @@ def read_parquet(request: Request, chunk_rows: int) -> Iterator[Chunk]:
     number = 1
     try:
         require_file(request.path)
-        with held_open(request.path) as name, open(name, "rb") as stream:
+        with held_open(request.path) as name, open_file(name) as stream:
             _require_footer(stream, request.path)
             metadata = parquet.read_metadata(name)
             schema = _checked_schema(name, metadata, request.path)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hubflow.schemas.errors import HubflowError, OutOfMemoryError
+from hubflow.schemas.files import read_file
 
 # Parameters of mallopt(3) and what glibc has by default.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
@@ -148,9 +149,12 @@ def _address_limit() -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
+_MOST_BYTES = 1 << 20  # of a file of the system
+
+
 def _number(path: Path, pattern: str, unit: int = 1) -> int | None:
     try:
-        found = re.search(pattern, path.read_text(encoding="ascii", errors="replace"))
+        found = re.search(pattern, read_file(path, max_bytes=_MOST_BYTES).decode("ascii", errors="replace"))
     except OSError:
         return None
     return int(found[1]) * unit if found else None

@@ -38,7 +38,8 @@ def test_runs_one_after_another_take_no_more_memory(tmp_path: Path) -> None:
     (ours, servers, our_threads, its_threads), last = taken[2], taken[-1]
     assert last[0] < MOST_GROWTH * ours, taken
     assert last[1] < MOST_GROWTH * servers, taken
-    assert last[2:] == [our_threads, its_threads]
+    assert last[2] <= our_threads, taken  # those of earlier tests may end meanwhile
+    assert last[3] <= its_threads, taken
 
 
 def _resident(process: int | str) -> int:

@@ -39,7 +39,8 @@ def helper(values):
 def through_pandas(judged, labels):
     return helper(judged["label"]).sum()
 
-builtin = divmod
+import numpy as np
+builtin = np.divide
 number = 5
 """
 JUDGED = pd.DataFrame({"label": ["a", "b"], "predicted": ["a", "a"], "amount": [3, 4]})
@@ -86,7 +87,7 @@ def test_a_metric_that_fails_is_named(name: str, message: str) -> None:
     [
         ("my_metrics:costs", "my_metrics has no 'costs'; expected package.module:function"),
         ("your_metrics:cost", "your_metrics cannot be imported"),
-        ("my_metrics:number", "is a int and cannot be called"),
+        ("my_metrics:number", "is a int; expected package.module:function"),
     ],
 )
 def test_a_metric_that_is_not_there_is_told(path: str, message: str) -> None:
