@@ -242,14 +242,15 @@ class Start:
         child = os.fork()
         if child == 0:
             self._be_night(board, outcome)
+        status, was_struck = None, False
         try:
             status, was_struck = self._follow(board, child, started)
         finally:
-            for pid in (child, *descendants(child)):
-                send_signal(pid, signal.SIGKILL)
+            if status is None:  # it is there, and its number is no other process's
+                for pid in (*descendants(child), child):
+                    send_signal(pid, signal.SIGKILL)
+                os.waitpid(child, 0)
             board.close()
-        if status is None:
-            os.waitpid(child, 0)
         kind = HUNG if status is None else KILLED if os.WIFSIGNALED(status) else CODES.get(os.WEXITSTATUS(status), FAILED)
         told = json.loads(outcome.read_text(encoding="utf-8")) if outcome.exists() else {}
         seconds = time.monotonic() - started
