@@ -7,6 +7,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from rich.markup import escape
 
 from hubflow.schemas.errors import HubflowError
 from hubflow.schemas.nightly import SlotSettings
@@ -30,7 +31,7 @@ def slot(settings: SlotSettings, device: str) -> Iterator[None]:
         yield
         return
     require_limit(settings)
-    say(f"[dim]waiting for a slot of {settings.name!r} …[/dim]")
+    say(f"[dim]waiting for a slot of {escape(repr(settings.name))} …[/dim]")
     with concurrency(settings.name, strict=True, lease_duration=settings.lease_seconds):
         yield
 

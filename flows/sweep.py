@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from rich.markup import escape
 
 from hubflow.flows.fine_tune import Stopwatch, train_and_evaluate
 from hubflow.flows.store_access import open_store
@@ -12,6 +13,7 @@ from hubflow.schemas.errors import StoppedError
 from hubflow.schemas.references import EvaluationRef
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.schemas.sweep import SweepResult, SweepSettings
+from hubflow.schemas.text import markdown_text
 from hubflow.schemas.urls import paths_of
 from hubflow.stages.console import say
 from hubflow.stages.run_context import artifact_key, require_lasting
@@ -61,7 +63,7 @@ def sweep_trial(settings: FineTuneSettings, store: str) -> tuple[EvaluationRef, 
     try:
         encoded, _, evaluation = train_and_evaluate(settings, store, Stopwatch())
     except PrunedError as pruned:
-        say(f"[bold]{settings.name}[/bold] {pruned}")
+        say(f"[bold]{escape(settings.name)}[/bold] {escape(str(pruned))}")
         return None
     return evaluation, encoded.dataset.sha256
 
@@ -87,14 +89,15 @@ def _tried(study: Study, trial: "optuna.Trial", store: str) -> bool:
 def _publish(study: Study) -> None:
     """The trials as a table, and the best one's values, as artifacts of the run."""
     trials, best = study.trials(), study.best()
+    # Prefect shows texts in tables, and descriptions, as Markdown.
     rows = [
         {"trial": one.number, "state": one.state, study.settings.dev_metric: one.value, **one.values, "error": one.error}
         for one in trials
     ]
-    create_table_artifact(rows, key=artifact_key("sweep-trials"), description=f"Trials of the sweep {study.settings.name}")
+    rows = [{name: markdown_text(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows]
+    name = markdown_text(study.settings.name)
+    create_table_artifact(rows, key=artifact_key("sweep-trials"), description=f"Trials of the sweep {name}")
     if best is not None:
-        values = "\n".join(f"| `{name}` | {value} |" for name, value in best.values.items())
+        values = "\n".join(f"| {markdown_text(setting)} | {markdown_text(value)} |" for setting, value in best.values.items())
         text = f"Trial {best.number}: {study.settings.dev_metric} {best.value:.4f} on dev\n\n| setting | value |\n|---|---|\n"
-        create_markdown_artifact(
-            text + values, key=artifact_key("sweep-best"), description=f"Best trial of the sweep {study.settings.name}"
-        )
+        create_markdown_artifact(text + values, key=artifact_key("sweep-best"), description=f"Best trial of the sweep {name}")

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from hubflow.schemas.text import printable
+
 MAX_LISTED, MAX_ITEM_CHARS = 10, 300
 
 
@@ -15,6 +17,10 @@ class HubflowError(Exception):
     """
 
     quarantine: Path | None = None
+
+    def __str__(self) -> str:
+        """The message, in which nothing of a file's name or content commands a terminal."""
+        return printable(super().__str__())
 
 
 class StoppedError(HubflowError):

@@ -1,4 +1,9 @@
-"""Sealed folders: written atomically, the manifest last, every file verified on reading. Must not import Paddle or Prefect."""
+"""Files and folders that are whole or not there: written under a random name beside their place, then renamed into it.
+
+Everything that hubflow writes to keep goes through `atomic_file` and `atomic_folder`: new entries alone (O_EXCL), the umask
+decides who may read them, and less may where the data that they hold may be read by less. Sealed folders have a manifest,
+written last, and every file is verified on reading. Must not import Paddle or Prefect.
+"""
 
 import contextlib
 import errno
@@ -8,13 +13,14 @@ import itertools
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
+import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -26,8 +32,12 @@ MANIFEST_SIGNATURE = "manifest.sig"
 """Beside the manifest and not in it: it signs the manifest."""
 FORMAT_VERSION = 1
 FIRST_ASIDE = "0"  # where a folder is put when another takes its place
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LEFT_OVER_AFTER_SECONDS = 3600.0
+DRAFT, ASIDE = "draft", "old"
+LEFTOVER = re.compile(rf"\.(.+?)\.[0-9a-f]{{16}}\.({DRAFT}|{ASIDE})")
+"""Names of drafts, and of folders for what another takes the place of, beside their targets. Of others' files none is such."""
+MAX_NAME_BYTES = 200  # of a target's name in that of its draft: a name may have 255
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class StoreError(HubflowError):
@@ -50,40 +60,97 @@ def file_sha256(path: Path, max_bytes: int | None = None, limit: str = "") -> st
 
 
 @contextlib.contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that takes its place when the block ends without an error.
+def atomic_file(target: Path, holds: Iterable[Path] = ()) -> Iterator[IO[bytes]]:
+    """A new file beside `target`, open for writing, that takes its place when the block ends without an error.
+
+    Args:
+        target: the file; a link in its place is replaced, not followed.
+        holds: files and folders whose data the new file holds: who may not read each of them may not read it.
+
+    Yields:
+        The stream.
+
+    Raises:
+        StoreError: when the disk is full or the file cannot be written; what was at `target` is unharmed.
+    """
+    with _explained(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path, descriptor = _new_file(target, holds)
+    stream = os.fdopen(descriptor, "wb")
+    try:
+        with in_use(path):
+            with _explained(target, path):
+                yield stream
+            with _explained(target):
+                stream.flush()
+                os.fsync(descriptor)
+                stream.close()
+                os.replace(path, target)
+                sync(target.parent)
+    finally:
+        with contextlib.suppress(OSError):  # what its buffer still holds has no room; that error is under way
+            stream.close()
+        with contextlib.suppress(OSError):  # it has taken its place
+            path.unlink()
+
+
+def write_atomically(path: Path, data: bytes, holds: Iterable[Path] = ()) -> None:
+    """Write a file as a whole; see `atomic_file`.
+
+    Raises:
+        StoreError: when it cannot be written; what was at `path` is unharmed.
+    """
+    with atomic_file(path, holds) as stream:
+        stream.write(data)
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path, holds: Iterable[Path] = ()) -> Iterator[Path]:
+    """A new folder beside `target` that takes its place when the block ends without an error.
 
     What killed writers left beside it is removed.
+
+    Args:
+        target: the folder.
+        holds: files and folders whose data the new folder holds: who may not read each of them may not open it.
+
+    Yields:
+        The new folder.
 
     Raises:
         StoreError: when the disk is full or the folder cannot be written; what was at `target` is unharmed.
     """
-    try:
+    with _explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(StoreError):  # another user's; the folder itself can be written, or not, all the same
             remove_leftovers(target.parent, LEFT_OVER_AFTER_SECONDS)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        mode = _usual_mode(folder)
-    except OSError as error:
-        raise StoreError(f"{target.parent} cannot be written ({error})") from error
-    with in_use(folder):
-        try:
-            try:
-                yield folder
-            except OSError as error:
-                is_elsewhere = error.filename and not str(error.filename).startswith(str(folder))
-                is_full = error.errno in FULL  # of a copy, the error names the source
-                if isinstance(error, FileNotFoundError) or (is_elsewhere and not is_full):
-                    raise
-                raise _not_written(target, error) from error
-            try:
-                _sync_tree(folder)
-                folder.chmod(mode)
-                _replace(folder, target)
-            except OSError as error:
-                raise _not_written(target, error) from error
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    with draft_folder(target, holds) as folder:
+        with _explained(target, folder):
+            yield folder
+        with _explained(target):
+            _sync_tree(folder)
+            _replace(folder, target)
+
+
+@contextlib.contextmanager
+def draft_folder(target: Path, holds: Iterable[Path] = ()) -> Iterator[Path]:
+    """A new folder beside `target` under a name that nobody can guess; what is still in its place at the end is removed.
+
+    Args:
+        target: what it is for.
+        holds: as for `atomic_folder`.
+
+    Raises:
+        StoreError: when it cannot be made.
+    """
+    path = _beside(target, DRAFT)
+    with _explained(target):
+        _make_folder(path, holds)
+    try:
+        with in_use(path):
+            yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -100,6 +167,130 @@ def in_use(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def working_folder(path: Path, holds: Iterable[Path] = ()) -> None:
+    """Make a folder under a fixed name, for work that a later run of the same user goes on with, where it is not there yet.
+
+    Args:
+        path: the folder.
+        holds: as for `atomic_folder`.
+
+    Raises:
+        StoreError: when it is a link, or another user's: that user could lead the work elsewhere or put results into it.
+        OSError: when it cannot be made.
+    """
+    with contextlib.suppress(FileExistsError):
+        _make_folder(path, holds)
+    found = path.lstat()
+    is_link = stat.S_ISLNK(found.st_mode)
+    if is_link or not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        fault = f"is a link to {os.readlink(path)}" if is_link else "is another user's, or no folder"
+        raise StoreError(f"{path}: {fault}; expected a folder of this user's own: remove it, or write to another folder")
+
+
+@contextlib.contextmanager
+def _explained(target: Path, draft: Path | None = None) -> Iterator[None]:
+    """Raise what the system refuses as a StoreError about `target`; in the block of a draft, what is about the draft alone."""
+    try:
+        yield
+    except OSError as error:
+        is_about_another = error.filename and not str(error.filename).startswith(str(draft))
+        if draft is not None and not _is_full(error) and (isinstance(error, FileNotFoundError) or is_about_another):
+            raise
+        raise not_written(target, error) from error
+
+
+def _new_file(target: Path, holds: Iterable[Path]) -> tuple[Path, int]:
+    """A file beside `target` under a name that nobody can guess, and its descriptor."""
+    allowed, groups = _readers(holds)
+    path = _beside(target, DRAFT)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    descriptor = os.open(path, flags, 0o666 & allowed)  # less the umask
+    try:
+        _restrict(descriptor, groups)
+    except OSError:
+        os.close(descriptor)
+        path.unlink()
+        raise
+    return path, descriptor
+
+
+def _make_folder(path: Path, holds: Iterable[Path]) -> None:
+    allowed, groups = _readers(holds)
+    path.mkdir(0o777 & allowed)  # less the umask; the bit that hands the group down stays, if the folder above has it
+    _restrict(path, groups)
+
+
+def _beside(target: Path, role: str) -> Path:
+    name = os.fsencode(target.name)[:MAX_NAME_BYTES].decode("utf-8", "ignore")
+    return target.with_name(f".{name}.{secrets.token_hex(8)}.{role}")
+
+
+def _readers(holds: Iterable[Path]) -> tuple[int, set[int]]:
+    """The permissions that are left to those who may read every one of `holds`, and the groups of these.
+
+    Who may read, may do all that the umask allows; the owner of what is written always may.
+    """
+    allowed, groups = 0o777, set()
+    for path in holds:
+        with contextlib.suppress(OSError):  # it is gone, or is a name and no file
+            found = path.stat()
+            allowed &= 0o700 | (0o070 if found.st_mode & stat.S_IRGRP else 0) | (0o007 if found.st_mode & stat.S_IROTH else 0)
+            groups.add(found.st_gid)
+    return allowed, groups
+
+
+def _restrict(entry: Path | int, groups: set[int]) -> None:
+    """Take a new file or folder from its group, where the data it holds is for another group and not for all."""
+    found = os.stat(entry)
+    if groups - {found.st_gid} and found.st_mode & 0o070 and not found.st_mode & 0o007:
+        os.chmod(entry, stat.S_IMODE(found.st_mode) & ~0o070)
+
+
+@contextlib.contextmanager
+def full_disk_explained(folder: Path) -> Iterator[None]:
+    """Raise a full disk that something in the block met, which writes by itself, as a StoreError that says what to do.
+
+    Args:
+        folder: where it writes, named when the system names no file.
+
+    Raises:
+        StoreError: when there is no room.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not _is_full(error):
+            raise
+        name = error.filename2 or error.filename
+        raise not_written(Path(name) if isinstance(name, str) else folder, error) from error
+
+
+def not_written(target: Path, error: OSError, remedy: str = "") -> "StoreError":
+    """The error of a file or folder that could not be written: of a full disk with what is free on it."""
+    what = f"{target} could not be written ({error})"
+    if _is_full(error):
+        what += f": {_how_full(target, error)}"
+        remedy = remedy or "free space and run the same again"
+    return StoreError(f"{what}; what was there before is unharmed{'; ' if remedy else ''}{remedy}")
+
+
+def _is_full(error: OSError) -> bool:
+    """Whether there was no room; NumPy says so in words alone."""
+    return error.errno in DISK_FULL or re.search(r"\d+ requested and \d+ written", str(error)) is not None
+
+
+def _how_full(target: Path, error: OSError) -> str:
+    folder = next((one for one in (target, *target.parents) if one.is_dir()), Path("/"))
+    try:
+        disk = shutil.disk_usage(folder)
+    except OSError:
+        return "the disk is full"
+    shown = f"{disk.free / 2**20:,.1f} of {disk.total / 2**20:,.1f} MiB are free"
+    if error.errno not in (errno.EDQUOT, errno.EFBIG):
+        return f"the disk of {folder} is full, {shown}"
+    return f"this user's, or process's, limit of bytes is reached; of the disk of {folder} {shown}"
 
 
 def remove_leftovers(parent: Path, min_age_seconds: float = 0.0, is_dry: bool = False) -> list[Path]:
@@ -123,13 +314,13 @@ def remove_leftovers(parent: Path, min_age_seconds: float = 0.0, is_dry: bool = 
             names = sorted(entry.name for entry in entries if entry.name.startswith("."))
         for name in names:
             leftover = parent / name
-            match = re.fullmatch(r"\.(.+?)\.(old\.)?[a-z0-9_]{8}", name)  # as tempfile names them
+            match = LEFTOVER.fullmatch(name)
             if match is None or not _is_left_over(leftover, min_age_seconds):
                 continue
             found.append(leftover)
             if is_dry:
                 continue
-            if match[2]:
+            if match[2] == ASIDE:
                 _put_back(leftover / FIRST_ASIDE, parent / match[1])
             if leftover.is_dir():
                 shutil.rmtree(leftover)
@@ -296,36 +487,6 @@ def _stamp(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under another name beside `path`, which takes its place when it is whole and on disk.
-
-    Raises:
-        OSError: when it cannot be written; what was at `path` is unharmed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as stream, in_use(Path(name)):
-            stream.write(data)
-            stream.flush()
-            sync(Path(name))
-            os.chmod(name, _usual_mode(path.parent) & 0o666)
-            os.replace(name, path)
-        sync(path.parent)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-
-
-def _usual_mode(folder: Path) -> int:
-    """The mode that a new folder below `folder` has: the process's umask decides what others may do, as everywhere."""
-    with tempfile.TemporaryDirectory(prefix=".mode.", dir=folder) as private:
-        usual = Path(private, "usual")
-        usual.mkdir()
-        return usual.stat().st_mode & 0o777
-
-
 @contextlib.contextmanager
 def locked(path: Path, timeout: float = -1) -> Iterator[None]:
     """Hold a lock file that every user who may write beside it can hold.
@@ -395,24 +556,24 @@ def _intact(folder: Path, name: str, known: _File) -> tuple[int, ...] | None:
 def _replace(folder: Path, target: Path) -> None:
     """Put `folder` in the place of `target`, which other processes may be replacing too: the last one stays."""
     # What was there may be another user's, in parts that this one cannot remove.
-    place = tempfile.TemporaryDirectory(prefix=f".{target.name}.old.", dir=target.parent, ignore_cleanup_errors=True)
-    with place as old, in_use(Path(old)):
-        for attempt in itertools.count(int(FIRST_ASIDE)):
-            aside = Path(old, str(attempt))
-            try:
-                os.rename(folder, target)
-                break
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    _put_back(Path(old, str(attempt - 1)), target)
-                    raise
-            with contextlib.suppress(FileNotFoundError):  # another process has just put it aside
-                os.rename(target, aside)
+    old = _beside(target, ASIDE)
+    old.mkdir(0o700)
+    try:
+        with in_use(old):
+            for attempt in itertools.count(int(FIRST_ASIDE)):
+                try:
+                    os.rename(folder, target)
+                    break
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        _put_back(old / str(attempt - 1), target)
+                        raise
+                with contextlib.suppress(FileNotFoundError):  # another process has just put it aside
+                    os.rename(target, old / str(attempt))
+    finally:
+        if target.exists():  # else what was there could not be put back: `remove_leftovers` tries again
+            shutil.rmtree(old, ignore_errors=True)
     sync(target.parent)
-
-
-def _not_written(target: Path, error: OSError) -> StoreError:
-    return StoreError(f"{target} could not be written ({error}); what was there before is unharmed")
 
 
 def _put_back(aside: Path, target: Path) -> None:

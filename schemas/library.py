@@ -102,6 +102,11 @@ class Trust(Settings):
         None, description="File of the private key that exports made on this machine are signed with"
     )
     linked_folders: tuple[str, ...] = Field((), description="Folders that the links of a module folder may lead into")
+    output_root: str | None = Field(
+        None,
+        pattern="^[/~]",
+        description="Folder that every store and output must be in, links resolved; none sets no bound",
+    )
 
 
 class LibrarySettings(Settings):

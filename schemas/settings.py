@@ -215,6 +215,11 @@ class PredictSettings(Settings):
         None,
         description="Predictions file (.parquet, .csv or .jsonl); beside the data when not given, needed for several files",
     )
+    overwrite: bool = Field(False, description="Replace a file in the output's place that hubflow did not write")
+    escape_formulas: bool = Field(
+        False,
+        description="CSV output: put ' before texts that begin with =, +, -, @, a tab or a line end: formulas of spreadsheets",
+    )
     encoding: str = Field("utf-8", description="Character encoding of text files")
     header: bool = Field(True, description="CSV and TSV: whether the first line names the columns")
     quoting: bool | None = Field(None, description='CSV and TSV: whether "…" quotes a field; by default in CSV, not in TSV')

@@ -157,6 +157,7 @@ class TrackSettings(Settings):
     """Where the history is written to while training runs, beside the store. Nothing here changes a result."""
 
     history: HistoryPath | None = Field(None, description="File (.csv or .parquet) of this run's logged steps and evaluations")
+    overwrite: bool = Field(False, description="Replace a file in the place of `history` that hubflow did not write")
     tensorboard: OutputPath | None = Field(
         None,
         description="Folder in which each run has one of TensorBoard events; needs hubflow[tensorboard]",

@@ -19,6 +19,7 @@ _ON_THIS_MACHINE = re.compile(r"(sqlite|file):|(?!databricks|uc:)[^:]*$")
 CONTAINER_SCHEMES = ("abfs", "abfss")
 """Of URLs whose host may be `container@account`."""
 _FILE = "file://"
+_OF_FILES = ("sqlite:///", "file://", "file:")
 
 
 def is_url(address: str) -> bool:
@@ -168,9 +169,18 @@ LinkBase = Annotated[str, AfterValidator(_link_base)]
 """Start of links for browsers, without a password. Nothing is requested from it."""
 
 
+def local_path(address: str) -> Path | None:
+    """The absolute path on this machine that an address names; None of what is elsewhere. URLs of databases may hold one."""
+    for prefix in _OF_FILES:
+        if address.startswith(prefix):
+            address = address.removeprefix(prefix)
+            break
+    return None if "://" in address or address.startswith(("hf://", "package:")) else Path(address).expanduser().absolute()
+
+
 def is_relative(address: str) -> bool:
     """Whether an address is a path that depends on the working directory; URLs, also those of databases, may hold one."""
-    for prefix in ("sqlite:///", "file://", "file:"):
+    for prefix in _OF_FILES:
         if address.startswith(prefix):
             return not PurePath(address.removeprefix(prefix)).is_absolute()
     return not (is_url(address) or address.startswith(("~", "hf://", "package:")) or PurePath(address).is_absolute())

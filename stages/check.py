@@ -1,5 +1,6 @@
 """Check of a settings file: settings, data and module, without training; every fault at once."""
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Annotated, Any, TypeVar, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from hubflow.schemas.errors import HubflowError, SettingsError, bounded
+from hubflow.schemas.library import library_settings
 from hubflow.schemas.parsing import close_name, parse_settings
 from hubflow.schemas.references import DatasetRef, EncodedRef, ModuleRef
 from hubflow.schemas.settings import (
@@ -25,7 +27,8 @@ from hubflow.schemas.settings import (
 from hubflow.schemas.urls import absolute_address, is_url
 from hubflow.stages import preview
 from hubflow.stages.build_head import build_head
-from hubflow.stages.data.watch import PAGES, kept_report
+from hubflow.stages.data import watch
+from hubflow.stages.data.watch import kept_report
 from hubflow.stages.encode_dataset import encode_dataset
 from hubflow.stages.evaluate import require_evaluable
 from hubflow.stages.load_dataset import load_dataset
@@ -95,7 +98,7 @@ def check(values: dict[str, Any], source: str, allow_imports: bool = False) -> C
     evaluation = _sound(EvaluateSettings, values.get("evaluate", {}))
     if not allow_imports:
         data, evaluation = _without_code(report, data, evaluation)
-    with _store_for_now(report) as store:
+    with _store_for_now() as store:
         if data is not None and task is not None and data.format in FORMATS[task]:
             with _Faults(report):
                 report.dataset = load_dataset(data, task, store)
@@ -108,6 +111,7 @@ def check(values: dict[str, Any], source: str, allow_imports: bool = False) -> C
                 report.module = load_module(module, store)
         if task is not None and module is not None and module == _sound(ModuleSpec, values.get("module")):
             _check_together(report, task, module, data, _part(HeadSettings, values.get("head", {})), store)
+        report.faults = [_of_a_run(fault, store, _given(values, "store")) for fault in report.faults]
     with _Faults(report):
         _check_store(_given(values, "store"), values.get("store_block") is None)
     with _Faults(report):
@@ -132,18 +136,27 @@ def _without_code(
 
 
 @contextmanager
-def _store_for_now(report: CheckReport) -> Iterator[str]:
-    """A store that goes away, but for what faults point to: rows that were quarantined, and pages of refused data."""
-    store = Path(tempfile.mkdtemp(prefix="hubflow-check-"))
+def _store_for_now() -> Iterator[str]:
+    """A store that is gone when the block ends, in whatever way."""
+    root = library_settings().trust.output_root
+    store = Path(tempfile.mkdtemp(prefix="hubflow-check-", dir=None if root is None else Path(root).expanduser()))
+    watch.log.addFilter(_is_of_no_page)
     try:
         yield str(store)
     finally:
-        is_told = any(str(store) in fault for fault in report.faults)
-        for folder in store.iterdir():
-            if folder.name not in ("quarantine", PAGES) or not is_told:
-                shutil.rmtree(folder, ignore_errors=True)
-        if not is_told:
-            shutil.rmtree(store, ignore_errors=True)
+        watch.log.removeFilter(_is_of_no_page)
+        shutil.rmtree(store, ignore_errors=True)
+
+
+def _is_of_no_page(record: logging.LogRecord) -> bool:
+    return record.msg != watch.PAGE_WRITTEN
+
+
+def _of_a_run(fault: str, store: str, address: str) -> str:
+    """A fault that points to files of the store for now, of which nothing stays, as a run tells it of its own store."""
+    if store not in fault:
+        return fault
+    return f"{fault.replace(store, absolute_address(address))} (a run writes this file; a check keeps none)"
 
 
 def _check_store(address: str, is_opened_here: bool) -> None:

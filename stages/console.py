@@ -1,13 +1,34 @@
 """What a person at a terminal sees: a line a stage and a progress bar; silent unless the command line switched it on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
 
-console = Console(stderr=True, highlight=False)
+from hubflow.schemas.text import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+class Terminal(Console):
+    """A console on which texts of others (file names, labels, rows) are shown and never obeyed; its own styles work."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A text as it is measured and printed."""
+        return super().render_str(printable(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Segments of whatever is printed, with control characters of its texts as their escapes."""
+        for segment in super().render(renderable, options):
+            text = segment.text if segment.control else printable(segment.text)
+            yield segment if text == segment.text else Segment(text, segment.style)
+
+
+console = Terminal(stderr=True, highlight=False)
 _shown: list[bool] = [False]
 
 
@@ -25,8 +46,10 @@ def say(line: str) -> None:
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator["Bar"]:
     """A bar over `total` units; shows nothing when switched off."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
     columns = (
-        TextColumn("  {task.description}"),
+        TextColumn("  {task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -40,7 +63,7 @@ def progress_bar(title: str, total: int) -> Iterator["Bar"]:
 class Bar:
     """A bar that moves forward."""
 
-    def __init__(self, progress: Progress, task: Any) -> None:
+    def __init__(self, progress: "Progress", task: Any) -> None:
         self._progress, self._task = progress, task
 
     def advance(self, units: int = 1, note: str | None = None) -> None:

@@ -73,7 +73,7 @@ def encode_dataset(
         source, tokenizer_folder = home.open(dataset).folder, home.open(module).folder
         label_map = LabelMap.load(source / "label_map.json")
         context = EncodeContext(dataset.rows_kind, label_map, tokenizer_folder, spec.max_seq_len, size or 0, rules)
-        with home.create("encoded", key) as draft:
+        with home.create("encoded", key, holds=[source]) as draft:
             for split, rows in dataset.rows.items():
                 _encode_split(source / f"{split}.parquet", draft.folder / f"{split}.arrow", rows, context)
             label_map.save(draft.folder / "label_map.json")

@@ -10,6 +10,7 @@ from hubflow.schemas.frames import require_metrics
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import CheckpointRef, DatasetRef, EncodedRef, EvaluationRef, ExportEvaluationRef
 from hubflow.schemas.settings import EvaluateSettings
+from hubflow.schemas.text import markdown_text
 from hubflow.stages.console import progress_bar
 from hubflow.stages.judgement.details import identity_of
 from hubflow.stages.judgement.folder import load_details, try_own_metrics
@@ -58,7 +59,8 @@ def evaluate(
         for reference in (checkpoint, checkpoint.task, checkpoint.task.module, encoded.dataset, encoded.module):
             home.open(reference)  # from storage elsewhere it is fetched here
         asked: dict[str, BaseModel] = {"checkpoint": checkpoint, "encoded": encoded, "settings": settings}
-        with home.create("evaluations", key) as draft, progress_bar("evaluating", 1) as bar:
+        holds = [home.open(encoded.dataset).folder]
+        with home.create("evaluations", key, holds) as draft, progress_bar("evaluating", 1) as bar:
             request: dict[str, Any] = {name: value.model_dump(mode="json") for name, value in asked.items()}
             request |= {"store": str(home.root), "folder": str(draft.folder), "device": device}
             metrics = run(
@@ -105,7 +107,7 @@ def read_details(home: Store, evaluation: EvaluationRef | ExportEvaluationRef) -
 def metrics_table(metrics: dict[str, dict[str, float]]) -> str:
     """Metrics by split as a markdown table."""
     names = list(dict.fromkeys(name for values in metrics.values() for name in values))
-    lines = ["| split | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    lines = ["| split | " + " | ".join(map(markdown_text, names)) + " |", "|---" * (len(names) + 1) + "|"]
     for split, values in metrics.items():
         lines.append(f"| {split} | " + " | ".join(f"{values[name]:.4f}" if name in values else "" for name in names) + " |")
     return "\n".join(lines)

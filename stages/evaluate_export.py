@@ -72,7 +72,7 @@ def evaluate_export(
         predictor = _load(home, export, dataset)
         known = LabelMap.load(data.parent / "label_map.json")
         try_own_metrics(own, data, dataset.rows_kind, known, settings)
-        with home.create("evaluations", key) as draft:
+        with home.create("evaluations", key, holds=[data.parent]) as draft:
             judge, numbers = _judge(predictor, data, dataset.rows_kind, settings)
             label_map, places = predictor.label_map, np.arange(len(numbers))
             judged = JudgedSplit(judge, label_map, data, dataset.rows_kind, places, numbers)

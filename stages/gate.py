@@ -13,6 +13,7 @@ from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.metrics import LOWER_IS_BETTER
 from hubflow.schemas.references import DatasetRef, Decision, ExportEvaluationRef, ExportRef, VerdictRef
 from hubflow.schemas.settings import EvaluateSettings
+from hubflow.schemas.text import markdown_text
 from hubflow.schemas.verdicts import VERDICT, Rule, Verdict
 from hubflow.stages.candidates import VERDICTS, verdict_reference
 from hubflow.stages.evaluate_export import evaluate_export
@@ -241,7 +242,7 @@ def _verdict_of(rules: list[Rule], is_first: bool) -> tuple[Decision, str]:
 
 
 def _describe(verdict: VerdictRef) -> str:
-    return f"{verdict.verdict.replace('_', ' ')}: {verdict.candidate.path}\n\n{verdict.reason}"
+    return f"{verdict.verdict.replace('_', ' ')}: {verdict.candidate.path}\n\n{markdown_text(verdict.reason)}"
 
 
 gate_task = stage_task(gate, _describe)

@@ -9,18 +9,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock
-
 from hubflow.schemas.errors import HubflowError, SettingsError, bounded
-from hubflow.schemas.folders import StoreError
+from hubflow.schemas.folders import locked, not_written, working_folder
 from hubflow.schemas.opened_export import OpenedExport, open_export
 from hubflow.schemas.parts import PartRecord, PartRef, PredictionWork
 from hubflow.schemas.settings import PredictResult, PredictSettings
+from hubflow.schemas.text import markdown_text
 from hubflow.stages.console import progress_bar
 from hubflow.stages.prediction.assembly import judged, quarantine, write_predictions
 from hubflow.stages.prediction.layout import Layout, lay_out
 from hubflow.stages.prediction.part import predict_part, predictor_of
-from hubflow.stages.prediction.sources import output_of, sources_of
+from hubflow.stages.prediction.sources import output_of, require_free, sources_of
 from hubflow.stages.prediction.tables import NUM_TRUNCATED_TOKENS, NUM_TRUNCATED_WORDS
 from hubflow.stages.store import local_folder
 from hubflow.stages.tasks import stage_task
@@ -58,21 +57,22 @@ def predict(settings: PredictSettings, mapped: Mapped | None = None) -> PredictR
     output = output_of(settings)
     export = local_folder(settings.export)
     opened = open_export(export)
-    with work_folder(output) as folder:
-        work = _work(settings, opened, folder)
-        task, label_map = work.task, opened.label_map
-        sources = sources_of(settings, task, work.rows_kind, output)
+    work = _work(settings, opened, parts_folder(output.path))
+    task, label_map = work.task, opened.label_map
+    sources = sources_of(settings, task, work.rows_kind, output)
+    require_free(output, sources)
+    with work_folder(output.path, [path for source in sources for path in source.files]):
         if mapped is None:
             load_ahead(work)
         layout = lay_out(settings, task, sources, work, output)
         records = _records(work, layout, mapped or in_threads)
         path = quarantine(settings, work, layout, records, output)
-        write_predictions(work, layout, records, output)
+        write_predictions(settings, work, layout, records, output)
     metrics, notes = judged(records, label_map, task == "sequence_labelling")
     invalid = layout.invalid + sum(record.bad for record in records)
     return PredictResult(
         export=str(export.absolute()),
-        output=str(output),
+        output=str(output.path),
         rows=sum(record.rows for record in records),
         invalid_rows=invalid,
         quarantine=str(path) if path else None,
@@ -136,33 +136,49 @@ def load_ahead(work: PredictionWork) -> None:
     threading.Thread(target=load, name="hubflow-load").start()
 
 
+def parts_folder(output: Path) -> Path:
+    """Hidden folder beside the output for the parts."""
+    return output.with_name(f".{output.name}.parts")
+
+
 @contextmanager
-def work_folder(output: Path) -> Iterator[Path]:
-    """A hidden folder beside the output for the parts, which goes when the block ends well, and stays for the next run else.
+def work_folder(output: Path, holds: Sequence[Path]) -> Iterator[None]:
+    """Have the folder for the parts while the block runs; it goes when the block ends well, and stays for the next run else.
 
     Of two predictions into one output, the second waits for the first.
 
+    Args:
+        output: the predictions.
+        holds: files and folders that are predicted on: who may not read each of them may not read what is made of them.
+
     Raises:
-        StoreError: when it cannot be written.
+        StoreError: when it cannot be written, or is not this user's own.
     """
-    folder = output.with_name(f".{output.name}.parts")
-    try:
+    folder = parts_folder(output)
+    lock = folder.with_suffix(".lock")
+    with _told(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_suffix(".lock"))
-        lock.acquire()
-    except OSError as error:
-        raise StoreError(f"{output}: the predictions cannot be written ({error})") from error
+    with locked(lock):
+        try:
+            with _told(output):
+                working_folder(folder, holds)
+            try:
+                with _told(output):
+                    yield
+                    shutil.rmtree(folder)
+            finally:
+                if folder.is_dir() and not any(folder.glob("*.json")):  # no part is done: there is nothing to go on with
+                    shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told(output: Path) -> Iterator[None]:
     try:
-        folder.mkdir(exist_ok=True)
-        yield folder
-        shutil.rmtree(folder)
+        yield
     except OSError as error:
-        raise StoreError(f"{output}: the predictions cannot be written ({error})") from error
-    finally:
-        if folder.is_dir() and not any(folder.glob("*.json")):  # no part is done: there is nothing to go on with
-            shutil.rmtree(folder, ignore_errors=True)
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+        raise not_written(output, error) from error
 
 
 def _records(work: PredictionWork, layout: Layout, mapped: Mapped) -> list[PartRecord]:
@@ -206,7 +222,7 @@ def _work(settings: PredictSettings, export: OpenedExport, folder: Path) -> Pred
 
 def describe(result: PredictResult) -> str:
     """What a person is told of a prediction."""
-    return "\n\n".join([f"{result.rows} rows: {result.output}", *result.notes])
+    return "\n\n".join([f"{result.rows} rows: {result.output}", *map(markdown_text, result.notes)])
 
 
 predict_task = stage_task(predict, describe)

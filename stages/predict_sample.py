@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from hubflow.schemas.outputs import Output
 from hubflow.schemas.references import DatasetRef, ExportRef
 from hubflow.schemas.settings import PredictSettings
 from hubflow.stages.predict import predict
@@ -30,11 +31,12 @@ def predict_sample(export: ExportRef, dataset: DatasetRef, split: str, rows: int
     if not reuse or home.find("samples", key) is None:
         source = home.open(dataset).folder / f"{split}.parquet"
         folder = home.open(export).folder
-        with home.create("samples", key) as draft:
+        with home.create("samples", key, holds=[source.parent]) as draft:
             data = _write_rows(source, rows, draft.folder)
             more = {"text_pair_column": "text_pair"} if dataset.rows_kind == "text_pair" else {}
             output = str(draft.folder / PREDICTIONS)
             predict(PredictSettings.model_validate({"export": str(folder), "data": str(data), "output": output, **more}))
+            Output.named(output, "output").record.unlink()  # the artefact's manifest takes its place
             draft.facts |= inputs
     return f"samples/{key}/{PREDICTIONS}"
 

@@ -21,9 +21,7 @@ def passed(home: Store, request: TrainRequest) -> str | None:
 
 def keep(home: Store, request: TrainRequest, told: str) -> None:
     """Remember that the request's preflight passed here."""
-    file = _file(home, request)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, told.encode("utf-8"))
+    write_atomically(_file(home, request), told.encode("utf-8"))
 
 
 def forget(home: Store, request: TrainRequest) -> None:

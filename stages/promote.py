@@ -14,6 +14,7 @@ from hubflow.schemas.deployed import Action, Deployed, Move
 from hubflow.schemas.errors import HubflowError
 from hubflow.schemas.folders import StoreError
 from hubflow.schemas.references import DEPLOYED_NAME, ExportRef, VerdictRef
+from hubflow.schemas.text import markdown_text
 from hubflow.stages.store import Store
 from hubflow.stages.tasks import stage_task
 from hubflow.stages.warm_start import find_checkpoint
@@ -196,9 +197,8 @@ def _promote_in_run(verdict: VerdictRef, store: str, by: str | None = None) -> D
 def _describe(deployed: Deployed) -> str:
     move = deployed.move
     assert move is not None, "a promotion leaves something in use"
-    return (
-        f"{deployed.name}: {move.export.path if move.export else 'nothing'} in use, revision {move.revision}\n\n{move.reason}"
-    )
+    export = move.export.path if move.export else "nothing"
+    return f"{deployed.name}: {export} in use, revision {move.revision}\n\n{markdown_text(move.reason)}"
 
 
 promote_task = stage_task(_promote_in_run, _describe)

@@ -2,10 +2,8 @@
 
 import datetime
 import json
-from pathlib import Path
-from typing import Any
 
-from hubflow.schemas.folders import StoreError, atomic_folder
+from hubflow.schemas.folders import atomic_folder
 from hubflow.schemas.frames import require_metrics
 from hubflow.schemas.references import EncodedRef, EvaluationRef, ExportRef, VerdictRef
 from hubflow.schemas.settings import FineTuneSettings
@@ -70,7 +68,9 @@ def write_report(
     view = run_view(home, settings, evaluation, encoded, export, since(home, summary, place))
     view["verdict"] = None if verdict is None else read_verdict(home, verdict)
     page = environment().get_template("report.html").render(view, created=created, seconds=seconds)
-    _write(home.root / place, page, summary)
+    with atomic_folder(home.root / place, holds=[home.open(encoded.dataset).folder]) as draft:
+        (draft / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
+        (draft / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     home.mirror(place)
     publish(view, f"{place}/report.html", home.shown(f"{place}/report.html"))
     return home.shown(f"{place}/report.html")
@@ -80,15 +80,6 @@ def _split_hashes(home: Store, encoded: EncodedRef) -> dict[str, str]:
     """By split, the hash of its rows: two runs that judged the same ones can be compared."""
     files = home.open(encoded.dataset).sealed.files
     return {split: files[f"{split}.parquet"].sha256 for split in encoded.dataset.rows}
-
-
-def _write(folder: Path, page: str, summary: dict[str, Any]) -> None:
-    try:
-        with atomic_folder(folder) as draft:
-            (draft / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
-            (draft / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    except (OSError, StoreError) as error:
-        raise StoreError(f"{folder}: the report cannot be written ({error.__cause__ or error})") from error
 
 
 def _describe(path: str) -> str:

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -27,6 +27,7 @@ from hubflow.schemas.folders import (
     verify_folder,
     write_atomically,
 )
+from hubflow.schemas.outputs import require_in_output_root
 from hubflow.schemas.references import Reference
 from hubflow.schemas.signing import SignatureError, require_trusted, sign, sign_export
 from hubflow.schemas.urls import absolute_address, is_url, url_fault
@@ -103,6 +104,7 @@ class Store:
 
     Raises:
         StoreError: when the root cannot be created or written, or the URL is none of a store.
+        SettingsError: when the root is outside of `trust.output_root`.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -110,7 +112,7 @@ class Store:
         self._remote = Remote(address) if is_url(address) else None
         self._damaged: set[str] = set()
         try:
-            self.root = self._remote.cache if self._remote else Path(absolute_address(address))
+            self.root = self._remote.cache if self._remote else require_in_output_root(Path(absolute_address(address)), "store")
             self.root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root):
                 pass
@@ -197,15 +199,20 @@ class Store:
         return self.root / path
 
     @contextmanager
-    def create(self, kind: str, key: str) -> Iterator[Draft]:
+    def create(self, kind: str, key: str, holds: Iterable[Path] = ()) -> Iterator[Draft]:
         """Write an artefact: files go into the yielded draft's folder, which takes its place only when complete.
+
+        Args:
+            kind: of the artefact.
+            key: of the artefact.
+            holds: files and folders whose rows it holds: who may not read each of them may not open its folder.
 
         Raises:
             StoreError: when it cannot be written, or not sent to where the store is; the next run sends it then.
         """
         path = f"{kind}/{key}"
         self.require_writable()
-        with atomic_folder(self.root / path) as folder:
+        with atomic_folder(self.root / path, holds) as folder:
             draft = Draft(folder)
             yield draft
             seal(folder, kind, draft.facts)
@@ -271,10 +278,7 @@ class Store:
         if self._remote is not None:
             self._remote.write(path, data)
             return
-        try:
-            write_atomically(file, data)
-        except OSError as error:
-            raise StoreError(f"{file} cannot be written ({error}); free the store or choose another") from error
+        write_atomically(file, data)
 
     def swap_bytes(self, path: str, expected: bytes | None, data: bytes) -> bool:
         """Write a loose file if it still holds `expected` (None: there is none yet); False when another was quicker.

@@ -3,11 +3,13 @@
 import functools
 import inspect
 import logging
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, task
@@ -18,7 +20,9 @@ from pydantic import BaseModel
 from rich.markup import escape
 
 from hubflow.schemas.errors import GivenUpError, HubflowError, StoppedError
-from hubflow.schemas.urls import PathRole, PathSetting, as_text, paths_of
+from hubflow.schemas.folders import full_disk_explained
+from hubflow.schemas.text import markdown_block, markdown_text, printable
+from hubflow.schemas.urls import PathRole, PathSetting, as_text, is_url, paths_of
 from hubflow.stages.console import say
 from hubflow.stages.hub.memory import low_memory_explained
 from hubflow.stages.run_context import artifact_key, require_lasting
@@ -47,7 +51,7 @@ def stage_task(
 
     Args:
         function: the stage.
-        describe: markdown of a result, published as the run's artifact.
+        describe: of a result, published as the run's artifact: a line of text, and Markdown after it.
         retry_on: errors that can pass on a retry; there are none for a fault in data or settings.
     """
     name = function.__name__
@@ -58,20 +62,22 @@ def stage_task(
         say(f"[bold]{name}[/bold] …")
         try:
             require_lasting(_paths(function, args, kwargs))
-            with _forwarded_logs(), noted_lookups() as found, low_memory_explained(name, MEMORY_REMEDY):
+            disk = full_disk_explained(_store(function, args, kwargs))
+            with _forwarded_logs(), noted_lookups() as found, disk, low_memory_explained(name, MEMORY_REMEDY):
                 result = function(*args, **kwargs)
         except (StoppedError, GivenUpError):
             raise
         except HubflowError as error:
             create_markdown_artifact(
-                f"```text\n{error}\n```", key=artifact_key(_key(name, "failed")), description=f"{name} failed"
+                markdown_block(str(error)), key=artifact_key(_key(name, "failed")), description=f"{name} failed"
             )
             raise
-        markdown, path = describe(result), getattr(result, "path", None)
-        summary, *more = markdown.splitlines()
+        description, path = describe(result), getattr(result, "path", None)
+        summary, *more = description.splitlines()
+        summary = printable(summary)
         reused = f"taken from the store, {path}" if path in found else ""
         summary = f"{summary} ({reused})" if reused else summary
-        page = "\n".join([summary, *more])
+        page = "\n".join([markdown_text(summary), *more])
         create_markdown_artifact(page, key=artifact_key(_key(name)), description=(function.__doc__ or name).splitlines()[0])
         seconds = time.perf_counter() - started
         get_run_logger().info("%s finished in %.1f s: %s", name, seconds, summary)
@@ -100,7 +106,7 @@ class _Forwarder(logging.Handler):
         """Pass one record of this run on; others may be under way in other threads."""
         if _forwarder.get() is not self:
             return
-        text = record.getMessage()
+        text = printable(record.getMessage())
         self._run_logger.log(record.levelno, text)
         say(f"  {escape(text)}")
 
@@ -124,6 +130,12 @@ def _forwarded_logs() -> Iterator[None]:
         with _handlers_changing:
             logger.removeHandler(handler)
             logger.propagate = not any(isinstance(other, _Forwarder) for other in logger.handlers)  # of runs beside this one
+
+
+def _store(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Path:
+    """The folder of a stage's store, or the one for temporary files where it has none on this machine."""
+    address = str(inspect.signature(function).bind(*args, **kwargs).arguments.get("store", ""))
+    return Path(address).expanduser() if address and not is_url(address) else Path(tempfile.gettempdir())
 
 
 def _paths(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[PathSetting]:

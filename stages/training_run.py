@@ -59,7 +59,6 @@ def train_in_worker(request: dict[str, Any], connection: Connection) -> dict[str
     if world.is_main_process:
         if request["starts_over"]:
             preflights.forget(store, asked)
-        working.mkdir(parents=True, exist_ok=True)
         write_atomically(working / REQUEST, json.dumps(asked.identity()).encode())
     callbacks = _remote_callbacks(connection, request["callbacks"]) if world.is_main_process else []
     state = run_training(asked, store, working, callbacks, world)

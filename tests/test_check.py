@@ -1,9 +1,12 @@
 """hubflow check: each fault that a fine-tune can meet, told by name with what to do, and all of them at once."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,20 @@ from runs import WORDS, digits_settings, write_reviews
 from typer.testing import CliRunner
 
 from hubflow.cli import app
+from hubflow.schemas.errors import ContractError
+from hubflow.schemas.settings import DatasetSpec
 from hubflow.stages.data.quarantine import read_quarantine
+from hubflow.stages.load_dataset import load_dataset
 
 Values = dict[str, Any]
+SLOW_CHECK = """
+import os, pathlib, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell ignore it
+from hubflow.stages import check
+check.load_dataset = lambda *_, **__: (pathlib.Path(os.environ["BEGUN"]).touch(), time.sleep(300))
+from hubflow.cli import main
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -281,10 +295,22 @@ def test_a_check_leaves_a_store_that_is_there_as_it_is(
     assert list((tmp_path / "store").iterdir()) == []
 
 
-def test_what_a_fault_points_to_stays_to_be_looked_at(sound: Values, tmp_path: Path) -> None:
+def test_a_fault_points_to_the_file_that_a_run_writes_and_the_check_keeps_none(
+    sound: Values, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
     train = write(tmp_path, "blank.tsv", "text\tlabel\na\t0\n \t1\nb\t1\n")
-    (fault,) = faults_of({**sound, "data": {**sound["data"], "train": train}}, tmp_path)
+    values = {**sound, "data": {**sound["data"], "train": train}}
+    (fault,) = faults_of(values, tmp_path)
+    assert list(temporary.iterdir()) == []
+    assert str(temporary) not in fault + caplog.text
+    assert fault.endswith("(a run writes this file; a check keeps none)")
     (path,) = re.findall(r"in (\S+/train\.parquet)", fault)
+    spec = DatasetSpec.model_validate(values["data"])
+    with pytest.raises(ContractError):
+        load_dataset(spec, "text_classification", values["store"])
     assert read_quarantine(path)["row"].tolist() == [3]
 
 
@@ -353,6 +379,22 @@ def test_a_prediction_runs_no_code_of_a_strange_folder(strange: tuple[Path, Path
     done = run_there(folder, "predict", "no-export", "run.yaml")
     assert (done.returncode, "no-export: no such folder" in done.stderr) == (2, True)
     assert list(marks.iterdir()) == []
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_check_that_is_stopped_leaves_nothing_behind(sent: signal.Signals, sound: Values, tmp_path: Path) -> None:
+    temporary, begun = tmp_path / "temporary", tmp_path / "begun"
+    temporary.mkdir()
+    config = write(tmp_path, "run.yaml", yaml.safe_dump(sound))
+    command = [sys.executable, "-c", SLOW_CHECK, "check", config]
+    environment = {**os.environ, "TMPDIR": str(temporary), "BEGUN": str(begun)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
+        while not begun.exists() and process.poll() is None:
+            time.sleep(0.05)
+        assert [path.name.startswith("hubflow-check-") for path in temporary.iterdir()] == [True]
+        process.send_signal(sent)
+        assert process.wait(60) != 0
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 import atexit
 import gc
 import json
+import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,8 +23,8 @@ from hubflow.command_line import (
     out,
     prefect_settled,
     print_json,
-    show_progress_bars,
     stdout_kept,
+    unwound,
     without_prefect_files,
 )
 from hubflow.schemas.errors import SettingsError
@@ -31,6 +33,8 @@ from hubflow.schemas.nightly import NightlySettings
 from hubflow.schemas.parsing import parse_settings, read_settings, with_overrides
 from hubflow.schemas.settings import FineTuneSettings, PredictSettings
 from hubflow.schemas.sweep import SweepSettings
+from hubflow.schemas.text import printable
+from hubflow.stages.console import show_progress
 from hubflow.stages.hub.memory import share_one_heap
 
 __all__ = ["app", "main"]
@@ -55,7 +59,7 @@ def fine_tune(config: Config, overrides: Override = None, as_json: Json = False,
     out.print(_metrics_table(result.metrics))
     if result.reused:
         out.print(f"reused    {', '.join(result.reused)}: taken from the store; reuse: false makes them again", soft_wrap=True)
-    out.print(f"report    {result.report}\nexport    {result.export}\nstore     {result.store}", soft_wrap=True, markup=False)
+    out.print(f"report    {result.report}\nexport    {result.export}\nstore     {result.store}", soft_wrap=True)
 
 
 @app.command()
@@ -75,7 +79,7 @@ def check(
         from hubflow.stages.preview import lines
 
     try:
-        with stdout_kept():
+        with stdout_kept(), unwound():
             report = run_check(with_overrides(read_settings(config), overrides or []), str(config), allow_imports)
     except SettingsError as error:  # no settings to check
         report = CheckReport([str(error)])
@@ -90,9 +94,9 @@ def check(
             f"{config}: sound. {rows} rows, {report.dataset.num_classes} labels, module {report.module.name}", soft_wrap=True
         )
         for line in lines(report.labels, report.examples):
-            out.print(line, soft_wrap=True, markup=False)
+            out.print(line, soft_wrap=True)
         for one in report.findings:
-            out.print(f"! {one['check']}: {one['message']}", soft_wrap=True, markup=False)
+            out.print(f"! {one['check']}: {one['message']}", soft_wrap=True)
     else:
         for fault in report.faults:
             typer.echo(f"✗ {fault}", err=True)
@@ -132,14 +136,19 @@ def predict(
     stride: Annotated[
         int | None, typer.Option(help="Read sentences longer than max_seq_len in windows that share at least so many tokens.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that hubflow did not write.")] = False,
+    escape_formulas: Annotated[
+        bool, typer.Option("--escape-formulas", help="CSV: put ' before texts that spreadsheets would compute.")
+    ] = False,
     overrides: Override = None,
     as_json: Json = False,
 ) -> None:
     """Label DATA with an exported folder; --set names columns, for example --set header=false --set text_column=0."""
     one_or_more = data[0] if len(data) == 1 else data
-    given = with_overrides({"export": export, "data": one_or_more, "output": output, "stride": stride}, overrides or [])
+    named = {"output": output, "stride": stride, "overwrite": overwrite, "escape_formulas": escape_formulas}
+    given = with_overrides({"export": export, "data": one_or_more, **named}, overrides or [])
     settings = parse_settings(PredictSettings, given, "hubflow predict")
-    show_progress_bars()
+    show_progress(True)
     with without_prefect_files():
         from hubflow.stages.predict import predict as run
 
@@ -149,7 +158,7 @@ def predict(
         print_json(result.model_dump(mode="json"))
         return
     for note in result.notes:
-        out.print(note, soft_wrap=True, markup=False)
+        out.print(note, soft_wrap=True)
     for name, value in result.metrics.items():
         out.print(f"{name:16} {value:.4f}")
     out.print(f"{result.rows} rows in {result.seconds:.1f} s: {result.output}", soft_wrap=True)
@@ -203,7 +212,11 @@ def main() -> None:
     search_folder_last(Path.cwd())
     share_one_heap()
     atexit.register(gc.freeze)  # Python ends 1.5 s sooner when it does not look through all modules once more
-    app()
+    try:
+        app()
+    except Exception:  # of which the message may hold a file's name, or a row
+        sys.stderr.write(printable(traceback.format_exc()))
+        sys.exit(1)
 
 
 def _metrics_table(metrics: dict[str, dict[str, float]]) -> Table:

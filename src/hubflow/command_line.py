@@ -8,8 +8,9 @@ import ctypes
 import gc
 import importlib
 import io
-import json
+import logging
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,10 +19,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from hubflow.schemas.errors import HubflowError
+from hubflow.schemas.text import printable, printable_json
+from hubflow.stages.console import Terminal, say, show_progress
 from hubflow.temporary_server import ServerError, TemporaryServer, is_nothing_configured, require_prefect_home
 
 FAULT = 2
@@ -59,7 +61,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-out = Console(highlight=False)
+out = Terminal(highlight=False, markup=False, emoji=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable line at the end, and nothing else to stdout.")]
 Override = Annotated[list[str] | None, typer.Option("--set", help="Override a setting, for example train.epochs=2.")]
@@ -92,8 +94,7 @@ def prefect_settled(verbose: bool) -> Iterator[None]:
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-    show_progress_bars()
-    from hubflow.stages.console import say
+    show_progress(True)
     from hubflow.stages.worker.processes import start_early
 
     start_early()  # it imports Paddle while this process imports Prefect
@@ -166,6 +167,18 @@ def _import(*names: str) -> None:
 
 
 @contextmanager
+def unwound() -> Iterator[None]:
+    """Have a signal that ends the process end the block first, with its clean-up."""
+    ends = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, lambda number, _frame: sys.exit(128 + number)) for number in ends]
+    try:
+        yield
+    finally:
+        for number, handler in zip(ends, before, strict=True):
+            signal.signal(number, handler)
+
+
+@contextmanager
 def stdout_kept() -> Iterator[None]:
     """Send what Paddle's C++ code prints to file descriptor 1 to stderr: stdout is for the outcome alone."""
     sys.stdout.flush()
@@ -180,23 +193,30 @@ def stdout_kept() -> Iterator[None]:
         os.close(kept)
 
 
-def show_progress_bars() -> None:
-    from hubflow.stages.console import show_progress
-
-    show_progress(True)
-
-
 def print_json(value: Any) -> None:
     """Print one line of JSON; where stdout is not UTF-8, with JSON's own escapes in place of what it cannot show."""
     is_utf8 = codecs.lookup(getattr(sys.stdout, "encoding", None) or "utf-8").name == "utf-8"
-    typer.echo(json.dumps(value, ensure_ascii=not is_utf8))
+    typer.echo(printable_json(value, ensure_ascii=not is_utf8))
 
 
 def escape_what_streams_cannot_show() -> None:
-    """Have stdout and stderr show a character that their encoding lacks as an escape; it would end the command otherwise."""
+    """Have stdout and stderr show a character that their encoding lacks as an escape; it would end the command otherwise.
+
+    Warnings that no run takes are printed without characters that a terminal obeys.
+    """
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Printable())
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+class _Printable(logging.Formatter):
+    """Formats records as text that a terminal shows and does not obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The message, and the traceback if there is one."""
+        return printable(super().format(record))
 
 
 def _print_error(ctx: Any, message: str) -> None:

@@ -36,7 +36,7 @@ def deployed(
         _show_history(found[0])
     else:
         for one in found:
-            out.print(_line(one), soft_wrap=True, markup=False)
+            out.print(_line(one), soft_wrap=True)
         if not found:
             out.print("nothing is in use", soft_wrap=True)
 
@@ -82,7 +82,7 @@ def _tell(moved: "Deployed", as_json: bool) -> None:
     if as_json:
         print_json(_told(moved))
     else:
-        out.print(_line(moved), soft_wrap=True, markup=False)
+        out.print(_line(moved), soft_wrap=True)
 
 
 def _told(one: "Deployed") -> dict[str, object]:
@@ -99,7 +99,7 @@ def _line(one: "Deployed") -> str:
 
 
 def _show_history(one: "Deployed") -> None:
-    out.print(_line(one), soft_wrap=True, markup=False)
+    out.print(_line(one), soft_wrap=True)
     table = Table("revision", "when", "what", "export", "by", "why", box=None)
     for move in reversed(one.history):
         when = f"{move.at:%Y-%m-%d %H:%M}"
@@ -131,6 +131,6 @@ def prune(
         print_json(pruned.model_dump(mode="json"))
         return
     for path in pruned.removed:
-        out.print(path, soft_wrap=True, markup=False)
+        out.print(path, soft_wrap=True)
     told = "would be removed" if dry_run else "removed"
     out.print(f"{len(pruned.removed)} {told}, {pruned.bytes / 1e6:.1f} MB; {len(pruned.kept_in_use)} stay for what is in use")

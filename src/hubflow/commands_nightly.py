@@ -21,7 +21,7 @@ def nightly(config: Config, overrides: Override = None, as_json: Json = False, v
     if as_json:
         print_json(result.model_dump(mode="json"))
         return
-    out.print(f"{result.outcome.replace('_', ' ')}: {result.reason}", soft_wrap=True, markup=False)
+    out.print(f"{result.outcome.replace('_', ' ')}: {result.reason}", soft_wrap=True)
     for name in ("deployed", "candidate", "sample", "report"):
         if value := getattr(result, name):
-            out.print(f"{name:10}{value}", soft_wrap=True, markup=False)
+            out.print(f"{name:10}{value}", soft_wrap=True)

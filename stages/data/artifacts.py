@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from hubflow.schemas.text import markdown_text, printable
 from hubflow.stages.data.view import check_lines, data_view, finding_lines
 from hubflow.stages.run_context import artifact_key, in_run
 
@@ -21,9 +22,6 @@ COLUMNS = {
     "source": "source",
 }
 """What the table and the page call what `data_view` gives of a split."""
-_SPECIAL = str.maketrans(
-    {character: f"\\{character}" for character in "\\`*_{}[]()#+-.!|~$"} | {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
-)
 
 
 def publish(report: Mapping[str, Any]) -> None:
@@ -36,7 +34,7 @@ def publish(report: Mapping[str, Any]) -> None:
         return
     from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-    lines = [{shown: line[name] for name, shown in COLUMNS.items()} for line in data_view(report)["splits"]]
+    lines = [{shown: markdown_text(line[name]) for name, shown in COLUMNS.items()} for line in data_view(report)["splits"]]
     create_table_artifact(
         lines,
         key=artifact_key(TABLE_KEY),
@@ -71,14 +69,14 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines += [_line(one["split"], one["check"], one["count"]) for one in check_lines(report)[:MAX_LINES]]
         lines += ["", *_table("split", "row", "failed", "content")]
         lines += [_line(one["split"], one["row"], one["checks"], one["content"]) for one in view["rejected"][:MAX_LINES]]
-        lines += ["", *(f"All of them: {plain(path)}" for path in view["quarantine"])]
+        lines += ["", *(f"All of them: {markdown_text(path)}" for path in view["quarantine"])]
     return "\n".join([*lines, *_findings(report), *_drift(view)])
 
 
 def _error(view: Mapping[str, Any]) -> list[str]:
     if not view["error"]:
         return []
-    return ["**The data was refused.**", "", *(f"    {line}" for line in view["error"].splitlines()[:MAX_LINES]), ""]
+    return ["**The data was refused.**", "", *(f"    {line}" for line in printable(view["error"]).splitlines()[:MAX_LINES]), ""]
 
 
 def _findings(report: Mapping[str, Any]) -> list[str]:
@@ -93,7 +91,7 @@ def _image_changes(view: Mapping[str, Any]) -> list[str]:
 
 
 def _drift(view: Mapping[str, Any]) -> list[str]:
-    lines = ["", "### Against the last data set", "", plain(view["drift_note"])]
+    lines = ["", "### Against the last data set", "", markdown_text(view["drift_note"])]
     if view["drift"]:
         lines += ["", *_table("split", "what", "measure", "value", "rows before", "rows now", "")]
         columns = ("split", "name", "measure", "value", "before", "now", "policy")
@@ -102,8 +100,9 @@ def _drift(view: Mapping[str, Any]) -> list[str]:
 
 
 def _finding(finding: Mapping[str, Any]) -> str:
-    examples = "".join(f"\n  - {plain(example)}" for example in finding["examples"])
-    return f"- **{plain(finding['policy'])}** {plain(finding['check'])}: {plain(finding['message'])}{examples}"
+    examples = "".join(f"\n  - {markdown_text(example)}" for example in finding["examples"])
+    policy, check, message = (markdown_text(finding[name]) for name in ("policy", "check", "message"))
+    return f"- **{policy}** {check}: {message}{examples}"
 
 
 def _table(*names: str) -> list[str]:
@@ -111,9 +110,4 @@ def _table(*names: str) -> list[str]:
 
 
 def _line(*values: object) -> str:
-    return f"| {' | '.join(map(plain, values))} |"
-
-
-def plain(value: object) -> str:
-    """Text that markdown and HTML show as it is, on one line."""
-    return " ".join(str(value).split()).translate(_SPECIAL)
+    return f"| {' | '.join(map(markdown_text, values))} |"

@@ -52,7 +52,7 @@ class EncodingWatch:
         """
         bad = {split: some for split, some in images.items() if some}
         if bad:
-            with atomic_folder(self._place.root / self._quarantine) as draft:
+            with atomic_folder(self._place.root / self._quarantine, [self._place.open(self._dataset).folder]) as draft:
                 for split, some in bad.items():
                     frame = pd.DataFrame([asdict(image) for image in some])
                     frame.insert(4, "checks", [["decodes"]] * len(frame))
@@ -141,7 +141,7 @@ class EncodingWatch:
 
     def _publish(self, report: dict[str, Any]) -> None:
         artifacts.publish_encoding(report)
-        write_data_report(self._place, self._key, report)
+        write_data_report(self._place, self._key, report, [self._place.open(self._dataset).folder])
 
 
 _UNLIMITED = DriftSettings().rows.model_copy(update={"warn": None, "fail": None})

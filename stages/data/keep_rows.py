@@ -1,6 +1,7 @@
 """Hold rows to their contract, split them and keep them, in two passes of bounded memory. Must not import Paddle or Prefect."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from hubflow.stages.data.columns import to_frame
 from hubflow.stages.data.quarantine import Quarantine, sorted_out
 from hubflow.stages.data.reading import Chunk, malformed_texts
 from hubflow.stages.data.reading_chunks import with_clean_labels
+from hubflow.stages.data.reading_source import is_glob, matching
 from hubflow.stages.data.report import DataReport, Publish, SplitReport
 from hubflow.stages.data.splits import Mask, group_parts, sample_mask, split_masks
 from hubflow.stages.data.staging import Staging, staging_folder
@@ -74,6 +76,12 @@ class Plan:
         ours = {**texts, self.label_column: spec.label_column}
         named = next((name for name, theirs in ours.items() if theirs == column), None)
         return named or (f"source_{column}" if column in ("row", *ours) else column)
+
+    @property
+    def files(self) -> list[Path]:
+        """Files and folders that the sources are, as far as they are such."""
+        there = [source for source in self.sources.values() if os.path.lexists(source) or is_glob(source)]
+        return [path for source in there for path in matching(source)]
 
     @property
     def wanted(self) -> dict[Split, float]:
@@ -157,7 +165,7 @@ def keep_rows(
     try:
         with staging_folder(place.root) as folder:
             staged, label_map = _staged(place, key, plan, sources, listed, folder, report)
-            with place.create(KIND, key) as draft:
+            with place.create(KIND, key, plan.files) as draft:
                 counts = _write(plan, staged, draft.folder, observers)
                 label_map.save(draft.folder / LABEL_MAP_FILE)
                 _observed(plan, observers, report)
@@ -179,7 +187,7 @@ def _staged(
 
     def stage(split: Split) -> Staged:
         nonlocal label_map
-        quarantine = Quarantine(place.root / QUARANTINE / key, split)
+        quarantine = Quarantine(place.root / QUARANTINE / key / f"{split}.parquet", plan.files)
         path = quarantine.path.relative_to(place.root).as_posix()
         counts = report.splits[split] = SplitReport(str(plan.sources[split]), path)
         by_group = plan.spec.group_column is not None and split == "train"

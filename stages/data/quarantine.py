@@ -3,9 +3,6 @@
 import contextlib
 import datetime
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -21,9 +18,10 @@ from pyarrow import parquet
 
 from hubflow.schemas.errors import HubflowError, SettingsError
 from hubflow.schemas.files import held_open
-from hubflow.schemas.folders import StoreError, in_use, sync
+from hubflow.schemas.folders import StoreError, atomic_file, draft_folder
 from hubflow.schemas.importing import their_error, their_printed_error
 from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.outputs import Output
 from hubflow.schemas.rows import FAILURE_COLUMNS, RowModel, RowsError, row_failures, row_schema, rows_message, warning_schema
 from hubflow.stages.data.carried import free_names
 from hubflow.stages.data.reading_text import escaped, is_damaged
@@ -126,13 +124,18 @@ def sorted_out(
 
 
 class Quarantine:
-    """Writes the rejected rows of one split to `<folder>/<split>.parquet`, which takes its place when complete."""
+    """Writes rejected rows to one Parquet file, which takes its place when complete.
 
-    def __init__(self, folder: Path, split: str) -> None:
-        self.path = folder / f"{split}.parquet"
-        self._temporary: Path | None = None
+    Args:
+        target: the file, in a place of the user's choice, or of a store.
+        holds: files and folders that the rows are from: who may not read each of them may not read it.
+    """
+
+    def __init__(self, target: Output | Path, holds: Sequence[Path] = ()) -> None:
+        self._output = target if isinstance(target, Output) else None
+        self.path, self._holds = target.path if isinstance(target, Output) else target, holds
         self._staging: Staging | None = None
-        self._marks = contextlib.ExitStack()
+        self._draft = contextlib.ExitStack()
 
     def add(self, rejected: pd.DataFrame, malformed: pd.DataFrame) -> None:
         """Set aside rejected rows as `sort_out` gives them, and malformed lines as readers do."""
@@ -143,9 +146,7 @@ class Quarantine:
         """Set aside rows as `as_quarantined` gives them."""
         if self._staging is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._temporary = Path(tempfile.mkdtemp(prefix=f".{self.path.name}.", dir=self.path.parent))
-            self._marks.enter_context(in_use(self._temporary))
-            self._staging = Staging(self._temporary, "rejected")
+            self._staging = Staging(self._draft.enter_context(draft_folder(self.path, self._holds)), "rejected")
         self._staging.add(rows)
 
     def finish(self) -> bool:
@@ -155,16 +156,17 @@ class Quarantine:
             StoreError: when it cannot be written.
         """
         try:
-            if self._staging is None or self._temporary is None:
-                self.path.unlink(missing_ok=True)
+            if self._staging is None:
+                if self._output is None:
+                    self.path.unlink(missing_ok=True)
+                else:
+                    self._output.remove()
                 return False
             self._staging.close()
-            whole = self._temporary / "whole.parquet"
-            with parquet.ParquetWriter(whole, self._staging.schema) as writer:
+            file = atomic_file(self.path, self._holds) if self._output is None else self._output.write(self._holds)
+            with file as stream, parquet.ParquetWriter(stream, self._staging.schema) as writer:
                 for table in self._staging.tables():
                     writer.write_table(table)
-            sync(whole)
-            os.replace(whole, self.path)
             return True
         except OSError as error:
             raise StoreError(f"{self.path} could not be written ({error}); free space, or choose another `store`") from error
@@ -175,9 +177,7 @@ class Quarantine:
         """Remove what is not complete."""
         if self._staging is not None:
             self._staging.close()
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
-        self._marks.close()
+        self._draft.close()
 
 
 def as_quarantined(rejected: pd.DataFrame, malformed: pd.DataFrame) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from filelock import Timeout
 from pyarrow import parquet
 
 from hubflow.schemas.errors import ContractError, bounded
-from hubflow.schemas.folders import StoreError, locked
+from hubflow.schemas.folders import StoreError, full_disk_explained, locked
 from hubflow.stages.data.columns import Piece, in_plain_layout, unified, with_columns
 
 
@@ -31,9 +31,10 @@ def staging_folder(root: Path) -> Iterator[Path]:
             continue
     path = root / f".staging.{uuid.uuid4().hex}.lock"
     with locked(path):
-        path.with_suffix("").mkdir()
         try:
-            yield path.with_suffix("")
+            with full_disk_explained(root):
+                path.with_suffix("").mkdir(0o700)  # whatever the rows are from
+                yield path.with_suffix("")
         finally:
             _remove(path)
 

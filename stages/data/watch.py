@@ -2,8 +2,9 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -25,6 +26,7 @@ from hubflow.stages.run_context import run_name
 from hubflow.stages.store import Store, content_key
 
 PAGES, REPORT = "data-reports", "report.json"
+PAGE_WRITTEN = "the data was refused; its report is %s"
 log = logging.getLogger(__name__)
 
 
@@ -39,7 +41,7 @@ class DataWatch:
     """
 
     def __init__(self, place: Store, key: str, plan: Plan, content: str) -> None:
-        self._place, self._key, self._content = place, key, content
+        self._place, self._key, self._content, self._holds = place, key, content, plan.files
         spec, drift = plan.spec, plan.spec.checks.drift
         self._series = series_of(spec, plan.task, drift, plan.series, run_name())
         self._profile = _ProfileObserver(
@@ -56,7 +58,7 @@ class DataWatch:
     def publish(self, report: Mapping[str, Any]) -> None:
         """Tell of the rows: as artifacts in a Prefect run, and in the store, with a page where they were refused."""
         artifacts.publish(report)
-        write_data_report(self._place, self._key, report)
+        write_data_report(self._place, self._key, report, self._holds)
 
     def take_again(self, of_content: Mapping[str, Any]) -> None:
         """Tell of rows that are taken from the store, compare them with the last other data set, and renew their profile.
@@ -166,11 +168,11 @@ class _ProfileObserver:
         return self._facts
 
 
-def write_data_report(place: Store, key: str, report: Mapping[str, Any]) -> None:
-    """Keep a report in the store, with a page where the data was refused."""
+def write_data_report(place: Store, key: str, report: Mapping[str, Any], holds: Sequence[Path]) -> None:
+    """Keep a report in the store, with a page where the data was refused, for those who may read each of `holds`."""
     path = f"{PAGES}/{key}"
     try:
-        with atomic_folder(place.root / path) as draft:
+        with atomic_folder(place.root / path, holds) as draft:
             (draft / REPORT).write_text(json.dumps(report, ensure_ascii=True), encoding="utf-8")
             if report.get("error"):
                 write_data_page(draft, report)
@@ -179,7 +181,7 @@ def write_data_report(place: Store, key: str, report: Mapping[str, Any]) -> None
         log.error("the report on the data cannot be written: %s", error)
         return
     if report.get("error"):
-        log.error("the data was refused; its report is %s", place.shown(f"{path}/data.html"))
+        log.error(PAGE_WRITTEN, place.shown(f"{path}/data.html"))
 
 
 def kept_report(place: Store, key: str) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -110,10 +111,10 @@ class Checkpoints:
                 if state is not None:
                     (folder / STATE).write_text(state, encoding="utf-8")
                 seal(folder, kind, {"step": step})
-        except (OSError, SafetensorError, StoreError) as error:
+        except (SafetensorError, StoreError) as error:
             raise StoreError(
-                f"{target} could not be written ({error.__cause__ or error}); the earlier checkpoints are unharmed: "
-                "free the disk or make the folder writable, and the same run goes on from them"
+                f"{error}; the earlier checkpoints are unharmed: free the disk or make the folder writable, and the same run "
+                "goes on from them"
             ) from error
 
     def _read(self, step: int) -> tuple[Arrays, dict[str, Any]]:
@@ -178,6 +179,18 @@ class Checkpoints:
 
 
 def save_weights(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays as safetensors; 0-d and non-contiguous ones included."""
-    save_file({name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}, path)
-    path.chmod(0o644)
+    """Write arrays as safetensors; 0-d and non-contiguous ones included.
+
+    Raises:
+        OSError: when the file cannot be written.
+    """
+    path.touch()  # by the umask; safetensors puts a file in its place that its owner alone may read
+    mode = path.stat().st_mode & 0o777
+    try:
+        save_file({name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}, path)
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+    path.chmod(mode)

@@ -1,13 +1,12 @@
 """The checksums.json of a cached module: written last, held to on every use. Must not import Paddle or Prefect."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from hubflow.schemas.files import read_text
-from hubflow.schemas.folders import file_sha256
+from hubflow.schemas.folders import file_sha256, write_atomically
 from hubflow.stages.hub.errors import DownloadError
 
 CHECKSUMS = "checksums.json"
@@ -33,14 +32,9 @@ class Checksums:
             check_file(folder / name, pins.get(name, recorded), folder)
 
     def save(self, folder: Path) -> None:
-        """Write the file under a temporary name, then put it in place: from then on the folder is complete."""
-        temporary = folder / f".{CHECKSUMS}.{os.getpid()}"
+        """Write the file as a whole: from then on the folder is complete."""
         content = {"source": self.source, "commit": self.commit, "weights": self.weights, "sha256": dict(self.sha256)}
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(json.dumps(content, indent=1) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(folder / CHECKSUMS)
+        write_atomically(folder / CHECKSUMS, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def read_checksums(folder: Path) -> Checksums | None:

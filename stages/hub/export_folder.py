@@ -1,6 +1,8 @@
 """Export: the inference program and all that is needed to use it, as a folder that stands alone."""
 
 import json
+import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +34,7 @@ from hubflow.stages.hub.task import Task, data_variables
 from hubflow.stages.hub.tokenizer import load_tokenizer, pad_token_id
 
 PROGRAM = "program"
+PROBE_BYTES = 65536
 TOLERANCE = 1e-4
 SMALL_VOCABULARY = 5
 """Ids that every vocabulary has, for a trial."""
@@ -156,6 +159,7 @@ def _write_program(task: Task, program: Any, folder: Path, scope: Any, place: An
             program=program,
             skip_prune_program=True,
         )
+    _require_room(folder)
     written = folder / f"{PROGRAM}.json"
     checked_program(read_file(written), written)
     return {
@@ -163,6 +167,18 @@ def _write_program(task: Task, program: Any, folder: Path, scope: Any, place: An
         "inputs": {value.name: _described(value) for value in inputs},
         "outputs": {"probs": _described(task.variable("probs"))},
     }
+
+
+def _require_room(folder: Path) -> None:
+    """Find out whether the disk became full while Paddle wrote, which says nothing and leaves a part of a file.
+
+    Raises:
+        OSError: when there is no room for a little more.
+    """
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(bytes(PROBE_BYTES))
+        probe.flush()
+        os.fsync(probe.fileno())
 
 
 def _write_rest(

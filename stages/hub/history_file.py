@@ -1,11 +1,13 @@
 """The history of a run as one .csv or .parquet file, kept up to date while training runs. No Paddle and no Prefect here."""
 
+import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from hubflow.schemas.errors import HubflowError
-from hubflow.schemas.folders import sync
+from hubflow.schemas.folders import StoreError
+from hubflow.schemas.outputs import Output
 from hubflow.stages.hub.callbacks import Callback, Step, TrainState
 
 COLUMNS = ("step", "epoch", "loss", "learning_rate", "grad_norm")
@@ -22,15 +24,19 @@ class HistoryFile(Callback):
     Args:
         path: ends in .csv or .parquet; its folder is made when it is not there.
         every_seconds: the least time between two writes; evaluations and the end of training are always written.
+        overwrite: replace a file that is there and that hubflow did not write.
 
     Raises:
         HubflowError: the ending is another one, or the file cannot be written.
+        SettingsError: something is there that may not be replaced (see `hubflow.schemas.outputs`).
     """
 
-    def __init__(self, path: str | Path, every_seconds: float = 10.0) -> None:
-        self.path = Path(path).expanduser().absolute()
+    def __init__(self, path: str | Path, every_seconds: float = 10.0, overwrite: bool = False) -> None:
+        self._output = Output.named(os.fspath(path), "track.history", overwrite, "set track.overwrite: true")
+        self.path = self._output.path
         if self.path.suffix not in (".csv", ".parquet"):
             raise HubflowError(f"track.history: {path} ends neither in .csv nor in .parquet; give one of these endings")
+        self._output.require_replaceable()
         self.every_seconds = every_seconds
         self._rows = 0
         self._written = 0.0
@@ -56,16 +62,11 @@ class HistoryFile(Callback):
         """Nothing: the checkpoint's history is all that the file is made of."""
 
     def _write(self, state: TrainState) -> None:
-        draft = self.path.with_name(f".{self.path.name}.partial")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            _write_table(rows(state), draft, self.path.suffix)
-            sync(draft)
-            draft.replace(self.path)
-        except OSError as error:
-            raise HubflowError(
-                f"track.history: {self.path} cannot be written ({error}); free it or choose another file"
-            ) from error
+            with self._output.write() as stream:
+                _write_table(rows(state), stream, self.path.suffix)
+        except StoreError as error:
+            raise HubflowError(f"track.history: {error}, or choose another file") from error
         self._rows, self._written = len(state.steps), time.monotonic()
 
 
@@ -80,7 +81,7 @@ def rows(state: TrainState) -> list[dict[str, float]]:
     return [by_step[step] for step in sorted(by_step)]
 
 
-def _write_table(found: list[dict[str, float]], path: Path, suffix: str) -> None:
+def _write_table(found: list[dict[str, float]], stream: IO[bytes], suffix: str) -> None:
     import pyarrow as pa
     import pyarrow.csv as pa_csv
     import pyarrow.parquet as pa_parquet
@@ -91,6 +92,6 @@ def _write_table(found: list[dict[str, float]], path: Path, suffix: str) -> None
     }
     table = pa.table(columns)
     if suffix == ".csv":
-        pa_csv.write_csv(table, path)
+        pa_csv.write_csv(table, stream)
     else:
-        pa_parquet.write_table(table, path)
+        pa_parquet.write_table(table, stream)

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 from hubflow.schemas.errors import HubflowError
 from hubflow.schemas.folders import jsonable
 from hubflow.schemas.library import library_settings
+from hubflow.schemas.outputs import require_in_output_root
+from hubflow.schemas.urls import local_path
 from hubflow.stages.hub.callbacks import Callback, Step, TrainState
 from hubflow.stages.hub.tracked import extra_of, new_scalars
 
@@ -54,6 +56,9 @@ class MlflowTracker(Callback):
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
         with extra_of("mlflow", "mlflow"):
             from mlflow import MlflowClient
+        place = local_path(uri)
+        if place is not None:
+            require_in_output_root(place, "track.mlflow")
         self.experiment, self.run_name, self.parameters = experiment, run_name, flat(parameters)
         self.run_id: str | None = None
         self._sent: set[tuple[str, int]] = set()

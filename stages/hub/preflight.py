@@ -2,7 +2,6 @@
 
 import resource
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hubflow.schemas.folders import StoreError
+from hubflow.schemas.folders import StoreError, draft_folder
 from hubflow.schemas.training import TrainSettings
 from hubflow.stages.hub.callbacks import TrainState
 from hubflow.stages.hub.encoded import EncodedSplit, IntArray, epoch_batches, sorted_batches
@@ -95,8 +94,8 @@ def preflight(
     if dev is not None:
         _judge_few(session, dev, next(sorted_batches(dev.lengths, FEW_ROWS)))
     if stepper.world.is_main_process:
-        with tempfile.TemporaryDirectory(prefix=".preflight.", dir=folder) as place:
-            export(session, Path(place))
+        with draft_folder(folder / "preflight") as place:
+            export(session, place)
     update.start_over()
     update.load_state(statistics)
     tokens = len(rows) * int(stepper.train.lengths[rows].max())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hubflow.schemas.errors import HubflowError
+from hubflow.schemas.outputs import require_in_output_root
 from hubflow.stages.hub.callbacks import Callback, Step, TrainState
 from hubflow.stages.hub.tracked import extra_of, new_scalars
 
@@ -28,7 +29,7 @@ class TensorBoardTracker(Callback):
     def __init__(self, folder: str | Path) -> None:
         with extra_of("tensorboard", "tensorboardX"):
             import tensorboardX  # noqa: F401  # found missing now, not after the preparations
-        self.folder = Path(folder).expanduser().absolute()
+        self.folder = require_in_output_root(Path(folder).expanduser().absolute(), "track.tensorboard")
         self._writer: Any = None
         self._steps = self._evaluations = 0
 

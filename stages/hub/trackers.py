@@ -27,7 +27,7 @@ def trackers(settings: TrackSettings, run_name: str, parameters: Mapping[str, An
     """
     found: list[Callback] = []
     if settings.history is not None:
-        found.append(HistoryFile(settings.history))
+        found.append(HistoryFile(settings.history, overwrite=settings.overwrite))
     if settings.tensorboard is not None:
         if Path(run_name).name != run_name or run_name in ("", ".."):
             raise HubflowError(f"track.tensorboard: the run's name {run_name!r} is no folder's name; give one without / and ..")

@@ -1,7 +1,5 @@
 """Put the predictions of all parts together, in order, as the one file that was asked for. No Paddle or Prefect here."""
 
-import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,8 +7,9 @@ import pandas as pd
 from pyarrow import parquet
 
 from hubflow.schemas.errors import bounded
-from hubflow.schemas.folders import StoreError, sync
+from hubflow.schemas.folders import StoreError
 from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.outputs import Output
 from hubflow.schemas.parts import PartRecord, PredictionWork
 from hubflow.schemas.settings import PredictSettings
 from hubflow.stages.errors import DataError
@@ -21,32 +20,26 @@ from hubflow.stages.prediction.writing import write_tables
 from hubflow.stages.store import file_sha256
 
 
-def write_predictions(work: PredictionWork, layout: Layout, records: Sequence[PartRecord], output: Path) -> None:
+def write_predictions(
+    settings: PredictSettings, work: PredictionWork, layout: Layout, records: Sequence[PartRecord], output: Output
+) -> None:
     """Write the predictions file from parts whose contract was checked when they were written, and that are as they were then.
 
     Raises:
         StoreError: when a part is missing or altered, or the file cannot be written; what was there is unharmed.
     """
     folder = Path(work.folder)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        for part, record in zip(layout.parts, records, strict=True):
-            path = predictions_file(folder, part)
-            if not path.is_file() or file_sha256(path) != record.sha256:
-                raise StoreError(f"{path}: missing or altered since it was written; predict again")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_tables((parquet.read_table(predictions_file(folder, part)) for part in layout.parts), temporary, output.suffix)
-        sync(temporary)
-        temporary.replace(output)
-    except OSError as error:
-        raise StoreError(f"{output}: the predictions cannot be written ({error})") from error
-    finally:
-        with contextlib.suppress(OSError):  # it must not take the place of the error being raised
-            temporary.unlink(missing_ok=True)
+    for part, record in zip(layout.parts, records, strict=True):
+        path = predictions_file(folder, part)
+        if not path.is_file() or file_sha256(path) != record.sha256:
+            raise StoreError(f"{path}: missing or altered since it was written; predict again")
+    with output.write(holds=[folder]) as stream:
+        tables = (parquet.read_table(predictions_file(folder, part)) for part in layout.parts)
+        write_tables(tables, stream, output.path.suffix, settings.escape_formulas)
 
 
 def quarantine(
-    settings: PredictSettings, work: PredictionWork, layout: Layout, records: Sequence[PartRecord], output: Path
+    settings: PredictSettings, work: PredictionWork, layout: Layout, records: Sequence[PartRecord], output: Output
 ) -> Path | None:
     """Put the rows that were quarantined beside the predictions; None when there are none.
 

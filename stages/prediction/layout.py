@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hubflow.schemas.data_checks import DataChecks
 from hubflow.schemas.errors import bounded
+from hubflow.schemas.outputs import Output
 from hubflow.schemas.parts import PartRef, PredictionWork
 from hubflow.schemas.references import RowKind
 from hubflow.schemas.rows import ROW_MODELS, RowsError, label_column, row_schema
@@ -62,7 +63,9 @@ def rejected_file(folder: Path, number: int) -> Path:
     return folder / f"{number:06d}.rejected.parquet"
 
 
-def lay_out(settings: PredictSettings, task: TaskType, sources: Sequence[Source], work: PredictionWork, output: Path) -> Layout:
+def lay_out(
+    settings: PredictSettings, task: TaskType, sources: Sequence[Source], work: PredictionWork, output: Output
+) -> Layout:
     """Read every source in chunks, hold the rows to their contract but for their labels, and write each chunk as a part.
 
     Of several sources, one without rows is noted and left out. Parts have one set of columns: what is of another type in
@@ -78,7 +81,7 @@ def lay_out(settings: PredictSettings, task: TaskType, sources: Sequence[Source]
         for path in folder.glob(name):
             path.unlink()
     pieces: list[Piece] = []
-    reports = [SplitReport(str(source.path), str(quarantine_of(output))) for source in sources]
+    reports = [SplitReport(str(source.path), str(quarantine_of(output).path)) for source in sources]
     named, numbered = is_several(settings), np.zeros(2, np.int64)
     empty: list[str] = []
     for source, report in zip(sources, reports, strict=True):
@@ -113,7 +116,9 @@ def lay_out(settings: PredictSettings, task: TaskType, sources: Sequence[Source]
     return Layout(parts=parts, empty=tuple(empty), findings=findings, **counts)
 
 
-def _in_one_type(pieces: Sequence[Piece], sources: Sequence[Source], work: PredictionWork, output: Path) -> tuple[PartRef, ...]:
+def _in_one_type(
+    pieces: Sequence[Piece], sources: Sequence[Source], work: PredictionWork, output: Output
+) -> tuple[PartRef, ...]:
     """The parts, each rewritten with the columns of all where its own differ; none is predicted before all of them can be.
 
     Raises:
@@ -121,7 +126,7 @@ def _in_one_type(pieces: Sequence[Piece], sources: Sequence[Source], work: Predi
         DataError: when the format of the output cannot hold a column.
     """
     schema = unified(pieces, mixed=all(source.spec.format == "jsonl" for source in sources))
-    require_writable(schema, output, bounded(dict.fromkeys(piece.source for piece in pieces)))
+    require_writable(schema, output.path, bounded(dict.fromkeys(piece.source for piece in pieces)))
     told = work.model_dump(include={"export_sha256", "task", "rows_kind", "batch_size", "top_k", "stride"})
     parts = []
     for number, piece in enumerate(pieces):
@@ -181,7 +186,7 @@ def _require_valid(
     kind: RowKind,
     folder: Path,
     parts: int,
-    output: Path,
+    output: Output,
 ) -> None:
     """Refuse sources of which too many rows are quarantined, or all; they are kept in the quarantine first."""
     nothing = not any(report.accepted for report in reports)
@@ -190,13 +195,13 @@ def _require_valid(
             path = set_aside(folder, parts, output)
             malformed = pd.concat(report.first_malformed, ignore_index=True) if report.malformed else None
             texts = [] if malformed is None else malformed_texts(source.path, source.spec.encoding, malformed)
-            kept = path or quarantine_of(output)
+            kept = path or quarantine_of(output).path
             raise report.fault(ROW_MODELS[kind], None, texts, settings.max_invalid_share, str(kept), kept)
     if nothing:
         raise RowsError(f"{reports[0].source}: holds no rows; expected at least one")
 
 
-def set_aside(folder: Path, parts: int, output: Path, bad: Mapping[int, Path] = MappingProxyType({})) -> Path | None:
+def set_aside(folder: Path, parts: int, output: Output, bad: Mapping[int, Path] = MappingProxyType({})) -> Path | None:
     """Put the rejected rows of all parts, and `bad` ones found later, into the quarantine beside the output, in order.
 
     Args:
@@ -208,8 +213,7 @@ def set_aside(folder: Path, parts: int, output: Path, bad: Mapping[int, Path] = 
     Raises:
         StoreError: when it cannot be written.
     """
-    target = quarantine_of(output)
-    quarantine = Quarantine(target.parent, target.stem)
+    quarantine = Quarantine(quarantine_of(output), [folder])
     try:
         for number in range(parts):
             files = [rejected_file(folder, number), *([bad[number]] if number in bad else [])]

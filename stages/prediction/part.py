@@ -2,11 +2,9 @@
 
 import itertools
 import json
-import os
 import threading
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +15,7 @@ from pyarrow import parquet
 from pydantic import ValidationError
 
 from hubflow.schemas.files import read_text
-from hubflow.schemas.folders import StoreError, sync
+from hubflow.schemas.folders import StoreError, atomic_file, write_atomically
 from hubflow.schemas.parts import PartRecord, PartRef, PredictionWork
 from hubflow.stages.data.carried import FILE
 from hubflow.stages.data.quarantine import as_quarantined
@@ -64,8 +62,8 @@ def predict_part(work: PredictionWork, part: PartRef) -> PartRecord:
         table = class_table(rows, scores, predictor.label_map, work.rows_kind, work.top_k, source, num_cut)
         judged = _judged_classes(rows, scores, predictor)
         if len(undecoded):
-            bad, bad_sha256 = len(undecoded), _write(bad_file(folder, part), lambda path: parquet.write_table(undecoded, path))
-    sha256 = _write(predictions_file(folder, part), lambda path: parquet.write_table(table, path))
+            bad, bad_sha256 = len(undecoded), _write_table(undecoded, bad_file(folder, part))
+    sha256 = _write_table(table, predictions_file(folder, part))
     record = PartRecord(
         rows=len(table),
         sha256=sha256,
@@ -76,7 +74,7 @@ def predict_part(work: PredictionWork, part: PartRef) -> PartRecord:
         truncated=0 if num_cut is None else int(num_cut.sum()),
         **vars(judged),
     )
-    _write(record_file(folder, part), lambda path: path.write_text(record.model_dump_json(), encoding="utf-8"))
+    write_atomically(record_file(folder, part), record.model_dump_json().encode(), holds=[folder])
     return record
 
 
@@ -204,16 +202,8 @@ def _undecoded(rows: Any) -> Any:
     return as_table(kept, "rows quarantined")
 
 
-def _write(path: Path, write: Callable[[Path], Any]) -> str:
-    """Write a file that takes its place when complete; its hash."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
-    try:
-        write(temporary)
-        sync(temporary)
-        sha256 = file_sha256(temporary)
-        temporary.replace(path)
-        return sha256
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error}); free space, or choose another `output`") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write_table(table: Any, path: Path) -> str:
+    """Write a table as a whole; the hash of its file."""
+    with atomic_file(path, holds=[path.parent]) as stream:
+        parquet.write_table(table, stream)
+    return file_sha256(path)

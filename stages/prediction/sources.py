@@ -3,11 +3,12 @@
 import itertools
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePath
 
 from hubflow.schemas.errors import SettingsError, bounded
+from hubflow.schemas.outputs import Output
 from hubflow.schemas.references import RowKind
 from hubflow.schemas.settings import FORMATS, DataFormat, DatasetSpec, PredictSettings, TaskType
 from hubflow.stages.data.opening import plain_name
@@ -52,31 +53,48 @@ class Source:
     spec: DatasetSpec
     images: tuple[Path, ...] = ()
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files, or the folder."""
+        return self.images or (self.path,)
+
     @cached_property
     def image_names(self) -> dict[str, str]:
         """What each image was called, by its absolute path."""
         return {os.path.abspath(path): str(path) for path in self.images}
 
 
-def output_of(settings: PredictSettings) -> Path:
-    """Where the predictions go, absolute.
+def output_of(settings: PredictSettings) -> Output:
+    """Where the predictions go.
 
     Raises:
-        SettingsError: when the ending is unknown, or several files have no output named.
+        SettingsError: when the ending is unknown, several files have no output named, or it cannot be written there.
     """
     if settings.output is None and is_several(settings):
         raise SettingsError(f"output: several files need one named, with an ending of {', '.join(OUTPUTS)}")
     data = expanded(settings.data if isinstance(settings.data, str) else settings.data[0]).absolute()
     data = data if data.name not in ("", "..") else data.resolve()  # a link keeps its own name and folder
-    output = Path(settings.output) if settings.output else data.with_name(f"{data.name}.predictions.parquet")
-    if output.suffix not in OUTPUTS:
-        raise SettingsError(f"output {output}: expected an ending of {', '.join(OUTPUTS)}")
-    return output.expanduser().absolute()
+    named = settings.output or str(data.with_name(f"{data.name}.predictions.parquet"))
+    output = Output.named(named, "output", settings.overwrite, "set overwrite: true (--overwrite)")
+    if output.path.suffix not in OUTPUTS:
+        raise SettingsError(f"output {named}: expected an ending of {', '.join(OUTPUTS)}")
+    return output
 
 
-def quarantine_of(output: Path) -> Path:
+def quarantine_of(output: Output) -> Output:
     """Where the rows that are quarantined go: beside the predictions."""
-    return output.with_name(f"{output.stem}.quarantine.parquet")
+    return replace(output, path=output.path.with_name(f"{output.path.stem}.quarantine.parquet"))
+
+
+def require_free(output: Output, sources: Sequence[Source]) -> None:
+    """Refuse, before anything is predicted, to write over what hubflow did not write, or over what is read.
+
+    Raises:
+        SettingsError: naming what is there.
+    """
+    for one in (output, quarantine_of(output)):
+        one.require_replaceable()
+        one.require_no_source(path for source in sources for path in source.files)
 
 
 def is_several(settings: PredictSettings) -> bool:
@@ -84,7 +102,7 @@ def is_several(settings: PredictSettings) -> bool:
     return not isinstance(settings.data, str) or is_glob(settings.data)
 
 
-def sources_of(settings: PredictSettings, task: TaskType, trained_on: RowKind, output: Path) -> list[Source]:
+def sources_of(settings: PredictSettings, task: TaskType, trained_on: RowKind, output: Output) -> list[Source]:
     """Every file or folder to predict on, in the order given, those of a glob sorted; the predictions are none of them.
 
     Raises:
@@ -92,7 +110,7 @@ def sources_of(settings: PredictSettings, task: TaskType, trained_on: RowKind, o
         SettingsError: when the format cannot be told, or does not give the rows that the export was trained on.
     """
     patterns = (settings.data,) if isinstance(settings.data, str) else settings.data
-    ours = {output, quarantine_of(output)}
+    ours = {output.path, quarantine_of(output).path}
     found: list[tuple[bool, Path]] = []
     for pattern in patterns:
         paths = [path for path in matching(pattern) if path.absolute() not in ours]

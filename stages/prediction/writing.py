@@ -1,9 +1,9 @@
 """Write predictions as Parquet, CSV or JSON lines so that every value reads back. Must not import Paddle or Prefect."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as arrow
 from pyarrow import compute, parquet
@@ -13,14 +13,22 @@ from hubflow.stages.errors import DataError
 
 # Some readers take a lone carriage return, or another control character, for the end of a row or a file.
 _QUOTED = r'[",\x00-\x1f\x7f]|^\s|\s$|^$'
+# Full-width signs too: spreadsheets of East Asian languages take them for the others.
+_FORMULA = r"^[=+\-@\t\r\n＝＋－＠]"
 OUTPUTS = (".parquet", ".csv", ".jsonl")
 
 
-def write_tables(tables: Iterable[Any], path: Path, ending: str) -> None:
+def write_tables(tables: Iterable[Any], stream: IO[bytes], ending: str, escape_formulas: bool = False) -> None:
     """Write tables with the same columns as one file, in order, in the format of the ending.
 
     In CSV, no value is an empty field and an empty text is `""`; floats are `inf`, `-inf` and `nan` where they are not finite.
     In JSON lines these are the strings "Infinity", "-Infinity" and "NaN". See `hubflow.stages.data.column_text` for the others.
+
+    Args:
+        tables: what to write.
+        stream: the file, open for writing.
+        ending: `.parquet`, `.csv` or `.jsonl`.
+        escape_formulas: put `'` before texts, of cells and of column names, that spreadsheets would compute; in CSV alone.
 
     Raises:
         OSError: when it cannot be written.
@@ -28,18 +36,18 @@ def write_tables(tables: Iterable[Any], path: Path, ending: str) -> None:
     if ending == ".parquet":
         writer = None
         for table in tables:
-            writer = writer or parquet.ParquetWriter(path, table.schema)
+            writer = writer or parquet.ParquetWriter(stream, table.schema)
             writer.write_table(table)
         if writer is not None:
             writer.close()
         return
-    with path.open("wb") as stream:
-        for number, table in enumerate(tables):
-            if number == 0 and ending == ".csv":
-                stream.write(f"{','.join(_cells(arrow.array(table.column_names, TEXT)).to_pylist())}\n".encode())
-            for batch in table.to_batches():
-                lines = _LINES[ending](batch)
-                stream.write("\n".join([*lines.to_pylist(), ""]).encode())
+    for number, table in enumerate(tables):
+        if number == 0 and ending == ".csv":
+            names = _cells(arrow.array(table.column_names, TEXT), escape_formulas)
+            stream.write(f"{','.join(names.to_pylist())}\n".encode())
+        for batch in table.to_batches():
+            lines = _csv_lines(batch, escape_formulas) if ending == ".csv" else _json_lines(batch)
+            stream.write("\n".join([*lines.to_pylist(), ""]).encode())
 
 
 def require_writable(schema: Any, output: Path, source: str) -> None:
@@ -65,17 +73,24 @@ def require_writable(schema: Any, output: Path, source: str) -> None:
             ) from error
 
 
-def _cells(column: Any) -> Any:
+def _cells(column: Any, escape_formulas: bool) -> Any:
     """Values as fields of CSV."""
     text = texts(column, ".0")
+    kinds = arrow.types
+    is_text = not (kinds.is_primitive(column.type) or kinds.is_decimal(column.type))  # numbers and times keep their sign
+    if escape_formulas and is_text:
+        is_formula = compute.match_substring_regex(text, _FORMULA)
+        with_mark = compute.binary_join_element_wise(arrow.scalar("'", TEXT), text, arrow.scalar("", TEXT))
+        text = compute.if_else(is_formula, with_mark, text)
     doubled = compute.replace_substring(text, '"', '""')
     is_quoted = compute.match_substring_regex(text, _QUOTED)
     whole = compute.binary_join_element_wise(arrow.scalar('"', TEXT), doubled, arrow.scalar('"', TEXT), arrow.scalar("", TEXT))
     return compute.fill_null(compute.if_else(is_quoted, whole, text), "")
 
 
-def _csv_lines(batch: Any) -> Any:
-    return compute.binary_join_element_wise(*map(_cells, batch.columns), arrow.scalar(",", TEXT))
+def _csv_lines(batch: Any, escape_formulas: bool) -> Any:
+    cells = [_cells(column, escape_formulas) for column in batch.columns]
+    return compute.binary_join_element_wise(*cells, arrow.scalar(",", TEXT))
 
 
 def _json_lines(batch: Any) -> Any:
@@ -83,6 +98,3 @@ def _json_lines(batch: Any) -> Any:
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         parts += [arrow.scalar(f"{', ' if parts else '{'}{json.dumps(name)}: ", TEXT), json_texts(column)]
     return compute.binary_join_element_wise(*parts, arrow.scalar("}", TEXT), arrow.scalar("", TEXT))
-
-
-_LINES: dict[str, Callable[[Any], Any]] = {".csv": _csv_lines, ".jsonl": _json_lines}

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hubflow.schemas.evaluation import Interval
-from hubflow.stages.data.artifacts import plain
+from hubflow.schemas.text import markdown_code, markdown_text
 from hubflow.stages.run_context import artifact_key, in_run
 
 FIGURES_KEY, METRICS_KEY, REPORT_KEY = "key-figures", "metrics", "report"
@@ -31,7 +31,7 @@ def publish(view: Mapping[str, Any], path: str, shown: str) -> None:
         list(_lines(view)), key=artifact_key(METRICS_KEY), description="Metrics by split, exact over all rows"
     )
     create_link_artifact(
-        _link(base, path, shown), link_text=shown, key=artifact_key(REPORT_KEY), description=_how_to_open(base)
+        _link(base, path, shown), link_text=markdown_text(shown), key=artifact_key(REPORT_KEY), description=_how_to_open(base)
     )
 
 
@@ -53,20 +53,23 @@ def _how_to_open(base: str | None) -> str:
 def _lines(view: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for line in view["metrics"]:
         values = zip(view["splits"], line.values, strict=True)
-        yield {"metric": line.name, **{split: "" if value is None else f"{value.value:.4f}" for split, value in values}}
+        yield {
+            "metric": markdown_text(line.name),
+            **{split: "" if value is None else f"{value.value:.4f}" for split, value in values},
+        }
 
 
 def _figures(view: Mapping[str, Any], shown: str) -> Iterator[str]:
     checkpoint, verdict = view["checkpoint"], view["verdict"]
     if verdict is not None:
-        yield from [f"**{verdict.verdict.replace('_', ' ')}**: {plain(verdict.reason)}", ""]
+        yield from [f"**{verdict.verdict.replace('_', ' ')}**: {markdown_text(verdict.reason)}", ""]
     for line in view["metrics"]:
         if line.name in (checkpoint.best_metric, "loss"):
             values = [(split, value) for split, value in zip(view["splits"], line.values, strict=True) if value is not None]
             texts = [
                 f"{split} **{value.value:.4f}**{_within(value.interval)}{_changed(value.change)}" for split, value in values
             ]
-            yield f"- {plain(line.name)}: {', '.join(texts)}"
+            yield f"- {markdown_text(line.name)}: {', '.join(texts)}"
     if view["confidence"] is not None:
         yield f"- each with its {100 * view['confidence']:g}% confidence interval"
     for split in view["views"]:
@@ -74,8 +77,14 @@ def _figures(view: Mapping[str, Any], shown: str) -> Iterator[str]:
     yield f"- weights of epoch {checkpoint.best_epoch}, {checkpoint.steps} steps"
     if view["notices"]:
         yield from ["", "### To look at", ""]
-        yield from (f"- **{plain(notice.title)}**: {plain(notice.text)}" for notice in view["notices"])
-    yield from ["", "### Where", "", f"- report: `{shown}`", f"- exported model: `{view['export_path']}`"]
+        yield from (f"- **{markdown_text(notice.title)}**: {markdown_text(notice.text)}" for notice in view["notices"])
+    yield from [
+        "",
+        "### Where",
+        "",
+        f"- report: {markdown_code(shown)}",
+        f"- exported model: {markdown_code(view['export_path'])}",
+    ]
 
 
 def _within(interval: Interval | None) -> str:

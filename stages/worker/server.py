@@ -16,10 +16,13 @@ import selectors
 import signal
 import socket
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+from hubflow.schemas.folders import full_disk_explained
 from hubflow.stages.hub import cores, runtime
 from hubflow.stages.hub.memory import share_one_heap
 from hubflow.stages.worker.connection import Connection, LogHandler, Stopped, described, send_warnings
@@ -203,7 +206,10 @@ def _answer(connection: Connection) -> int:
         _take_over(request)
         _log_to(connection)
         module, _, name = request["target"].partition(":")
-        result = getattr(importlib.import_module(module), name)(request["request"], connection)
+        work = getattr(importlib.import_module(module), name)
+        asked = request["request"]
+        with full_disk_explained(Path(asked.get("folder") or asked.get("answer") or tempfile.gettempdir())):
+            result = work(asked, connection)
         outcome = {"outcome": "finished", "result": result}
     except (Stopped, KeyboardInterrupt):
         outcome = {"outcome": "stopped"}

@@ -15,6 +15,7 @@ from hubflow.flows.fine_tune import fine_tune
 from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.references import FineTuneResult
 from hubflow.schemas.settings import FineTuneSettings
+from hubflow.schemas.text import markdown_text
 
 STAGES = (
     "load-dataset",
@@ -91,7 +92,7 @@ def test_a_second_run_finds_everything_in_the_store(first: Any, settings: FineTu
     assert first[0].reused == ()
     assert [name.replace("_", "-") for name in again.reused] == [name for name in STAGES if name != "write-report"]
     by_key = {one.key: str(one.data) for one in artifacts_of(state.state_details.flow_run_id)}
-    assert f"(taken from the store, {again.evaluation.checkpoint.path})" in by_key["fine-tune-fine-tune"]
+    assert markdown_text(f"(taken from the store, {again.evaluation.checkpoint.path})") in by_key["fine-tune-fine-tune"]
     assert "taken from the store" not in by_key["fine-tune-write-report"]
 
 

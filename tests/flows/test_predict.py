@@ -12,6 +12,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, TaskR
 from runs import Run, write_reviews
 
 from hubflow.flows.predict import predict
+from hubflow.schemas.folders import StoreError
 from hubflow.schemas.settings import PredictResult, PredictSettings
 from hubflow.stages.predict import predict as predict_plainly
 
@@ -30,7 +31,8 @@ def test_the_flow_labels_a_file_part_by_part(text_run: Run, tmp_path: Path) -> N
     assert result.rows == len(pd.read_parquet(result.output)) == 7
     assert "accuracy" in result.metrics
     assert parts_of(state.state_details.flow_run_id) == 3
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.tsv", "rows.tsv.predictions.parquet"]
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [".rows.tsv.predictions.parquet.hubflow", "rows.tsv", "rows.tsv.predictions.parquet"]
 
 
 def test_a_dask_cluster_of_two_processes_gives_the_same_file(text_run: Run, tmp_path: Path) -> None:
@@ -55,8 +57,8 @@ def test_a_dask_cluster_of_two_processes_gives_the_same_file(text_run: Run, tmp_
 def test_a_part_that_fails_is_told_by_the_flow(text_run: Run, tmp_path: Path) -> None:
     data = write_reviews(tmp_path / "rows.tsv", 8)
     output = tmp_path / "out.parquet"
-    output.mkdir()  # no file can take its place
-    with pytest.raises(Exception, match="the predictions cannot be written"):
+    (tmp_path / ".out.parquet.hubflow").mkdir()  # no record can take its place, which is written with the output
+    with pytest.raises(StoreError, match=r"\.out\.parquet\.hubflow could not be written"):
         predict(settings(text_run, data, rows_per_part=3, output=str(output)))
     assert len(list((tmp_path / ".out.parquet.parts").glob("*.json"))) == 3
 

@@ -112,7 +112,7 @@ def test_what_was_there_comes_back_when_it_cannot_be_replaced(target: Path, monk
     rename = os.rename
 
     def failing(source: str | Path, destination: str | Path) -> None:
-        if Path(destination) == target and not target.exists() and not Path(source).parent.name.startswith(".key.old."):
+        if Path(destination) == target and not target.exists() and not Path(source).parent.name.endswith(".old"):
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(source))
         rename(source, destination)
 
@@ -125,7 +125,7 @@ def test_what_was_there_comes_back_when_it_cannot_be_replaced(target: Path, monk
 
 def test_a_parent_that_cannot_be_made_is_a_store_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot be written"), atomic_folder(tmp_path / "file" / "key"):
+    with pytest.raises(StoreError, match="could not be written"), atomic_folder(tmp_path / "file" / "key"):
         pass
 
 
@@ -137,14 +137,27 @@ def test_a_parent_that_is_gone_when_the_folder_is_to_take_its_place_is_a_store_e
 def test_leftovers_of_killed_writers_are_removed_and_what_they_put_aside_comes_back(target: Path) -> None:
     write(target, "old")
     write(target.with_name("other.key"), "new")
-    for name in (".key.abcd_123", ".key.old.abcd_123", ".other.key.old.abcd_123", ".lock", "key.abcd_123"):
+    number = "0123456789abcdef"
+    aside, other = target.with_name(f".key.{number}.old"), target.with_name(f".other.key.{number}.old")
+    for name in (f".key.{number}.draft", aside.name, other.name, ".lock", f"key.{number}.draft"):
         target.with_name(name).mkdir()
-    target.with_name(".file.abcd_123").write_text("")
-    target.rename(target.with_name(".key.old.abcd_123") / "0")
-    shutil.copytree(target.with_name(".key.old.abcd_123") / "0", target.with_name(".other.key.old.abcd_123") / "0")
+    target.with_name(f".file.{number}.draft").write_text("")
+    target.rename(aside / "0")
+    shutil.copytree(aside / "0", other / "0")
     remove_leftovers(target.parent)
-    assert beside(target) == [".lock", "key", "key.abcd_123", "other.key"]
+    assert beside(target) == [".lock", "key", f"key.{number}.draft", "other.key"]
     assert (text_of(target), text_of(target.with_name("other.key"))) == ("old", "new")
+
+
+def test_hidden_files_of_others_are_no_leftovers(target: Path) -> None:
+    target.parent.mkdir()
+    names = [".vim.settings", ".my.project1", ".x.0123456789abcdef", ".draft", ".a.0123456789abcdeg.draft"]
+    for name in names:
+        target.with_name(name).write_text("mine")
+    write(target, "new")
+    age(target.parent, 10 * LEFT_OVER_AFTER_SECONDS)
+    write(target, "newer")
+    assert beside(target) == sorted([*names, "key"])
 
 
 def killed_while_writing(target: Path) -> str:

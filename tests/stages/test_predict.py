@@ -77,8 +77,12 @@ def test_a_failure_leaves_no_file_and_what_was_there_unharmed(text_run: Run, tmp
     output.write_text("old\n", encoding="utf-8")
     data.write_text("text\na film\n \n", encoding="utf-8")
     with pytest.raises(ContractError, match=r"row 3"):
-        predict(settings(text_run, data, output=str(output), max_invalid_share=0.4))
-    assert sorted(path.name for path in output.parent.iterdir()) == ["predictions.csv", "predictions.quarantine.parquet"]
+        predict(settings(text_run, data, output=str(output), max_invalid_share=0.4, overwrite=True))
+    assert sorted(path.name for path in output.parent.iterdir()) == [
+        ".predictions.quarantine.parquet.hubflow",
+        "predictions.csv",
+        "predictions.quarantine.parquet",
+    ]
     assert output.read_text(encoding="utf-8") == "old\n"
 
 
@@ -188,12 +192,16 @@ def test_a_stopped_run_goes_on_by_part_and_gives_the_same(text_run: Run, tmp_pat
     result = predict(given, lambda work, parts: some(work, parts, 99))
     assert predicted == [0, 1, 2, 3, 4]
     assert Path(result.output).read_bytes() == whole
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.tsv", "rows.tsv.predictions.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".rows.tsv.predictions.parquet.hubflow",
+        "rows.tsv",
+        "rows.tsv.predictions.parquet",
+    ]
 
 
 def test_an_output_that_cannot_be_written_is_named(text_run: Run, tmp_path: Path) -> None:
     data = write_reviews(tmp_path / "rows.tsv", 3)
-    with pytest.raises(StoreError, match=r"rows\.tsv/out\.csv: the predictions cannot be written"):
+    with pytest.raises(StoreError, match=r"rows\.tsv/out\.csv could not be written"):
         predict(settings(text_run, data, output=str(data / "out.csv")))
 
 

@@ -89,7 +89,11 @@ def test_a_training_under_way_is_left_alone(store: str) -> None:
 
 
 def test_what_killed_runs_left_goes_when_it_is_old_and_what_is_being_written_stays(store: str) -> None:
-    old = ["verdicts/.a.abcd_123", "quarantine/key/.train.parquet.abcd_123", "deployed/.digits.json.abcd_123"]
+    old = [
+        "verdicts/.a.0123456789abcdef.draft",
+        "quarantine/key/.train.parquet.0123456789abcdef.draft",
+        "deployed/.digits.json.0123456789abcdef.draft",
+    ]
     for name in (*old, "exports/.b.abcd_124"):
         Path(store, name).mkdir(parents=True)
         Path(store, name, "half").write_text("x" * 100)

@@ -323,9 +323,9 @@ def test_a_step_damaged_twice_is_put_aside_twice(tmp_path: Path) -> None:
 
 def test_what_a_killed_writer_left_is_removed_and_not_taken_for_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(Checkpoints(tmp_path), 1, 1)
-    for name in (".last-00000002.abcd_123", ".best-00000002.abcd_123", ".removed"):
+    for name in (".last-00000002.0123456789abcdef.draft", ".best-00000002.0123456789abcdef.draft", ".removed"):
         shutil.copytree(last(tmp_path, 1), tmp_path / name)
-    (tmp_path / ".best-00000001.old.abcd_123").mkdir()
+    (tmp_path / ".best-00000001.0123456789abcdef.old").mkdir()
     (tmp_path / ".someone-elses").mkdir()
     assert loaded_step(tmp_path) == 1
     assert names(tmp_path) == [".someone-elses", "best-00000001", "last-00000001"]
@@ -334,7 +334,7 @@ def test_what_a_killed_writer_left_is_removed_and_not_taken_for_whole(tmp_path: 
 
 def test_a_best_put_aside_by_a_writer_that_was_killed_comes_back(tmp_path: Path) -> None:
     save(Checkpoints(tmp_path), 1, 1)
-    aside = tmp_path / ".best-00000001.old.abcd_123"
+    aside = tmp_path / ".best-00000001.0123456789abcdef.old"
     aside.mkdir()
     best(tmp_path, 1).rename(aside / "0")
     assert loaded_step(tmp_path) == 1

@@ -104,7 +104,7 @@ def test_the_history_file_holds_steps_and_evaluations_merged_on_their_step(tmp_p
             if key.startswith(group):
                 column = table.set_index("step")[prefix + key.split("/")[1]].dropna()
                 assert list(column.items()) == points
-    assert [file.name for file in path.parent.iterdir()] == [name]
+    assert sorted(file.name for file in path.parent.iterdir()) == [f".{name}.hubflow", name]
 
 
 @pytest.mark.parametrize("checkpoint_first", [False, True])
@@ -135,7 +135,7 @@ def test_a_run_without_dev_split_has_no_dev_columns(tmp_path: Path) -> None:
 
 def test_a_history_file_that_cannot_be_written_is_told_before_the_first_step(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(HubflowError, match=r"track\.history: .*h\.csv cannot be written"):
+    with pytest.raises(HubflowError, match=r"track\.history: .*h\.csv could not be written"):
         HistoryFile(tmp_path / "file" / "h.csv").on_train_begin(TrainState(), TOTAL)
     with pytest.raises(HubflowError, match=r"neither in \.csv nor in \.parquet"):
         HistoryFile(tmp_path / "h.json")
