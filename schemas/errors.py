@@ -1,11 +1,13 @@
 """Errors of the contracts, and the base of every error that hubflow raises on purpose."""
 
+import errno
 from collections.abc import Iterable
 from pathlib import Path
 
 from hubflow.schemas.text import printable
 
 MAX_LISTED, MAX_ITEM_CHARS = 10, 300
+OPEN_FILES_REMEDY = "allow more open files (`ulimit -n 1024`, or LimitNOFILE= of a systemd unit) and run the same again"
 
 
 class HubflowError(Exception):
@@ -35,6 +37,10 @@ class OutOfMemoryError(HubflowError):
     """Memory ran out: change what the message names, or take more; what was made before is kept."""
 
 
+class OpenFilesError(HubflowError):
+    """More files than this process may have open are needed; the same run goes on where more are allowed."""
+
+
 class SettingsError(HubflowError):
     """One or more settings are wrong; the message lists every fault."""
 
@@ -45,6 +51,12 @@ class ContractError(HubflowError):
 
 class LabelMapError(HubflowError):
     """Two label maps that must be the same differ, or a label is not in the map."""
+
+
+def with_remedy(error: OSError | str) -> str:
+    """An error of the system as text, with what to do where it is the limit of open files."""
+    limits = [f"[Errno {number}]" for number in (errno.EMFILE, errno.ENFILE)]
+    return f"{error}; {OPEN_FILES_REMEDY}" if any(limit in str(error) for limit in limits) else str(error)
 
 
 def bounded(items: Iterable[object], limit: int = MAX_LISTED) -> str:

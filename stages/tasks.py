@@ -1,5 +1,6 @@
 """What every Prefect task here shares: one artifact a person can read, one log line, no cache but the store's own."""
 
+import errno
 import functools
 import inspect
 import logging
@@ -19,7 +20,7 @@ from prefect.logging import get_run_logger
 from pydantic import BaseModel
 from rich.markup import escape
 
-from hubflow.schemas.errors import GivenUpError, HubflowError, StoppedError
+from hubflow.schemas.errors import GivenUpError, HubflowError, OpenFilesError, StoppedError, with_remedy
 from hubflow.schemas.folders import full_disk_explained
 from hubflow.schemas.text import markdown_block, markdown_text, printable
 from hubflow.schemas.urls import PathRole, PathSetting, as_text, is_url, paths_of
@@ -62,8 +63,8 @@ def stage_task(
         say(f"[bold]{name}[/bold] …")
         try:
             require_lasting(_paths(function, args, kwargs))
-            disk = full_disk_explained(_store(function, args, kwargs))
-            with _forwarded_logs(), noted_lookups() as found, disk, low_memory_explained(name, MEMORY_REMEDY):
+            disk, memory = full_disk_explained(_store(function, args, kwargs)), low_memory_explained(name, MEMORY_REMEDY)
+            with _forwarded_logs(), noted_lookups() as found, disk, memory, _open_files_explained(name):
                 result = function(*args, **kwargs)
         except (StoppedError, GivenUpError):
             raise
@@ -93,6 +94,17 @@ def stage_task(
         retry_delay_seconds=[2, 10, 60] if retry_on else 0,
         retry_condition_fn=_passing(retry_on) if retry_on else None,
     )(run)
+
+
+@contextmanager
+def _open_files_explained(name: str) -> Iterator[None]:
+    """Raise a lack of open files as an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        raise OpenFilesError(f"{name}: {with_remedy(error)}") from error
 
 
 class _Forwarder(logging.Handler):

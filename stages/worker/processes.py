@@ -23,7 +23,7 @@ from io import FileIO
 from pathlib import Path
 from typing import IO, Any, Self
 
-from hubflow.schemas.errors import HubflowError, OutOfMemoryError, StoppedError
+from hubflow.schemas.errors import OPEN_FILES_REMEDY, HubflowError, OutOfMemoryError, StoppedError, with_remedy
 from hubflow.stages.hub import cores
 from hubflow.stages.hub.memory import is_lack_of_memory, lack_of_memory, memory_facts
 from hubflow.stages.worker.connection import AGAIN, BROADCAST, NO_SIGNAL, message_of, rebuilt, warn_again
@@ -136,6 +136,19 @@ def run(
         return _outcome(all_ranks, work, memory_remedy)
 
 
+@contextlib.contextmanager
+def _starting() -> Iterator[None]:
+    """Raise an error of the system as one that says what cannot be done.
+
+    Raises:
+        WorkerError: naming it, and what to do when too many files are open.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise WorkerError(f"no process can be started: {with_remedy(error)}") from error
+
+
 class _Rank:
     """One process as it is seen from here: its connection, its end, and what it prints."""
 
@@ -145,13 +158,10 @@ class _Rank:
         Raises:
             WorkerError: when no more files can be open.
         """
-        self.rank = rank
-        try:
+        self.rank, self.request = rank, request
+        with _starting():
             self.output = tempfile.TemporaryFile()
-        except OSError as error:
-            raise WorkerError(f"no process can be started: {error}") from error
-        self.request = request
-        self.connection, self.status = socket.socket(), FileIO(os.devnull)
+            self.connection, self.status = socket.socket(), FileIO(os.devnull)
         self.pid: int | None = None  # before it begins
         self.exit_code: int | None = None
         self.outcome: dict[str, Any] | None = None
@@ -166,7 +176,7 @@ class _Rank:
         """Have it begun by the server; `look` learns when that is done."""
         self._attempts += 1
         self._close_both()
-        try:
+        with _starting():
             self.connection, theirs = socket.socketpair()
             with theirs:
                 status, given = os.pipe()
@@ -175,8 +185,6 @@ class _Rank:
                     _SERVER.fork(self._way, [given, theirs.fileno(), self.output.fileno(), *self._shared])
                 finally:
                     os.close(given)
-        except OSError as error:
-            raise WorkerError(f"no process can be started: {error}") from error
 
     def look(self) -> bool:
         """Take in that it began, or that it ended, with its exit code; of a server that is lost with it, nothing.
@@ -196,9 +204,9 @@ class _Rank:
             return True
         self.is_gone = True
         if word == REFUSED:
-            raise WorkerError(f"no process can be started: {rest}")
+            raise WorkerError(f"no process can be started: {with_remedy(rest)}")
         if word == "" and self.pid is None:
-            text = "has no room for it: too many files are open" if _SERVER.is_there else "ends at once"
+            text = f"has no room for it: too many files are open; {OPEN_FILES_REMEDY}" if _SERVER.is_there else "ends at once"
             raise WorkerError(f"the process that starts others ({SERVER}) {text}; its output ends:\n{_SERVER.tail()}")
         self.exit_code = int(rest) if word == ENDED else None
         return False
@@ -274,7 +282,8 @@ class _Ranks:
         self.error: BaseException | None = None
         self.all: list[_Rank] = []
         self._broadcast = _Broadcast(number=0)
-        self._selector = selectors.DefaultSelector()
+        with _starting():
+            self._selector = selectors.DefaultSelector()
 
     def __enter__(self) -> Self:
         return self
@@ -514,7 +523,7 @@ def _outcome(ranks: _Ranks, work: str, memory_remedy: str) -> Any:
             lacking = OutOfMemoryError(lack_of_memory(work, text, memory_remedy))
             lacking.add_note(f"{named} raised {kind}:\n{failure.error['traceback']}")
             raise lacking
-        raise WorkerError(f"{named} failed: {kind}: {text[:2000]}\n{failure.error['traceback']}")
+        raise WorkerError(f"{named} failed: {kind}: {with_remedy(text[:2000])}\n{failure.error['traceback']}")
     error.add_note(f"{named} raised it:\n{failure.error['traceback']}")
     raise error
 
@@ -570,10 +579,8 @@ def _meeting_point(ranks: int, gpus: Sequence[str]) -> Iterator[tuple[int, int |
             reserved.bind(("", 0))  # Paddle's store listens on all interfaces, until the rank holds it to one
             yield reserved.getsockname()[1], None
     else:
-        try:
+        with _starting():
             shared = _memory_of_ranks()
-        except OSError as error:
-            raise WorkerError(f"no process can be started: {error}") from error
         try:
             yield 0, shared
         finally:

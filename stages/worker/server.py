@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hubflow.schemas.folders import full_disk_explained
 from hubflow.stages.hub import cores, runtime
 from hubflow.stages.hub.memory import share_one_heap
 from hubflow.stages.worker.connection import Connection, LogHandler, Stopped, described, send_warnings
@@ -98,7 +97,7 @@ def _serve(control: socket.socket) -> None:
             way, descriptors = _asked(control)
             if not way:
                 for child in children:
-                    os.kill(child, signal.SIGKILL)
+                    _kill_group(child)
                 os._exit(0)
             _fork(way, descriptors, children, [control.fileno(), woken, wakes, selector])
 
@@ -150,13 +149,23 @@ def _report(status: int, line: str) -> None:
 
 
 def _reap(children: dict[int, int]) -> None:
+    """Report which processes have ended, and end what they started."""
     while children:
-        child, waited = os.waitpid(-1, os.WNOHANG)
-        if child == 0:
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        if ended is None:
             return
+        _kill_group(ended.si_pid)  # as long as it is not reaped, no other group has its number
+        child, waited = os.waitpid(ended.si_pid, 0)
         status = children.pop(child)
         _report(status, f"{ENDED} {os.waitstatus_to_exitcode(waited)}")
         os.close(status)
+
+
+def _kill_group(child: int) -> None:
+    """Kill a process, and those that it started, a tracker's or a metric's, unless they made themselves a session."""
+    for kill in (os.killpg, os.kill):  # it has no group yet when it has just begun
+        with contextlib.suppress(ProcessLookupError):
+            kill(child, signal.SIGKILL)
 
 
 def _begin(way: bytes, connected: int, output: int, shared: Sequence[int]) -> NoReturn:
@@ -208,6 +217,8 @@ def _answer(connection: Connection) -> int:
         module, _, name = request["target"].partition(":")
         work = getattr(importlib.import_module(module), name)
         asked = request["request"]
+        from hubflow.schemas.folders import full_disk_explained  # imports pydantic, which the server must begin without
+
         with full_disk_explained(Path(asked.get("folder") or asked.get("answer") or tempfile.gettempdir())):
             result = work(asked, connection)
         outcome = {"outcome": "finished", "result": result}

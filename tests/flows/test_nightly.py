@@ -1,5 +1,7 @@
 """The flow nightly on a real server: first, unchanged and new nights, failures that are taken back and gone on from, slots."""
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from runs import digits_settings
 
 from hubflow.flows.nightly import nightly
 from hubflow.flows.slots import SlotError, require_limit
-from hubflow.schemas.errors import OutOfMemoryError, SettingsError
+from hubflow.schemas.errors import OpenFilesError, OutOfMemoryError, SettingsError
 from hubflow.schemas.folders import StoreError, verify_folder
 from hubflow.schemas.nightly import NightlyResult, NightlySettings, SlotSettings
 from hubflow.schemas.parsing import parse_settings
@@ -81,7 +83,7 @@ def test_a_failure_after_the_promotion_takes_it_back_and_the_next_run_goes_on_wh
     runs = store / "runs"
     runs.rename(store / "aside")
     runs.write_text("no folder, so that no report can be written")
-    with pytest.raises(StoreError, match="the report cannot be written"):
+    with pytest.raises(StoreError, match=r"store/runs/.* could not be written .*File exists"):
         nightly(night(store, 120))
     assert read_deployed(str(store), "digits").export == read_deployed(str(store), "digits").history[0].export
     assert [move.action for move in read_deployed(str(store), "digits").history] == ["promoted", "promoted", "undone"]
@@ -147,6 +149,16 @@ def test_a_stage_that_runs_out_of_memory_says_what_to_do() -> None:
 
     with pytest.raises(OutOfMemoryError, match=r"greedy ran out of memory.*more memory"):
         flow(lambda: stage_task(greedy, str)(1), name="greedy")()
+
+
+def test_a_stage_that_has_too_many_files_open_says_what_to_do() -> None:
+    def opening(number: int) -> None:
+        raise OSError(number, os.strerror(number), "rows.tsv")
+
+    with pytest.raises(OpenFilesError, match=r"opening: .*Too many open files: 'rows.tsv'; allow more open files .*ulimit -n"):
+        flow(lambda: stage_task(opening, str)(errno.EMFILE), name="opening")()
+    with pytest.raises(FileNotFoundError):
+        flow(lambda: stage_task(opening, str)(errno.ENOENT), name="opening")()
 
 
 def test_a_missing_limit_is_made_or_is_an_error_that_names_the_command() -> None:

@@ -38,6 +38,14 @@ def targets_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.syspath_prepend(str(folder))
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process is there and does not just wait to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def train(folder: Path, ranks: int, steps: list[dict[str, Any]], **request: Any) -> Any:
     """Have the tests' training done in `folder`."""
     folder.mkdir(exist_ok=True)
@@ -163,6 +171,77 @@ def test_ctrl_c_in_a_callback_lets_the_step_be_written_down(tmp_path: Path) -> N
         run(TRAIN, {"folder": str(tmp_path), "steps": 10_000}, interrupt)
     assert int((tmp_path / "last.txt").read_text()) >= 4
     assert workers_of() == []
+
+
+@pytest.mark.parametrize("how", ["return", "raise", "kill"])
+def test_what_a_process_started_ends_with_it(how: str) -> None:
+    begun: list[int] = []
+    with pytest.raises(WorkerError) if how != "return" else contextlib.nullcontext():
+        run("worker_targets:leave_a_process", {"how": how}, lambda kind, message: begun.append(message["pid"]))
+    wait_for(lambda: not is_running(begun[0]), 10)
+
+
+def test_what_a_process_started_ends_with_the_one_that_asked_for_the_work() -> None:
+    script = "from hubflow.stages.worker.processes import run; "
+    script += "run('worker_targets:leave_a_process', {'how': 'wait'}, lambda kind, message: print(message['pid'], flush=True))"
+    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        begun = int(parent.stdout.readline())
+        assert is_running(begun)
+        parent.kill()
+    wait_for(lambda: not is_running(begun), 10)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_no_room_for_open_files_is_an_error_with_its_remedy(ranks: int) -> None:
+    run("worker_targets:echo", {})
+    before, failed = resource.getrlimit(resource.RLIMIT_NOFILE), 0
+    for more in range(40):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + more, before[1]))
+        try:
+            run("worker_targets:echo", {}, ranks=ranks)
+        except WorkerError as error:
+            failed += 1
+            assert re.search(r"no process can be started: .*Too many open files.*; allow more .*ulimit -n", str(error))
+        else:
+            break
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        wait_for(lambda: not workers_of(), 10)  # one that had begun sees that nobody is there
+    assert 0 < failed < 39
+
+
+def test_no_room_for_open_files_in_a_process_is_an_error_with_its_remedy() -> None:
+    with pytest.raises(WorkerError, match=r"OSError: \[Errno 24\] Too many open files.*; allow more .*ulimit -n"):
+        run("worker_targets:open_many_files", {})
+
+
+@pytest.mark.parametrize("whom", ["the process that asked", "the server", "rank 0", "rank 1"])
+def test_processes_that_are_stopped_and_continued_lose_nothing(tmp_path: Path, whom: str) -> None:
+    """For longer than gloo once waited for nobody: nothing here gives up after a time."""
+    (tmp_path / "alone").mkdir()
+    command = [sys.executable, "-c", textwrap.dedent(PARENT).replace("100_000", "60"), str(tmp_path), "2"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(HERE.parent / "hub")}
+    ) as parent:
+        assert parent.stdout is not None
+        assert [parent.stdout.readline() for _ in range(3)] == ["1\n", "2\n", "3\n"]
+        (server,) = children_of(parent.pid)
+        first, second = children_of(server)
+        pid = {"the process that asked": parent.pid, "the server": server, "rank 0": first, "rank 1": second}[whom]
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(3)
+        os.kill(pid, signal.SIGCONT)
+        steps = [int(line) for line in parent.stdout]
+        assert parent.wait(60) == 0
+    assert steps == list(range(4, 61))
+    together = [np.load(tmp_path / f"weights-{rank}.npz") for rank in range(2)]
+    run(TRAIN, {"folder": str(tmp_path / "alone"), "steps": 60}, ranks=2)
+    alone = np.load(tmp_path / "alone" / "weights-0.npz")
+    for name in alone.files:
+        for weights in together:
+            np.testing.assert_array_equal(weights[name], alone[name])
 
 
 PARENT = """
@@ -370,7 +449,7 @@ def test_a_server_without_room_refuses_and_keeps_what_runs(tmp_path: Path) -> No
         limits = resource.prlimit(server, resource.RLIMIT_NOFILE)
         resource.prlimit(server, resource.RLIMIT_NOFILE, (3, limits[1]))
         try:
-            with pytest.raises(WorkerError, match="no room for it"):
+            with pytest.raises(WorkerError, match=r"no room for it: .*ulimit -n"):
                 run("worker_targets:echo", {})
         finally:
             resource.prlimit(server, resource.RLIMIT_NOFILE, limits)

@@ -4,6 +4,7 @@ import logging
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 import warnings
@@ -39,6 +40,25 @@ def refuse(request: dict[str, Any], connection: Connection) -> None:
 def sleep(request: dict[str, Any], connection: Connection) -> None:
     """Do nothing for a while."""
     time.sleep(request["seconds"])
+
+
+def leave_a_process(request: dict[str, Any], connection: Connection) -> None:
+    """Start a process that lasts, and end as `how` says."""
+    process = subprocess.Popen(["sleep", "600"])
+    connection.call("event", pid=process.pid)
+    if request["how"] == "raise":
+        raise ValueError("no such row: 17")
+    if request["how"] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if request["how"] == "wait":
+        time.sleep(600)
+
+
+def open_many_files(request: dict[str, Any], connection: Connection) -> None:
+    """More than may be open."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+    kept = [open(os.devnull) for _ in range(64)]
+    raise AssertionError(len(kept))
 
 
 def ignore_sigterm(request: dict[str, Any], connection: Connection) -> None:
