@@ -17,6 +17,7 @@ from hubflow.stages.evaluate import evaluate_task, require_evaluable
 from hubflow.stages.export_inference_program import export_inference_program_task
 from hubflow.stages.fine_tune import fine_tune_task
 from hubflow.stages.hub.onnx_program import require_onnx
+from hubflow.stages.hub.trackers import require_places
 from hubflow.stages.load_dataset import load_dataset_task
 from hubflow.stages.load_module import load_module_task
 from hubflow.stages.report import write_report_task
@@ -33,6 +34,7 @@ def fine_tune(settings: FineTuneSettings) -> FineTuneResult:
     """Fine-tune a pretrained module on labelled data, judge it on every split, and export its inference program."""
     require_lasting(paths_of(settings))
     require_signing()
+    require_places(settings.train.track)
     start_early()
     if settings.export.onnx:
         require_onnx()

@@ -18,6 +18,7 @@ from hubflow.stages.evaluate import evaluate_task
 from hubflow.stages.export_inference_program import export_inference_program_task
 from hubflow.stages.fine_tune import fine_tune_task
 from hubflow.stages.gate import gate_task
+from hubflow.stages.hub.trackers import require_places
 from hubflow.stages.load_dataset import load_dataset_task
 from hubflow.stages.load_module import load_module_task
 from hubflow.stages.nights import begin_night, end_night, weights_to_start_from
@@ -36,6 +37,7 @@ def nightly(settings: NightlySettings) -> NightlyResult:
     """
     require_lasting(paths_of(settings))
     require_signing()
+    require_places(settings.train.track)
     clock = Stopwatch()
     store, reuse = open_store(settings.store, settings.store_block), settings.reuse
     dataset = clock(load_dataset_task, settings.data, settings.task, store, reuse)

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import itertools
 import json
+import logging
 import os
 import re
 import secrets
@@ -37,6 +38,8 @@ DRAFT, ASIDE = "draft", "old"
 LEFTOVER = re.compile(rf"\.(.+?)\.[0-9a-f]{{16}}\.({DRAFT}|{ASIDE})")
 """Names of drafts, and of folders for what another takes the place of, beside their targets. Of others' files none is such."""
 MAX_NAME_BYTES = 200  # of a target's name in that of its draft: a name may have 255
+_SILENT_SECONDS = 2.0  # that are waited for a lock before it is said
+log = logging.getLogger(__name__)
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -489,22 +492,36 @@ def _stamp(status: os.stat_result) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def locked(path: Path, timeout: float = -1) -> Iterator[None]:
-    """Hold a lock file that every user who may write beside it can hold.
+    """Hold a lock file that every user who may write beside it can hold, as the umask allows.
 
     Raises:
-        StoreError: when it cannot be opened, as another user's.
+        StoreError: when it cannot be opened, as another user's, or is a file with content and so no lock.
         Timeout: when another process holds it for `timeout` seconds; -1 waits for it.
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(path, timeout=timeout, mode=0o666)  # less the umask
     try:
-        lock.acquire()
+        # Made here: the library sets the mode that it is given whatever the umask is.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        try:
+            found = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+        if found.st_size or not stat.S_ISREG(found.st_mode):
+            raise StoreError(f"{path}: not a lock of hubflow's, but a file of somebody's in its place; move it away")
+        lock = FileLock(path, timeout=timeout, mode=stat.S_IMODE(found.st_mode))
+        try:
+            lock.acquire(timeout=min(timeout, _SILENT_SECONDS) if timeout >= 0 else _SILENT_SECONDS)
+        except Timeout:
+            if 0 <= timeout <= _SILENT_SECONDS:
+                raise
+            log.warning("%s is held by another process; this one waits for it", path)
+            lock.acquire(timeout=timeout)
     except OSError as error:
         if isinstance(error, Timeout):
             raise
         raise StoreError(
-            f"{path}: the lock cannot be opened ({error}); where several users share a store, give them one group, the folder "
+            f"{path}: the lock cannot be opened ({error}); where several users share a folder, give them one group, the folder "
             "that group with its setgid bit (chmod g+ws), and each of them umask 002"
         ) from error
     try:

@@ -110,8 +110,27 @@ class Output:
             raise SettingsError(f"{self.setting}: {self.path} is {kind}; expected the path of a file")
         if not (self.overwrite or self._own()):
             raise SettingsError(
-                f"{self.setting}: {self.path} is there already and hubflow did not write it, or it was changed since; choose "
-                f"another path, remove the file, or {self.remedy}"
+                f"{self.setting}: {self.path} is there already, and no run of this user's wrote it, or it was changed since; "
+                f"choose another path, remove the file, or {self.remedy}"
+            )
+        self._require_rights(found)
+
+    def _require_rights(self, found: os.stat_result) -> None:
+        """Refuse, before long work, what could not be replaced after it."""
+        try:
+            is_record = stat.S_ISREG(self.record.lstat().st_mode)
+        except OSError:
+            is_record = True  # none yet
+        if not is_record:
+            raise SettingsError(
+                f"{self.setting}: {self.record} is no file; expected the record of what hubflow wrote there, or nothing: "
+                "move it away"
+            )
+        folder = self.path.parent.stat()
+        if folder.st_mode & stat.S_ISVTX and os.geteuid() not in (0, found.st_uid, folder.st_uid):
+            raise SettingsError(
+                f"{self.setting}: {self.path} is another user's, in a folder where each user replaces files of their own alone "
+                "(its sticky bit is set); choose another path"
             )
 
     def require_no_source(self, sources: Iterable[Path]) -> None:
@@ -134,8 +153,9 @@ class Output:
             StoreError: when it cannot be written; what was there is unharmed.
         """
         self.require_replaceable()
+        replaced = [self.path] if self.path.exists() else []  # who may not read it today may not read it then
         try:
-            with atomic_file(self.path, holds) as stream:
+            with atomic_file(self.path, [*holds, *replaced]) as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -162,14 +182,14 @@ class Output:
     def _own(self) -> list[dict[str, int]]:
         """What the record says of the file that is there; nothing when it is not hubflow's, or the record cannot be trusted.
 
-        A record is not trusted that is a link, or another user's than this one and the owner of the file.
+        A record is not trusted that is a link or another user's, and a file is not this user's that another one owns.
         """
         try:
             found = self.path.lstat()
             descriptor = os.open(self.record, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
             with os.fdopen(descriptor, "rb") as stream:
                 own = os.fstat(descriptor)
-                if not stat.S_ISREG(own.st_mode) or own.st_uid not in (os.geteuid(), found.st_uid):
+                if not stat.S_ISREG(own.st_mode) or {own.st_uid, found.st_uid} != {os.geteuid()}:
                     return []
                 known = json.loads(stream.read(MAX_RECORD_BYTES))["written"]
                 facts = [{name: int(one[name]) for name in ("bytes", "modified_ns")} for one in known]

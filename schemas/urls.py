@@ -103,10 +103,11 @@ def _tracking_uri(address: str) -> str:
         return address
     known = (*library_settings().trust.tracking_uris, *filter(None, [os.environ.get("MLFLOW_TRACKING_URI")]))
     is_known = any(address.rstrip("/") == one.rstrip("/") or address.startswith(f"{one.rstrip('/')}/") for one in known)
+    without_query = address.partition("?")[0].partition("#")[0]  # where a token may be
     if not is_known or not address.isprintable() or set("?#\\") & set(address) or ".." in unquote(address):
         return _refuse(
             address,
-            f"the owner of the machine allows no runs to send to {address!r}: expected a file, sqlite:///…, or a URI of "
+            f"the owner of the machine allows no runs to send to {without_query!r}: expected a file, sqlite:///…, or a URI of "
             "trust.tracking_uris, which the owner sets with HUBFLOW_TRUST_TRACKING_URIS (docs/security.md)",
         )
     return address
@@ -152,7 +153,18 @@ def as_text(value: Any) -> Any:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-_Text = Annotated[str, StringConstraints(min_length=1), BeforeValidator(as_text)]
+def _can_be_a_path(text: str) -> str:
+    """Refuse what the system takes for no path, and the home of a user whom it does not know."""
+    if "\x00" in text:
+        raise ValueError("a path with a null character; remove it")
+    try:
+        Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{text.partition('/')[0]} is the home of no user of this machine; write the path in full") from error
+    return text
+
+
+_Text = Annotated[str, StringConstraints(min_length=1), BeforeValidator(as_text), AfterValidator(_can_be_a_path)]
 InputPath = Annotated[_Text, AfterValidator(_on_this_machine), PathRole(is_written=False)]
 """A file or folder of this machine that is read."""
 PathOrName = Annotated[_Text, AfterValidator(_on_this_machine), PathRole(False, may_be_name=True)]

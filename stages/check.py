@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from hubflow.schemas.errors import HubflowError, SettingsError, bounded
+from hubflow.schemas.folders import StoreError
 from hubflow.schemas.library import library_settings
 from hubflow.schemas.parsing import close_name, parse_settings
 from hubflow.schemas.references import DatasetRef, EncodedRef, ModuleRef
@@ -24,6 +25,7 @@ from hubflow.schemas.settings import (
     ModuleSpec,
     TaskType,
 )
+from hubflow.schemas.training import TrainSettings
 from hubflow.schemas.urls import absolute_address, is_url
 from hubflow.stages import preview
 from hubflow.stages.build_head import build_head
@@ -31,11 +33,12 @@ from hubflow.stages.data import watch
 from hubflow.stages.data.watch import kept_report
 from hubflow.stages.encode_dataset import encode_dataset
 from hubflow.stages.evaluate import require_evaluable
+from hubflow.stages.hub.trackers import require_places
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.stages.load_module import load_module
 from hubflow.stages.store import Store
 
-Model = TypeVar("Model", DatasetSpec, ModuleSpec, HeadSettings, EvaluateSettings)
+Model = TypeVar("Model", DatasetSpec, ModuleSpec, HeadSettings, EvaluateSettings, TrainSettings)
 STAND_INS: dict[str, Any] = {
     "max_seq_len": 1,
     "image_size": None,
@@ -114,6 +117,10 @@ def check(values: dict[str, Any], source: str, allow_imports: bool = False) -> C
         report.faults = [_of_a_run(fault, store, _given(values, "store")) for fault in report.faults]
     with _Faults(report):
         _check_store(_given(values, "store"), values.get("store_block") is None)
+    train = _sound(TrainSettings, values.get("train", {}))
+    if train is not None:
+        with _Faults(report):
+            require_places(train.track)
     with _Faults(report):
         _check_device(_given(values, "device"))
     return report
@@ -139,7 +146,11 @@ def _without_code(
 def _store_for_now() -> Iterator[str]:
     """A store that is gone when the block ends, in whatever way."""
     root = library_settings().trust.output_root
-    store = Path(tempfile.mkdtemp(prefix="hubflow-check-", dir=None if root is None else Path(root).expanduser()))
+    try:
+        store = Path(tempfile.mkdtemp(prefix="hubflow-check-", dir=None if root is None else Path(root).expanduser()))
+    except OSError as error:
+        where = "the folder for temporary files (TMPDIR)" if root is None else f"{root} (trust.output_root)"
+        raise StoreError(f"{where} cannot be written ({error}); make it, or name another") from error
     watch.log.addFilter(_is_of_no_page)
     try:
         yield str(store)

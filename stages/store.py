@@ -268,8 +268,13 @@ class Store:
         except OSError as error:
             raise StoreError(f"{file} cannot be read ({error})") from error
 
-    def write_bytes(self, path: str, data: bytes) -> None:
+    def write_bytes(self, path: str, data: bytes, holds: Iterable[Path] = ()) -> None:
         """Write a loose file, whole or not at all.
+
+        Args:
+            path: relative to the store.
+            data: what it holds.
+            holds: files and folders of the data: who may not read each of them may not read the file here.
 
         Raises:
             StoreError: when it cannot be written; what was there is unharmed.
@@ -278,7 +283,7 @@ class Store:
         if self._remote is not None:
             self._remote.write(path, data)
             return
-        write_atomically(file, data)
+        write_atomically(file, data, holds)
 
     def swap_bytes(self, path: str, expected: bytes | None, data: bytes) -> bool:
         """Write a loose file if it still holds `expected` (None: there is none yet); False when another was quicker.

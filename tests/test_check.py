@@ -397,6 +397,31 @@ def test_a_check_that_is_stopped_leaves_nothing_behind(sent: signal.Signals, sou
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.parametrize("seconds", [0.8, 1.5])
+def test_a_check_that_is_stopped_while_it_imports_leaves_nothing_behind(seconds: float, sound: Values, tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    config = write(tmp_path, "run.yaml", yaml.safe_dump(sound))
+    command = [str(Path(sys.executable).with_name("hubflow")), "check", config]
+    with subprocess.Popen(command, env={**os.environ, "TMPDIR": str(temporary)}, stderr=subprocess.PIPE) as process:
+        time.sleep(seconds)
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_warning_about_a_file_obeys_nothing_whoever_prints_it(as_json: bool, tmp_path: Path) -> None:
+    """Prefect, once imported, prints what hubflow logs by a handler of its own."""
+    data = write(tmp_path, "\x1b]0;title\x07train.tsv", "text\tlabel\na fine film\t1\na dull film\t0\na film\t\nno film\t0\n")
+    values = {"task": "text_classification", "data": {"format": "tsv", "train": data, "max_invalid_share": 0.5}}
+    config = write(tmp_path, "run.yaml", yaml.safe_dump(values))
+    command = [str(Path(sys.executable).with_name("hubflow")), "check", config, *(["--json"] if as_json else [])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "\\x1b]0;title" in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+
+
 @pytest.fixture
 def write_config(tmp_path: Path) -> Callable[[Values], str]:
     return lambda values: write(tmp_path, "run.yaml", yaml.safe_dump(values))

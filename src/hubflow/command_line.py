@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, chdir, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -139,7 +139,7 @@ def without_prefect_files() -> Iterator[None]:
     `prefect.toml`, `.env` and `pyproject.toml` may name a logging configuration, which names code that Prefect then calls.
     Commands that need no server of Prefect's need none of these settings.
     """
-    with tempfile.TemporaryDirectory() as empty, chdir(empty):
+    with unwound(), tempfile.TemporaryDirectory() as empty, chdir(empty):
         yield
 
 
@@ -202,21 +202,29 @@ def print_json(value: Any) -> None:
 def escape_what_streams_cannot_show() -> None:
     """Have stdout and stderr show a character that their encoding lacks as an escape; it would end the command otherwise.
 
-    Warnings that no run takes are printed without characters that a terminal obeys.
+    What is logged, by hubflow or by another library, has no characters that a terminal obeys, whatever handler prints it.
     """
-    if logging.lastResort is not None:
-        logging.lastResort.setFormatter(_Printable())
+    logging.setLogRecordFactory(_printable_record(logging.getLogRecordFactory()))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
-class _Printable(logging.Formatter):
-    """Formats records as text that a terminal shows and does not obey."""
+def _printable_record(make: Callable[..., logging.LogRecord]) -> Callable[..., logging.LogRecord]:
+    """A factory of records whose messages a terminal shows and does not obey."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        """The message, and the traceback if there is one."""
-        return printable(super().format(record))
+    def made(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record: logging.LogRecord = make(*args, **kwargs)
+        try:
+            message = record.getMessage()
+        except Exception:  # its arguments do not fit: the handler says so, as it always does
+            return record
+        shown = printable(message)
+        if shown != message:
+            record.msg, record.args = shown, ()
+        return record
+
+    return made
 
 
 def _print_error(ctx: Any, message: str) -> None:

@@ -87,7 +87,8 @@ class EncodingWatch:
             self._refuse(ContractError(f"the encoded rows fail {len(failed)} check(s):\n{lines}"), report)
         self._publish(report)
         if keep is not None:
-            keep_profile(self._place, keep[0], self._key, keep[1], report["facts"]["profile"])
+            folder = self._place.open(self._dataset).folder
+            keep_profile(self._place, keep[0], self._key, keep[1], report["facts"]["profile"], [folder])
 
     def _report(self, findings: list[Finding]) -> dict[str, Any]:
         found = [finding.model_dump(mode="json") for finding in findings]

@@ -5,7 +5,7 @@ import datetime
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,8 +83,12 @@ def against_last(
     return findings, report
 
 
-def keep_profile(place: Store, series: str, key: str, content: str, profile: Mapping[str, Any]) -> str:
+def keep_profile(
+    place: Store, series: str, key: str, content: str, profile: Mapping[str, Any], holds: Iterable[Path] = ()
+) -> str:
     """Keep the profile of an accepted data set; of one content the latest, and of a series the last KEPT.
+
+    It has the names of labels and counts of values: those who may not read one of `holds`, the data, may not read it.
 
     Raises:
         StoreError: when it cannot be written; those that are there are unharmed.
@@ -92,7 +96,7 @@ def keep_profile(place: Store, series: str, key: str, content: str, profile: Map
     now = datetime.datetime.now(datetime.UTC)
     known = {"created": f"{now:%Y-%m-%d %H:%M:%S} UTC", "key": key, "content": content, "profile": dict(profile)}
     path = f"{FOLDER}/{series}/{_after_all(place.names(f'{FOLDER}/{series}'), now):{STAMP}}-{key}.json"
-    place.write_bytes(path, json.dumps(known, ensure_ascii=True).encode())
+    place.write_bytes(path, json.dumps(known, ensure_ascii=True).encode(), holds)
     others = [one for one in _read(place, series) if one.path != path]
     same = [one.path for one in others if one.content == content]
     rest = [one.path for one in others if one.content != content]

@@ -83,7 +83,7 @@ class DataWatch:
 
     def keep(self) -> None:
         """Keep the profile of the accepted data set, for the next one to be compared with."""
-        keep_profile(self._place, self._series, self._key, self._content, self._profile.facts()["profile"])
+        keep_profile(self._place, self._series, self._key, self._content, self._profile.facts()["profile"], self._holds)
 
 
 def keep_watched(

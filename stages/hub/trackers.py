@@ -5,13 +5,26 @@ from pathlib import Path
 from typing import Any
 
 from hubflow.schemas.errors import HubflowError
+from hubflow.schemas.outputs import require_in_output_root
 from hubflow.schemas.training import TrackSettings
 from hubflow.stages.hub.callbacks import Callback
 from hubflow.stages.hub.history_file import HistoryFile
 from hubflow.stages.hub.mlflow_tracker import MlflowTracker
 from hubflow.stages.hub.tensorboard_tracker import TensorBoardTracker
 
-__all__ = ["HistoryFile", "MlflowTracker", "TensorBoardTracker", "trackers"]
+__all__ = ["HistoryFile", "MlflowTracker", "TensorBoardTracker", "require_places", "trackers"]
+
+
+def require_places(settings: TrackSettings) -> None:
+    """Refuse, before the data is read, places that training could not write its history to.
+
+    Raises:
+        SettingsError: a file is there that may not be replaced, or a place is outside of `trust.output_root`.
+    """
+    if settings.history is not None:
+        HistoryFile(settings.history, overwrite=settings.overwrite)
+    if settings.tensorboard is not None:
+        require_in_output_root(Path(settings.tensorboard).expanduser().absolute(), "train.track.tensorboard")
 
 
 def trackers(settings: TrackSettings, run_name: str, parameters: Mapping[str, Any]) -> list[Callback]:

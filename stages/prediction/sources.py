@@ -83,7 +83,7 @@ def output_of(settings: PredictSettings) -> Output:
 
 def quarantine_of(output: Output) -> Output:
     """Where the rows that are quarantined go: beside the predictions."""
-    return replace(output, path=output.path.with_name(f"{output.path.stem}.quarantine.parquet"))
+    return replace(output, path=output.path.with_name(f"{output.path.name}.quarantine.parquet"))
 
 
 def require_free(output: Output, sources: Sequence[Source]) -> None:

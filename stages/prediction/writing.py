@@ -14,7 +14,9 @@ from hubflow.stages.errors import DataError
 # Some readers take a lone carriage return, or another control character, for the end of a row or a file.
 _QUOTED = r'[",\x00-\x1f\x7f]|^\s|\s$|^$'
 # Full-width signs too: spreadsheets of East Asian languages take them for the others.
-_FORMULA = r"^[=+\-@\t\r\n＝＋－＠]"
+_FORMULA = r"^[\x{200b}-\x{200f}\x{2060}\x{feff}]*[=+\-@\t\r\n＝＋－＠]"
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+"""Of which nothing is computed: a column of a CSV file is text."""
 OUTPUTS = (".parquet", ".csv", ".jsonl")
 
 
@@ -79,7 +81,8 @@ def _cells(column: Any, escape_formulas: bool) -> Any:
     kinds = arrow.types
     is_text = not (kinds.is_primitive(column.type) or kinds.is_decimal(column.type))  # numbers and times keep their sign
     if escape_formulas and is_text:
-        is_formula = compute.match_substring_regex(text, _FORMULA)
+        is_number = compute.match_substring_regex(text, _NUMBER)
+        is_formula = compute.and_not(compute.match_substring_regex(text, _FORMULA), is_number)
         with_mark = compute.binary_join_element_wise(arrow.scalar("'", TEXT), text, arrow.scalar("", TEXT))
         text = compute.if_else(is_formula, with_mark, text)
     doubled = compute.replace_substring(text, '"', '""')

@@ -13,13 +13,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 from runs import Run, write_reviews
 from test_places import as_user
 from typer.testing import CliRunner
 
 from hubflow.cli import app
 from hubflow.schemas.errors import HubflowError, SettingsError
-from hubflow.schemas.folders import StoreError, atomic_file, atomic_folder, write_atomically
+from hubflow.schemas.folders import StoreError, atomic_file, atomic_folder, locked, write_atomically
 from hubflow.schemas.outputs import Output
 from hubflow.schemas.settings import DatasetSpec, PredictSettings
 from hubflow.stages.check import check
@@ -70,12 +71,15 @@ def test_a_file_that_hubflow_did_not_write_is_not_replaced(ending: str, text_run
     output = tmp_path / f"salaries.{ending}"
     output.write_text("secret\n")
     output.chmod(0o600)
-    with pytest.raises(SettingsError, match=rf"output: .*salaries\.{ending} is there already and hubflow did not write it"):
+    with pytest.raises(SettingsError, match=rf"output: .*salaries\.{ending} is there already, and no run of this user's"):
         run_predict(text_run, rows, output)
     assert (output.read_text(), mode_of(output)) == ("secret\n", 0o600)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.tsv", output.name]
     run_predict(text_run, rows, output, overwrite=True)
     assert output.read_bytes() != b"secret\n"
+    assert mode_of(output) == 0o600
+    run_predict(text_run, rows, output)
+    assert mode_of(output) == 0o600
 
 
 def test_an_output_of_hubflow_is_replaced_until_somebody_changes_it(text_run: Run, rows: Path, tmp_path: Path) -> None:
@@ -120,9 +124,9 @@ def test_a_run_that_is_killed_around_the_renaming_knows_its_output_again(
 def test_a_quarantine_that_hubflow_did_not_write_is_neither_replaced_nor_removed(
     text_run: Run, rows: Path, tmp_path: Path
 ) -> None:
-    other = tmp_path / "out.quarantine.parquet"
+    other = tmp_path / "out.parquet.quarantine.parquet"
     other.write_text("mine")
-    with pytest.raises(SettingsError, match=r"out\.quarantine\.parquet is there already"):
+    with pytest.raises(SettingsError, match=r"out\.parquet\.quarantine\.parquet is there already"):
         run_predict(text_run, rows, tmp_path / "out.parquet")
     assert other.read_text() == "mine"
     other.unlink()
@@ -207,17 +211,98 @@ def test_a_planted_record_of_another_user_does_not_make_a_file_ones_own(tmp_path
     record, elsewhere = output.record, tmp_path / "elsewhere"
     record.rename(elsewhere)
     record.symlink_to(elsewhere)
-    with pytest.raises(SettingsError, match="did not write it"):
+    with pytest.raises(SettingsError, match="no run of this user's wrote it"):
         output.require_replaceable()
     record.unlink()
     for content in (b"", b"[]", b"{", b'{"written": [{}]}', b'{"written": 7}', b"[" * 60000, b"\xff"):
         record.write_bytes(content)
-        with pytest.raises(SettingsError, match="did not write it"):
+        with pytest.raises(SettingsError, match="no run of this user's wrote it"):
             output.require_replaceable()
     record.unlink()
     os.mkfifo(record)  # which nobody writes to
-    with pytest.raises(SettingsError, match="did not write it"):
+    with pytest.raises(SettingsError, match="no run of this user's wrote it"):
         output.require_replaceable()
+
+
+@ONLY_ROOT
+def test_the_output_of_another_user_is_not_replaced(text_run: Run) -> None:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as public:
+        os.chmod(public, 0o777)  # noqa: S103  # for all
+        output = Output.named(f"{public}/out.csv", "output")
+
+        def write() -> str:
+            with output.write() as stream:
+                stream.write(str(os.geteuid()).encode())
+            return output.path.read_text()
+
+        assert as_user(2001, 0o022, write) == ("done", "2001")
+        assert as_user(2001, 0o022, write) == ("done", "2001")
+        outcome, message = as_user(2002, 0o022, write)
+        assert (outcome, output.path.read_text()) == ("SettingsError", "2001"), message
+        os.chmod(public, 0o1777)  # noqa: S103
+        mine = Output.named(str(output.path), "output", overwrite=True)
+        outcome, message = as_user(2002, 0o022, lambda: str(mine.require_replaceable()))
+        assert (outcome, "sticky bit" in message) == ("SettingsError", True), message
+
+
+def test_a_file_in_the_place_of_a_lock_or_a_record_is_kept(text_run: Run, rows: Path, tmp_path: Path) -> None:
+    lock, record = tmp_path / ".out.csv.lock", tmp_path / ".out.csv.hubflow"
+    lock.write_text("my own notes")
+    with pytest.raises(StoreError, match=r"\.out\.csv\.lock: not a lock of hubflow's"):
+        run_predict(text_run, rows, tmp_path / "out.csv")
+    assert lock.read_text() == "my own notes"
+    lock.unlink()
+    run_predict(text_run, rows, tmp_path / "out.csv")
+    record.unlink()
+    record.mkdir()
+    with pytest.raises(SettingsError, match=r"\.out\.csv\.hubflow is no file"):
+        run_predict(text_run, rows, tmp_path / "out.csv", overwrite=True)
+
+
+def test_predictions_of_one_name_have_a_quarantine_each(text_run: Run, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.csv"
+    bad.write_text(BAD)
+    run_predict(text_run, bad, tmp_path / "out.csv", max_invalid_share=0.5)
+    good = write_reviews(tmp_path / "good.tsv", 4)
+    run_predict(text_run, good, tmp_path / "out.parquet")
+    assert (tmp_path / "out.csv.quarantine.parquet").is_file()
+
+
+def test_the_umask_decides_about_locks_and_a_wait_for_one_is_said(
+    umask: Callable[[int], int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    umask(0o077)
+    lock = tmp_path / "one.lock"
+    with locked(lock):
+        assert mode_of(lock) == 0o600
+        waits = threading.Thread(target=lambda: locked(lock).__enter__(), daemon=True)
+        waits.start()
+        waits.join(3)
+        assert waits.is_alive()
+    waits.join(10)
+    assert not waits.is_alive()
+    assert f"{lock} is held by another process" in caplog.text
+
+
+@pytest.mark.parametrize("path", ["a\x00b.csv", "~nosuchuser/x.csv"])
+def test_a_path_that_is_none_is_refused_with_the_settings(path: str) -> None:
+    for given in ({"export": "x", "data": "y", "output": path}, {"export": path, "data": "y"}):
+        with pytest.raises(ValidationError, match=r"null character|no user of this machine"):
+            PredictSettings.model_validate(given)
+    for given in ({"store": path}, {"train": {"track": {"history": path}}}):
+        report = check({"task": "text_classification", "data": {"format": "tsv", "train": "/nowhere"}, **given}, "run.yaml")
+        assert any("null character" in fault or "no user of this machine" in fault for fault in report.faults), report.faults
+
+
+def test_a_check_tells_of_a_history_that_may_not_be_replaced(tmp_path: Path) -> None:
+    history = tmp_path / "mine.csv"
+    history.write_text("mine")
+    values = {
+        "task": "text_classification",
+        "data": {"format": "tsv", "train": "/nowhere"},
+        "train": {"track": {"history": str(history)}},
+    }
+    assert any("mine.csv is there already" in fault for fault in check(values, "run.yaml").faults)
 
 
 def test_the_command_has_an_option_to_overwrite(text_run: Run, rows: Path, tmp_path: Path) -> None:
@@ -301,7 +386,7 @@ def test_another_user_in_a_folder_for_all_can_neither_lead_nor_be_led(text_run: 
             return ""
 
         outcome, message = as_user(2002, 0o022, overwrite)
-        assert (outcome, "Operation not permitted" in message) == ("StoreError", True)
+        assert (outcome, "its sticky bit is set" in message) == ("SettingsError", True)
         assert foreign.read_text() == "mine"
         assert sorted(path.name for path in public.iterdir()) == ["out.csv"]
         assert (
@@ -318,7 +403,7 @@ def test_another_user_in_a_folder_for_all_can_neither_lead_nor_be_led(text_run: 
 
         _, record = as_user(2001, 0o022, plant_record)
         assert as_user(2002, 0o022, lambda: str((public / ".other.csv.hubflow").write_text(record)))[0] == "done"
-        with pytest.raises(SettingsError, match="did not write it"):
+        with pytest.raises(SettingsError, match="no run of this user's wrote it"):
             Output.named(str(public / "other.csv"), "output").require_replaceable()
 
 
@@ -419,7 +504,7 @@ def test_predictions_and_their_quarantine_are_read_by_those_who_read_the_data(
     data.write_text(BAD)
     data.chmod(source)
     output = run_predict(text_run, data, tmp_path / "out.csv")
-    assert [mode_of(path) for path in (output, tmp_path / "out.quarantine.parquet")] == [expected] * 2
+    assert [mode_of(path) for path in (output, tmp_path / "out.csv.quarantine.parquet")] == [expected] * 2
 
 
 @ONLY_ROOT
@@ -464,6 +549,15 @@ def test_what_is_made_of_private_rows_is_private(umask: Callable[[int], int], te
         dataset.chmod(before)
 
 
+def test_a_profile_is_as_private_as_its_rows(umask: Callable[[int], int], rows: Path, tmp_path: Path) -> None:
+    umask(0o022)
+    for mode in (0o600, 0o644):
+        rows.chmod(mode)
+        store = tmp_path / f"store-{mode:o}"
+        load_dataset(DatasetSpec(format="tsv", train=str(rows), dev_share=0), "text_classification", str(store))
+        assert [mode_of(path) for path in (store / "profiles").glob("*/*.json")] == [mode]
+
+
 # The output root
 
 
@@ -504,7 +598,9 @@ def test_a_check_works_in_the_output_root(root: Path) -> None:
 
 # Formulas
 
-CELLS = ['=HYPERLINK("http://x","y")', "+1", "-1", "@x", "\t=1", "\r=1", "a=1", "", "＝1", "'=1"]
+FORMULAS = ['=HYPERLINK("http://x","y")', "+1+1", "-a", "@x", "\t=1", "\r=1", "＝1", "\ufeff=1", "\u200b+a"]
+SAFE = ("a=1", "", "'=1", "-5", "+1.5e-3")
+CELLS = [*FORMULAS, *SAFE]
 
 
 def test_formulas_are_escaped_when_asked_and_stay_else(text_run: Run, tmp_path: Path) -> None:
@@ -523,7 +619,7 @@ def test_formulas_are_escaped_when_asked_and_stay_else(text_run: Run, tmp_path: 
     (names, known), (safe_names, escaped) = read(plain), read(safe)
     assert [row["=note"] for row in known] == CELLS
     assert [name for name in names if name not in safe_names] == ["=note"]
-    assert [row["'=note"] for row in escaped] == [cell if cell in ("a=1", "", "'=1") else f"'{cell}" for cell in CELLS]
+    assert [row["'=note"] for row in escaped] == [cell if cell in SAFE else f"'{cell}" for cell in CELLS]
     for one, other in zip(known, escaped, strict=True):
         assert {name: value for name, value in one.items() if name != "=note"} == {
             name: value for name, value in other.items() if name != "'=note"

@@ -79,9 +79,9 @@ def test_a_failure_leaves_no_file_and_what_was_there_unharmed(text_run: Run, tmp
     with pytest.raises(ContractError, match=r"row 3"):
         predict(settings(text_run, data, output=str(output), max_invalid_share=0.4, overwrite=True))
     assert sorted(path.name for path in output.parent.iterdir()) == [
-        ".predictions.quarantine.parquet.hubflow",
+        ".predictions.csv.quarantine.parquet.hubflow",
         "predictions.csv",
-        "predictions.quarantine.parquet",
+        "predictions.csv.quarantine.parquet",
     ]
     assert output.read_text(encoding="utf-8") == "old\n"
 
