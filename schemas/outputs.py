@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from hubflow.schemas.errors import SettingsError
+from hubflow.schemas.files import open_file
 from hubflow.schemas.folders import MANIFEST, StoreError, atomic_file, write_atomically
 from hubflow.schemas.library import library_settings
 
@@ -209,7 +210,7 @@ def _is_same(known: dict[str, int], found: os.stat_result) -> bool:
 def _is_sealed(folder: Path) -> bool:
     """Whether a folder has a manifest as hubflow writes it."""
     try:
-        with (folder / MANIFEST).open("rb") as stream:
+        with open_file(folder / MANIFEST) as stream:
             start = stream.read(HEAD_BYTES)
     except OSError:
         return False

@@ -294,7 +294,7 @@ def _members(archive: zipfile.ZipFile) -> list[str]:
     return [
         entry.filename
         for entry in archive.infolist()
-        if not entry.is_dir()
+        if not entry.filename.endswith("/")  # `is_dir` fails at an empty name
         and not entry.filename.startswith("__MACOSX/")
         and PurePath(entry.filename).name not in (".DS_Store", "Thumbs.db", "desktop.ini")
     ]

@@ -158,7 +158,7 @@ def json_change(data: bytes, random: Random) -> bytes:
         return data
     try:
         return json.dumps(_changed_tree(tree, random), ensure_ascii=random.random() < 0.5).encode("utf-8", "surrogatepass")
-    except RecursionError:
+    except (ValueError, RecursionError):  # the first of an integer of too many digits
         return data
 
 
