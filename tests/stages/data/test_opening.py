@@ -122,7 +122,7 @@ NAMED: dict[str, tuple[bytes, str]] = {
     "ods": (zipped(("mimetype", b"application/vnd.oasis"), ("content.xml", b"")), "is an OpenDocument file"),
     "xls": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "is an old Excel workbook"),
     "zip of two": (zipped(("a.csv", CSV), ("b.csv", CSV)), "is a zip file of 2 files (a.csv, b.csv)"),
-    "zip of one without a name": (zipped(("", CSV), ("b.csv", CSV)), "is a zip file of 2 files"),
+    "zip of one without a name": (zipped(("?", CSV), ("b.csv", CSV)).replace(b"?", b"\0"), "is a zip file of 2 files"),
     "zip of none": (zipped(), "is a zip file of 0 files"),
     "tar": (tarred(CSV), "is a tar archive"),
     "tar.gz": (gzip.compress(tarred(CSV)), "is a tar archive"),
