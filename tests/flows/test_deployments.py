@@ -14,6 +14,7 @@ from browser import SCHEMES, WIDTHS, browser_path, chromium, find_browser, opene
 from prefect_processes import World, documented_blocks, world
 
 from hubflow.schemas.folders import verify_folder
+from hubflow.schemas.text import markdown_text
 
 PROJECT = Path(__file__).parents[2]
 HEADING = "From nothing to a finished run"
@@ -99,7 +100,7 @@ def test_report_and_export_are_where_the_document_says(outcome: Outcome) -> None
     assert export.parent == outcome.store / "exports"
     assert verify_folder(export).files
     by_key = {one["key"]: one["data"] for one in outcome.artifacts}
-    assert str(report) in by_key["nightly-write-report"]
+    assert markdown_text(report) in by_key["nightly-write-report"]
     assert f"exports/{export.name}" in by_key["nightly-export-inference-program"]
 
 
