@@ -16,7 +16,14 @@ from typing import IO
 
 from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.files import open_file
-from hubflow.schemas.folders import MANIFEST, StoreError, atomic_file, write_atomically
+from hubflow.schemas.folders import (
+    LEFT_OVER_AFTER_SECONDS,
+    MANIFEST,
+    StoreError,
+    atomic_file,
+    remove_leftovers,
+    write_atomically,
+)
 from hubflow.schemas.library import library_settings
 
 MAX_RECORD_BYTES = 65536
@@ -154,6 +161,8 @@ class Output:
             StoreError: when it cannot be written; what was there is unharmed.
         """
         self.require_replaceable()
+        with suppress(OSError, StoreError):  # drafts of killed runs, where this user may remove them
+            remove_leftovers(self.path.parent, LEFT_OVER_AFTER_SECONDS)
         replaced = [self.path] if self.path.exists() else []  # who may not read it today may not read it then
         try:
             with atomic_file(self.path, [*holds, *replaced]) as stream:

@@ -121,6 +121,19 @@ def test_a_run_that_is_killed_around_the_renaming_knows_its_output_again(
     assert output.path.read_bytes() == b"third"
 
 
+def test_the_draft_of_a_killed_run_goes_with_the_next_output(tmp_path: Path) -> None:
+    old, young, other = (
+        tmp_path / name for name in (f".out.csv.{'0' * 16}.draft", f".out.csv.{'1' * 16}.draft", ".notes.draft")
+    )
+    for path in (old, young, other):
+        path.write_text("half")
+    for path in (old, other):
+        os.utime(path, (0, 0))
+    with Output.named(str(tmp_path / "out.csv"), "output").write() as stream:
+        stream.write(b"whole")
+    assert [path.exists() for path in (old, young, other)] == [False, True, True]
+
+
 def test_a_quarantine_that_hubflow_did_not_write_is_neither_replaced_nor_removed(
     text_run: Run, rows: Path, tmp_path: Path
 ) -> None:
