@@ -5,6 +5,7 @@ import ctypes
 import errno
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +85,31 @@ def low_memory_explained(work: str, remedy: str) -> Iterator[None]:
         raise OutOfMemoryError(lack_of_memory(work, str(error), remedy)) from error
 
 
+def require_threads(count: int = 16) -> None:
+    """Refuse work that Paddle would hang in: where a thread of its pools cannot be started, it waits for the others for ever.
+
+    To be called before Paddle runs programs in a process; the threads are started at once, and end.
+
+    Args:
+        count: of threads, more than Paddle 3.3.1 starts for a program on two cores.
+
+    Raises:
+        MemoryError: when there is no room for so many.
+    """
+    end, started = threading.Event(), []
+    try:
+        for _ in range(count):
+            thread = threading.Thread(target=end.wait, daemon=True)
+            thread.start()
+            started.append(thread)
+    except RuntimeError as error:
+        raise MemoryError(f"{error}: {len(started)} of {count} could be") from error
+    finally:
+        end.set()
+        for thread in started:
+            thread.join()
+
+
 def is_lack_of_memory(kind: str, text: str, number: int | None = None) -> bool:
     """Whether an error is of a lack of memory, by the name of its type, its text and its `errno`."""
     return kind in _LACKING_KINDS or number == errno.ENOMEM or any(one.search(text) for one in (_LACKING, _NO_THREAD))
@@ -149,13 +175,13 @@ def _address_limit() -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
-_MOST_BYTES = 1 << 20  # of a file of the system
+_MOST_BYTES = 1 << 16  # of a file of the system; memory may be short
 
 
 def _number(path: Path, pattern: str, unit: int = 1) -> int | None:
     try:
         found = re.search(pattern, read_file(path, max_bytes=_MOST_BYTES).decode("ascii", errors="replace"))
-    except OSError:
+    except (OSError, MemoryError):
         return None
     return int(found[1]) * unit if found else None
 

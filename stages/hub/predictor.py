@@ -22,7 +22,7 @@ from hubflow.stages.hub.encoded import Feed, normalised, pad_text
 from hubflow.stages.hub.export_folder import PROGRAM
 from hubflow.stages.hub.images import ImageRules, load_pixels
 from hubflow.stages.hub.judging_sequences import outside_id
-from hubflow.stages.hub.memory import low_memory_explained
+from hubflow.stages.hub.memory import is_lack_of_memory, low_memory_explained, require_threads
 from hubflow.stages.hub.parallel import in_parallel
 from hubflow.stages.hub.precision import require_bfloat16_inference
 from hubflow.stages.hub.prediction_rows import PredictError, require_batch_size, require_stride, rows_of
@@ -328,9 +328,12 @@ def _engine(export: OpenedExport, threads: int, by_onednn: bool) -> Any:
             config.enable_mkldnn()  # a program in bfloat16 loses by its conversions what it won: 240 ms instead of 153
         config.set_cpu_math_library_num_threads(threads)  # which the engine sets anew, for its own thread, whenever it runs
         try:
+            require_threads()
             with BUILD_LOCK:  # of reading a program the parts are shared with all who build one
                 engine = paddle.inference.create_predictor(config)
         except (ValueError, RuntimeError, IndexError, TypeError, OSError, NotImplementedError) as error:
+            if is_lack_of_memory(type(error).__name__, str(error), getattr(error, "errno", None)):
+                raise
             raise ProgramError(
                 f"{source}: Paddle cannot load the program ({_last_line(error)}); make the export again"
             ) from error

@@ -18,6 +18,7 @@ from hubflow.stages.hub.constants import share_constants
 from hubflow.stages.hub.convolutions import convolve_by_onednn
 from hubflow.stages.hub.errors import TaskError, WeightsError
 from hubflow.stages.hub.heads import create_img_cls_task, create_seq_label_task, create_text_cls_task
+from hubflow.stages.hub.memory import require_threads
 from hubflow.stages.hub.module import (
     ImageConfig,
     ModuleGraph,
@@ -89,6 +90,7 @@ class Session:
     ) -> None:
         self.spec, self.module_folder = spec, module_folder
         self.device, self.precision = device, precision
+        require_threads()
         self.place = place_of(device)
         is_image = spec.task == "image_classification"
         is_in_float32 = isinstance(self.place, paddle.CPUPlace) and precision == "float32"

@@ -487,3 +487,28 @@ except OutOfMemoryError as error:
     assert text.startswith("prediction ran out of memory. It asked for ")
     assert "a process is limited to " in text
     assert text.endswith("Give a smaller batch_size, or use a machine with more memory")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("megabytes", [2, 30, 60, 100])
+def test_where_no_threads_can_be_started_loading_ends_with_an_error(tiny_exports: dict[str, Exported], megabytes: int) -> None:
+    """Paddle itself waits for ever where some of the threads of a pool are there and one more cannot be started."""
+    script = """
+import resource, sys
+from pathlib import Path
+from hubflow.schemas.errors import OutOfMemoryError
+from hubflow.stages.hub.predictor import Predictor
+from hubflow.stages.hub.runtime import paddle
+paddle.inference.Config
+size = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize"))
+resource.setrlimit(resource.RLIMIT_AS, ((size + 1024 * int(sys.argv[2])) * 1024, -1))
+try:
+    Predictor.load(sys.argv[1])
+except OutOfMemoryError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", script, str(tiny_exports["text"].folder), str(megabytes)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("loading an export ran out of memory"), done.stdout
+    assert done.stdout.endswith("Free memory, or use a machine with more memory\n")
