@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,11 @@ def run(*arguments: str) -> Result:
 def run_process(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     command = [str(Path(sys.executable).with_name("hubflow")), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env={**os.environ, **environment})
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    done = run_process("--version")
+    assert (done.returncode, done.stdout) == (0, f"hubflow {version('hubflow')}\n")
 
 
 def one_line(output: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from hubflow import commands_deployed, commands_export, commands_nightly, commands_sweep  # noqa: F401  # put their commands on the app
+from hubflow import __version__, commands_deployed, commands_export, commands_nightly, commands_sweep  # noqa: F401  # put their commands on the app
 from hubflow.command_line import (
     FAULT,
     Config,
@@ -60,6 +60,21 @@ def fine_tune(config: Config, overrides: Override = None, as_json: Json = False,
     if result.reused:
         out.print(f"reused    {', '.join(result.reused)}: taken from the store; reuse: false makes them again", soft_wrap=True)
     out.print(f"report    {result.report}\nexport    {result.export}\nstore     {result.store}", soft_wrap=True)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"hubflow {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version, and end.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Fine-tune pretrained Paddle modules as Prefect flows."""
 
 
 @app.command()
