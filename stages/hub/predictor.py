@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from hubflow.schemas.errors import bounded
-from hubflow.schemas.folders import StoreError
+from hubflow.schemas.folders import StoreError, not_written
 from hubflow.schemas.opened_export import SIGNATURE, TOKENIZER, OpenedExport, open_export
 from hubflow.stages.hub.cores import usable_cores
 from hubflow.stages.hub.encoded import Feed, normalised, pad_text
@@ -319,7 +319,7 @@ def _engine(export: OpenedExport, threads: int, by_onednn: bool) -> Any:
         own = Path(private.name, source.name)
         own.write_bytes(program.content)
     except OSError as error:
-        raise StoreError(f"{source}: cannot be copied to be loaded ({error}); free the folder for temporary files") from error
+        raise not_written(Path(tempfile.gettempdir()), error) from error  # the copy of the program that is loaded
     with private:
         config = paddle.inference.Config(str(own), str(weights))
         config.enable_new_ir(True)
