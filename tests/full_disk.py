@@ -63,8 +63,12 @@ if STATE and FOLDER:
     def fill(left):
         disk = os.statvfs(FOLDER)
         descriptor = os.open(FOLDER + "/.filler", os.O_WRONLY | os.O_CREAT)
-        os.posix_fallocate(descriptor, 0, max(1, disk.f_bavail * disk.f_frsize - left))
-        os.close(descriptor)
+        try:
+            os.posix_fallocate(descriptor, 0, max(1, disk.f_bavail * disk.f_frsize - left))
+        except OSError:  # another thread has just taken some of it
+            pass
+        finally:
+            os.close(descriptor)
 
     sys.addaudithook(count)
 """
