@@ -573,13 +573,14 @@ def _intact(folder: Path, name: str, known: _File) -> tuple[int, ...] | None:
 def _replace(folder: Path, target: Path) -> None:
     """Put `folder` in the place of `target`, which other processes may be replacing too: the last one stays."""
     # What was there may be another user's, in parts that this one cannot remove.
-    old = _beside(target, ASIDE)
+    old, is_done = _beside(target, ASIDE), False
     old.mkdir(0o700)
     try:
         with in_use(old):
             for attempt in itertools.count(int(FIRST_ASIDE)):
                 try:
                     os.rename(folder, target)
+                    is_done = True
                     break
                 except OSError as error:
                     if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
@@ -588,7 +589,8 @@ def _replace(folder: Path, target: Path) -> None:
                 with contextlib.suppress(FileNotFoundError):  # another process has just put it aside
                     os.rename(target, old / str(attempt))
     finally:
-        if target.exists():  # else what was there could not be put back: `remove_leftovers` tries again
+        # Another process may have put ours aside by now, so that nothing is there: what we put aside is out of date all the same.
+        if is_done or target.exists():  # else what was there could not be put back: `remove_leftovers` tries again
             shutil.rmtree(old, ignore_errors=True)
     sync(target.parent)
 
