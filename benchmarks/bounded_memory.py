@@ -62,9 +62,9 @@ def child(source: str, store: str) -> None:
     from hubflow.schemas.settings import DatasetSpec
     from hubflow.stages.load_dataset import load_dataset
 
-    spec = DatasetSpec(format="csv", train=source, test_share=0.05, max_invalid_share=0.01, group_column="author")
+    spec = DatasetSpec(format="csv", train=source, test_fraction=0.05, max_invalid_fraction=0.01, group_column="author")
     at_start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    dataset = load_dataset(spec, "text_classification", store)
+    dataset = load_dataset.fn(spec, "text_classification", store)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     (report,) = Path(store, "data-reports").glob("*/report.json")
     told = json.loads(report.read_text(encoding="utf-8"))

@@ -15,10 +15,10 @@ import pandas as pd
 import pandera
 import pyarrow as arrow
 
+from hubflow.data.quarantine import partition_rows
+from hubflow.data.readers.chunks import CHUNK_ROWS
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.rows import TextRows, row_schema, validate_rows
-from hubflow.stages.data.quarantine import sorted_out
-from hubflow.stages.data.reading_chunks import CHUNK_ROWS
 
 LABELS = LabelMap(labels=tuple(f"class {number}" for number in range(10)))
 GOAL = 2.0
@@ -38,7 +38,7 @@ def main() -> None:
         "validate_rows, whole": lambda: len(validate_rows(rows, TextRows, "rows", LABELS)),
         f"direct, chunks of {CHUNK_ROWS}": lambda: sum(int(direct(chunk).sum()) for chunk in chunks),
         f"load_dataset's, chunks of {CHUNK_ROWS}": lambda: sum(
-            len(sorted_out(chunk, schema, TextRows, LABELS, "rows").accepted) for chunk in chunks
+            len(partition_rows(chunk, schema, TextRows, LABELS, "rows").accepted) for chunk in chunks
         ),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}

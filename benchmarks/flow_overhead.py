@@ -30,7 +30,7 @@ from hubflow.stages.export_inference_program import export_inference_program
 from hubflow.stages.fine_tune import fine_tune
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.stages.load_module import load_module
-from hubflow.stages.report import write_report
+from hubflow.stages.write_report import write_report
 
 given = load_settings(FineTuneSettings, sys.argv[1])
 store = given.store
@@ -105,7 +105,7 @@ def settings(store: Path) -> dict[str, Any]:
         "name": "overhead",
         "task": "image_classification",
         "module": {"name": "digits"},
-        "data": {"format": "digits", "test_share": 0.2},
+        "data": {"format": "digits", "test_fraction": 0.2},
         "train": {"epochs": 2, "batch_size": 32},
         "store": str(store),
         "device": "cpu",

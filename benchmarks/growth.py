@@ -88,7 +88,7 @@ def over_classes(folder: Path) -> Points:
 
 
 def over_processes(folder: Path) -> Points:
-    """MiniLM-L6 on SST-2, 32 rows a step: what 20 more steps cost, so that starting and judging are left out."""
+    """MiniLM-L6 on SST-2, 32 rows a step: what 20 more steps cost, so that starting and evaluating are left out."""
     files = prepare("sst2", folder, 1280)
     found = []
     for processes in (1, 2):
@@ -228,15 +228,15 @@ def child(config: str, stage: str) -> None:
         return name == stage
 
     began["start"] = time.perf_counter()
-    dataset = load_dataset(given.data, given.task, store)
+    dataset = load_dataset.fn(given.data, given.task, store)
     if ends("load_dataset"):
         return
-    module = load_module(given.module, store)
+    module = load_module.fn(given.module, store)
     ends("load_module")
-    encoded = encode_dataset(dataset, module, given.module, store)
+    encoded = encode_dataset.fn(dataset, module, given.module, store)
     if ends("encode_dataset"):
         return
-    task = build_head(given.task, module, dataset, given.module, given.head, store)
+    task = build_head.fn(given.task, module, dataset, given.module, given.head, store)
     ends("build_head")
     follows = stage == "fine_tune" and given.processes == 1
     if follows:
@@ -246,7 +246,7 @@ def child(config: str, stage: str) -> None:
         task, encoded, given.train, store, given.seed, given.device, callbacks=callbacks, processes=given.processes
     )
     if not ends("fine_tune"):
-        evaluate(checkpoint, encoded, given.evaluate, store, given.device)
+        evaluate.fn(checkpoint, encoded, given.evaluate, store, given.device)
         ends("evaluate")
 
 
@@ -266,7 +266,7 @@ class Steps:
 
     def callback(self) -> Any:
         """What follows the run: a step's time is all that passes until the next one ends, the callback itself included."""
-        from hubflow.stages.hub.callbacks import Callback, Step, TrainState
+        from hubflow.training.callbacks import Callback, Step, TrainState
 
         clock = self
 
@@ -293,8 +293,8 @@ INSIDE = "HUBFLOW_BENCHMARK_EXECUTOR"
 
 def counted_training(request: dict[str, Any], connection: Any) -> Any:
     """As the stage's worker process does it, with the seconds in Paddle's executor written down after each run of it."""
-    from hubflow.stages.hub.runtime import paddle
-    from hubflow.stages.training_run import train_in_worker
+    from hubflow.jobs.training import train_in_worker
+    from hubflow.runtime.paddle_import import paddle
 
     kind, file, inside = paddle.base.executor._StandaloneExecutor, Path(os.environ[INSIDE]), [0.0]
     plain = kind.run

@@ -15,8 +15,12 @@ from measuring import HERE, figures_of, in_turn, median, spread, versions, write
 LIMIT_SECONDS = 900.0
 Lever = tuple[str, str, dict[str, Any]]
 STEPS: dict[str, Lever] = {
-    "lanes-text": ("sst2", "rows of a batch in lanes, a core each (against one lane with all threads)", {"lanes": 1}),
-    "order": ("sst2", "lanes built layer by layer (against lane by lane)", {"order": False}),
+    "lanes-text": (
+        "sst2",
+        "rows of a batch in sub_batches, a core each (against one sub_batch with all threads)",
+        {"sub_batches": 1},
+    ),
+    "order": ("sst2", "sub_batches built layer by layer (against sub_batch by sub_batch)", {"order": False}),
     "threads": ("sst2", "as many threads as cores (against Paddle's one)", {"environment": {"OMP_NUM_THREADS": "1"}}),
     "two-dimensions": ("sst2", "tokens in two dimensions (against three, biases added apart)", {"two_dimensions": False}),
     "bias": ("sst2", "biases within their products (against expanded and added)", {"fused_biases": False}),
@@ -35,7 +39,7 @@ STEPS: dict[str, Lever] = {
 }
 """By name: the example whose rows are trained on, what the lever is, and what is different without it."""
 WORKS: dict[str, Lever] = {
-    "judging": ("sst2", "test judged in batches of 64 (against training's 32)", {"work": "judge", "batch": 32}),
+    "evaluating": ("sst2", "test evaluated in batches of 64 (against training's 32)", {"work": "judge", "batch": 32}),
     "tokenizing": (
         "sst2",
         "all splits tokenized by threads (against one)",

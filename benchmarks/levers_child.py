@@ -32,20 +32,20 @@ class Made:
         from hubflow.stages.encode_dataset import encode_dataset
         from hubflow.stages.load_dataset import load_dataset
         from hubflow.stages.load_module import load_module
-        from hubflow.stages.store import Store
+        from hubflow.store.store import Store
 
         self.settings = load_settings(FineTuneSettings, str(EXAMPLES / f"{given['example']}.yaml"))
         task, spec, store = self.settings.task, self.settings.module, given["store"]
         self.home = Store(store)
-        self.dataset = load_dataset(self.settings.data, task, store)
-        self.module = load_module(spec, store)
-        self.encode: Callable[[bool], Any] = lambda reuse: encode_dataset(self.dataset, self.module, spec, store, reuse)
+        self.dataset = load_dataset.fn(self.settings.data, task, store)
+        self.module = load_module.fn(spec, store)
+        self.encode: Callable[[bool], Any] = lambda reuse: encode_dataset.fn(self.dataset, self.module, spec, store, reuse)
         self.encoded = self.encode(True)
-        self.head = build_head(task, self.module, self.dataset, spec, self.settings.head, store)
+        self.head = build_head.fn(task, self.module, self.dataset, spec, self.settings.head, store)
 
     def split(self, name: str) -> Any:
         """Encoded rows."""
-        from hubflow.stages.open_artifacts import open_split
+        from hubflow.programs.artifacts import open_split
 
         return open_split(self.home, self.encoded, name)
 
@@ -54,31 +54,31 @@ def steps(given: dict[str, Any]) -> dict[str, Any]:
     """Milliseconds of a step, the mean over all but the first five, and those of the first."""
     import numpy as np
 
-    from hubflow.stages.hub.ahead import Ahead
-    from hubflow.stages.hub.callbacks import TrainState
-    from hubflow.stages.hub.cores import compute_lanes
-    from hubflow.stages.hub.distributed import World
-    from hubflow.stages.hub.encoded import epoch_batches
-    from hubflow.stages.hub.memory import kept_between_steps
-    from hubflow.stages.hub.stepping import Stepper
-    from hubflow.stages.hub.updates import Update
-    from hubflow.stages.open_artifacts import open_session
+    from hubflow.data.encoded import epoch_batches
+    from hubflow.programs.artifacts import open_session
+    from hubflow.runtime.cores import compute_sub_batches
+    from hubflow.runtime.memory import kept_between_steps
+    from hubflow.runtime.prefetch import Prefetcher
+    from hubflow.training.callbacks import TrainState
+    from hubflow.training.distributed import World
+    from hubflow.training.program import Update
+    from hubflow.training.step import TrainStep
 
     made = Made(given)
     train = made.settings.train.model_copy(update={"precision": given.get("precision", "float32")})
-    session = open_session(made.head, made.home, "cpu", train.precision, given.get("lanes", compute_lanes()))
+    session = open_session(made.head, made.home, "cpu", train.precision, given.get("sub_batches", compute_sub_batches()))
     split = made.split("train")
     session.initialise(0)
     update = Update(session, train, None, World.alone())
     update.initialise()
-    stepper, state = Stepper(split, split.example_weights(None), 0, 1, World.alone()), TrainState()
+    train_step, state = TrainStep(split, split.example_weights(None), 0, 1, World.alone()), TrainState()
     batches = epoch_batches(split.lengths, train.batch_size, 0, 0)
     if given.get("random"):
         batches = np.array_split(np.random.default_rng(0).permutation(len(split)), len(batches))
-    batches, seconds, ahead = batches[: given["steps"]], [], Ahead[Any]()
+    batches, seconds, ahead = batches[: given["steps"]], [], Prefetcher[Any]()
 
     def feeds(step: int) -> Any:
-        return stepper.feeds(batches[step], step)
+        return train_step.feeds(batches[step], step)
 
     is_image = made.encoded.image_size is not None
     with kept_between_steps(large=is_image) if given.get("memory", True) else contextlib.nullcontext():
@@ -87,7 +87,7 @@ def steps(given: dict[str, Any]) -> dict[str, Any]:
             fed = ahead.take(step, lambda step=step: feeds(step))
             if given.get("ahead", True) and step + 1 < len(batches):
                 ahead.begin(step + 1, lambda step=step: feeds(step + 1))
-            stepper.take(update, state, batch, 1e-4, stop=False, feeds=fed)
+            train_step.take(update, state, batch, 1e-4, stop=False, feeds=fed)
             state.step += 1
             seconds.append(time.perf_counter() - began)
     return {"ms": 1000 * float(np.mean(seconds[5:])), "first ms": 1000 * seconds[0]}
@@ -95,13 +95,13 @@ def steps(given: dict[str, Any]) -> dict[str, Any]:
 
 def judge(given: dict[str, Any]) -> dict[str, Any]:
     """Seconds to judge the split test, programs prepared."""
+    from hubflow.programs.artifacts import open_session
+    from hubflow.runtime.cores import compute_sub_batches
     from hubflow.schemas.labels import LabelMap
-    from hubflow.stages.hub.cores import compute_lanes
-    from hubflow.stages.hub.evaluation import EVALUATION_BATCH, evaluate_split
-    from hubflow.stages.open_artifacts import open_session
+    from hubflow.training.evaluation import EVALUATION_BATCH, evaluate_split
 
     made = Made(given)
-    session = open_session(made.head, made.home, "cpu", lanes=compute_lanes())
+    session = open_session(made.head, made.home, "cpu", sub_batches=compute_sub_batches())
     session.initialise(0)
     labels, split = LabelMap.load(made.home.open(made.encoded).folder / "label_map.json"), made.split("test")
     size = given.get("batch", EVALUATION_BATCH)
@@ -122,9 +122,9 @@ def decode(given: dict[str, Any]) -> dict[str, Any]:
 
     from PIL import Image
 
-    from hubflow.stages.hub.cores import usable_cores
-    from hubflow.stages.hub.images import RULES_VERSION, ImageRules, decode_image
-    from hubflow.stages.hub.parallel import SMALL, in_parallel
+    from hubflow.modules.images import RULES_VERSION, ImageRules, decode_image
+    from hubflow.runtime.cores import usable_cores
+    from hubflow.runtime.threads import SMALL, thread_map
 
     photos = []
     for path in islice(sorted((DATA / "flowers").rglob("*.jpg")), 400):
@@ -136,7 +136,7 @@ def decode(given: dict[str, Any]) -> dict[str, Any]:
     def decoded() -> None:
         rules = ImageRules(version=given.get("image_rules", RULES_VERSION))
         one = functools.partial(decode_image, size=64, rules=rules)
-        list(in_parallel(one, photos, usable_cores(), at_once=SMALL) if given.get("threads", True) else map(one, photos))
+        list(thread_map(one, photos, usable_cores(), at_once=SMALL) if given.get("threads", True) else map(one, photos))
 
     return timed(decoded)
 
@@ -152,10 +152,11 @@ def feed(given: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
     import pyarrow.parquet as pq
 
-    from hubflow.stages.hub.cores import usable_cores
-    from hubflow.stages.hub.encoded import epoch_batches, normalised
-    from hubflow.stages.hub.images import load_pixels
-    from hubflow.stages.hub.parallel import SMALL, in_parallel
+    from hubflow.data.encoded import epoch_batches
+    from hubflow.modules.images import load_pixels
+    from hubflow.modules.inputs import normalised
+    from hubflow.runtime.cores import usable_cores
+    from hubflow.runtime.threads import SMALL, thread_map
 
     made = Made(given)
     split = made.split("train")
@@ -165,7 +166,7 @@ def feed(given: dict[str, Any]) -> dict[str, Any]:
     def decoded() -> None:
         for batch in batches:
             of_batch = [paths[split.positions[row]] for row in batch]
-            pixels = in_parallel(lambda path: load_pixels(path, size), of_batch, usable_cores(), at_once=SMALL)
+            pixels = thread_map(lambda path: load_pixels(path, size), of_batch, usable_cores(), at_once=SMALL)
             normalised(np.stack(list(pixels)), split.mean, split.std)
 
     def mapped() -> None:
@@ -179,7 +180,7 @@ def begin(given: dict[str, Any]) -> dict[str, Any]:
     """Seconds from the stage's call to the first step, in a process that has trained before."""
     from hubflow.schemas.references import CheckpointRef
     from hubflow.stages.fine_tune import fine_tune
-    from hubflow.stages.hub.callbacks import Callback, TrainState
+    from hubflow.training.callbacks import Callback, TrainState
 
     class Reached(Exception):
         """Training is about to take its first step."""
@@ -195,7 +196,7 @@ def begin(given: dict[str, Any]) -> dict[str, Any]:
 
     def reach(reuse: bool) -> CheckpointRef | None:
         with contextlib.suppress(Reached):
-            return fine_tune(made.head, made.encoded, made.settings.train, given["store"], reuse=reuse, callbacks=[Stop()])
+            return fine_tune.fn(made.head, made.encoded, made.settings.train, given["store"], reuse=reuse, callbacks=[Stop()])
         return None
 
     reach(reuse=False)
@@ -213,8 +214,10 @@ def leave_out(given: dict[str, Any]) -> None:
     """Take out of the engine what this side is measured without."""
     from PIL.JpegImagePlugin import JpegImageFile
 
-    from hubflow.stages.hub import embedding_rows, session, updates
-    from hubflow.stages.hub.networks import text
+    from hubflow.modules.networks import text
+    from hubflow.programs import session
+    from hubflow.training import embedding_rows
+    from hubflow.training import program as updates
 
     build = session.build_graph
     if not given.get("convolutions", True):
@@ -253,12 +256,13 @@ class Multiplying:
 
 
 def lane_by_lane(text: Any) -> Any:
-    """An encoder that builds a lane when the one before it is built."""
+    """An encoder that builds a sub_batch when the one before it is built."""
     encode = text.encode
 
-    def encoded(config: Any, inputs: Any, parameters: Any, lanes: int = 1, first_only: bool = False) -> Any:
+    def encoded(config: Any, inputs: Any, parameters: Any, sub_batches: int = 1, first_only: bool = False) -> Any:
         parts = [
-            text.in_lanes(getattr(inputs, name), lanes) for name in ("input_ids", "position_ids", "segment_ids", "input_mask")
+            text.in_sub_batches(getattr(inputs, name), sub_batches)
+            for name in ("input_ids", "position_ids", "segment_ids", "input_mask")
         ]
         each = [encode(config, text.TextInputs(*part), parameters, 1, first_only) for part in zip(*parts, strict=True)]
         pooled, sequences = ([one[place] for one in each] for place in (0, 1))

@@ -83,12 +83,12 @@ def _stages(made: Any, given: dict[str, Any], rounds: int, noted: list[dict[str,
     from hubflow.stages.load_module import load_module
 
     store = made.store
-    dataset, module = load_dataset(made.data, made.task, store), load_module(made.module, store)
-    encoded = encode_dataset(dataset, module, made.module, store)
-    task = build_head(made.task, module, dataset, made.module, made.head, store)
+    dataset, module = load_dataset.fn(made.data, made.task, store), load_module.fn(made.module, store)
+    encoded = encode_dataset.fn(dataset, module, made.module, store)
+    task = build_head.fn(made.task, module, dataset, made.module, made.head, store)
     for seed in range(rounds):
-        checkpoint = fine_tune(task, encoded, made.train, store, seed, "cpu")
-        evaluate(checkpoint, encoded, made.evaluate, store, "cpu")
+        checkpoint = fine_tune.fn(task, encoded, made.train, store, seed, "cpu")
+        evaluate.fn(checkpoint, encoded, made.evaluate, store, "cpu")
         noted.append(_now())
 
 
@@ -99,26 +99,28 @@ def _flow(made: Any, given: dict[str, Any], rounds: int, noted: list[dict[str, i
 
     with prefect_test_harness(server_startup_timeout=120):
         for _ in range(rounds):
-            fine_tune(made)
+            fine_tune.fn(made)
             noted.append(_now())
 
 
 def _predict(made: Any, given: dict[str, Any], rounds: int, noted: list[dict[str, int]]) -> None:
+    from hubflow.hub import Predictor
     from hubflow.stages.build_head import build_head
     from hubflow.stages.encode_dataset import encode_dataset
     from hubflow.stages.evaluate import evaluate
     from hubflow.stages.export_inference_program import export_inference_program
     from hubflow.stages.fine_tune import fine_tune
-    from hubflow.stages.hub import Predictor
     from hubflow.stages.load_dataset import load_dataset
     from hubflow.stages.load_module import load_module
 
     store = made.store
-    dataset, module = load_dataset(made.data, made.task, store), load_module(made.module, store)
-    encoded = encode_dataset(dataset, module, made.module, store)
-    task = build_head(made.task, module, dataset, made.module, made.head, store)
-    checkpoint = fine_tune(task, encoded, made.train, store, 0, "cpu")
-    export = export_inference_program(checkpoint, encoded, evaluate(checkpoint, encoded, made.evaluate, store, "cpu"), store)
+    dataset, module = load_dataset.fn(made.data, made.task, store), load_module.fn(made.module, store)
+    encoded = encode_dataset.fn(dataset, module, made.module, store)
+    task = build_head.fn(made.task, module, dataset, made.module, made.head, store)
+    checkpoint = fine_tune.fn(task, encoded, made.train, store, 0, "cpu")
+    export = export_inference_program.fn(
+        checkpoint, encoded, evaluate.fn(checkpoint, encoded, made.evaluate, store, "cpu"), store
+    )
     for _ in range(rounds):
         Predictor.load(Path(store) / export.path).predict(["a fine film", "a dull one of no joy"] * (ROWS // 2))
         noted.append(_now())
@@ -128,10 +130,10 @@ def _sweep(made: Any, given: dict[str, Any], rounds: int, noted: list[dict[str, 
     from prefect.testing.utilities import prefect_test_harness
 
     from hubflow.flows.sweep import sweep
+    from hubflow.orchestration.progress import followed_by
     from hubflow.schemas.parsing import parse_settings
     from hubflow.schemas.sweep import SweepSettings
-    from hubflow.stages.hub.callbacks import Callback, TrainState
-    from hubflow.stages.watching import followed_by
+    from hubflow.training.callbacks import Callback, TrainState
 
     class Noting(Callback):
         """Notes memory where each trial's training begins."""
@@ -158,7 +160,7 @@ def _now() -> dict[str, int]:
 
 def _children() -> list[str]:
     text = " ".join(path.read_text(encoding="ascii") for path in Path("/proc/self/task").glob("*/children"))
-    return [pid for pid in text.split() if b"hubflow.stages.worker.server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [pid for pid in text.split() if b"hubflow.workers.server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def _status(pid: str, name: str) -> int:

@@ -18,7 +18,7 @@ from measuring import DATA, HERE, figures_of, in_turn, median, spread, versions,
 
 HUBFLOW = """
 import json, resource, sys, time
-import hubflow.stages.hub.predictor
+import hubflow.inference.predictor
 from hubflow.schemas.settings import PredictSettings
 from hubflow.stages.predict import predict
 
@@ -113,19 +113,19 @@ def exported(kind: str, folder: Path) -> tuple[Path, Path]:
     few = [*over, "data.max_rows=320", "train.max_steps=10", f"store={store}"]
     given = with_overrides(read_settings(HERE.parent / "examples" / f"{name}.yaml"), few)
     settings = parse_settings(FineTuneSettings, given, name)
-    dataset = load_dataset(settings.data, settings.task, store)
-    module = load_module(settings.module, store)
-    encoded = encode_dataset(dataset, module, settings.module, store)
-    task = build_head(settings.task, module, dataset, settings.module, settings.head, store)
-    checkpoint = fine_tune(task, encoded, settings.train, store, settings.seed, "cpu")
-    evaluation = evaluate(checkpoint, encoded, settings.evaluate, store, "cpu")
-    export = export_inference_program(checkpoint, encoded, evaluation, store)
+    dataset = load_dataset.fn(settings.data, settings.task, store)
+    module = load_module.fn(settings.module, store)
+    encoded = encode_dataset.fn(dataset, module, settings.module, store)
+    task = build_head.fn(settings.task, module, dataset, settings.module, settings.head, store)
+    checkpoint = fine_tune.fn(task, encoded, settings.train, store, settings.seed, "cpu")
+    evaluation = evaluate.fn(checkpoint, encoded, settings.evaluate, store, "cpu")
+    export = export_inference_program.fn(checkpoint, encoded, evaluation, store)
     return Path(store) / export.path, Path(store) / checkpoint.path / "model.safetensors"
 
 
 def module_folder() -> Path:
     """Folder of MiniLM-L6's files."""
-    from hubflow.stages.hub.download import resolve_module
+    from hubflow.modules.download import resolve_module
 
     return resolve_module("all-MiniLM-L6-v2")
 

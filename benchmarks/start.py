@@ -23,7 +23,7 @@ from measuring import HERE, in_turn, median, spread, versions, write_section, ya
 from training import minilm, prepare, settings
 
 LIMIT_SECONDS = 300.0
-JUDGED_ROWS = 64
+EVALUATED_ROWS = 64
 
 
 def main() -> None:
@@ -45,8 +45,8 @@ def main() -> None:
     told = versions(["paddlepaddle", "prefect"], **{"yardstick's transformers": yardstick_version()})
     lines += [
         "",
-        f"Medians (least–most) of {options.rounds} rounds in turn, in fresh processes. hubflow's first step has {JUDGED_ROWS} "
-        f"rows of dev judged after it, and Paddle prepares both programs in it. {told}.",
+        f"Medians (least–most) of {options.rounds} rounds in turn, in fresh processes. hubflow's first step has "
+        f"{EVALUATED_ROWS} rows of dev evaluated after it, and Paddle prepares both programs in it. {told}.",
     ]
     command = "uv run --isolated --no-default-groups --group weights python benchmarks/start.py"
     write_section("Start", " ".join([command, *sys.argv[1:]]), lines)
@@ -57,7 +57,7 @@ def ways(folder: Path, url: str) -> dict[str, Any]:
     files = prepare("sst2", folder, None)
     for split in ("dev", "test"):  # what comes after the first step is not measured
         lines = Path(files[split]).read_text(encoding="utf-8").splitlines(keepends=True)
-        Path(files[split]).write_text("".join(lines[:JUDGED_ROWS]), encoding="utf-8")
+        Path(files[split]).write_text("".join(lines[:EVALUATED_ROWS]), encoding="utf-8")
 
     def yardstick(encoded: bool) -> dict[str, float]:
         command = [yardstick_python(), str(HERE / "yardstick" / "start.py"), "--module", minilm(), "--train", files["train"]]
@@ -95,7 +95,7 @@ def timed_flow(folder: Path, files: dict[str, str], store: Path, seed: int, url:
     history = folder / "history.csv"
     history.unlink(missing_ok=True)
     given = settings("sst2", files, argparse.Namespace(epochs=1))
-    given["train"] |= {"epochs": 1, "max_steps": 1, "track": {"history": str(history)}}
+    given["train"] |= {"epochs": 1, "max_steps": 1, "tracking": {"history": str(history)}}
     config = folder / "settings.json"
     config.write_text(json.dumps({**given, "store": str(store), "seed": seed}), encoding="utf-8")
     usual = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}

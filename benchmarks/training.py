@@ -123,7 +123,7 @@ def settings(task: str, files: dict[str, str], options: argparse.Namespace) -> d
 
     name = "flowers" if task.startswith("flowers") else task
     given: dict[str, Any] = yaml.safe_load((HERE.parent / "examples" / f"{name}.yaml").read_text(encoding="utf-8"))
-    given["data"] = {key: value for key, value in given["data"].items() if not key.endswith("_share")} | files
+    given["data"] = {key: value for key, value in given["data"].items() if not key.endswith("_fraction")} | files
     if name == "flowers":
         given["data"]["format"] = "image_list"
         given["module"]["image_size"] = int(task.removeprefix("flowers"))
@@ -156,17 +156,17 @@ def child(config: str, store: str, seed: str, overrides: list[str]) -> None:
 
     asked = with_overrides(read_settings(Path(config)), [f"store={store}-{seed}", f"seed={seed}", *overrides])
     given = parse_settings(FineTuneSettings, asked, config)
-    dataset = load_dataset(given.data, given.task, given.store)
-    module = load_module(given.module, given.store)
+    dataset = load_dataset.fn(given.data, given.task, given.store)
+    module = load_module.fn(given.module, given.store)
     began = time.perf_counter()
-    encoded = encode_dataset(dataset, module, given.module, given.store)
+    encoded = encode_dataset.fn(dataset, module, given.module, given.store)
     encoding = time.perf_counter() - began
-    task = build_head(given.task, module, dataset, given.module, given.head, given.store)
+    task = build_head.fn(given.task, module, dataset, given.module, given.head, given.store)
     clock = clock_of_training()
-    checkpoint = fine_tune(
+    checkpoint = fine_tune.fn(
         task, encoded, given.train, given.store, given.seed, given.device, callbacks=[clock], processes=given.processes
     )
-    metrics = evaluate(checkpoint, encoded, given.evaluate, given.store, given.device).metrics["test"]
+    metrics = evaluate.fn(checkpoint, encoded, given.evaluate, given.store, given.device).metrics["test"]
     figures = {
         "seconds": clock.seconds,
         "steps": checkpoint.steps,
@@ -178,7 +178,7 @@ def child(config: str, store: str, seed: str, overrides: list[str]) -> None:
 
 def clock_of_training() -> Any:
     """A callback that measures what the yardstick measures: the steps, from before the first to after the last."""
-    from hubflow.stages.hub.callbacks import Callback, Step, TrainState
+    from hubflow.training.callbacks import Callback, Step, TrainState
 
     class Clock(Callback):
         """Seconds of the steps alone, without evaluating dev."""

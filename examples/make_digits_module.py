@@ -4,7 +4,7 @@ Each digit is turned by quarters and mirrored, and every such variant is a class
 features of strokes that serve other digits too. The demo fine-tunes the module on 5 to 9, which it has never seen.
 Run from the project's root:
 
-    uv run python examples/make_digits_module.py stages/hub/assets/digits
+    uv run python examples/make_digits_module.py src/hubflow/modules/assets/digits
 """
 
 import shutil
@@ -16,15 +16,15 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from hubflow.programs.artifacts import open_session
 from hubflow.schemas.settings import DatasetSpec, HeadSettings, ModuleSpec, TrainSettings
 from hubflow.stages.build_head import build_head
 from hubflow.stages.encode_dataset import encode_dataset
 from hubflow.stages.fine_tune import fine_tune
-from hubflow.stages.hub.checkpoints import save_weights
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.stages.load_module import load_module
-from hubflow.stages.open_artifacts import open_session
-from hubflow.stages.store import Store
+from hubflow.store.store import Store
+from hubflow.training.checkpoints import save_weights
 
 DIGITS = range(5)
 QUARTERS = 4
@@ -52,11 +52,11 @@ def make(config: Path, target: Path) -> float:
     with tempfile.TemporaryDirectory() as temporary:
         store, data = f"{temporary}/store", Path(temporary) / "digits"
         write_variants(data)
-        dataset = load_dataset(DatasetSpec(format="image_folder", train=str(data)), "image_classification", store)
-        module = load_module(module_spec, store)
-        encoded = encode_dataset(dataset, module, module_spec, store)
-        task = build_head("image_classification", module, dataset, module_spec, HeadSettings(), store)
-        checkpoint = fine_tune(task, encoded, TRAIN, store, seed=0, device="cpu")
+        dataset = load_dataset.fn(DatasetSpec(format="image_folder", train=str(data)), "image_classification", store)
+        module = load_module.fn(module_spec, store)
+        encoded = encode_dataset.fn(dataset, module, module_spec, store)
+        task = build_head.fn("image_classification", module, dataset, module_spec, HeadSettings(), store)
+        checkpoint = fine_tune.fn(task, encoded, TRAIN, store, seed=0, device="cpu")
         session = open_session(task, Store(store), "cpu")
         session.load(Store(store).open(checkpoint).folder)
         backbone = {name: array for name, array in session.weights().items() if not name.startswith("head.")}

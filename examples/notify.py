@@ -23,10 +23,10 @@ def notify(url: str) -> None:
         posture=Posture.Reactive,
         threshold=1,
     )
-    kept_back = EventTrigger(
-        expect={"hubflow.nightly.kept_back", "hubflow.nightly.undecided"}, posture=Posture.Reactive, threshold=1
+    rejected = EventTrigger(
+        expect={"hubflow.nightly.rejected", "hubflow.nightly.inconclusive"}, posture=Posture.Reactive, threshold=1
     )
-    for name, trigger in (("hubflow: a nightly run failed", failed), ("hubflow: a model was not put to use", kept_back)):
+    for name, trigger in (("hubflow: a nightly run failed", failed), ("hubflow: a model was not put to use", rejected)):
         Automation(name=name, trigger=trigger, actions=[CallWebhook(block_document_id=block, payload=BODY)]).create()
         print(f"made: {name}")
 

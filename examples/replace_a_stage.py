@@ -15,13 +15,13 @@ from prefect import flow, task
 
 from hubflow.schemas.references import DatasetRef, ExportRef
 from hubflow.schemas.settings import EvaluateSettings, HeadSettings, ModuleSpec, TrainSettings
-from hubflow.stages.build_head import build_head_task
+from hubflow.stages.build_head import build_head
 from hubflow.stages.dataset_from_frames import dataset_from_frames
-from hubflow.stages.encode_dataset import encode_dataset_task
-from hubflow.stages.evaluate import evaluate_task
-from hubflow.stages.export_inference_program import export_inference_program_task
-from hubflow.stages.fine_tune import fine_tune_task
-from hubflow.stages.load_module import load_module_task
+from hubflow.stages.encode_dataset import encode_dataset
+from hubflow.stages.evaluate import evaluate
+from hubflow.stages.export_inference_program import export_inference_program
+from hubflow.stages.fine_tune import fine_tune
+from hubflow.stages.load_module import load_module
 
 TASK = "text_classification"
 QUERY = "SELECT id AS row, body, verdict FROM reviews ORDER BY id"
@@ -36,19 +36,19 @@ def load_rows(database: str, store: str) -> DatasetRef:
     finally:
         connection.close()
     columns = {"text_column": "body", "label_column": "verdict"}
-    return dataset_from_frames(rows, TASK, store, dev_share=0.2, test_share=0.2, source=database, **columns)
+    return dataset_from_frames.fn(rows, TASK, store, dev_fraction=0.2, test_fraction=0.2, source=database, **columns)
 
 
 @flow
 def fine_tune_on_reviews(database: str, module: ModuleSpec, store: str, train: TrainSettings) -> ExportRef:
     """Fine-tune on the reviews of a database and export the result."""
     dataset = load_rows(database, store)
-    loaded = load_module_task(module, store)
-    encoded = encode_dataset_task(dataset, loaded, module, store)
-    head = build_head_task(TASK, loaded, dataset, module, HeadSettings(), store)
-    checkpoint = fine_tune_task(head, encoded, train, store)
-    evaluation = evaluate_task(checkpoint, encoded, EvaluateSettings(), store)
-    return export_inference_program_task(checkpoint, encoded, evaluation, store)
+    loaded = load_module(module, store)
+    encoded = encode_dataset(dataset, loaded, module, store)
+    head = build_head(TASK, loaded, dataset, module, HeadSettings(), store)
+    checkpoint = fine_tune(head, encoded, train, store)
+    evaluation = evaluate(checkpoint, encoded, EvaluateSettings(), store)
+    return export_inference_program(checkpoint, encoded, evaluation, store)
 
 
 def make_database(path: str) -> None:

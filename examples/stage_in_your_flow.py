@@ -2,7 +2,7 @@
 
 Your task writes the day's messages to a file, the stage `predict` labels them with an exported folder, and your next task does
 with the labels what your business needs. Nothing else of hubflow is involved: a stage is a Prefect task like any other, and
-`hubflow.stages.predict.predict` is the same as a plain function, for code without Prefect. Run from the project's root, with
+`predict.fn` is the same as a plain function, for code without Prefect. Run from the project's root, with
 a folder that `hubflow fine-tune` exported:
 
     uv run python examples/stage_in_your_flow.py hubflow-store/exports/…
@@ -15,7 +15,7 @@ import pandas as pd
 from prefect import flow, task
 
 from hubflow.schemas.settings import PredictSettings
-from hubflow.stages.predict import predict_task
+from hubflow.stages import predict
 
 MESSAGES = ("a fine film", "a dull film", "never so bored", "what a joy")
 
@@ -39,7 +39,7 @@ def count_by_label(predictions: str) -> dict[str, int]:
 def sort_messages(export: str, folder: str) -> dict[str, int]:
     """Label the messages of the day and count them by label."""
     messages = fetch_messages(folder)
-    labelled = predict_task(PredictSettings(export=export, data=messages, output=str(Path(folder) / "labelled.csv")))
+    labelled = predict(PredictSettings(export=export, data=messages, output=str(Path(folder) / "labelled.csv")))
     return count_by_label(labelled.output)
 
 

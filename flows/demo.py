@@ -4,11 +4,11 @@ from typing import Any
 
 from prefect import flow
 
+from hubflow.console import say
 from hubflow.flows.fine_tune import fine_tune
 from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, ModuleSpec
 from hubflow.schemas.training import TrainSettings
 from hubflow.schemas.urls import StoreAddress
-from hubflow.stages.console import say
 
 NEW_DIGITS = (5, 6, 7, 8, 9)
 """The module `digits` was trained on 0 to 4: these are new to it."""
@@ -20,7 +20,7 @@ def demo_settings(store: str, pretrained: bool) -> FineTuneSettings:
         name="demo" if pretrained else "demo-from-scratch",
         task="image_classification",
         module=ModuleSpec(name="digits", pretrained=pretrained),
-        data=DatasetSpec(format="digits", digits=NEW_DIGITS, dev_share=0.1, test_share=0.8),
+        data=DatasetSpec(format="digits", digits=NEW_DIGITS, dev_fraction=0.1, test_fraction=0.8),
         train=TrainSettings(epochs=4, batch_size=16, learning_rate=5e-3),
         store=store,
         device="cpu",

@@ -1,4 +1,4 @@
-"""Flow fine-tune: data and module to judged weights and an exported program, one stage after the other."""
+"""Flow fine-tune: data and module to evaluated weights and an exported program, one stage after the other."""
 
 import time
 from collections.abc import Callable
@@ -6,24 +6,18 @@ from typing import ParamSpec, TypeVar
 
 from prefect import flow
 
-from hubflow.flows.store_access import open_store
+from hubflow import stages
+from hubflow.evaluation.folder import require_evaluable
+from hubflow.inference.onnx import require_onnx
+from hubflow.orchestration.run_context import require_lasting
+from hubflow.orchestration.store_access import open_store
 from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, FineTuneResult
 from hubflow.schemas.settings import FineTuneSettings
-from hubflow.schemas.signing import require_signing
 from hubflow.schemas.urls import paths_of
-from hubflow.stages.build_head import build_head_task
-from hubflow.stages.encode_dataset import encode_dataset_task
-from hubflow.stages.evaluate import evaluate_task, require_evaluable
-from hubflow.stages.export_inference_program import export_inference_program_task
-from hubflow.stages.fine_tune import fine_tune_task
-from hubflow.stages.hub.onnx_program import require_onnx
-from hubflow.stages.hub.trackers import require_places
-from hubflow.stages.load_dataset import load_dataset_task
-from hubflow.stages.load_module import load_module_task
-from hubflow.stages.report import write_report_task
-from hubflow.stages.run_context import require_lasting
-from hubflow.stages.store import noted_lookups
-from hubflow.stages.worker.processes import start_early
+from hubflow.store.signing import require_signing
+from hubflow.store.store import noted_lookups
+from hubflow.training.trackers.trackers import require_places
+from hubflow.workers.processes import start_early
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,14 +28,14 @@ def fine_tune(settings: FineTuneSettings) -> FineTuneResult:
     """Fine-tune a pretrained module on labelled data, judge it on every split, and export its inference program."""
     require_lasting(paths_of(settings))
     require_signing()
-    require_places(settings.train.track)
+    require_places(settings.train.tracking)
     start_early()
     if settings.export.onnx:
         require_onnx()
     clock, store, reuse = Stopwatch(), open_store(settings.store, settings.store_block), settings.reuse
     encoded, checkpoint, evaluation = train_and_evaluate(settings, store, clock)
-    export = clock(export_inference_program_task, checkpoint, encoded, evaluation, store, reuse, settings.export)
-    report = clock(write_report_task, settings, evaluation, encoded, export, clock.seconds, store)
+    export = clock(stages.export_inference_program, checkpoint, encoded, evaluation, store, reuse, settings.export)
+    report = clock(stages.write_report, settings, evaluation, encoded, export, clock.seconds, store)
     return FineTuneResult(
         name=settings.name,
         store=store,
@@ -58,17 +52,19 @@ def fine_tune(settings: FineTuneSettings) -> FineTuneResult:
 def train_and_evaluate(
     settings: FineTuneSettings, store: str, clock: "Stopwatch"
 ) -> tuple[EncodedRef, CheckpointRef, EvaluationRef]:
-    """The stages from data and module to judged weights, one after the other."""
+    """The stages from data and module to evaluated weights, one after the other."""
     reuse, device = settings.reuse, settings.device
-    dataset = clock(load_dataset_task, settings.data, settings.task, store, reuse)
+    dataset = clock(stages.load_dataset, settings.data, settings.task, store, reuse)
     require_evaluable(settings.evaluate, dataset, store)
-    module = clock(load_module_task, settings.module, store, reuse)
+    module = clock(stages.load_module, settings.module, store, reuse)
     data = settings.data
-    encoded = clock(encode_dataset_task, dataset, module, settings.module, store, reuse, data.checks, data.max_invalid_share)
-    task = clock(build_head_task, settings.task, module, dataset, settings.module, settings.head, store, reuse)
+    encoded = clock(
+        stages.encode_dataset, dataset, module, settings.module, store, reuse, data.checks, data.max_invalid_fraction
+    )
+    task = clock(stages.build_head, settings.task, module, dataset, settings.module, settings.head, store, reuse)
     train, seed = settings.train, settings.seed
-    checkpoint = clock(fine_tune_task, task, encoded, train, store, seed, device, reuse, processes=settings.processes)
-    evaluation = clock(evaluate_task, checkpoint, encoded, settings.evaluate, store, device, reuse)
+    checkpoint = clock(stages.fine_tune, task, encoded, train, store, seed, device, reuse, processes=settings.processes)
+    evaluation = clock(stages.evaluate, checkpoint, encoded, settings.evaluate, store, device, reuse)
     return encoded, checkpoint, evaluation
 
 

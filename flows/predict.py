@@ -5,13 +5,14 @@ from typing import Any
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from hubflow.flows.store_access import use_block
+from hubflow import stages
+from hubflow.inference.batch.prediction import AT_ONCE
+from hubflow.orchestration.mapping import OverRunner
+from hubflow.orchestration.run_context import require_lasting
+from hubflow.orchestration.store_access import use_block
 from hubflow.schemas.settings import PredictResult, PredictSettings
 from hubflow.schemas.urls import paths_of
-from hubflow.stages.predict import AT_ONCE, predict_task
-from hubflow.stages.prediction.mapping import OverRunner
-from hubflow.stages.run_context import require_lasting
-from hubflow.stages.store import split_address
+from hubflow.store.store import split_address
 
 THREADS: Any = ThreadPoolTaskRunner(max_workers=AT_ONCE)
 
@@ -22,4 +23,4 @@ def predict(settings: PredictSettings) -> PredictResult:
     require_lasting(paths_of(settings))
     if settings.store_block is not None:
         use_block(split_address(settings.export)[0], settings.store_block)
-    return predict_task(settings, OverRunner(settings.runner))
+    return stages.predict(settings, OverRunner(settings.runner))

@@ -7,19 +7,19 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from rich.markup import escape
 
+from hubflow.console import say
+from hubflow.errors import PrunedError, StoppedError, SweepError
 from hubflow.flows.fine_tune import Stopwatch, train_and_evaluate
-from hubflow.flows.store_access import open_store
-from hubflow.schemas.errors import StoppedError
+from hubflow.orchestration.progress import followed_by
+from hubflow.orchestration.run_context import artifact_key, require_lasting
+from hubflow.orchestration.store_access import open_store
 from hubflow.schemas.references import EvaluationRef
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.schemas.sweep import SweepResult, SweepSettings
-from hubflow.schemas.text import markdown_text
 from hubflow.schemas.urls import paths_of
-from hubflow.stages.console import say
-from hubflow.stages.run_context import artifact_key, require_lasting
-from hubflow.stages.store import Store
-from hubflow.stages.study import PrunedError, Pruning, Study, SweepError, open_study
-from hubflow.stages.watching import followed_by
+from hubflow.store.store import Store
+from hubflow.text import markdown_text
+from hubflow.tuning.study import Pruning, Study, open_study
 
 if TYPE_CHECKING:
     import optuna
@@ -59,7 +59,7 @@ def sweep(settings: SweepSettings) -> SweepResult:
 
 @flow(name="sweep-trial", flow_run_name="{settings.name}", persist_result=False)
 def sweep_trial(settings: FineTuneSettings, store: str) -> tuple[EvaluationRef, str] | None:
-    """Train and judge with the settings of one trial: what was judged, and the hash of the data; None when it was pruned."""
+    """Train and judge with the settings of one trial: what was evaluated, and the hash of the data; None when it was pruned."""
     try:
         encoded, _, evaluation = train_and_evaluate(settings, store, Stopwatch())
     except PrunedError as pruned:
@@ -72,17 +72,17 @@ def _tried(study: Study, trial: "optuna.Trial", store: str) -> bool:
     """Run one trial and tell the study how it ended; False when it failed."""
     try:
         with followed_by(Pruning(trial, study.settings.dev_metric)):
-            judged = sweep_trial(study.settings_of(trial), store)
+            evaluated = sweep_trial(study.settings_of(trial), store)
     except StoppedError:
         raise
     except Exception as error:
         log.warning("trial %d failed: %s", trial.number, error)
         study.failed(trial, f"{type(error).__name__}: {error}"[:MAX_ERROR])
         return False
-    if judged is None:
+    if evaluated is None:
         study.pruned(trial)
     else:
-        study.complete(trial, judged[0].metrics.get("dev", {}), judged[1])
+        study.complete(trial, evaluated[0].metrics.get("dev", {}), evaluated[1])
     return True
 
 

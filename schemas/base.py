@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Policy = Literal["ignore", "warn", "fail"]
 """What is done about a fault: nothing, it is said and written down, or the stage fails."""
 SECRET = "secret_in_url"  # noqa: S105

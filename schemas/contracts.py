@@ -6,7 +6,7 @@ import sys
 
 import pandera.pandas as pa
 
-from hubflow.schemas.errors import SettingsError
+from hubflow.errors import SettingsError
 from hubflow.schemas.importing import import_object
 from hubflow.schemas.references import RowKind
 from hubflow.schemas.rows import ROW_MODELS, RowModel

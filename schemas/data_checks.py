@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from hubflow.schemas.base import Policy, Settings, Share
+from hubflow.schemas.base import Fraction, Policy, Settings
 from hubflow.schemas.drift import DriftSettings
 
 
@@ -63,11 +63,13 @@ class DataChecks(Settings):
     max_imbalance_ratio: float = Field(
         20.0, ge=1, description="Times that the largest class of train may have the rows (tokens, without O) of the smallest"
     )
-    truncated_rows: Policy = Field("warn", description="Rows that max_seq_len cuts, above max_truncated_share of a split")
-    max_truncated_share: Share = Field(0.0, description="Share of a split's rows that may be cut without a word")
-    lost_words: Policy = Field("warn", description="Words that max_seq_len cuts off, above max_lost_share; they count as O")
-    lost_entities: Policy = Field("warn", description="Entities that lose a word to max_seq_len, above max_lost_share")
-    max_lost_share: Share = Field(0.0, description="Share of a split's words, or entities, that may be lost without a word")
+    truncated_rows: Policy = Field("warn", description="Rows that max_seq_len cuts, above max_truncated_fraction of a split")
+    max_truncated_fraction: Fraction = Field(0.0, description="Fraction of a split's rows that may be cut without a word")
+    lost_words: Policy = Field("warn", description="Words that max_seq_len cuts off, above max_lost_fraction; they count as O")
+    lost_entities: Policy = Field("warn", description="Entities that lose a word to max_seq_len, above max_lost_fraction")
+    max_lost_fraction: Fraction = Field(
+        0.0, description="Fraction of a split's words, or entities, that may be lost without a word"
+    )
     near_duplicate_images: Policy = Field(
         "warn",
         description="Images of two splits that look the same though their files differ; a perceptual hash can err, and sides "

@@ -10,7 +10,7 @@ from hubflow.schemas.references import CheckpointRef, ExportRef, VerdictRef
 Action = Literal["promoted", "overridden", "rolled_back", "undone"]
 
 
-class Move(BaseModel):
+class PointerChange(BaseModel):
     """One move of the pointer: to what, by whom, and why."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,7 +33,7 @@ class Deployed(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
-    history: tuple[Move, ...] = ()
+    history: tuple[PointerChange, ...] = ()
 
     @model_validator(mode="after")
     def _numbered(self) -> Self:
@@ -44,11 +44,11 @@ class Deployed(BaseModel):
 
     @property
     def revision(self) -> int:
-        """How many moves there were: what a promotion is judged against."""
+        """How many moves there were: what a promotion is evaluated against."""
         return len(self.history)
 
     @property
-    def move(self) -> Move | None:
+    def move(self) -> PointerChange | None:
         """The move that holds now."""
         return self.history[-1] if self.history else None
 
@@ -58,6 +58,6 @@ class Deployed(BaseModel):
         return self.move.export if self.move else None
 
     @property
-    def predecessor(self) -> Move | None:
+    def predecessor(self) -> PointerChange | None:
         """The move that a rollback goes back to, or None where nothing was in use before."""
         return self.history[self.move.before - 1] if self.move and self.move.before else None

@@ -8,8 +8,8 @@ import pandera.pandas as pa
 import pyarrow as arrow
 from numpy.typing import NDArray
 
-from hubflow.schemas.errors import ContractError
-from hubflow.schemas.frames import held
+from hubflow.errors import ContractError
+from hubflow.schemas.frames import validate_frame
 
 
 class EncodedRows(pa.DataFrameModel):
@@ -36,7 +36,7 @@ def check_encoded_text(batch: arrow.RecordBatch, vocab_size: int, max_seq_len: i
     columns = {name: batch.column(name) for name in batch.schema.names}
     lengths = _lengths(columns["input_ids"])
     frame = pd.DataFrame({"row": columns["row"].to_numpy()})
-    held(frame, EncodedRows.to_schema(), source)
+    validate_frame(frame, EncodedRows.to_schema(), source)
     faults: dict[str, NDArray[np.bool_]] = {
         f"1 to {max_seq_len} tokens": (lengths < 1) | (lengths > max_seq_len),
         "as many segment ids as token ids": lengths != _lengths(columns["segment_ids"]),

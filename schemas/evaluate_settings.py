@@ -1,4 +1,4 @@
-"""Settings of how a model is judged. Must not import Paddle or Prefect."""
+"""Settings of how a model is evaluated. Must not import Paddle or Prefect."""
 
 import itertools
 from typing import Annotated
@@ -6,12 +6,12 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from hubflow.schemas.base import Settings
-from hubflow.schemas.metrics import OWN_METRIC
+from hubflow.schemas.metrics import CUSTOM_METRIC
 from hubflow.schemas.tags import TagScheme
 
 
 class SliceSettings(Settings):
-    """Into which slices a split is cut, each judged by itself."""
+    """Into which slices a split is cut, each evaluated by itself."""
 
     columns: tuple[str, ...] = Field((), description="Further columns of the data; each of their values is a slice")
     max_values: int = Field(
@@ -42,7 +42,7 @@ class BootstrapSettings(Settings):
 
 
 class EvaluateSettings(Settings):
-    """How the best weights are judged."""
+    """How the best weights are evaluated."""
 
     batch_size: int = Field(64, ge=1)
     stride: int | None = Field(
@@ -59,6 +59,6 @@ class EvaluateSettings(Settings):
     scheme: TagScheme = Field("auto", description="Of tags, for strict entity scores; by labels and true tags when auto")
     slices: SliceSettings = SliceSettings()
     bootstrap: BootstrapSettings = BootstrapSettings()
-    metrics: tuple[Annotated[str, Field(pattern=OWN_METRIC)], ...] = Field(
+    metrics: tuple[Annotated[str, Field(pattern=CUSTOM_METRIC)], ...] = Field(
         (), description="package.module:function of metrics of your own"
     )

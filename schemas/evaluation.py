@@ -31,7 +31,7 @@ class Scores(Detail):
     averages: dict[str, dict[str, float]] = Field(description="precision, recall and f1 by kind: micro, macro, weighted")
 
 
-class Confused(Detail):
+class ConfusedPair(Detail):
     """How often one label was predicted in place of another."""
 
     label: str
@@ -46,7 +46,7 @@ class Confusion(Detail):
         description="Of rows and columns of `counts`; None of more labels than a matrix is kept of"
     )
     counts: list[list[int]] | None = Field(description="`[true][predicted]`; None of more labels than a matrix is kept of")
-    pairs: list[Confused] = Field(description="The most frequent mistakes, most frequent first")
+    pairs: list[ConfusedPair] = Field(description="The most frequent mistakes, most frequent first")
     left_out: int = Field(description="How many more pairs of labels were confused than `pairs` has")
 
 
@@ -57,7 +57,7 @@ class CalibrationBin(Detail):
     high: float
     count: int
     confidence: float = Field(description="Mean probability of what was predicted; 0 of none")
-    accuracy: float = Field(description="Share that is right; 0 of none")
+    accuracy: float = Field(description="Fraction that is right; 0 of none")
 
 
 class Calibration(Detail):
@@ -68,7 +68,7 @@ class Calibration(Detail):
 
 
 class Slice(Detail):
-    """Some rows of the split, judged by themselves."""
+    """Some rows of the split, evaluated by themselves."""
 
     by: Literal["column", "length", "label"]
     column: str | None = Field(None, description="Of the data, where the slice is by a column")
@@ -105,7 +105,7 @@ class SplitDetails(Scores):
     `per_class` and `averages` are by label; of sequences by type of entity, as seqeval's default mode has them.
     """
 
-    rows: int = Field(description="Rows that were judged")
+    rows: int = Field(description="Rows that were evaluated")
     strict: Scores | None = Field(None, description="Of sequences: by type of entity, as seqeval's strict mode has them")
     per_tag: dict[str, ClassScore] | None = Field(None, description="Of sequences: by tag, over words")
     scheme: str | None = Field(None, description="Of sequences: that tags were read by in strict mode")

@@ -1,27 +1,23 @@
-"""Settings of the export, and the proof that it gives what was trained. Must not import Paddle or Prefect."""
+"""Settings of the export, and the verification that it gives what was trained. Must not import Paddle or Prefect."""
 
-from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hubflow.schemas.base import Settings
-from hubflow.schemas.files import read_file
-from hubflow.schemas.folders import StoreError
 
-PROOF = "proof.json"
+VERIFICATION = "verification.json"
 LATENCY_BATCHES = (1, 32)
-_MAX_PROOF_BYTES = 2**20
 
 
 class ExportSettings(Settings):
-    """How the exported program is written, and what is measured of it. That it is proven is no setting."""
+    """How the exported program is written, and what is measured of it. That it is verified is no setting."""
 
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="Of matrix products where the export predicts; bfloat16 is for text modules and CPUs that have it",
     )
-    onnx: bool = Field(False, description="Write program.onnx too, proven through onnxruntime; needs the extra `onnx`")
+    onnx: bool = Field(False, description="Write program.onnx too, verified through onnxruntime; needs the extra `onnx`")
     latency_rounds: int = Field(
         20, ge=3, description="Timed runs at batch 1 and at 32; fewer where 5 s are over, never below 3"
     )
@@ -41,14 +37,14 @@ class Probe(BaseModel):
     widened: bool = Field(False, description="Whether the batch has one token of padding more than it needs")
 
 
-class ProofRequest(BaseModel):
+class VerificationRequest(BaseModel):
     """What the fresh process is asked."""
 
     model_config = ConfigDict(frozen=True)
     export: str = Field(description="The exported folder, not yet sealed")
     rows: str = Field(description="Arrow file of the encoded split")
     probes: tuple[Probe, ...]
-    judged: int = Field(description="How many rows, from the first, are predicted for the metric")
+    evaluated: int = Field(description="How many rows, from the first, are predicted for the metric")
     timed: dict[int, tuple[int, ...]] = Field(description="Rows by size of the batch that is timed")
     rounds: int
     batch_size: int
@@ -56,7 +52,7 @@ class ProofRequest(BaseModel):
     answer: str = Field(description="Folder for what it finds")
 
 
-class ProvenProbe(BaseModel):
+class VerifiedProbe(BaseModel):
     """What one batch gave."""
 
     model_config = ConfigDict(frozen=True)
@@ -65,7 +61,7 @@ class ProvenProbe(BaseModel):
     max_abs_difference: float = Field(description="Of probabilities, trained against exported")
 
 
-class ProvenMetric(BaseModel):
+class VerifiedMetric(BaseModel):
     """A metric of the split by both programs."""
 
     model_config = ConfigDict(frozen=True)
@@ -92,8 +88,8 @@ class Trial(BaseModel):
     model_config = ConfigDict(frozen=True)
     max_abs_difference: float = Field(description="Largest of all probes")
     tolerance: float
-    probes: tuple[ProvenProbe, ...]
-    metric: ProvenMetric
+    probes: tuple[VerifiedProbe, ...]
+    metric: VerifiedMetric
     latency_ms: dict[str, Latency] = Field(description="By rows of the batch")
     size_bytes: int = Field(description="Program and weights")
 
@@ -104,8 +100,8 @@ class OnnxTrial(Trial):
     opset: int
 
 
-class Proof(Trial):
-    """What a fresh process found of the exported program: `proof.json` of the export."""
+class Verification(Trial):
+    """What a fresh process found of the exported program: `verification.json` of the export."""
 
     split: Literal["train", "dev", "test"]
     rows: int = Field(description="Rows of the split that the metric is over")
@@ -116,20 +112,5 @@ class Proof(Trial):
         description="Resident at most while probes and timed batches ran; Python and Paddle included"
     )
     imports_memory_bytes: int = Field(description="Of that, resident before the program was loaded")
-    seconds: float = Field(description="That proving took, from the fresh process's question to its answer")
+    seconds: float = Field(description="That verification took, from the fresh process's question to its answer")
     onnx: OnnxTrial | None = Field(None, description="Of `program.onnx`, where there is one")
-
-
-def read_proof(folder: Path) -> Proof | None:
-    """The proof of an exported folder; None of one that was exported before there were proofs.
-
-    Raises:
-        StoreError: when it is no proof.
-    """
-    path = folder / PROOF
-    try:
-        return Proof.model_validate_json(read_file(path, _MAX_PROOF_BYTES, follow_links=False))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError) as error:
-        raise StoreError(f"{path}: no readable proof ({error}); make the export again") from error

@@ -10,8 +10,8 @@ import pandera.pandas as pa
 from numpy.typing import NDArray
 from pandera.typing import Series
 
+from hubflow.errors import ContractError, join_limited
 from hubflow.schemas import checks
-from hubflow.schemas.errors import ContractError, bounded
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.metrics import is_metric, metric_range
 from hubflow.schemas.references import Split
@@ -129,7 +129,7 @@ class Metrics(pa.DataFrameModel):
         return (frame["value"] >= lowest) & (frame["value"] <= highest)
 
 
-class JudgedRows(pa.DataFrameModel):
+class EvaluatedRows(pa.DataFrameModel):
     """What evaluate keeps of each row of a split, in its order; further columns of the data are carried through."""
 
     row: Series[np.int64] = pa.Field(ge=1)
@@ -147,8 +147,8 @@ class JudgedRows(pa.DataFrameModel):
         return np.isfinite(values)
 
 
-class JudgedTokens(pa.DataFrameModel):
-    """JudgedRows of sentences: `label` and `predicted` are lists of one length, a label for each token."""
+class EvaluatedTokens(pa.DataFrameModel):
+    """EvaluatedRows of sentences: `label` and `predicted` are lists of one length, a label for each token."""
 
     row: Series[np.int64] = pa.Field(ge=1)
     position: Series[np.int64] = pa.Field(ge=0, description="In the data set's file, from 0")
@@ -204,7 +204,7 @@ class TokenPredictions(pa.DataFrameModel):
         return (flat.isna() | flat.between(0, 1)).groupby(level=0).all()
 
 
-JudgedModel = type[JudgedRows] | type[JudgedTokens]
+EvaluatedModel = type[EvaluatedRows] | type[EvaluatedTokens]
 PredictionsModel = type[Predictions] | type[TokenPredictions]
 
 
@@ -234,7 +234,7 @@ def require_steps(frame: pd.DataFrame, source: str, rates: Rates | None = None) 
             name="learning rate as the schedule says",
         )
         schema.checks = [*schema.checks, scheduled]
-    return held(frame, schema, source, "step")
+    return validate_frame(frame, schema, source, "step")
 
 
 def require_evaluations(frame: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -243,7 +243,7 @@ def require_evaluations(frame: pd.DataFrame, source: str) -> pd.DataFrame:
     Raises:
         ContractError: naming the check, how many lines break it, and the first of them.
     """
-    return frame if frame.empty else held(frame, _schema(Evaluations), source, "step")
+    return frame if frame.empty else validate_frame(frame, _schema(Evaluations), source, "step")
 
 
 def metrics_frame(metrics: dict[str, dict[str, float]]) -> pd.DataFrame:
@@ -261,12 +261,14 @@ def require_metrics(metrics: dict[str, dict[str, float]], source: str) -> dict[s
     Raises:
         ContractError: naming the check and the first values that break it.
     """
-    held(metrics_frame(metrics), _schema(Metrics), source)
+    validate_frame(metrics_frame(metrics), _schema(Metrics), source)
     return metrics
 
 
-def require_judged(frame: pd.DataFrame, label_map: LabelMap, rows: Sequence[int] | NDArray[Any], source: str) -> pd.DataFrame:
-    """What evaluate keeps of a split, once it keeps `JudgedRows` or `JudgedTokens`.
+def require_evaluated(
+    frame: pd.DataFrame, label_map: LabelMap, rows: Sequence[int] | NDArray[Any], source: str
+) -> pd.DataFrame:
+    """What evaluate keeps of a split, once it keeps `EvaluatedRows` or `EvaluatedTokens`.
 
     Args:
         frame: one line for each row; of token rows `label` holds lists.
@@ -278,12 +280,12 @@ def require_judged(frame: pd.DataFrame, label_map: LabelMap, rows: Sequence[int]
         ContractError: naming the check, how many rows break it, and the first of them.
     """
     is_list = len(frame) > 0 and isinstance(frame["label"].iloc[0], checks.SEQUENCES)
-    model: JudgedModel = JudgedTokens if is_list else JudgedRows
+    model: EvaluatedModel = EvaluatedTokens if is_list else EvaluatedRows
     schema = _labelled(_schema(model), ("label", "predicted"), label_map)
     schema.checks = [*schema.checks, _in_order(rows)]
     if any(str(name).startswith(PROBABILITY) for name in frame.columns):
         schema.checks += [_probabilities([f"{PROBABILITY}{label}" for label in label_map.labels])]
-    return held(frame, schema, source, "row")
+    return validate_frame(frame, schema, source, "row")
 
 
 def require_predictions(
@@ -314,7 +316,7 @@ def require_predictions(
         schema.checks += [_most_probable(min(top_k, label_map.num_classes))]
     elif not is_sequence:
         schema.checks += [_probabilities([f"{PROBABILITY}{label}" for label in label_map.labels])]
-    return held(frame, schema, source, "row")
+    return validate_frame(frame, schema, source, "row")
 
 
 def split_summary(rows: dict[Split, int], label_counts: dict[Split, dict[str, int]]) -> pd.DataFrame:
@@ -333,10 +335,10 @@ def split_summary(rows: dict[Split, int], label_counts: dict[Split, dict[str, in
         return pd.DataFrame(columns=["split", "rows", "label", "count", "share"])
     frame = pd.concat(parts, ignore_index=True).astype({"rows": np.int64, "count": np.int64, "split": "str", "label": "str"})
     frame["share"] = frame["count"] / frame.groupby("split")["count"].transform("sum").clip(lower=1)
-    return held(frame, _schema(SplitSummary), "split summary")
+    return validate_frame(frame, _schema(SplitSummary), "split summary")
 
 
-def held(frame: pd.DataFrame, schema: pa.DataFrameSchema, source: str, named_by: str | None = None) -> pd.DataFrame:
+def validate_frame(frame: pd.DataFrame, schema: pa.DataFrameSchema, source: str, named_by: str | None = None) -> pd.DataFrame:
     """`frame`, once it keeps `schema`.
 
     Raises:
@@ -358,10 +360,10 @@ def _faults(cases: pd.DataFrame, rows: pd.DataFrame, named_by: str | None) -> li
     for check, faults in cases.groupby("check", sort=False):
         places = faults["index"].dropna().astype(int).drop_duplicates()
         names = rows[named_by].iloc[places.to_numpy()] if named_by in rows else places + 1
-        examples = bounded((f"{named_by or 'line'} {name}" for name in names), MAX_CASES)
+        examples = join_limited((f"{named_by or 'line'} {name}" for name in names), MAX_CASES)
         where = f"; {len(places)} line(s): {examples}" if len(places) else ""
         columns = faults["column"].dropna().astype(str).unique()
-        found = bounded(faults["failure_case"].drop_duplicates().map(_brief), MAX_CASES)
+        found = join_limited(faults["failure_case"].drop_duplicates().map(_brief), MAX_CASES)
         about = f"{columns[0]}: " if len(columns) == 1 and columns[0] in rows else ""
         values = f"; found {found}" if about or check in ("column_in_dataframe", "column_in_schema") else ""
         lines.append(f"  - {about}expected {check}{where}{values}")

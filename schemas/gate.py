@@ -36,11 +36,12 @@ class GateSettings(Settings):
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the interval of the difference")
     resamples: int = Field(2000, ge=100, description="Of the paired bootstrap")
     seed: int = Field(0, ge=0, description="Of the paired bootstrap")
-    max_class_loss: float | None = Field(
+    max_class_f1_drop: float | None = Field(
         None, ge=0, le=1, description="No label (of sequences: type of entity) may lose more than this of its F1"
     )
     max_latency_ms: dict[Annotated[str, Field(pattern=r"^[1-9]\d*$")], Annotated[float, Field(gt=0)]] = Field(
-        {}, description="Largest median latency by rows of the batch, for example {1: 20}; as the export's proof measured it"
+        {},
+        description="Largest median latency by rows of the batch, such as {1: 20}, as the export's verification measured it",
     )
     max_size_mb: float | None = Field(None, gt=0, description="Largest size of program and weights, in 10^6 bytes")
 

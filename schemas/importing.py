@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from hubflow.schemas.errors import SettingsError, bounded
+from hubflow.errors import SettingsError, join_limited
 from hubflow.schemas.library import library_settings
 
 PUBLIC_HOOKS = ("hubflow.schemas.rows",)
@@ -82,7 +82,7 @@ def _require_allowed(module_name: str, where: str, expected: str) -> None:
         return
     raise SettingsError(
         f"{where}: {module_name} is in none of the packages that settings may name on this machine, trust.import_packages: "
-        f"{bounded(allowed) or 'none'}; leave the setting out, or have the owner of the machine add {parts[0]} "
+        f"{join_limited(allowed) or 'none'}; leave the setting out, or have the owner of the machine add {parts[0]} "
         "(HUBFLOW_TRUST_IMPORT_PACKAGES)"
     )
 

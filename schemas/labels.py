@@ -13,8 +13,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from hubflow.schemas.errors import LabelMapError, bounded
-from hubflow.schemas.files import read_file
+from hubflow.errors import LabelMapError, join_limited
+from hubflow.files import read_file
 from hubflow.schemas.tags import Tagging, TagScheme, tagging_of
 
 IGNORED_LABEL = -100
@@ -70,7 +70,7 @@ class LabelMap(BaseModel):
     def _distinct(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
         repeated = sorted({label for label in labels if labels.count(label) > 1}) if len(set(labels)) < len(labels) else []
         if repeated:
-            raise ValueError(f"labels must be distinct; repeated: {bounded(repeated)}")
+            raise ValueError(f"labels must be distinct; repeated: {join_limited(repeated)}")
         if not labels or "" in labels:
             raise ValueError("a label map needs at least one label, and none may be empty")
         return labels
@@ -107,7 +107,7 @@ class LabelMap(BaseModel):
         theirs = other if isinstance(other, str) else other.sha256
         if theirs != self.sha256:
             raise LabelMapError(
-                f"the label map of {here} ({self.num_classes} labels: {bounded(self.labels)}; hash {self.sha256[:12]}) "
+                f"the label map of {here} ({self.num_classes} labels: {join_limited(self.labels)}; hash {self.sha256[:12]}) "
                 f"is not that of {there} (hash {theirs[:12]}); build both from the same data set or label list"
             )
 

@@ -15,9 +15,9 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import Field, StringConstraints
 
+from hubflow.errors import SettingsError
+from hubflow.files import read_text
 from hubflow.schemas.base import Settings
-from hubflow.schemas.errors import SettingsError
-from hubflow.schemas.files import read_text
 from hubflow.schemas.parsing import parse_settings
 
 PREFIX = "HUBFLOW_"

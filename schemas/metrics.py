@@ -45,7 +45,7 @@ METRICS: dict[TaskType, tuple[str, ...]] = {
 """
 LOWER_IS_BETTER = frozenset({"loss", "log_loss", "ece"})
 """Metrics of which the smallest value is the best; of all others it is the largest."""
-OWN_METRIC = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
+CUSTOM_METRIC = r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$"
 """A user's own metric: `package.module:function`."""
 _KNOWN = frozenset(name for names in METRICS.values() for name in names)
 _FROM_ZERO = frozenset({"loss", "log_loss"})
@@ -53,17 +53,17 @@ _FROM_ZERO = frozenset({"loss", "log_loss"})
 
 def is_metric(name: str) -> bool:
     """Whether a metric is called so: one of `METRICS`, `top_<k>_accuracy`, or a user's own."""
-    return name in _KNOWN or re.fullmatch(r"top_[1-9]\d*_accuracy", name) is not None or is_own_metric(name)
+    return name in _KNOWN or re.fullmatch(r"top_[1-9]\d*_accuracy", name) is not None or is_custom_metric(name)
 
 
-def is_own_metric(name: str) -> bool:
+def is_custom_metric(name: str) -> bool:
     """Whether `name` is that of a user's own metric."""
-    return re.match(OWN_METRIC, name) is not None
+    return re.match(CUSTOM_METRIC, name) is not None
 
 
 def metric_range(name: str) -> tuple[float, float]:
     """Smallest and largest value that a metric can have."""
-    if is_own_metric(name):
+    if is_custom_metric(name):
         return float("-inf"), float("inf")
     if name in _FROM_ZERO:
         return 0.0, float("inf")

@@ -10,10 +10,10 @@ from hubflow.schemas.gate import GATED, GateSettings
 from hubflow.schemas.references import VerdictRef
 from hubflow.schemas.settings import FineTuneSettings
 
-Outcome = Literal["skipped", "promoted", "kept_back", "undecided"]
+Outcome = Literal["skipped", "promoted", "rejected", "inconclusive"]
 
 
-class SlotSettings(Settings):
+class ConcurrencySettings(Settings):
     """A slot of a concurrency limit of Prefect's server, held while a run trains and evaluates."""
 
     name: str = Field("gpu", min_length=1, description="Of the global concurrency limit")
@@ -33,7 +33,7 @@ class NightlySettings(FineTuneSettings):
     )
     gate: GateSettings = GateSettings()
     sample_rows: int = Field(20, ge=0, description="Rows of the gate's split that are predicted with what is in use at last")
-    slot: SlotSettings = SlotSettings()
+    slot: ConcurrencySettings = ConcurrencySettings()
 
     @model_validator(mode="after")
     def _gated(self) -> Self:
@@ -44,7 +44,7 @@ class NightlySettings(FineTuneSettings):
         return self
 
 
-class Night(BaseModel):
+class NightlyRun(BaseModel):
     """What a nightly run was made from, and how far it came: `nightly/<name>.json` of the store."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,7 +66,7 @@ class NightlyResult(BaseModel):
     name: str
     store: str = Field(description="Absolute path, or URL, of the store")
     started_from: str | None = Field(None, description="Whose weights training began with")
-    candidate: str | None = Field(None, description="Path of the export that was judged, in the store")
+    candidate: str | None = Field(None, description="Path of the export that was evaluated, in the store")
     deployed: str | None = Field(description="Path of the export in use now, in the store; None: nothing")
     revision: int = Field(description="Of the deployed pointer now")
     verdict: str | None = Field(None, description="Path of the verdict's folder, in the store")

@@ -13,9 +13,9 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from hubflow.errors import SettingsError
+from hubflow.files import read_text
 from hubflow.schemas.base import SECRET
-from hubflow.schemas.errors import SettingsError
-from hubflow.schemas.files import read_text
 
 AnySettings = TypeVar("AnySettings", bound=BaseModel)
 _CHOICES = ("literal[", "dict[", "tuple[", "function-", "constrained-str")

@@ -9,7 +9,7 @@ from hubflow.schemas.references import RowKind
 from hubflow.schemas.settings import TaskType
 
 
-class PredictionWork(BaseModel):
+class PredictionJob(BaseModel):
     """All that predicting one part needs, wherever it is done."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -25,7 +25,7 @@ class PredictionWork(BaseModel):
     threads: int | None = Field(description="Of the predictor; the cores that the process may use when None")
 
 
-class PartRef(BaseModel):
+class ShardRef(BaseModel):
     """Rows of the input that are predicted, kept and resumed together."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,7 +34,7 @@ class PartRef(BaseModel):
     rows: int = Field(description="That keep their contract")
 
 
-class PartRecord(BaseModel):
+class ShardRecord(BaseModel):
     """What is known of a part that is done; written after its predictions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

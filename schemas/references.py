@@ -9,7 +9,7 @@ from hubflow.schemas.settings import TaskType
 RowKind = Literal["text", "text_pair", "tokens", "image"]
 ModuleKind = Literal["text", "image"]
 Split = Literal["train", "dev", "test"]
-Decision = Literal["promoted", "kept_back", "undecided"]
+Decision = Literal["promoted", "rejected", "inconclusive"]
 DEPLOYED_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """What a deployed pointer may be called: a file of the store is named so."""
 
@@ -101,8 +101,10 @@ class VerdictRef(Reference):
 
     verdict: Decision
     candidate: ExportRef
-    name: str = Field(description="Of the deployed pointer that the candidate was judged for")
-    revision: int = Field(description="Of that pointer when the candidate was judged against it; 0: nothing had been deployed")
+    name: str = Field(description="Of the deployed pointer that the candidate was evaluated for")
+    revision: int = Field(
+        description="Of that pointer when the candidate was evaluated against it; 0: nothing had been deployed"
+    )
     reason: str
 
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pandera.pandas as pa
 from pandera.typing import Series
 
+from hubflow.errors import ContractError, join_limited
 from hubflow.schemas import checks
-from hubflow.schemas.errors import ContractError, bounded
 from hubflow.schemas.labels import LabelMap, distinct_texts, similar_labels
 from hubflow.schemas.references import RowKind
 
@@ -237,7 +237,7 @@ def _one_case_a_fault(cases: pd.DataFrame) -> pd.DataFrame:
 def _found(check: str, value: object, index: Any, rows: pd.DataFrame, known: frozenset[str]) -> object:
     """What a failed check saw: for lists, the item or the lengths that are at fault."""
     if check == "column_in_dataframe":
-        return f"columns {bounded(rows.columns)}"
+        return f"columns {join_limited(rows.columns)}"
     if check == "equal_lengths":
         tokens, labels = rows[["tokens", "labels"]].iloc[int(index)].map(len)
         return f"{tokens} tokens, {labels} labels"
@@ -276,7 +276,7 @@ def _fault_lines(failures: pd.DataFrame, label_map: LabelMap | None, counts: Map
     for (column, check), faults in failures.groupby(["column", "check"], sort=False):
         expected, remedy = _expected(str(check), label_map)
         if faults["row"].isna().all():
-            yield f"  - {column}: expected {expected}; found {bounded(map(_shortened, faults['value']))}; {remedy}"
+            yield f"  - {column}: expected {expected}; found {join_limited(map(_shortened, faults['value']))}; {remedy}"
         else:
             count = counts.get((str(column), str(check)), len(faults))
             alike = _known_alike(faults["value"], label_map) if check == "known_label" else ""
@@ -295,7 +295,7 @@ def _known_alike(values: "pd.Series[Any]", label_map: LabelMap | None) -> str:
 
 def _expected(check: str, label_map: LabelMap | None) -> tuple[str, str]:
     if check == "known_label" and label_map is not None:
-        known = f"one of the known labels {bounded(map(repr, label_map.labels))}"
+        known = f"one of the known labels {join_limited(map(repr, label_map.labels))}"
         return known, "correct the label, or add it to the label list or to train"
     if check == "column_in_dataframe":
         return "a column of this name", "name it in the settings of the data"

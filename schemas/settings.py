@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from hubflow.schemas.base import Colour, Settings, Share
+from hubflow.schemas.base import Colour, Fraction, Settings
 from hubflow.schemas.data_checks import DataChecks
 from hubflow.schemas.evaluate_settings import EvaluateSettings
 from hubflow.schemas.export import ExportSettings
@@ -42,7 +42,7 @@ class LoraSettings(Settings):
 
     rank: int = Field(8, ge=1, description="Inner size of each adapter")
     alpha: float = Field(16.0, gt=0, description="What an adapter adds is times alpha / rank")
-    dropout: Share = Field(0.0, description="Of an adapter's input, in training")
+    dropout: Fraction = Field(0.0, description="Of an adapter's input, in training")
     targets: tuple[Projection, ...] = Field(("query", "value"), min_length=1, description="Projections with an adapter")
 
     @field_validator("targets")
@@ -68,8 +68,8 @@ class ModuleSpec(Settings):
     background: Colour = Field(
         "white", description="Images: what transparent parts show; a colour's name, '#rrggbb' or three numbers from 0 to 255"
     )
-    dropout: Share | None = Field(None, description="Text: of the module's hidden vectors; the module's own when not given")
-    attention_dropout: Share | None = Field(None, description="Text: of attention weights; the module's own when not given")
+    dropout: Fraction | None = Field(None, description="Text: of the module's hidden vectors; the module's own when not given")
+    attention_dropout: Fraction | None = Field(None, description="Text: of attention weights; the module's own when not given")
     lora: LoraSettings | None = Field(
         None, description="Text: train low-rank adapters, merged at export, in place of the module's weights"
     )
@@ -87,7 +87,9 @@ class DatasetSpec(Settings):
     format: DataFormat
     train: InputPath | None = Field(None, description="File or folder of the training rows, or a glob of files of rows")
     dev: InputPath | None = Field(None, description="Likewise of the development rows; made from train when not given")
-    test: InputPath | None = Field(None, description="Likewise of the test rows; none, or made by test_share, when not given")
+    test: InputPath | None = Field(
+        None, description="Likewise of the test rows; none, or made by test_fraction, when not given"
+    )
     encoding: str = Field("utf-8", description="Character encoding of text files; a UTF-8 byte-order mark is accepted")
     header: bool = Field(True, description="CSV and TSV: whether the first line names the columns")
     quoting: bool | None = Field(None, description='CSV and TSV: whether "…" quotes a field; by default in CSV, not in TSV')
@@ -118,13 +120,18 @@ class DatasetSpec(Settings):
     image_root: InputPath | None = Field(
         None, description="Image lists: folder that paths are relative to; the list's own when not given"
     )
-    dev_share: Share = Field(0.1, description="Share of train that becomes dev when there is none, stratified by label")
-    test_share: Share = Field(0.0, description="Share of train that becomes test when there is none, stratified by label")
+    dev_fraction: Fraction = Field(
+        0.1, description="Fraction of train that becomes dev when there is none, stratified by label"
+    )
+    test_fraction: Fraction = Field(
+        0.0, description="Fraction of train that becomes test when there is none, stratified by label"
+    )
     max_rows: int | None = Field(None, ge=1, description="Use at most so many rows of each split, drawn by seed")
     split_seed: int = Field(0, ge=0, description="Seed of the splits made here")
     digits: tuple[Annotated[int, Field(ge=0, le=9)], ...] = Field(tuple(range(10)), description="Format digits: which classes")
-    max_invalid_share: Share = Field(
-        0.0, description="Share of a split's rows that may break their contract and be quarantined; with more the stage fails"
+    max_invalid_fraction: Fraction = Field(
+        0.0,
+        description="Fraction of a split's rows that may break their contract and be quarantined; with more the stage fails",
     )
     contract: str | None = Field(
         None,
@@ -145,8 +152,8 @@ class DatasetSpec(Settings):
             raise ValueError("train: a file or folder of training rows is needed")
         if self.image_root is not None and self.format != "image_list":
             raise ValueError(f"image_root is for format image_list, this is {self.format}; leave it out")
-        if self.dev_share + self.test_share >= 1:
-            raise ValueError("dev_share and test_share together must leave rows to train on")
+        if self.dev_fraction + self.test_fraction >= 1:
+            raise ValueError("dev_fraction and test_fraction together must leave rows to train on")
         _require_distinct(self.delimiter, self.quote, self.escape)
         return self
 
@@ -156,7 +163,7 @@ class HeadSettings(Settings):
 
     hidden_units: tuple[Annotated[int, Field(ge=1)], ...] = Field((), description="Hidden fully connected layers with ReLU")
     num_classes: int | None = Field(None, ge=2, description="Checked against the labels when given; taken from them otherwise")
-    dropout: Share | None = Field(
+    dropout: Fraction | None = Field(
         None,
         description="Of the module's output before the head's layers; 0.1 for text classification, 0 for others when not given",
     )
@@ -244,8 +251,8 @@ class PredictSettings(Settings):
         description="Sequence labelling: read sentences longer than max_seq_len in windows that share at least so many tokens, "
         "and score each word once, where it is furthest from a cut end; when not given they are cut",
     )
-    max_invalid_share: float = Field(
-        1.0, ge=0, le=1, description="Share of the rows that may be quarantined; with more, or no row left, the stage fails"
+    max_invalid_fraction: float = Field(
+        1.0, ge=0, le=1, description="Fraction of the rows that may be quarantined; with more, or no row left, the stage fails"
     )
     rows_per_part: int = Field(4096, ge=1, description="Rows that are predicted, kept and resumed together")
     runner: RunnerSettings = Field(RunnerSettings(), description="What the parts are mapped over; in the flow only")

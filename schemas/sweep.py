@@ -6,8 +6,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from hubflow.errors import SettingsError
 from hubflow.schemas.base import Settings
-from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.parsing import parse_settings, put_value
 from hubflow.schemas.settings import METRICS, FineTuneSettings
 
@@ -52,7 +52,7 @@ class Dimension(Settings):
 
 
 class PrunerSettings(Settings):
-    """When a trial is ended early, judged after each evaluation of dev."""
+    """When a trial is ended early, evaluated after each evaluation of dev."""
 
     name: Literal["median", "successive_halving", "none"] = Field(
         "median", description="median: worse than half of the trials before at the same evaluation; Optuna's own pruners"
@@ -90,7 +90,7 @@ class SweepSettings(Settings):
 
     @property
     def dev_metric(self) -> str:
-        """What trials are judged by."""
+        """What trials are evaluated by."""
         return self.metric or self.base.train.best_metric or ("f1" if self.base.task == "sequence_labelling" else "accuracy")
 
     @property

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from hubflow.schemas.errors import ContractError, bounded
+from hubflow.errors import TagError, join_limited
 
 TagScheme = Literal["auto", "plain", "IOB1", "IOB2", "IOE1", "IOE2", "BIOES", "BILOU"]
 Style = Literal["prefix", "suffix", "letter", "plain"]
@@ -27,10 +27,6 @@ _PREFIX = re.compile(r"([BIESLUMW])[\W_](.*)", re.DOTALL)
 _SUFFIX = re.compile(r"(.+)[\W_]([BIESLUMW])", re.DOTALL)
 _LOWER_CASE = re.compile(r"([bi])[-_](.+)", re.DOTALL)
 _REMEDY = "set data.tag_scheme to the scheme, or to `plain` when every tag is a type of its own"
-
-
-class TagError(ContractError):
-    """What the labels mean as tags cannot be told; the message names them and the setting that says it."""
 
 
 class Tag(NamedTuple):
@@ -135,8 +131,8 @@ def require_names(labels: Sequence[str]) -> None:
     """
     if labels and all(label.removeprefix("-").isdecimal() for label in labels):
         raise TagError(
-            f"the tags are the numbers {bounded(labels)}; expected names, of which `O` is outside: name them in the order of "
-            "their numbers by label_list, keep the `huggingface` metadata of the Parquet file, or set data.tag_scheme to "
+            f"the tags are the numbers {join_limited(labels)}; expected names, of which `O` is outside: name them in the order "
+            "of their numbers by label_list, keep the `huggingface` metadata of the Parquet file, or set data.tag_scheme to "
             "`plain` when each number is a type of its own"
         )
 
@@ -184,13 +180,13 @@ def _require_upper_case(tags: Sequence[str]) -> None:
     found = [match for match in map(_LOWER_CASE.fullmatch, tags) if match]
     if {match[2] for match in found if match[1] == "b"} & {match[2] for match in found if match[1] == "i"}:
         raise TagError(
-            f"the tags {bounded(repr(match[0]) for match in found)} have their letters in lower case; expected B-, I- and O: "
-            "write them so, or set data.tag_scheme to `plain` when every tag is a type of its own"
+            f"the tags {join_limited(repr(match[0]) for match in found)} have their letters in lower case; expected B-, I- and "
+            "O: write them so, or set data.tag_scheme to `plain` when every tag is a type of its own"
         )
 
 
 def _ambiguous(doubtful: Sequence[str], tags: Sequence[str]) -> TagError:
     return TagError(
-        f"the scheme of the tags cannot be told: {bounded(map(repr, doubtful))} may be a place in an entity and its type, or a "
-        f"type of its own, among the tags {bounded(map(repr, tags))}; {_REMEDY}"
+        f"the scheme of the tags cannot be told: {join_limited(map(repr, doubtful))} may be a place in an entity and its type, "
+        f"or a type of its own, among the tags {join_limited(map(repr, tags))}; {_REMEDY}"
     )

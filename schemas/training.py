@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
 
-from hubflow.schemas.base import Settings, Share
+from hubflow.schemas.base import Fraction, Settings
 from hubflow.schemas.urls import OutputPath, TrackingUri
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -153,7 +153,7 @@ class CheckpointSettings(Settings):
 HistoryPath = Annotated[OutputPath, StringConstraints(pattern=r"\.(csv|parquet)$")]
 
 
-class TrackSettings(Settings):
+class TrackingSettings(Settings):
     """Where the history is written to while training runs, beside the store. Nothing here changes a result."""
 
     history: HistoryPath | None = Field(None, description="File (.csv or .parquet) of this run's logged steps and evaluations")
@@ -183,7 +183,7 @@ class TrainSettings(Settings):
     batch_size: int = Field(
         32, ge=1, description="Rows of one update, whatever the number of processes; for sequences on average: as many tokens"
     )
-    accumulate_steps: int = Field(
+    gradient_accumulation_steps: int = Field(
         1, ge=1, description="Parts that the rows of an update are computed in, one after the other: less memory, same result"
     )
     learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate")
@@ -194,9 +194,9 @@ class TrainSettings(Settings):
         0.0, ge=0, description="L2-SP (arXiv:1802.01483): as l2, on the distance of a pretrained weight from where it started"
     )
     schedule: ScheduleSettings = Field(Linear(), description="After warm-up; a name, or a name with its own arguments")
-    warmup_proportion: Share = Field(0.1, description="Share of all steps over which the learning rate rises")
+    warmup_proportion: Fraction = Field(0.1, description="Fraction of all steps over which the learning rate rises")
     warmup_steps: int | None = Field(None, ge=0, description="Number of steps instead of a share; fewer than the run has")
-    layer_decay: float = Field(
+    layerwise_lr_decay: float = Field(
         1.0, gt=0, le=1, description="Discriminative rates: each block learns at so much of the rate of the block above it"
     )
     freeze_blocks: int = Field(
@@ -207,7 +207,7 @@ class TrainSettings(Settings):
     )
     max_grad_norm: float | None = Field(1.0, gt=0, description="Clip of the gradients' global norm; none when null")
     max_grad_value: float | None = Field(None, gt=0, description="Clip of each element of the gradients to ±value")
-    label_smoothing: Share = Field(0.0, description="Share of each label's weight that is spread over all classes")
+    label_smoothing: Fraction = Field(0.0, description="Fraction of each label's weight that is spread over all classes")
     class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(ge=0)]] | None = Field(
         None, description="Weight of each label's rows (or tokens) in the loss; balanced: n / (classes * n of the label)"
     )
@@ -223,7 +223,7 @@ class TrainSettings(Settings):
     random_flip: bool = Field(False, description="Images: mirror half of the training rows, by seed")
     preflight: bool = Field(True, description="Try one batch through every part, export included, before the long work")
     checkpoints: CheckpointSettings = CheckpointSettings()
-    track: TrackSettings = TrackSettings()
+    tracking: TrackingSettings = TrackingSettings()
 
     @field_validator("class_weights", mode="before")
     @classmethod
@@ -249,4 +249,4 @@ class TrainSettings(Settings):
 
     def result_settings(self) -> dict[str, Any]:
         """The settings that the trained weights are a function of: all but how a run is watched and kept."""
-        return self.model_dump(exclude={"preflight", "checkpoints", "track"})
+        return self.model_dump(exclude={"preflight", "checkpoints", "tracking"})

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from hubflow.schemas.references import Decision, ExportRef
 
 VERDICT = "verdict.json"
-Outcome = Literal["passed", "failed", "undecided"]
+Outcome = Literal["passed", "failed", "inconclusive"]
 
 
 class Rule(BaseModel):
@@ -29,14 +29,14 @@ class Verdict(BaseModel):
     verdict: Decision
     reason: str
     name: str = Field(description="Of the deployed pointer")
-    revision: int = Field(description="Of the pointer that the candidate was judged against; 0: nothing was deployed yet")
+    revision: int = Field(description="Of the pointer that the candidate was evaluated against; 0: nothing was deployed yet")
     candidate: ExportRef
     deployed: ExportRef | None = Field(description="What was in use; None: nothing")
     split: str
-    rows: int = Field(description="Of the split that both were judged on")
+    rows: int = Field(description="Of the split that both were evaluated on")
     metric: str
     candidate_value: float
-    deployed_value: float | None = Field(description="None where nothing is in use, or it cannot be judged on these rows")
+    deployed_value: float | None = Field(description="None where nothing is in use, or it cannot be evaluated on these rows")
     difference: float | None = Field(description="By how much the candidate is better: positive also of a smaller loss")
     interval: tuple[float, float] | None = Field(description="Of the difference, by a paired bootstrap over the rows")
     confidence: float

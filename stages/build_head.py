@@ -2,17 +2,22 @@
 
 import json
 
-from hubflow.schemas.errors import SettingsError
+from hubflow.errors import SettingsError
+from hubflow.orchestration.tasks import stage
 from hubflow.schemas.references import DatasetRef, ModuleRef, TaskRef
 from hubflow.schemas.settings import HeadSettings, ModuleSpec, TaskType
-from hubflow.stages.store import Store, content_key
-from hubflow.stages.tasks import stage_task
-from hubflow.stages.worker.processes import run
+from hubflow.store.store import Store, content_key
+from hubflow.workers.processes import run
 
-PARAMETER_NAMES = "hubflow.stages.open_artifacts:parameter_names"
+PARAMETER_NAMES = "hubflow.programs.artifacts:parameter_names"
 NEEDED_KIND = {"image_classification": "image", "text_classification": "text", "sequence_labelling": "text"}
 
 
+def _describe(task: TaskRef) -> str:
+    return f"{task.task}: {task.num_classes} classes on {task.module.name}"
+
+
+@stage(_describe)
 def build_head(
     task: TaskType,
     module: ModuleRef,
@@ -63,7 +68,7 @@ def build_head(
         with home.create("tasks", key) as draft:
             (draft.folder / "parameters.json").write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
             draft.facts |= facts
-        artifact = home.made("tasks", key)
+        artifact = home.load("tasks", key)
     return TaskRef(
         path=artifact.path,
         sha256=artifact.sha256,
@@ -84,10 +89,3 @@ def _check_module_settings(module: ModuleRef, spec: ModuleSpec) -> None:
         faults.append(f"module.lora: {kind} attention projections; leave it out, or freeze blocks with train.freeze_blocks")
     if faults:
         raise SettingsError("\n".join(faults))
-
-
-def _describe(task: TaskRef) -> str:
-    return f"{task.task}: {task.num_classes} classes on {task.module.name}"
-
-
-build_head_task = stage_task(build_head, _describe)

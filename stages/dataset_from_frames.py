@@ -12,27 +12,27 @@ import numpy as np
 import pandas as pd
 import pyarrow as arrow
 
+from hubflow.data.class_names import named_column, names_by_column
+from hubflow.data.columns import MAX_DIGITS, in_plain_layout, to_frame, to_series
+from hubflow.data.ingestion import FORMAT_VERSION, Plan, dataset_summary, label_map_of
+from hubflow.data.monitor import ingest_dataset
+from hubflow.data.readers.chunks import CHUNK_ROWS, sliced
+from hubflow.data.readers.parquet import in_text, typed_column
+from hubflow.data.readers.reading import rows_kind
+from hubflow.data.readers.source import Request, require_file, wanted_columns
+from hubflow.errors import DataError, join_limited
+from hubflow.orchestration.data_artifacts import publish
+from hubflow.orchestration.run_context import run_name
+from hubflow.orchestration.tasks import stage
 from hubflow.schemas.checks import SEQUENCES
 from hubflow.schemas.contracts import contract_identity, contract_of
 from hubflow.schemas.data_checks import DataChecks
-from hubflow.schemas.errors import bounded
 from hubflow.schemas.labels import LabelMap, clean_label, label_text
 from hubflow.schemas.parsing import parse_settings
 from hubflow.schemas.references import DatasetRef, RowKind, Split
 from hubflow.schemas.settings import Column, DatasetSpec, TaskType
 from hubflow.schemas.tags import TagScheme
-from hubflow.stages.data.class_names import named_column, names_by_column
-from hubflow.stages.data.columns import MAX_DIGITS, in_plain_layout, to_frame, to_series
-from hubflow.stages.data.keep_rows import FORMAT_VERSION, Plan
-from hubflow.stages.data.reading import rows_kind
-from hubflow.stages.data.reading_chunks import CHUNK_ROWS, sliced
-from hubflow.stages.data.reading_parquet import in_text, typed_column
-from hubflow.stages.data.reading_source import Request, require_file, wanted_columns
-from hubflow.stages.data.watch import keep_watched
-from hubflow.stages.errors import DataError
-from hubflow.stages.load_dataset import describe, label_map_of
-from hubflow.stages.store import Store, content_key, file_sha256
-from hubflow.stages.tasks import stage_task
+from hubflow.store.store import Store, content_key, file_sha256
 
 Frame = Any
 """A pandas frame, an Arrow table, record batch or reader, whatever has `__arrow_c_stream__` or `__arrow_c_array__` (a Polars
@@ -45,18 +45,19 @@ EXPECTED = (
 )
 
 
+@stage(dataset_summary)
 def dataset_from_frames(
     frames: Mapping[Split, Frame] | Frame,
     task: TaskType,
     store: str,
     labels: Sequence[Any] | None = None,
-    dev_share: float = 0.1,
-    test_share: float = 0.0,
+    dev_fraction: float = 0.1,
+    test_fraction: float = 0.0,
     split_seed: int = 0,
     source: str = "DataFrame",
     reuse: bool = True,
     contract: type | None = None,
-    max_invalid_share: float = 0.0,
+    max_invalid_fraction: float = 0.0,
     group_column: str | None = None,
     checks: DataChecks = DataChecks(),  # noqa: B008  # frozen
     text_column: Column = "text",
@@ -80,14 +81,14 @@ def dataset_from_frames(
         task: what the rows are for.
         store: the store's root folder.
         labels: every label in order; from train when not given.
-        dev_share: share of train that becomes `dev` when there is none; `test_share` likewise; `split_seed` draws both.
-        test_share: see `dev_share`.
-        split_seed: see `dev_share`.
+        dev_fraction: share of train that becomes `dev` when there is none; `test_fraction` likewise; `split_seed` draws both.
+        test_fraction: see `dev_fraction`.
+        split_seed: see `dev_fraction`.
         source: what errors and facts name as the origin of the rows; with their columns, it says which data sets are compared
             with each other.
         reuse: take what the store already holds for the same rows.
         contract: your own contract, a subclass of that of the rows' kind.
-        max_invalid_share: share of a split's rows that may break their contract and be quarantined.
+        max_invalid_fraction: share of a split's rows that may break their contract and be quarantined.
         group_column: column whose values should not be in two splits; those made here keep the rows of a value together.
         checks: what is done about faults that no single row shows.
         text_column: name, or 0-based position, of the column of texts.
@@ -122,11 +123,11 @@ def dataset_from_frames(
         "text_pair_column": text_pair_column,
         "label_column": label_column,
         "tokens_column": tokens_column,
-        "dev_share": dev_share,
-        "test_share": test_share,
+        "dev_fraction": dev_fraction,
+        "test_fraction": test_fraction,
         "max_rows": max_rows,
         "split_seed": split_seed,
-        "max_invalid_share": max_invalid_share,
+        "max_invalid_fraction": max_invalid_fraction,
         "group_column": group_column,
         "checks": checks,
         "tag_scheme": tag_scheme,
@@ -143,7 +144,9 @@ def dataset_from_frames(
     names = None if labels is None else [clean_label(str(label_text(label))) for label in labels]
     place, key = Store(store), content_key("dataset_from_frames", FORMAT_VERSION, spec, task, identity, names, digests)
     chunks = {split: partial(sliced, rows, CHUNK_ROWS, converted) for split, (rows, converted) in read.items()}
-    return keep_watched(place, key, plan, chunks, partial(_listed, names, source, spec, kind), digests, reuse)
+    return ingest_dataset(
+        place, key, plan, chunks, partial(_listed, names, source, spec, kind), digests, reuse, publish, run_name()
+    )
 
 
 def _listed(labels: Sequence[str] | None, source: str, spec: DatasetSpec, kind: RowKind) -> LabelMap | None:
@@ -155,10 +158,10 @@ def _by_split(frames: Any, source: str, columns: Collection[Column]) -> dict[Spl
     if not isinstance(frames, Mapping) or ("train" not in frames and any(name in columns for name in frames)):
         return {"train": frames}
     if "train" not in frames:
-        raise DataError(f"{source}: found the splits {bounded(frames) or 'none'}; expected train at least")
+        raise DataError(f"{source}: found the splits {join_limited(frames) or 'none'}; expected train at least")
     strange = [name for name in frames if name not in get_args(Split)]
     if strange:
-        raise DataError(f"{source}: unknown split(s) {bounded(map(repr, strange))}; expected train, dev and test")
+        raise DataError(f"{source}: unknown split(s) {join_limited(map(repr, strange))}; expected train, dev and test")
     return dict(frames)
 
 
@@ -175,7 +178,7 @@ def _frame(frame: Frame, source: str) -> tuple[pd.DataFrame, ClassNames]:
     found = found.set_axis([str(name) for name in found.columns], axis="columns")
     repeated = found.columns[found.columns.duplicated()].unique()
     if len(repeated):
-        raise DataError(f"{source}: column name(s) {bounded(map(repr, repeated))} repeat; name each column once")
+        raise DataError(f"{source}: column name(s) {join_limited(map(repr, repeated))} repeat; name each column once")
     return found, {} if table is None else names_by_column(table.schema.metadata)
 
 
@@ -355,6 +358,3 @@ def _content_sha256(rows: pd.DataFrame) -> str:
     with arrow.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table.combine_chunks())
     return hashlib.sha256(sink.getvalue()).hexdigest()
-
-
-dataset_from_frames_task = stage_task(dataset_from_frames, describe)

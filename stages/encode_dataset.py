@@ -4,22 +4,30 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from hubflow.console import progress_bar
+from hubflow.data.encoding import ENCODERS, EncodeContext
+from hubflow.data.encoding_monitor import EncodingMonitor
+from hubflow.errors import SettingsError
+from hubflow.modules.images import ImageRules
+from hubflow.orchestration.data_artifacts import publish_encoding
+from hubflow.orchestration.tasks import stage
 from hubflow.schemas.base import rgb_of
 from hubflow.schemas.data_checks import DataChecks
-from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef, EncodedRef, ModuleRef
 from hubflow.schemas.settings import ModuleSpec
-from hubflow.stages.console import progress_bar
-from hubflow.stages.data.encoding_watch import EncodingWatch
-from hubflow.stages.hub.encoding import ENCODERS, EncodeContext
-from hubflow.stages.hub.images import ImageRules
-from hubflow.stages.store import Artifact, Store, content_key
-from hubflow.stages.tasks import stage_task
+from hubflow.store.store import Artifact, Store, content_key
 
 FORMAT_VERSION = 4
 
 
+def _describe(encoded: EncodedRef) -> str:
+    size = f"at most {encoded.max_seq_len} tokens" if encoded.max_seq_len else f"{encoded.image_size} pixels"
+    rows = ", ".join(f"{count} {split}" for split, count in encoded.dataset.rows.items())
+    return f"{rows} rows, {size}"
+
+
+@stage(_describe)
 def encode_dataset(
     dataset: DatasetRef,
     module: ModuleRef,
@@ -27,11 +35,11 @@ def encode_dataset(
     store: str,
     reuse: bool = True,
     checks: DataChecks = DataChecks(),  # noqa: B008  # frozen
-    max_invalid_share: float = 0.0,
+    max_invalid_fraction: float = 0.0,
 ) -> EncodedRef:
     """Turn accepted rows into model inputs (`EncodedRows`): token ids by the module's own tokenizer, or pixels at its size.
 
-    Every image is decoded, once, to what a person sees (see `hubflow.stages.hub.images`). Those that do not decode are set
+    Every image is decoded, once, to what a person sees (see `hubflow.modules.images`). Those that do not decode are set
     aside in `quarantine/<key>/<split>.parquet` of the store. What max_seq_len cuts off is counted, and what was done to images;
     sizes and channel means of images are compared with those of the last data set. What is found is published as an artifact,
     and kept in `data-reports/<key>` of the store.
@@ -43,7 +51,7 @@ def encode_dataset(
         store: the store's root folder.
         reuse: take what the store already holds for the same rows, module and sizes.
         checks: what is done about rows that are cut and images that look alike; the result does not depend on it.
-        max_invalid_share: share of a split's images that may be left out because they do not decode.
+        max_invalid_fraction: share of a split's images that may be left out because they do not decode.
 
     Raises:
         SettingsError: when the rows' kind does not fit the module's.
@@ -67,7 +75,7 @@ def encode_dataset(
         facts |= rules.facts()
     home = Store(store)
     key = content_key("encode_dataset", FORMAT_VERSION, facts)
-    watch = EncodingWatch(home, key, dataset, checks, max_invalid_share)
+    watch = EncodingMonitor(home, key, dataset, checks, max_invalid_fraction, publish_encoding)
     artifact = home.find("encoded", key) if reuse else None
     if artifact is None:
         source, tokenizer_folder = home.open(dataset).folder, home.open(module).folder
@@ -77,8 +85,8 @@ def encode_dataset(
             for split, rows in dataset.rows.items():
                 _encode_split(source / f"{split}.parquet", draft.folder / f"{split}.arrow", rows, context)
             label_map.save(draft.folder / "label_map.json")
-            draft.facts |= {**facts, **context.facts(), "left_out": watch.set_aside(context.bad_images)}
-        artifact = home.made("encoded", key)
+            draft.facts |= {**facts, **context.facts(), "left_out": watch.quarantine_rows(context.bad_images)}
+        artifact = home.load("encoded", key)
     watch.judge(artifact)
     return _reference(artifact, dataset, module)
 
@@ -97,12 +105,3 @@ def _reference(artifact: Artifact, dataset: DatasetRef, module: ModuleRef) -> En
         max_seq_len=artifact.facts["max_seq_len"],
         image_size=artifact.facts["image_size"],
     )
-
-
-def _describe(encoded: EncodedRef) -> str:
-    size = f"at most {encoded.max_seq_len} tokens" if encoded.max_seq_len else f"{encoded.image_size} pixels"
-    rows = ", ".join(f"{count} {split}" for split, count in encoded.dataset.rows.items())
-    return f"{rows} rows, {size}"
-
-
-encode_dataset_task = stage_task(encode_dataset, _describe)

@@ -1,38 +1,19 @@
 """Stage evaluate_export: judge an exported folder alone, by its own preprocessing, on one split of a data set."""
 
-import contextlib
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import pandas as pd
-import pyarrow.parquet as pq
-
-from hubflow.schemas.errors import LabelMapError, SettingsError, bounded
-from hubflow.schemas.frames import require_metrics
-from hubflow.schemas.labels import LabelMap
-from hubflow.schemas.references import DatasetRef, ExportEvaluationRef, ExportRef, RowKind
+from hubflow.evaluation.exported import evaluate_exported
+from hubflow.orchestration.tasks import stage
+from hubflow.schemas.references import DatasetRef, ExportEvaluationRef, ExportRef
 from hubflow.schemas.settings import EvaluateSettings
-from hubflow.stages.console import progress_bar
-from hubflow.stages.evaluate import metrics_table
-from hubflow.stages.judgement.details import identity_of, judge_options
-from hubflow.stages.judgement.folder import keep_split, try_own_metrics, write_details
-from hubflow.stages.judgement.judged import JudgedSplit
-from hubflow.stages.judgement.own_metrics import own_metrics
-from hubflow.stages.judgement.slices import require_columns
-from hubflow.stages.store import Store, content_key
-from hubflow.stages.tasks import stage_task
-
-if TYPE_CHECKING:
-    from hubflow.stages.hub.judging import ClassJudge
-    from hubflow.stages.hub.judging_sequences import SequenceJudge
-    from hubflow.stages.hub.predictor import Prediction, Predictor
-
-FORMAT_VERSION = 2
-ROWS_PER_PART = 1024
+from hubflow.text import metrics_table
 
 
+def _describe(evaluation: ExportEvaluationRef) -> str:
+    values = evaluation.metrics
+    short = ", ".join(f"{name} {values[name]:.4f}" for name in ("accuracy", "f1") if name in values)
+    return f"{evaluation.export.path} on {evaluation.split}: {short}\n\n{metrics_table({evaluation.split: values})}"
+
+
+@stage(_describe)
 def evaluate_export(
     export: ExportRef,
     dataset: DatasetRef,
@@ -44,10 +25,10 @@ def evaluate_export(
     """Judge an exported folder alone, by its own preprocessing, on one split of a data set, exactly over all its rows.
 
     Nothing but the export is used, so that one of an earlier run, whose checkpoint is gone, can be compared with that of
-    today on the same rows. The folder is laid out as `evaluate`'s (`JudgedRows` or `JudgedTokens`, `Metrics`, `SplitDetails`),
-    and of the same weights the metrics are the same, up to the rounding of float32 probabilities. Labels are matched by name:
-    the two label maps need not be the same, but each label of the data must be in the export's. Images that do not decode are
-    left out, as they are where rows are encoded; `details.json` says how many.
+    today on the same rows. The folder is laid out as `evaluate`'s (`EvaluatedRows` or `EvaluatedTokens`, `Metrics`,
+    `SplitDetails`), and of the same weights the metrics are the same, up to the rounding of float32 probabilities. Labels are
+    matched by name: the two label maps need not be the same, but each label of the data must be in the export's. Images that
+    do not decode are left out, as they are where rows are encoded; `details.json` says how many.
 
     Raises:
         ContractError: when what was computed breaks its contract.
@@ -57,153 +38,4 @@ def evaluate_export(
             settings name, a metric or a column, is not there.
         StoreError: when the export or the data set is missing or altered.
     """
-    home = Store(store)
-    if not dataset.rows.get(split):
-        raise SettingsError(f"split {split!r}: the data set has no rows of it; it has {bounded(dataset.rows)}")
-    if settings.stride is not None and dataset.rows_kind != "tokens":
-        raise SettingsError(f"stride is for sequence labelling, the data set has {dataset.rows_kind} rows; leave it out")
-    own = own_metrics(settings.metrics)
-    inputs = {"export": export.model_dump(), "dataset": dataset.model_dump(), "split": split, **identity_of(settings, own)}
-    key = content_key("evaluate_export", FORMAT_VERSION, inputs)
-    artifact = home.find("evaluations", key) if reuse else None
-    if artifact is None:
-        data = home.open(dataset).folder / f"{split}.parquet"
-        require_columns(data, settings.slices)
-        predictor = _load(home, export, dataset)
-        known = LabelMap.load(data.parent / "label_map.json")
-        try_own_metrics(own, data, dataset.rows_kind, known, settings)
-        with home.create("evaluations", key, holds=[data.parent]) as draft:
-            judge, numbers = _judge(predictor, data, dataset.rows_kind, settings)
-            label_map, places = predictor.label_map, np.arange(len(numbers))
-            judged = JudgedSplit(judge, label_map, data, dataset.rows_kind, places, numbers)
-            details, given = keep_split(draft.folder, judged, settings, own)
-            notes = _notes(len(numbers) - len(judged.rows), label_map, known)
-            write_details(draft.folder, {split: details.model_copy(update={"notes": [*details.notes, *notes]})})
-            label_map.save(draft.folder / "label_map.json")
-            metrics = {split: {"loss": judge.loss, **judge.metrics(), **given}}
-            draft.facts |= {**inputs, "metrics": require_metrics(metrics, "evaluate_export")}
-        artifact = home.made("evaluations", key)
-    found = artifact.facts["metrics"][split]
-    return ExportEvaluationRef(
-        path=artifact.path, sha256=artifact.sha256, export=export, dataset=dataset, split=split, metrics=found
-    )
-
-
-def _load(home: Store, export: ExportRef, dataset: DatasetRef) -> "Predictor":
-    from hubflow.stages.hub.predictor import Predictor
-
-    predictor = Predictor.load(home.open(export).folder)
-    trained_on: RowKind = predictor.signature["rows_kind"]
-    if trained_on != dataset.rows_kind:
-        raise SettingsError(f"the export was trained on {trained_on} rows, the data set has {dataset.rows_kind} rows")
-    return predictor
-
-
-def _judge(
-    predictor: "Predictor", data: Path, kind: RowKind, settings: EvaluateSettings
-) -> tuple["ClassJudge | SequenceJudge", Any]:
-    """What was judged, and the row numbers of all rows of the split `[rows]`."""
-    from hubflow.stages.hub.judging import ClassJudge
-    from hubflow.stages.hub.judging_sequences import SequenceJudge
-
-    label = "labels" if kind == "tokens" else "label"
-    table = pq.read_table(data, columns=["row", label])
-    ids = _ids(table.column(label).to_pylist(), predictor.label_map, table.column("row").to_pylist(), data)
-    options = judge_options(settings)
-    if kind == "tokens":
-        judge: ClassJudge | SequenceJudge = SequenceJudge(ids, predictor.label_map, options)
-    else:
-        judge = ClassJudge(len(ids), predictor.label_map.num_classes, options)
-    with progress_bar(f"evaluating the export on {data.stem}", len(ids)) as bar:
-        start = 0
-        for part in pq.ParquetFile(data).iter_batches(ROWS_PER_PART, columns=_columns(data, kind)):
-            frame = part.to_pandas()
-            rows, predictions = _predict(predictor, _inputs(frame, kind), settings.batch_size, settings.stride)
-            if len(rows):
-                _add(judge, rows + start, [ids[row + start] for row in rows.tolist()], predictions)
-            start += len(frame)
-            bar.advance(len(frame))
-    return judge, table.column("row").to_numpy()
-
-
-def _columns(data: Path, kind: RowKind) -> list[str]:
-    if kind == "image":
-        return [name for name in ("image", "path") if name in pq.read_schema(data).names]
-    return {"text": ["text"], "text_pair": ["text", "text_pair"], "tokens": ["tokens"]}[kind]
-
-
-def _inputs(rows: pd.DataFrame, kind: RowKind) -> list[Any]:
-    """What the predictor is given of each row."""
-    if kind == "tokens":
-        return [list(words) for words in rows["tokens"]]
-    if kind == "text_pair":
-        return list(zip(rows["text"], rows["text_pair"], strict=True))
-    if kind == "text":
-        texts: list[Any] = rows["text"].tolist()
-        return texts
-    return [row.get("image") or row["path"] for row in rows.to_dict("records")]
-
-
-def _ids(labels: list[Any], label_map: LabelMap, numbers: list[int], data: Path) -> list[Any]:
-    """Label ids by the export's own map: one by row, or an array of them by row."""
-    index = label_map.index()
-    rows = [one if isinstance(one, list) else [one] for one in labels]
-    unknown = {label: number for tags, number in zip(rows, numbers, strict=True) for label in tags if label not in index}
-    if unknown:
-        examples = bounded(f"{label!r} (row {number})" for label, number in unknown.items())
-        raise LabelMapError(
-            f"{data.name}: {len(unknown)} label(s) that the export does not know: {examples}; its labels are "
-            f"{bounded(label_map.labels)}; judge an export that was trained on them, or rows without them"
-        )
-    found = [np.array([index[label] for label in tags], np.int64) for tags in rows]
-    return found if labels and isinstance(labels[0], list) else [int(ids[0]) for ids in found]
-
-
-def _predict(
-    predictor: "Predictor", inputs: Sequence[Any], batch_size: int, stride: int | None
-) -> tuple["np.ndarray[Any, np.dtype[np.int64]]", list["Prediction"]]:
-    """Predictions, and which rows they are of `[predicted]`: all but images that do not decode."""
-    from hubflow.stages.hub.images import ImageError
-
-    try:
-        return np.arange(len(inputs)), predictor.predict(inputs, batch_size, stride)
-    except ImageError:
-        pass
-    rows, predictions = [], []
-    for row, one in enumerate(inputs):
-        with contextlib.suppress(ImageError):
-            predictions += predictor.predict([one], 1)
-            rows.append(row)
-    return np.array(rows, np.int64), predictions
-
-
-def _add(judge: "ClassJudge | SequenceJudge", rows: Any, ids: list[Any], predictions: list["Prediction"]) -> None:
-    from hubflow.stages.hub.judging import ClassJudge, log_of
-
-    if isinstance(judge, ClassJudge):
-        judge.add(rows, np.array(ids, np.int64), log_of([one.probabilities for one in predictions]))
-        return
-    seen = [~np.isnan(one.probabilities[:, 0]) for one in predictions]
-    scores = np.concatenate([one.probabilities[kept] for one, kept in zip(predictions, seen, strict=True)])
-    judge.add(rows, seen, log_of(scores))
-
-
-def _notes(undecoded: int, of_export: LabelMap, of_data: LabelMap) -> list[str]:
-    notes = []
-    if undecoded:
-        notes.append(f"{undecoded} image(s) that do not decode were left out")
-    if of_export.sha256 != of_data.sha256:
-        notes.append(
-            f"the export's label map ({of_export.num_classes} labels) is not that of the data set ({of_data.num_classes}): "
-            "averages over labels are over the export's"
-        )
-    return notes
-
-
-def _describe(evaluation: ExportEvaluationRef) -> str:
-    values = evaluation.metrics
-    short = ", ".join(f"{name} {values[name]:.4f}" for name in ("accuracy", "f1") if name in values)
-    return f"{evaluation.export.path} on {evaluation.split}: {short}\n\n{metrics_table({evaluation.split: values})}"
-
-
-evaluate_export_task = stage_task(evaluate_export, _describe)
+    return evaluate_exported(export, dataset, settings, store, split, reuse)

@@ -4,27 +4,33 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from hubflow.schemas.errors import SettingsError
+from hubflow.errors import ExportError, SettingsError, WorkerError
+from hubflow.inference.model_card import write_card
+from hubflow.inference.onnx import require_onnx
+from hubflow.modules.images import ImageRules
+from hubflow.orchestration.progress import cancel_asked
+from hubflow.orchestration.tasks import stage
 from hubflow.schemas.export import ExportSettings
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, ExportRef
-from hubflow.schemas.signing import require_signing
-from hubflow.stages.hub.errors import ExportError
-from hubflow.stages.hub.images import ImageRules
-from hubflow.stages.hub.onnx_program import require_onnx
-from hubflow.stages.hub.resuming import versions
-from hubflow.stages.model_card import write_card
-from hubflow.stages.store import Store, content_key
-from hubflow.stages.tasks import stage_task
-from hubflow.stages.watching import cancel_asked
-from hubflow.stages.worker.processes import WorkerError, run
+from hubflow.store.signing import require_signing
+from hubflow.store.store import Store, content_key
+from hubflow.training.resuming import versions
+from hubflow.workers.processes import run
 
 FORMAT_VERSION = 6
 EXPORT_REMEDY = "Take a smaller module, or a smaller module.max_seq_len"
-EXPORT = "hubflow.stages.export_run:export_in_worker"
-VERIFY = "hubflow.stages.hub.proving:prove_in_worker"
+EXPORT = "hubflow.jobs.export:export_in_worker"
+VERIFY = "hubflow.inference.verification_worker:verify_in_worker"
 
 
+def _describe(export: ExportRef) -> str:
+    return (
+        f"{export.path}: {export.task}, {export.num_classes} classes; use it with `hubflow predict <store>/{export.path} DATA`"
+    )
+
+
+@stage(_describe)
 def export_inference_program(
     checkpoint: CheckpointRef,
     encoded: EncodedRef,
@@ -35,8 +41,8 @@ def export_inference_program(
 ) -> ExportRef:
     """Write the best weights as a folder that stands alone: program, labels, preprocessing, signature, metrics, checksums.
 
-    Before it counts, the program is loaded in a fresh process and held to the trained one: `proof.json` (`Proof`).
-    `card.md` and `card.html` tell a person what it is.
+    Before it counts, the program is loaded in a fresh process and held to the trained one: `verification.json`
+    (`Verification`). `card.md` and `card.html` tell a person what it is.
 
     Raises:
         ExportError: when the exported program does not give what the trained one gives; nothing is kept then.
@@ -93,7 +99,7 @@ def export_inference_program(
             run(EXPORT, request, _verify, cancel_asked, work="export", memory_remedy=EXPORT_REMEDY)
             draft.facts |= facts
             write_card(draft.folder, facts)
-        artifact = home.made("exports", key)
+        artifact = home.load("exports", key)
     names = ("task", "num_classes", "label_map_sha256", "metrics")
     return ExportRef(path=artifact.path, sha256=artifact.sha256, **{name: artifact.facts[name] for name in names})
 
@@ -113,17 +119,8 @@ def _verify(kind: str, message: dict[str, Any]) -> None:
 
 
 def _require_text_and_bfloat16(checkpoint: CheckpointRef) -> None:
-    from hubflow.stages.hub.precision import require_bfloat16_inference
+    from hubflow.programs.precision import require_bfloat16_inference
 
     if checkpoint.task.module.module_kind != "text":
         raise SettingsError("export.precision bfloat16 is for text modules: batch norms do not take it; use float32")
     require_bfloat16_inference()
-
-
-def _describe(export: ExportRef) -> str:
-    return (
-        f"{export.path}: {export.task}, {export.num_classes} classes; use it with `hubflow predict <store>/{export.path} DATA`"
-    )
-
-
-export_inference_program_task = stage_task(export_inference_program, _describe)

@@ -11,34 +11,41 @@ import numpy as np
 import pandas as pd
 from filelock import Timeout
 
-from hubflow.schemas.errors import GivenUpError, SettingsError
-from hubflow.schemas.folders import locked
+from hubflow.deployment.warm_start import require_fitting
+from hubflow.errors import GivenUpError, SettingsError, TrainingStopped, WorkStoppedError
+from hubflow.orchestration.progress import cancel_asked, is_followed, training_answers, watched
+from hubflow.orchestration.tasks import stage
 from hubflow.schemas.frames import require_evaluations, require_steps
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.metrics import default_best_metric, measured_while_training
 from hubflow.schemas.references import CheckpointRef, EncodedRef, TaskRef
 from hubflow.schemas.requests import TrainRequest
 from hubflow.schemas.training import TrainSettings
-from hubflow.stages.hub.callbacks import Callback, TrainState, require_callbacks
-from hubflow.stages.hub.checkpoints import WEIGHTS, Checkpoints
-from hubflow.stages.hub.errors import TrainingStopped
-from hubflow.stages.hub.schedules import schedule_of
-from hubflow.stages.store import Artifact, Store, content_key
-from hubflow.stages.tasks import stage_task
-from hubflow.stages.unfinished import has_checkpoint, require_or_tell
-from hubflow.stages.warm_start import require_fitting
-from hubflow.stages.watching import cancel_asked, is_followed, training_answers, watched
-from hubflow.stages.worker.processes import WorkStoppedError, run
+from hubflow.store.manifest import locked
+from hubflow.store.store import Artifact, Store, content_key
+from hubflow.training.callbacks import Callback, TrainState, require_callbacks
+from hubflow.training.checkpoints import WEIGHTS, Checkpoints
+from hubflow.training.schedules import schedule_of
+from hubflow.training.unfinished import has_checkpoint, require_or_tell
+from hubflow.workers.processes import run
 
 FORMAT_VERSION = 4
-TRAIN = "hubflow.stages.training_run:train_in_worker"
+TRAIN = "hubflow.jobs.training:train_in_worker"
 TRAIN_REMEDY = (
-    "Give a smaller train.batch_size, or the same one in more parts (train.accumulate_steps), a smaller module.max_seq_len, "
-    "module.lora or a smaller module"
+    "Give a smaller train.batch_size, or the same one in more parts (train.gradient_accumulation_steps), a smaller "
+    "module.max_seq_len, module.lora or a smaller module"
 )
 log = logging.getLogger(__name__)
 
 
+def _describe(checkpoint: CheckpointRef) -> str:
+    best = (
+        "no dev split" if checkpoint.best_value is None else f"best {checkpoint.best_metric} on dev {checkpoint.best_value:.4f}"
+    )
+    return f"{checkpoint.steps} steps, {best} after epoch {checkpoint.best_epoch}"
+
+
+@stage(_describe)
 def fine_tune(
     task: TaskRef,
     encoded: EncodedRef,
@@ -89,8 +96,8 @@ def fine_tune(
         working = home.root / "training" / key
         if artifact is not None:
             shutil.rmtree(working, ignore_errors=True)  # of a run that was killed once its result was kept
-            if settings.track.is_asked:
-                log.warning("these weights were kept by an earlier run: train.track has nothing to follow")
+            if settings.tracking.is_asked:
+                log.warning("these weights were kept by an earlier run: train.tracking has nothing to follow")
             if callbacks or is_followed():
                 log.warning("these weights were kept by an earlier run: callbacks are not called; reuse=False trains again")
         else:
@@ -141,7 +148,7 @@ def _train(
     processes = max(request.processes, len(gpus))
     if processes > 1 and callbacks:
         raise SettingsError(
-            f"callbacks cannot follow a run of {processes} processes; use train.track, or callbacks with processes: 1"
+            f"callbacks cannot follow a run of {processes} processes; use train.tracking, or callbacks with processes: 1"
         )
     asked = {
         "train": request.model_copy(update={"store": str(store.root)}).model_dump(mode="json"),
@@ -203,7 +210,7 @@ def _keep(store: Store, key: str, working: Path, done: Mapping[str, Any], reques
         steps.to_parquet(draft.folder / "steps.parquet", index=False)
         evaluations.to_parquet(draft.folder / "evaluations.parquet", index=False)
         draft.facts |= {**request.identity(), **outcome, **done["facts"]}
-    return store.made("checkpoints", key)
+    return store.load("checkpoints", key)
 
 
 def _rates(request: TrainRequest, rows: int) -> Callable[[Any], Any]:
@@ -218,13 +225,3 @@ def _reference(artifact: Artifact, task: TaskRef) -> CheckpointRef:
     return CheckpointRef(
         path=artifact.path, sha256=artifact.sha256, task=task, **{name: artifact.facts[name] for name in names}
     )
-
-
-def _describe(checkpoint: CheckpointRef) -> str:
-    best = (
-        "no dev split" if checkpoint.best_value is None else f"best {checkpoint.best_metric} on dev {checkpoint.best_value:.4f}"
-    )
-    return f"{checkpoint.steps} steps, {best} after epoch {checkpoint.best_epoch}"
-
-
-fine_tune_task = stage_task(fine_tune, _describe)

@@ -4,37 +4,31 @@ import datetime
 from dataclasses import dataclass, replace
 
 import pandas as pd
-from pydantic import ValidationError
 
-from hubflow.schemas.errors import HubflowError, LabelMapError, SettingsError
-from hubflow.schemas.folders import StoreError
+from hubflow.deployment.gate_rules import absolute_rules, class_rule, gain_rule, value_rule
+from hubflow.deployment.lookup import VERDICTS, verdict_reference
+from hubflow.deployment.pointer import read_deployed
+from hubflow.errors import GateError, LabelMapError, SettingsError
+from hubflow.evaluation.exported import evaluate_exported
+from hubflow.metrics.paired_bootstrap import PairedValues, evaluated_classes, evaluated_losses, evaluated_tags, paired_interval
+from hubflow.orchestration.tasks import stage
 from hubflow.schemas.gate import GATED, GateSettings
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.metrics import LOWER_IS_BETTER
 from hubflow.schemas.references import DatasetRef, Decision, ExportEvaluationRef, ExportRef, VerdictRef
 from hubflow.schemas.settings import EvaluateSettings
-from hubflow.schemas.text import markdown_text
 from hubflow.schemas.verdicts import VERDICT, Rule, Verdict
-from hubflow.stages.candidates import VERDICTS, verdict_reference
-from hubflow.stages.evaluate_export import evaluate_export
-from hubflow.stages.gate_rules import absolute_rules, class_rule, gain_rule, value_rule
-from hubflow.stages.hub.paired import Judged, judged_classes, judged_losses, judged_tags, paired_interval
-from hubflow.stages.promote import read_deployed
-from hubflow.stages.store import Store, content_key
-from hubflow.stages.tasks import stage_task
+from hubflow.store.store import Store, content_key
+from hubflow.text import markdown_text
 
 FORMAT_VERSION = 2
-
-
-class GateError(HubflowError):
-    """Candidate and deployed model cannot be paired; the message says where they differ."""
 
 
 @dataclass(frozen=True)
 class _Comparison:
     """What is known of the two models on the same rows.
 
-    `deployed_value`, `difference` and `interval` are None where nothing is in use, or it cannot be judged on these rows.
+    `deployed_value`, `difference` and `interval` are None where nothing is in use, or it cannot be evaluated on these rows.
     """
 
     candidate: ExportEvaluationRef
@@ -49,6 +43,11 @@ class _Comparison:
     notes: tuple[str, ...] = ()
 
 
+def _describe(verdict: VerdictRef) -> str:
+    return f"{verdict.verdict.replace('_', ' ')}: {verdict.candidate.path}\n\n{markdown_text(verdict.reason)}"
+
+
+@stage(_describe)
 def gate(
     candidate: ExportRef,
     dataset: DatasetRef,
@@ -61,14 +60,14 @@ def gate(
 ) -> VerdictRef:
     """Judge a candidate and the export in use under `name` on the same rows, and decide by the rules of the settings.
 
-    The verdict is `promoted` when every rule is kept, `kept_back` when one is broken, and `undecided` when none is broken but
+    The verdict is `promoted` when every rule is kept, `rejected` when one is broken, and `inconclusive` when none is broken but
     one cannot be told: the interval of the difference, a paired bootstrap over the rows (sentences, of sequences), lies on
     both sides of the smallest gain, or a rule asks for what is not known. Where nothing is in use the absolute rules alone
     decide. Averages over labels are over those of the data set, for both.
 
     Args:
         candidate: the export to judge.
-        dataset: whose rows both are judged on.
+        dataset: whose rows both are evaluated on.
         settings: the rules.
         evaluate: how exports are evaluated.
         name: of the deployed pointer.
@@ -98,21 +97,8 @@ def gate(
             (draft.folder / VERDICT).write_text(verdict.model_dump_json(indent=1) + "\n", encoding="utf-8")
             known = verdict.model_dump(mode="json", include={"verdict", "candidate", "name", "revision", "reason", "at"})
             draft.facts |= {**known, "deployed": deployed, "dataset": dataset}
-        artifact = home.made(VERDICTS, key)
+        artifact = home.load(VERDICTS, key)
     return verdict_reference(artifact)
-
-
-def read_verdict(home: Store, verdict: VerdictRef) -> Verdict:
-    """All that a verdict says.
-
-    Raises:
-        StoreError: when it is missing, altered or no verdict.
-    """
-    artifact = home.open(verdict)
-    try:
-        return Verdict.model_validate_json(artifact.sealed.read(VERDICT))
-    except ValidationError as error:
-        raise StoreError(f"{artifact.folder / VERDICT}: no readable verdict ({error}); judge the candidate again") from error
 
 
 def _compare(
@@ -131,18 +117,18 @@ def _compare(
     known = GATED[candidate.task]
     if metric not in known:
         raise SettingsError(f"gate.metric {metric!r} cannot be compared row by row; use one of {', '.join(known)}")
-    ours = evaluate_export(candidate, dataset, evaluate, store, split, reuse)
+    ours = evaluate_exported(candidate, dataset, evaluate, store, split, reuse)
     labels = LabelMap.load(home.open(dataset).folder / "label_map.json")
     frame = _frame(home, ours)
-    mine = _judged(frame, labels, metric)
+    mine = _evaluated(frame, labels, metric)
     found = _Comparison(ours, None, metric, len(frame), _shown(mine.value, metric))
     if deployed is None:
         return found
     try:
-        theirs = evaluate_export(deployed, dataset, evaluate, store, split, reuse)
+        theirs = evaluate_exported(deployed, dataset, evaluate, store, split, reuse)
     except (LabelMapError, SettingsError) as error:
         return replace(found, obstacle=str(error))
-    other = _judged(_paired(frame, _frame(home, theirs), theirs), labels, metric)
+    other = _evaluated(_paired(frame, _frame(home, theirs), theirs), labels, metric)
     interval = paired_interval(mine, other, settings.resamples, settings.confidence, settings.seed)
     return replace(
         found,
@@ -163,23 +149,23 @@ def _paired(ours: pd.DataFrame, theirs: pd.DataFrame, evaluation: ExportEvaluati
     """The rows of the deployed model, once they are known to be those of the candidate, in its order."""
     if not ours["position"].equals(theirs["position"]):
         raise GateError(
-            f"{evaluation.export.path} was judged on {len(theirs)} rows of {evaluation.split}, the candidate on {len(ours)}, "
-            "and they are not the same; evaluate both again with `reuse: false`"
+            f"{evaluation.export.path} was evaluated on {len(theirs)} rows of {evaluation.split}, the candidate on "
+            f"{len(ours)}, and they are not the same; evaluate both again with `reuse: false`"
         )
     return theirs
 
 
-def _judged(frame: pd.DataFrame, labels: LabelMap, metric: str) -> Judged:
+def _evaluated(frame: pd.DataFrame, labels: LabelMap, metric: str) -> PairedValues:
     if metric == "loss":
-        return judged_losses(frame["loss"].tolist())
+        return evaluated_losses(frame["loss"].tolist())
     truth, predicted = frame["label"].tolist(), frame["predicted"].tolist()
     if truth and not isinstance(truth[0], str):
-        return judged_tags(truth, predicted, metric, labels.tagging)
-    return judged_classes(labels.labels, truth, predicted, metric)
+        return evaluated_tags(truth, predicted, metric, labels.tagging)
+    return evaluated_classes(labels.labels, truth, predicted, metric)
 
 
 def _shown(value: float, metric: str) -> float:
-    """What a person calls the value: `Judged` negates what is better when it is smaller."""
+    """What a person calls the value: `Evaluated` negates what is better when it is smaller."""
     return -value if metric in LOWER_IS_BETTER else value
 
 
@@ -231,18 +217,11 @@ def _decide(
 
 
 def _verdict_of(rules: list[Rule], is_first: bool) -> tuple[Decision, str]:
-    broken, open_ones = ([rule.text for rule in rules if rule.outcome == one] for one in ("failed", "undecided"))
+    broken, open_ones = ([rule.text for rule in rules if rule.outcome == one] for one in ("failed", "inconclusive"))
     if broken:
-        return "kept_back", "; ".join(broken)
+        return "rejected", "; ".join(broken)
     if open_ones:
-        return "undecided", "; ".join(open_ones)
+        return "inconclusive", "; ".join(open_ones)
     kept = "; ".join(rule.text for rule in rules)
     first = "nothing was in use yet" if is_first else ""
     return "promoted", "; ".join(part for part in (first, kept or "no rule is set") if part)
-
-
-def _describe(verdict: VerdictRef) -> str:
-    return f"{verdict.verdict.replace('_', ' ')}: {verdict.candidate.path}\n\n{markdown_text(verdict.reason)}"
-
-
-gate_task = stage_task(gate, _describe)

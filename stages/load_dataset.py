@@ -2,21 +2,16 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from hubflow.schemas.contracts import contract_identity, contract_of
-from hubflow.schemas.labels import LabelMap
-from hubflow.schemas.references import DatasetRef, Split
-from hubflow.schemas.settings import DatasetSpec, TaskType
-from hubflow.schemas.tags import TagScheme
-from hubflow.stages.data.keep_rows import FORMAT_VERSION, Plan, Sources, gathered
-from hubflow.stages.data.reading import (
+from hubflow.data.ingestion import FORMAT_VERSION, Plan, Sources, collect_errors, dataset_summary, label_map_of
+from hubflow.data.monitor import ingest_dataset
+from hubflow.data.readers.images import beside_splits, split_sources
+from hubflow.data.readers.reading import (
     DIGITS_SOURCE,
     IMAGE_FORMATS,
     Chunk,
@@ -25,23 +20,28 @@ from hubflow.stages.data.reading import (
     read_label_list,
     rows_kind,
 )
-from hubflow.stages.data.reading_images import beside_splits, split_sources
-from hubflow.stages.data.reading_source import expanded, is_glob, matching, require_file
-from hubflow.stages.data.watch import keep_watched
-from hubflow.stages.errors import DataError
-from hubflow.stages.store import Store, content_key, file_sha256
-from hubflow.stages.tasks import stage_task
+from hubflow.data.readers.source import expanded, is_glob, matching, require_file
+from hubflow.errors import DataError
+from hubflow.orchestration.data_artifacts import publish
+from hubflow.orchestration.run_context import run_name
+from hubflow.orchestration.tasks import stage
+from hubflow.schemas.contracts import contract_identity, contract_of
+from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.references import DatasetRef, Split
+from hubflow.schemas.settings import DatasetSpec, TaskType
+from hubflow.store.store import Store, content_key, file_sha256
 
 Chunks = dict[Split, list[Chunk]]
 LOG = logging.getLogger(__name__)
 
 
+@stage(dataset_summary)
 def load_dataset(spec: DatasetSpec, task: TaskType, store: str, reuse: bool = True, contract: type | None = None) -> DatasetRef:
     """Accepted rows of each split (`TextRows`, `TextPairRows`, `TokenRows` or `ImageRows`), and the label map.
 
     The label map is made once, from the label list or from train, and every split is held to it. Where `dev` or `test`
-    is not given, `dev_share` and `test_share` of train take its place, by seed. Rows that break their contract are quarantined
-    in `quarantine/<key>/<split>.parquet`; `max_invalid_share` says how many may be.
+    is not given, `dev_fraction` and `test_fraction` of train take its place, by seed. Rows that break their contract are
+    quarantined in `quarantine/<key>/<split>.parquet`; `max_invalid_fraction` says how many may be.
 
     Splits are checked against each other, and against the last data set of these sources, as `spec.checks` says; the report is
     published in a Prefect run, and a page of it is kept in `data-reports/<key>` where the data was refused.
@@ -69,13 +69,15 @@ def load_dataset(spec: DatasetSpec, task: TaskType, store: str, reuse: bool = Tr
     try:
         digests = _digests(plan, chunks)
     except DataError:
-        gathered(plan.sources, partial(_read_through, plan))  # raises with what is wrong in the other sources too
+        collect_errors(plan.sources, partial(_read_through, plan))  # raises with what is wrong in the other sources too
         raise
     key = content_key("load_dataset", FORMAT_VERSION, spec, task, contract_identity(plan.model), digests)
     sources: Sources = {split: partial(_chunks, plan, split) for split in plan.sources}
     if chunks is not None:
         sources = {split: partial(iter, read) for split, read in chunks.items()}
-    return keep_watched(place, key, plan, sources, partial(_listed_labels, plan), digests, reuse, at_hand=chunks is not None)
+    return ingest_dataset(
+        place, key, plan, sources, partial(_listed_labels, plan), digests, reuse, publish, run_name(), chunks is not None
+    )
 
 
 def _plan(spec: DatasetSpec, task: TaskType, contract: type | None) -> Plan:
@@ -94,7 +96,7 @@ def _plan(spec: DatasetSpec, task: TaskType, contract: type | None) -> Plan:
 
 
 def _read(plan: Plan) -> Chunks:
-    chunks = gathered(plan.sources, lambda split: list(_chunks(plan, split)))
+    chunks = collect_errors(plan.sources, lambda split: list(_chunks(plan, split)))
     if plan.spec.format == "image_folder" and plan.spec.train is not None:
         root, first = expanded(plan.spec.train), chunks["train"][0]
         if plan.sources["train"] != root:
@@ -110,14 +112,14 @@ def _chunks(plan: Plan, split: Split) -> Iterable[Chunk]:
 
 def _read_through(plan: Plan, split: Split) -> None:
     for chunk in _chunks(plan, split):
-        if len(chunk.malformed) and not plan.spec.max_invalid_share:
+        if len(chunk.malformed) and not plan.spec.max_invalid_fraction:
             raise DataError("\n".join(malformed_texts(plan.sources[split], plan.spec.encoding, chunk.malformed)))
 
 
 def _digests(plan: Plan, chunks: Chunks | None) -> dict[str, str]:
     """Hash of the content of each source; for images with their places, since the rows point to the files."""
     if chunks is None:
-        by_split = gathered(plan.sources, lambda split: _sha256(plan.sources[split]))
+        by_split = collect_errors(plan.sources, lambda split: _sha256(plan.sources[split]))
     else:
         by_split = {split: content_key(*(_content(chunk) for chunk in read)) for split, read in chunks.items()}
     digests: dict[str, str] = {str(split): digest for split, digest in by_split.items()}
@@ -143,24 +145,3 @@ def _listed_labels(plan: Plan) -> LabelMap | None:
         return None
     labels = read_label_list(expanded(plan.spec.label_list), plan.spec.encoding, plan.spec.format == "image_list")
     return label_map_of(labels, plan.spec.label_list, plan.spec.tag_scheme if plan.kind == "tokens" else "auto")
-
-
-def label_map_of(labels: Sequence[str], source: str, tag_scheme: TagScheme = "auto") -> LabelMap:
-    """The label map of labels that are given in order.
-
-    Raises:
-        DataError: when one repeats or is empty, or there are none.
-    """
-    try:
-        return LabelMap(labels=tuple(labels), tag_scheme=tag_scheme)
-    except ValidationError as error:
-        raise DataError(f"{source}: {error.errors()[0]['msg'].removeprefix('Value error, ')}; list each label once") from error
-
-
-def describe(dataset: DatasetRef) -> str:
-    """What a person is told of a data set."""
-    rows = ", ".join(f"{count} {split}" for split, count in dataset.rows.items())
-    return f"{rows} rows, {dataset.num_classes} labels"
-
-
-load_dataset_task = stage_task(load_dataset, describe)

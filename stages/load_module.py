@@ -4,17 +4,26 @@ import json
 import shutil
 from pathlib import Path
 
+from hubflow.errors import DownloadError, ModuleError
+from hubflow.modules.files import own_file
+from hubflow.orchestration.tasks import stage
 from hubflow.schemas.references import ModuleRef
 from hubflow.schemas.settings import ModuleSpec
-from hubflow.stages.hub.errors import DownloadError, ModuleError
-from hubflow.stages.hub.module_files import own_file
-from hubflow.stages.store import Artifact, Store, content_key, file_sha256
-from hubflow.stages.tasks import stage_task
+from hubflow.store.store import Artifact, Store, content_key, file_sha256
 
 FORMAT_VERSION = 2
 KEPT = ("*.json", "*.txt", "*.safetensors", "*.bin", "*.pdparams", "*.model")
 
 
+def _describe(module: ModuleRef) -> str:
+    size = f"up to {module.max_positions} tokens" if module.max_positions else f"{module.image_size} pixels"
+    weights = "pretrained" if module.pretrained else "fresh weights"
+    pooled = ", no pooler: pooled_output is the first token" if module.pooled_output == "first token" else ""
+    title = f"{module.name}: {module.architecture} ({module.module_kind}), {weights}, {size}{pooled}"
+    return f"{title}\n\n```json\n{_json(module)}\n```"
+
+
+@stage(_describe, retry_on=(DownloadError,))
 def load_module(spec: ModuleSpec, store: str, reuse: bool = True) -> ModuleRef:
     """Fetch a pretrained module by name and keep its files in the store.
 
@@ -23,8 +32,8 @@ def load_module(spec: ModuleSpec, store: str, reuse: bool = True) -> ModuleRef:
             limit, a link out of the folder, or a folder without weights.
         DownloadError: when the files cannot be fetched or fail their checksum.
     """
-    from hubflow.stages.hub.download import resolve_module
-    from hubflow.stages.hub.module import ImageConfig, check_max_seq_len, module_facts, read_config
+    from hubflow.modules.download import resolve_module
+    from hubflow.modules.module import ImageConfig, check_max_seq_len, module_facts, read_config
 
     folder = resolve_module(spec.name, spec.revision, spec.pretrained)
     files = _files(folder, spec.pretrained)
@@ -48,7 +57,7 @@ def load_module(spec: ModuleSpec, store: str, reuse: bool = True) -> ModuleRef:
             for file in files:
                 shutil.copyfile(file, draft.folder / file.name)
             draft.facts |= {"name": spec.name, "pretrained": spec.pretrained, **module_facts(config)}
-        artifact = home.made("modules", key)
+        artifact = home.load("modules", key)
     return _reference(artifact)
 
 
@@ -69,16 +78,5 @@ def _is_weights(file: Path) -> bool:
     return file.suffix in (".safetensors", ".bin", ".pdparams")
 
 
-def _describe(module: ModuleRef) -> str:
-    size = f"up to {module.max_positions} tokens" if module.max_positions else f"{module.image_size} pixels"
-    weights = "pretrained" if module.pretrained else "fresh weights"
-    pooled = ", no pooler: pooled_output is the first token" if module.pooled_output == "first token" else ""
-    title = f"{module.name}: {module.architecture} ({module.module_kind}), {weights}, {size}{pooled}"
-    return f"{title}\n\n```json\n{_json(module)}\n```"
-
-
 def _json(module: ModuleRef) -> str:
     return json.dumps(module.model_dump(), indent=1)
-
-
-load_module_task = stage_task(load_module, _describe, retry_on=(DownloadError,))

@@ -1,35 +1,17 @@
 """Stage predict: label the rows of files, or the images of folders, with an exported folder and nothing else."""
 
-import logging
-import shutil
-import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
-
-from hubflow.schemas.errors import HubflowError, SettingsError, bounded
-from hubflow.schemas.folders import locked, not_written, working_folder
-from hubflow.schemas.opened_export import OpenedExport, open_export
-from hubflow.schemas.parts import PartRecord, PartRef, PredictionWork
+from hubflow.inference.batch.prediction import Mapped, predict_files
+from hubflow.orchestration.tasks import stage
 from hubflow.schemas.settings import PredictResult, PredictSettings
-from hubflow.schemas.text import markdown_text
-from hubflow.stages.console import progress_bar
-from hubflow.stages.prediction.assembly import judged, quarantine, write_predictions
-from hubflow.stages.prediction.layout import Layout, lay_out
-from hubflow.stages.prediction.part import predict_part, predictor_of
-from hubflow.stages.prediction.sources import output_of, require_free, sources_of
-from hubflow.stages.prediction.tables import NUM_TRUNCATED_TOKENS, NUM_TRUNCATED_WORDS
-from hubflow.stages.store import local_folder
-from hubflow.stages.tasks import stage_task
-
-AT_ONCE = 2
-"""Parts under way in one process: one computes while another reads, encodes or writes."""
-LOG = logging.getLogger(__name__)
-Mapped = Callable[[PredictionWork, Sequence[PartRef]], Iterator[PartRecord]]
+from hubflow.text import markdown_text
 
 
+def _describe(result: PredictResult) -> str:
+    """What a person is told of a prediction."""
+    return "\n\n".join([f"{result.rows} rows: {result.output}", *map(markdown_text, result.notes)])
+
+
+@stage(_describe)
 def predict(settings: PredictSettings, mapped: Mapped | None = None) -> PredictResult:
     """Label the rows of files, or the images of folders, with an exported folder and nothing else.
 
@@ -53,176 +35,4 @@ def predict(settings: PredictSettings, mapped: Mapped | None = None) -> PredictR
         DataError: when the data cannot be read; ContractError when too many rows are quarantined, or all.
         SettingsError: when the format does not fit the export's task, or the output's ending is unknown.
     """
-    started = time.perf_counter()
-    output = output_of(settings)
-    export = local_folder(settings.export)
-    opened = open_export(export)
-    work = _work(settings, opened, parts_folder(output.path))
-    task, label_map = work.task, opened.label_map
-    sources = sources_of(settings, task, work.rows_kind, output)
-    require_free(output, sources)
-    with work_folder(output.path, [path for source in sources for path in source.files]):
-        if mapped is None:
-            load_ahead(work)
-        layout = lay_out(settings, task, sources, work, output)
-        records = _records(work, layout, mapped or in_threads)
-        path = quarantine(settings, work, layout, records, output)
-        write_predictions(settings, work, layout, records, output)
-    metrics, notes = judged(records, label_map, task == "sequence_labelling")
-    invalid = layout.invalid + sum(record.bad for record in records)
-    return PredictResult(
-        export=str(export.absolute()),
-        output=str(output.path),
-        rows=sum(record.rows for record in records),
-        invalid_rows=invalid,
-        quarantine=str(path) if path else None,
-        metrics=metrics,
-        notes=[*notes, *_notes(layout, records, invalid, path), *_truncated(opened, records)],
-        seconds=round(time.perf_counter() - started, 3),
-    )
-
-
-def _notes(layout: Layout, records: Sequence[PartRecord], invalid: int, path: Path | None) -> list[str]:
-    from hubflow.stages.hub.images import CHANGES
-
-    notes = [*layout.findings, *([f"{invalid} of {layout.read} rows are quarantined in {path}"] if invalid else [])]
-    if layout.empty:
-        notes.append(f"{len(layout.empty)} file(s) hold no rows: {bounded(layout.empty)}")
-    if layout.skipped:
-        notes.append(f"skipped, as no rows: {', '.join(f'{reason} {count}' for reason, count in layout.skipped.items())}")
-    if layout.numbered_rows:
-        notes.append(
-            f"the tokens of {layout.numbered_rows} sentences are the numbers 1, 2, 3 …: set tokens_column to that of the words"
-        )
-    changes = sum((Counter(record.image_changes) for record in records), Counter[str]())
-    if changes:
-        notes.append("images: " + "; ".join(f"{changes[name]} {text}" for name, text in CHANGES.items() if changes[name]))
-    return notes
-
-
-def _truncated(export: OpenedExport, records: Sequence[PartRecord]) -> list[str]:
-    """What `max_seq_len` cut off."""
-    rows, count = (sum(getattr(record, name) for record in records) for name in ("truncated_rows", "truncated"))
-    if not rows:
-        return []
-    limit, of = export.signature["text"]["max_seq_len"], sum(record.rows for record in records)
-    if export.signature["task"] == "sequence_labelling":
-        return [
-            f"{rows} of {of} sentences are longer than max_seq_len {limit}: the model did not see {count} of their words, "
-            f"which have no probability (see {NUM_TRUNCATED_WORDS}); set stride to read such sentences in windows that overlap"
-        ]
-    return [
-        f"{rows} of {of} texts are longer than max_seq_len {limit}: the model did not see {count} of their tokens (see "
-        f"{NUM_TRUNCATED_TOKENS})"
-    ]
-
-
-def in_threads(work: PredictionWork, parts: Sequence[PartRef]) -> Iterator[PartRecord]:
-    """Parts predicted by threads of this process, a few at a time."""
-    from hubflow.stages.hub.memory import kept_between_steps
-    from hubflow.stages.hub.parallel import in_parallel
-
-    with kept_between_steps(large=work.rows_kind == "image"):
-        yield from in_parallel(lambda part: predict_part(work, part), parts, AT_ONCE, ahead=AT_ONCE)
-
-
-def load_ahead(work: PredictionWork) -> None:
-    """Load the export by a thread while the rows are laid out; what goes wrong is told by the part that needs it."""
-
-    def load() -> None:
-        with suppress(HubflowError):
-            predictor_of(work)
-
-    threading.Thread(target=load, name="hubflow-load").start()
-
-
-def parts_folder(output: Path) -> Path:
-    """Hidden folder beside the output for the parts."""
-    return output.with_name(f".{output.name}.parts")
-
-
-@contextmanager
-def work_folder(output: Path, holds: Sequence[Path]) -> Iterator[None]:
-    """Have the folder for the parts while the block runs; it goes when the block ends well, and stays for the next run else.
-
-    Of two predictions into one output, the second waits for the first.
-
-    Args:
-        output: the predictions.
-        holds: files and folders that are predicted on: who may not read each of them may not read what is made of them.
-
-    Raises:
-        StoreError: when it cannot be written, or is not this user's own.
-    """
-    folder = parts_folder(output)
-    lock = folder.with_suffix(".lock")
-    with _told(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-    with locked(lock):
-        try:
-            with _told(output):
-                working_folder(folder, holds)
-            try:
-                with _told(output):
-                    yield
-                    shutil.rmtree(folder)
-            finally:
-                if folder.is_dir() and not any(folder.glob("*.json")):  # no part is done: there is nothing to go on with
-                    shutil.rmtree(folder, ignore_errors=True)
-        finally:
-            lock.unlink(missing_ok=True)
-
-
-@contextmanager
-def _told(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise not_written(output, error) from error
-
-
-def _records(work: PredictionWork, layout: Layout, mapped: Mapped) -> list[PartRecord]:
-    records: list[PartRecord] = []
-    done = len(list(Path(work.folder).glob("*.json")))
-    if done:
-        LOG.info("%d part(s) are there from a run that was stopped; of the same rows, they are not predicted again", done)
-    with progress_bar("predicting", sum(part.rows for part in layout.parts)) as bar:
-        try:
-            for record in mapped(work, layout.parts):
-                records.append(record)
-                bar.advance(record.rows + record.bad)
-        except HubflowError:
-            raise
-        except BaseException:
-            LOG.warning("stopped after %d of %d parts; the same command goes on from there", len(records), len(layout.parts))
-            raise
-    return records
-
-
-def _work(settings: PredictSettings, export: OpenedExport, folder: Path) -> PredictionWork:
-    task = export.signature["task"]
-    assert export.sealed is not None
-    if settings.top_k is not None and task == "sequence_labelling":
-        raise SettingsError("top_k is for classification, this export's task is sequence_labelling; leave it out")
-    if settings.stride is not None and task != "sequence_labelling":
-        raise SettingsError(f"stride is for sequence_labelling, this export's task is {task}; leave it out")
-    return PredictionWork(
-        folder=str(folder),
-        task=task,
-        export=str(export.folder.absolute()),
-        export_sha256=export.sealed.sha256,
-        rows_kind=export.signature["rows_kind"],
-        source=settings.data if isinstance(settings.data, str) else settings.data[0],
-        batch_size=settings.batch_size,
-        top_k=settings.top_k,
-        stride=settings.stride,
-        threads=None,
-    )
-
-
-def describe(result: PredictResult) -> str:
-    """What a person is told of a prediction."""
-    return "\n\n".join([f"{result.rows} rows: {result.output}", *map(markdown_text, result.notes)])
-
-
-predict_task = stage_task(predict, describe)
+    return predict_files(settings, mapped)

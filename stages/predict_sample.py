@@ -5,17 +5,22 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from hubflow.schemas.outputs import Output
+from hubflow.inference.batch.prediction import predict_files
+from hubflow.orchestration.tasks import stage
 from hubflow.schemas.references import DatasetRef, ExportRef
 from hubflow.schemas.settings import PredictSettings
-from hubflow.stages.predict import predict
-from hubflow.stages.store import Store, content_key
-from hubflow.stages.tasks import stage_task
+from hubflow.store.outputs import Output
+from hubflow.store.store import Store, content_key
 
 PREDICTIONS = "predictions.parquet"
 COLUMNS = ("text", "text_pair", "tokens")
 
 
+def _describe(path: str) -> str:
+    return f"sample: {path}"
+
+
+@stage(_describe)
 def predict_sample(export: ExportRef, dataset: DatasetRef, split: str, rows: int, store: str, reuse: bool = True) -> str:
     """Label the first rows of a split with an export, by the stage `predict` and from files, as a user of it would.
 
@@ -35,7 +40,7 @@ def predict_sample(export: ExportRef, dataset: DatasetRef, split: str, rows: int
             data = _write_rows(source, rows, draft.folder)
             more = {"text_pair_column": "text_pair"} if dataset.rows_kind == "text_pair" else {}
             output = str(draft.folder / PREDICTIONS)
-            predict(PredictSettings.model_validate({"export": str(folder), "data": str(data), "output": output, **more}))
+            predict_files(PredictSettings.model_validate({"export": str(folder), "data": str(data), "output": output, **more}))
             Output.named(output, "output").record.unlink()  # the artefact's manifest takes its place
             draft.facts |= inputs
     return f"samples/{key}/{PREDICTIONS}"
@@ -58,10 +63,3 @@ def _write_rows(source: Path, rows: int, folder: Path) -> Path:
         else:
             shutil.copyfile(original, target)
     return images
-
-
-def _describe(path: str) -> str:
-    return f"sample: {path}"
-
-
-predict_sample_task = stage_task(predict_sample, _describe)

@@ -80,7 +80,7 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def digits_module() -> Path:
     """Module folder of the small image network that ships with hubflow. Read only."""
-    from hubflow.stages.hub.download import resolve_module
+    from hubflow.modules.download import resolve_module
 
     return resolve_module("digits")
 

@@ -196,20 +196,20 @@ def _server() -> Iterator[None]:
 
 def _night(nightly: Any, disk: Path) -> tuple[Any, BaseException | None]:
     """What a nightly run gives that does not depend on when it ran, or the error that it ended with."""
-    from hubflow.schemas.folders import file_sha256
     from hubflow.schemas.nightly import NightlySettings
+    from hubflow.store.manifest import file_sha256
 
     store = disk / "store"
     settings = {
         "name": "full",
         "task": "image_classification",
         "module": {"name": "digits"},
-        "data": {"format": "digits", "digits": [5, 6], "max_rows": 60, "dev_share": 0.2, "test_share": 0.3},
+        "data": {"format": "digits", "digits": [5, 6], "max_rows": 60, "dev_fraction": 0.2, "test_fraction": 0.3},
         "train": {
             "epochs": 1,
             "batch_size": 16,
             "checkpoints": {"every_steps": 1},
-            "track": {"history": str(disk / "history.csv")},
+            "tracking": {"history": str(disk / "history.csv")},
         },
         "device": "cpu",
         "store": str(store),
@@ -226,8 +226,8 @@ def _night(nightly: Any, disk: Path) -> tuple[Any, BaseException | None]:
 
 def _faults_of(error: BaseException | None, disk: Path) -> list[str]:
     """What is wrong with the error, and with what the run left on the full disk."""
-    from hubflow.schemas.errors import HubflowError
-    from hubflow.schemas.folders import LEFTOVER, MANIFEST, StoreError, verify_folder
+    from hubflow.errors import HubflowError, StoreError
+    from hubflow.store.manifest import LEFTOVER, MANIFEST, verify_folder
 
     faults = []
     if error is not None:

@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parent / "stages" / "hub"))  # for those who run this file; pytest has it there already
+sys.path.append(str(Path(__file__).parent / "helpers"))  # for those who run this file; pytest has it there already
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a fork must not inherit their threads' locks
 
 import numpy as np
@@ -50,15 +50,15 @@ from small_modules import (
     write_tiny_bert,
 )
 
+from hubflow.data.encoded import EncodedSplit
+from hubflow.modules.download import resolve_module
+from hubflow.programs.session import Session, TaskSpec
+from hubflow.runtime.cores import compute_sub_batches
 from hubflow.schemas.labels import LabelMap
-from hubflow.stages.hub import training
-from hubflow.stages.hub.callbacks import Callback, Step, TrainState
-from hubflow.stages.hub.checkpoints import Checkpoints
-from hubflow.stages.hub.cores import compute_lanes
-from hubflow.stages.hub.download import resolve_module
-from hubflow.stages.hub.encoded import EncodedSplit
-from hubflow.stages.hub.session import Session, TaskSpec
-from hubflow.stages.hub.stepping import Stepper
+from hubflow.training import loop as training
+from hubflow.training.callbacks import Callback, Step, TrainState
+from hubflow.training.checkpoints import Checkpoints
+from hubflow.training.step import TrainStep
 
 STARTING, LOADING, STEP, EVALUATION = "starting", "loading a checkpoint", "a step", "an evaluation"
 LAST, BEST, REMOVAL = "writing last", "writing best", "removing what is old"
@@ -90,7 +90,7 @@ class Job:
         plan = training.TrainPlan(settings(**self.values), seed, self.label_map, "loss", self.train, self.dev, asked)
         checkpoints = Checkpoints(folder, plan.settings.checkpoints.keep)
         return training.train(
-            Session(self.spec, self.module, "cpu", lanes=compute_lanes()),
+            Session(self.spec, self.module, "cpu", sub_batches=compute_sub_batches()),
             plan,
             checkpoints,
             [*([Draws()] if draws else []), *callbacks],
@@ -130,7 +130,14 @@ def make_jobs(folder: Path) -> list[Job]:
     return [
         Job("texts", text, bert, SENTIMENT, *texts, {"epochs": 3, "evaluate_every_steps": 2, "checkpoints": every}),
         Job("images, flipped", image, digits, sides, *flipped, {"epochs": 3, "random_flip": True, "checkpoints": every}),
-        Job("texts, unfreezing", text, bert, SENTIMENT, *texts, {**gradual, "accumulate_steps": 2, "checkpoints": every}),
+        Job(
+            "texts, unfreezing",
+            text,
+            bert,
+            SENTIMENT,
+            *texts,
+            {**gradual, "gradient_accumulation_steps": 2, "checkpoints": every},
+        ),
         Job("texts, patience", text, bert, SENTIMENT, *texts, {**patient, "checkpoints": {"every_steps": 2, "keep": 1}}),
         Job(
             "images, unfreezing", image, digits, sides, *flipped,
@@ -138,7 +145,7 @@ def make_jobs(folder: Path) -> list[Job]:
         ),
         Job(
             "tokens", TaskSpec("sequence_labelling", 5), bert, ENTITY_LABELS, tokens, tokens,
-            {"epochs": 2, "class_weights": "balanced", "label_smoothing": 0.1, "layer_decay": 0.9, "checkpoints": every},
+            {"epochs": 2, "class_weights": "balanced", "label_smoothing": 0.1, "layerwise_lr_decay": 0.9, "checkpoints": every},
         ),
     ]  # fmt: skip
 
@@ -244,7 +251,7 @@ def watch_places(board: Board) -> None:
             pass
 
     os.rename = rename  # type: ignore[assignment]
-    Stepper.take = told(STEP, Stepper.take)  # type: ignore[method-assign]
+    TrainStep.take = told(STEP, TrainStep.take)  # type: ignore[method-assign]
     training.evaluate_split = told(EVALUATION, training.evaluate_split)
     Checkpoints.load = told(LOADING, Checkpoints.load)  # type: ignore[method-assign]
     Checkpoints.save = told(LAST, Checkpoints.save)  # type: ignore[method-assign]

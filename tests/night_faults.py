@@ -80,7 +80,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True)
-class Night:
+class NightlyRun:
     """The data and the gate of one night of a series."""
 
     train: int
@@ -95,14 +95,14 @@ class Night:
 
 
 NIGHTS = (
-    Night(train=60, dev=20, test=31, damaged=1, min_gain=-1.0, outcome="promoted"),
-    Night(train=72, dev=22, test=31, damaged=0, min_gain=-1.0, outcome="promoted"),
-    Night(train=64, dev=20, test=33, damaged=2, min_gain=0.9, outcome="kept_back"),
-    Night(train=80, dev=24, test=35, damaged=1, min_gain=-1.0, outcome="promoted"),
+    NightlyRun(train=60, dev=20, test=31, damaged=1, min_gain=-1.0, outcome="promoted"),
+    NightlyRun(train=72, dev=22, test=31, damaged=0, min_gain=-1.0, outcome="promoted"),
+    NightlyRun(train=64, dev=20, test=33, damaged=2, min_gain=0.9, outcome="rejected"),
+    NightlyRun(train=80, dev=24, test=35, damaged=1, min_gain=-1.0, outcome="promoted"),
 )
 
 
-def write_data(folder: Path, night: Night) -> None:
+def write_data(folder: Path, night: NightlyRun) -> None:
     """The night's tables, in the same places every night."""
     from runs import write_reviews
 
@@ -113,7 +113,7 @@ def write_data(folder: Path, night: Night) -> None:
                 stream.writelines(f"{900 + number}\t\t1\n" for number in range(night.damaged))
 
 
-def settings_of(home: Home, data: Path, module: Path, night: Night) -> dict[str, Any]:
+def settings_of(home: Home, data: Path, module: Path, night: NightlyRun) -> dict[str, Any]:
     """Settings of the night."""
     return {
         "name": NAME,
@@ -122,7 +122,7 @@ def settings_of(home: Home, data: Path, module: Path, night: Night) -> dict[str,
         "data": {
             "format": "tsv",
             **{split: str(data / f"{split}.tsv") for split in ("train", "dev", "test")},
-            "max_invalid_share": 0.5,
+            "max_invalid_fraction": 0.5,
         },
         "train": {"epochs": 1, "batch_size": 16, "learning_rate": 1e-3, "checkpoints": {"every_steps": 2}},
         "store": home.address,
@@ -176,7 +176,7 @@ class Services:
             AWS_EC2_METADATA_DISABLED="true",
         )
         os.environ.pop("LD_PRELOAD", None)  # of the clock, which is that of the nights alone
-        from hubflow.temporary_server import TemporaryServer
+        from hubflow.orchestration.temporary_server import TemporaryServer
 
         server = TemporaryServer()
         running, endpoint, proxy = [server._process], None, None
@@ -438,7 +438,7 @@ class Harness:
     folder: Path
     services: Services
     faults: Faults
-    nights: Sequence[Night]
+    nights: Sequence[NightlyRun]
     tally: Tally = field(default_factory=Tally)
     _number: int = 0
 
@@ -478,7 +478,7 @@ class Harness:
     def _disturb_night(
         self,
         home: Home,
-        night: Night,
+        night: NightlyRun,
         count: int,
         allowed: Sequence[str | None],
         expected: Mapping[str, Any],
@@ -523,7 +523,7 @@ class Harness:
         for fault in found:
             self.tally.fault(f"{home.folder.name}, at the end: {fault}")
 
-    def _start(self, home: Home, night: Night, disturbance: Disturbance) -> Ending:
+    def _start(self, home: Home, night: NightlyRun, disturbance: Disturbance) -> Ending:
         self.tally.starts += 1
         machine = f"machine-{self.faults.draw.randint(0, 1)}"
         settings = settings_of(home, self.folder / "data", self.folder / "bert", night)
@@ -546,7 +546,7 @@ class Harness:
         if own_clock.is_there():
             own_clock.set_clock(0)
         proxy, folder = self.services.proxy, self.folder / f"series-{self._number}"
-        return Home.made(folder, self.services.endpoint, proxy.url if proxy else None, self.faults.kind == "disk")
+        return Home.load(folder, self.services.endpoint, proxy.url if proxy else None, self.faults.kind == "disk")
 
 
 def wait_for_silence(services: set[int]) -> list[str]:
@@ -576,8 +576,8 @@ def _is_service(pid: int, services: set[int]) -> bool:
 
 
 def _prune(address: str) -> None:
+    from hubflow.deployment.pruning import prune
     from hubflow.schemas.prune import PruneSettings
-    from hubflow.stages.prune import prune
 
     prune(PruneSettings(keep_last=100, min_age_days=0), address)
 
@@ -598,11 +598,11 @@ def _in_child(function: Callable[[], None]) -> None:
 
 def import_everything() -> None:
     """What a night needs, so that its child begins at once."""
-    from hubflow.stages.worker.server import PRELOADED, PRELOADED_WHILE_IDLE
+    from hubflow.workers.server import PRELOADED, PRELOADED_WHILE_IDLE
 
-    for module in ("hubflow.flows.nightly", "hubflow.stages.hub.predictor", "boto3", "s3fs", *PRELOADED, *PRELOADED_WHILE_IDLE):
+    for module in ("hubflow.flows.nightly", "hubflow.inference.predictor", "boto3", "s3fs", *PRELOADED, *PRELOADED_WHILE_IDLE):
         importlib.import_module(module)
-    from hubflow.stages.hub import runtime
+    from hubflow.runtime import paddle_import as runtime
 
     assert runtime.paddle.__version__  # which imports it
 

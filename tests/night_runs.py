@@ -127,8 +127,8 @@ class Board:
 def watch_places(board: Board) -> None:
     """Child: have what writes, renames, removes and sends tell the board."""
     from hubflow.flows.fine_tune import Stopwatch
-    from hubflow.stages.hub.stepping import Stepper
-    from hubflow.stages.remote import Remote
+    from hubflow.store.remote import Remote
+    from hubflow.training.step import TrainStep
 
     def at(place: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -147,7 +147,7 @@ def watch_places(board: Board) -> None:
     remote = {"upload": UPLOAD, "write": OBJECT, "swap": SWAP, "remove": DELETE, "download": DOWNLOAD}
     for name, place in remote.items():
         setattr(Remote, name, at(place, getattr(Remote, name)))
-    Stepper.take = at(STEP, Stepper.take)  # type: ignore[method-assign]
+    TrainStep.take = at(STEP, TrainStep.take)  # type: ignore[method-assign]
     Stopwatch.__call__ = timed  # type: ignore[method-assign]
 
 
@@ -165,7 +165,7 @@ class ForkedServer:
                 subprocess.Popen = POPEN  # type: ignore[misc]
                 _close_sockets_but(int(command[-1]))
                 sys.argv = ["server", command[-1]]
-                importlib.import_module("hubflow.stages.worker.server").main()
+                importlib.import_module("hubflow.workers.server").main()
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -275,10 +275,10 @@ class Start:
             os._exit(code)
 
     def _night(self, board: Board) -> tuple[int, dict[str, Any]]:
+        from hubflow.errors import HubflowError
         from hubflow.flows.nightly import nightly
-        from hubflow.schemas.errors import HubflowError
         from hubflow.schemas.nightly import NightlySettings
-        from hubflow.stages.worker import processes
+        from hubflow.workers import processes
 
         watch_places(board)
         subprocess.Popen = ForkedServer  # type: ignore[misc,assignment]

@@ -19,7 +19,7 @@ KEY, SECRET = "AKIAHUBFLOW", "not-a-secret"
 SEALED = ("datasets", "modules", "encoded", "tasks", "checkpoints", "evaluations", "exports", "verdicts", "samples")
 EQUAL = ("datasets", "modules", "encoded", "tasks", "checkpoints")
 """Kinds whose manifests are the same in each series, bit for bit."""
-MEASURED = ("card.md", "card.html", "proof.json")
+MEASURED = ("card.md", "card.html", "verification.json")
 """Files of an export that hold seconds and memory; its manifest, and the names of what is made from it, differ with them."""
 TIMES = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?( UTC|Z|\+00:00)?")
 NOTHING_BEFORE = re.compile(r"There was nothing to compare with: [^\"<]*")

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import boto3
 import pytest
 
-from hubflow.stages.remote import CACHE_VARIABLE
+from hubflow.store.remote import CACHE_VARIABLE
 
 KEY, SECRET = "AKIAHUBFLOW", "not-a-secret-but-told-apart"
 

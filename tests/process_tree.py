@@ -22,7 +22,7 @@ def children_of(pid: int | None = None) -> list[int]:
 
 def workers_of(pid: int | None = None) -> list[int]:
     """The worker processes that work for a process (this one by default), in the order of their ranks."""
-    servers = [child for child in children_of(pid) if b"hubflow.stages.worker.server" in _command(child)]
+    servers = [child for child in children_of(pid) if b"hubflow.workers.server" in _command(child)]
     return [worker for server in servers for worker in children_of(server)]
 
 

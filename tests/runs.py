@@ -21,7 +21,7 @@ from hubflow.stages.export_inference_program import export_inference_program
 from hubflow.stages.fine_tune import fine_tune
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.stages.load_module import load_module
-from hubflow.stages.store import Store
+from hubflow.store.store import Store
 
 WORDS = ("a", "fine", "dull", "film", "with", "joy", "of", "no", "great", "plot", ".", "<", ">", "/", "script", "alert")
 
@@ -53,19 +53,19 @@ class Run:
 def run_stages(settings: FineTuneSettings) -> Run:
     """Run every stage as a plain function."""
     store = settings.store
-    dataset = load_dataset(settings.data, settings.task, store)
-    module = load_module(settings.module, store)
-    encoded = encode_dataset(dataset, module, settings.module, store)
-    task = build_head(settings.task, module, dataset, settings.module, settings.head, store)
-    checkpoint = fine_tune(task, encoded, settings.train, store, settings.seed, "cpu")
-    evaluation = evaluate(checkpoint, encoded, settings.evaluate, store, "cpu")
-    export = export_inference_program(checkpoint, encoded, evaluation, store)
+    dataset = load_dataset.fn(settings.data, settings.task, store)
+    module = load_module.fn(settings.module, store)
+    encoded = encode_dataset.fn(dataset, module, settings.module, store)
+    task = build_head.fn(settings.task, module, dataset, settings.module, settings.head, store)
+    checkpoint = fine_tune.fn(task, encoded, settings.train, store, settings.seed, "cpu")
+    evaluation = evaluate.fn(checkpoint, encoded, settings.evaluate, store, "cpu")
+    export = export_inference_program.fn(checkpoint, encoded, evaluation, store)
     return Run(settings, dataset, module, encoded, task, checkpoint, evaluation, export)
 
 
 def digits_settings(store: Path, **more: Any) -> dict[str, Any]:
     """Settings of a small fine-tune of the module that ships with hubflow."""
-    data = {"format": "digits", "digits": [5, 6, 7], "max_rows": 90, "dev_share": 0.2, "test_share": 0.4}
+    data = {"format": "digits", "digits": [5, 6, 7], "max_rows": 90, "dev_fraction": 0.2, "test_fraction": 0.4}
     train = {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3}
     return {
         "task": "image_classification",

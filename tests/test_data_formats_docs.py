@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 import yaml
 
+from hubflow.data.readers.reading import read_rows
 from hubflow.schemas.data_checks import DataChecks
 from hubflow.schemas.labels import clean_label, label_text
 from hubflow.schemas.settings import DatasetSpec, PredictSettings
-from hubflow.stages.data.reading import read_rows
-from hubflow.stages.store import Store
+from hubflow.store.store import Store
 
 TEXT = (Path(__file__).parents[1] / "docs" / "data-formats.md").read_text(encoding="utf-8")
 

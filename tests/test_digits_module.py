@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-ASSET = Path(__file__).parent.parent / "stages" / "hub" / "assets" / "digits"
+ASSET = Path(__file__).parent.parent / "src" / "hubflow" / "modules" / "assets" / "digits"
 # Processors round differently, and training carries that on: 0.30 was measured between two kernel sets of one processor (0
 # between two runs on the same one). Weights of another seed differ by about 1.4.
 RELATIVE_TOLERANCE = 0.5

@@ -9,10 +9,10 @@ from typing import Any
 from modules import make_tiny_bert
 from runs import WORDS, Run, run_stages
 
+from hubflow.inference.predictor import Predictor
 from hubflow.schemas.parsing import parse_settings, read_settings, with_overrides
 from hubflow.schemas.settings import FineTuneSettings, ModuleSpec
 from hubflow.schemas.training import TrainSettings
-from hubflow.stages.hub.predictor import Predictor
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL = ("data.max_rows=48", "train.epochs=1", "train.batch_size=16", "evaluate.batch_size=16", "device=cpu")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OPENING = "schemas/files.py"
+OPENING = "src/hubflow/files.py"
 METHODS = {"read_text", "read_bytes"}
 FUNCTIONS = {"open", "io.open", "zipfile.ZipFile", "np.fromfile", "np.memmap", "Image.open", "Tokenizer.from_file"}
 STREAMS = {"stream", "pickled"}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hubflow.stages.hub.runtime import paddle
+from hubflow.runtime.paddle_import import paddle
 
 TEXT = (Path(__file__).parents[1] / "docs" / "task-api.md").read_text(encoding="utf-8")
 

@@ -17,17 +17,16 @@ from rich.table import Table
 from runs import Run
 from typer.testing import CliRunner
 
-from hubflow.cli import app
-from hubflow.command_line import print_json
-from hubflow.schemas.errors import HubflowError
+from hubflow.cli.app import print_json
+from hubflow.cli.main import app
+from hubflow.console import Terminal
+from hubflow.deployment.pointer import override
+from hubflow.errors import DataError, HubflowError
+from hubflow.orchestration.data_artifacts import markdown
+from hubflow.orchestration.tasks import stage
 from hubflow.schemas.settings import DatasetSpec
-from hubflow.schemas.text import markdown_block, markdown_text, printable
-from hubflow.stages.console import Terminal
-from hubflow.stages.data.artifacts import markdown
-from hubflow.stages.errors import DataError
-from hubflow.stages.load_dataset import load_dataset_task
-from hubflow.stages.promote import override
-from hubflow.stages.tasks import stage_task
+from hubflow.stages.load_dataset import load_dataset
+from hubflow.text import markdown_block, markdown_text, printable
 
 TITLE = "\x1b]0;owned\x07"
 LINK = "\x1b]8;;http://evil\x1b\\here\x1b]8;;\x1b\\"
@@ -125,7 +124,7 @@ def test_what_is_deployed_and_why_is_shown(text_run: Run) -> None:
 def test_warnings_and_tracebacks_of_the_command_obey_nothing(tmp_path: Path) -> None:
     program = f"""
 import logging, sys
-from hubflow import cli
+from hubflow.cli import main as cli
 @cli.app.command()
 def fail():
     logging.getLogger("hubflow.x").warning("%s", {TITLE!r})
@@ -182,15 +181,15 @@ def test_artifacts_and_logs_of_a_run_hold_nothing_that_is_obeyed(
         """A stage that fails."""
         raise DataError(f"{name}\n```\n{IMAGE}")
 
-    names = [stage_task(one, str) for one in (hostile, failing)]
+    names = [stage(str)(one) for one in (hostile, failing)]
     rows = tmp_path / f"{TITLE}{IMAGE.replace('/', '_')}.tsv"
     rows.write_text("text\tlabel\n" + "a fine film\tgood\na dull film\tbad\n" * 9 + " \tbad\n", encoding="utf-8")
 
     @flow(name="hostile")
     def run() -> None:
         names[0](f"{TITLE}{IMAGE}")
-        spec = DatasetSpec.model_validate({"format": "tsv", "train": str(rows), "max_invalid_share": 0.5})
-        load_dataset_task(spec, "text_classification", str(tmp_path / "store"))
+        spec = DatasetSpec.model_validate({"format": "tsv", "train": str(rows), "max_invalid_fraction": 0.5})
+        load_dataset(spec, "text_classification", str(tmp_path / "store"))
         with pytest.raises(DataError):
             names[1](f"{TITLE}{IMAGE}")
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from runs import Run
 
+from hubflow.deployment.lookup import export_reference, verdict_reference
 from hubflow.schemas.references import Decision, ExportRef, VerdictRef
-from hubflow.stages.candidates import export_reference, verdict_reference
-from hubflow.stages.store import Store
+from hubflow.store.store import Store
 
 
 def store_with_exports(run: Run, folder: Path, *keys: str) -> tuple[str, list[ExportRef]]:
@@ -26,7 +26,7 @@ def store_with_exports(run: Run, folder: Path, *keys: str) -> tuple[str, list[Ex
         with store.create("exports", key) as draft:
             shutil.copytree(source.folder, draft.folder, ignore=shutil.ignore_patterns("manifest.json"), dirs_exist_ok=True)
             draft.facts |= {**source.facts, "fingerprints": {"data": key, "settings": key}}
-    return str(store.root), [export_reference(store.made("exports", key)) for key in keys]
+    return str(store.root), [export_reference(store.load("exports", key)) for key in keys]
 
 
 def verdict_on(
@@ -38,4 +38,4 @@ def verdict_on(
     with home.create("verdicts", key) as draft:
         (draft.folder / "verdict.json").write_text("{}")
         draft.facts |= {"at": datetime.datetime.now(datetime.UTC).isoformat(), **facts}
-    return verdict_reference(home.made("verdicts", key))
+    return verdict_reference(home.load("verdicts", key))

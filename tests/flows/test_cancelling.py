@@ -25,7 +25,7 @@ from hubflow.schemas.references import EncodedRef, TaskRef
 from hubflow.schemas.requests import TrainRequest
 from hubflow.schemas.training import TrainSettings
 from hubflow.stages.fine_tune import fine_tune
-from hubflow.stages.hub.callbacks import Callback, Step, TrainState
+from hubflow.training.callbacks import Callback, Step, TrainState
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are told apart by /proc")
 ENDLESS = {"epochs": 100_000, "batch_size": 16, "learning_rate": 1e-3}
@@ -38,7 +38,7 @@ import sys
 from prefect import flow
 from hubflow.schemas.references import EncodedRef, TaskRef
 from hubflow.schemas.requests import TrainRequest
-from hubflow.stages.fine_tune import fine_tune_task
+from hubflow.stages.fine_tune import fine_tune
 
 request = TrainRequest.model_validate_json(sys.argv[1])
 arguments = (request.task, request.encoded, request.settings, request.store, request.seed, "cpu")
@@ -46,9 +46,9 @@ arguments = (request.task, request.encoded, request.settings, request.store, req
 @flow(name=sys.argv[2], persist_result=False)
 def train():
     if sys.argv[3] == "submitted":
-        fine_tune_task.submit(*arguments).result()
+        fine_tune.submit(*arguments).result()
     else:
-        fine_tune_task(*arguments)
+        fine_tune(*arguments)
 
 train()
 """
@@ -118,7 +118,7 @@ def require_resumed(request: TrainRequest) -> None:
     (*_, newest) = lasts(Path(request.store))
     watch = OneStep()
     with pytest.raises(RuntimeError, match="enough"):
-        fine_tune(request.task, request.encoded, request.settings, request.store, request.seed, "cpu", callbacks=[watch])
+        fine_tune.fn(request.task, request.encoded, request.settings, request.store, request.seed, "cpu", callbacks=[watch])
     assert (watch.began_at, watch.first) == (newest, newest + 1)
 
 

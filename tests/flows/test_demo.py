@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hubflow.schemas.folders import verify_folder
+from hubflow.store.manifest import verify_folder
 
 
 def test_the_demo_shows_its_stages_and_the_pretrained_module_wins(prefect_server: str, tmp_path: Path) -> None:

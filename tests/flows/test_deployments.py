@@ -13,8 +13,8 @@ import pytest
 from browser import SCHEMES, WIDTHS, browser_path, chromium, find_browser, opened, share_of_paper
 from prefect_processes import World, documented_blocks, world
 
-from hubflow.schemas.folders import verify_folder
-from hubflow.schemas.text import markdown_text
+from hubflow.store.manifest import verify_folder
+from hubflow.text import markdown_text
 
 PROJECT = Path(__file__).parents[2]
 HEADING = "From nothing to a finished run"

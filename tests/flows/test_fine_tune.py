@@ -11,11 +11,11 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import Artifact
 from runs import Run, digits_settings
 
+from hubflow.errors import SettingsError
 from hubflow.flows.fine_tune import fine_tune
-from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.references import FineTuneResult
 from hubflow.schemas.settings import FineTuneSettings
-from hubflow.schemas.text import markdown_text
+from hubflow.text import markdown_text
 
 STAGES = (
     "load-dataset",

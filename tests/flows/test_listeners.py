@@ -12,7 +12,7 @@ from listeners import beyond_loopback, listeners_below, observed
 from modules import make_tiny_bert
 from runs import WORDS, text_settings
 
-from hubflow.temporary_server import ASKED_BY
+from hubflow.orchestration.temporary_server import ASKED_BY
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 

@@ -11,17 +11,17 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from runs import digits_settings
 
+from hubflow.deployment.lookup import read_verdict
+from hubflow.deployment.pointer import override, read_deployed
+from hubflow.errors import ConcurrencyError, OpenFilesError, OutOfMemoryError, SettingsError, SignatureError, StoreError
 from hubflow.flows.nightly import nightly
-from hubflow.flows.slots import SlotError, require_limit
-from hubflow.schemas.errors import OpenFilesError, OutOfMemoryError, SettingsError
-from hubflow.schemas.folders import StoreError, verify_folder
-from hubflow.schemas.nightly import NightlyResult, NightlySettings, SlotSettings
+from hubflow.orchestration.gpu_slots import require_limit
+from hubflow.orchestration.tasks import stage
+from hubflow.schemas.nightly import ConcurrencySettings, NightlyResult, NightlySettings
 from hubflow.schemas.parsing import parse_settings
-from hubflow.schemas.signing import SignatureError, make_key, require_trusted
-from hubflow.stages.gate import read_verdict
-from hubflow.stages.promote import override, read_deployed
-from hubflow.stages.store import Store
-from hubflow.stages.tasks import stage_task
+from hubflow.store.manifest import verify_folder
+from hubflow.store.signing import make_key, require_trusted
+from hubflow.store.store import Store
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -124,7 +124,7 @@ def test_what_was_altered_or_is_gone_is_made_again_though_it_was_made_before(fir
     (store / "aside").rename(runs)
     result = nightly(settings)
     assert weights.read_bytes() == intact
-    assert result.outcome == "kept_back"
+    assert result.outcome == "rejected"
     assert "below the +0.9 asked for" in result.reason
     assert result.deployed != result.candidate
 
@@ -135,7 +135,7 @@ def test_weights_that_do_not_fit_are_not_started_from_and_that_is_said(first: Ni
     assert "which cannot be started from: hidden_units: [] in the checkpoint, [6] now" in result.started_from
 
 
-def test_another_pointer_that_was_moved_meanwhile_is_judged_against_anew(first: NightlyResult, store: Path) -> None:
+def test_another_pointer_that_was_moved_meanwhile_is_evaluated_against_anew(first: NightlyResult, store: Path) -> None:
     verdict = read_verdict(Store(store), _history(store)[0].verdict)
     before = override(verdict.candidate, "digits", str(store), "the first one was better").revision
     result = nightly(night(store, 90, seed=1, start_from="module"))
@@ -148,7 +148,7 @@ def test_a_stage_that_runs_out_of_memory_says_what_to_do() -> None:
         return bytearray(rows << 60)
 
     with pytest.raises(OutOfMemoryError, match=r"greedy ran out of memory.*more memory"):
-        flow(lambda: stage_task(greedy, str)(1), name="greedy")()
+        flow(lambda: stage(str)(greedy)(1), name="greedy")()
 
 
 def test_a_stage_that_has_too_many_files_open_says_what_to_do() -> None:
@@ -156,16 +156,16 @@ def test_a_stage_that_has_too_many_files_open_says_what_to_do() -> None:
         raise OSError(number, os.strerror(number), "rows.tsv")
 
     with pytest.raises(OpenFilesError, match=r"opening: .*Too many open files: 'rows.tsv'; allow more open files .*ulimit -n"):
-        flow(lambda: stage_task(opening, str)(errno.EMFILE), name="opening")()
+        flow(lambda: stage(str)(opening)(errno.EMFILE), name="opening")()
     with pytest.raises(FileNotFoundError):
-        flow(lambda: stage_task(opening, str)(errno.ENOENT), name="opening")()
+        flow(lambda: stage(str)(opening)(errno.ENOENT), name="opening")()
 
 
 def test_a_missing_limit_is_made_or_is_an_error_that_names_the_command() -> None:
-    with pytest.raises(SlotError, match="prefect gcl create lonely --limit 2"):
-        require_limit(SlotSettings(name="lonely", slots=2, create=False))
-    require_limit(SlotSettings(name="lonely", slots=2))
-    require_limit(SlotSettings(name="lonely", slots=7))
+    with pytest.raises(ConcurrencyError, match="prefect gcl create lonely --limit 2"):
+        require_limit(ConcurrencySettings(name="lonely", slots=2, create=False))
+    require_limit(ConcurrencySettings(name="lonely", slots=2))
+    require_limit(ConcurrencySettings(name="lonely", slots=7))
     with get_client(sync_client=True) as client:
         assert client.read_global_concurrency_limit_by_name("lonely").limit == 2
 

@@ -1,4 +1,4 @@
-"""Three nights by the commands of docs/nightly.md: promoted, skipped, kept back, a webhook that is told, a slot given back."""
+"""Three nights by the commands of docs/nightly.md: promoted, skipped, rejected, a webhook that is told, a slot given back."""
 
 import http.server
 import json
@@ -17,9 +17,9 @@ from prefect_processes import World, documented_blocks, world
 PROJECT = Path(__file__).parents[2]
 
 HOLD = """
-from hubflow.flows.slots import slot
-from hubflow.schemas.nightly import SlotSettings
-with slot(SlotSettings(held="always", lease_seconds=60), "cpu"):
+from hubflow.orchestration.gpu_slots import slot
+from hubflow.schemas.nightly import ConcurrencySettings
+with slot(ConcurrencySettings(held="always", lease_seconds=60), "cpu"):
     print("held", flush=True)
     {then}
 """
@@ -71,11 +71,11 @@ def test_the_documented_nights_are_promoted_skipped_and_kept_back_and_the_webhoo
         assert held["limit"] == 1
         here.wait_for("slot given back", lambda: here.api("v2/concurrency_limits/gpu")["active_slots"] == 0, 100)
         assert _hold(here, "pass").wait(60) == 0
-    assert [one["outcome"] for one in nights] == ["promoted", "skipped", "kept_back"]
+    assert [one["outcome"] for one in nights] == ["promoted", "skipped", "rejected"]
     assert nights[2]["started_from"] == f"the weights of {nights[0]['candidate']}"
     assert nights[2]["deployed"] == nights[0]["candidate"] != nights[2]["candidate"]
     assert "promoted by flow run" in shown
-    assert "hubflow.nightly.kept_back" in posted[0]
+    assert "hubflow.nightly.rejected" in posted[0]
     assert "below the +0.5 asked for" in posted[0]
 
 

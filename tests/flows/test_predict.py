@@ -11,8 +11,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, TaskRunFilter, TaskRunFilterName
 from runs import Run, write_reviews
 
+from hubflow.errors import StoreError
 from hubflow.flows.predict import predict
-from hubflow.schemas.folders import StoreError
 from hubflow.schemas.settings import PredictResult, PredictSettings
 from hubflow.stages.predict import predict as predict_plainly
 
@@ -37,7 +37,7 @@ def test_the_flow_labels_a_file_part_by_part(text_run: Run, tmp_path: Path) -> N
 
 def test_a_dask_cluster_of_two_processes_gives_the_same_file(text_run: Run, tmp_path: Path) -> None:
     data = write_reviews(tmp_path / "rows.tsv", 24)
-    plain = Path(predict_plainly(settings(text_run, data, rows_per_part=4)).output)
+    plain = Path(predict_plainly.fn(settings(text_run, data, rows_per_part=4)).output)
     over = settings(
         text_run, data, rows_per_part=4, output=str(tmp_path / "dask.parquet"), runner={"kind": "dask", "workers": 2}
     )

@@ -17,15 +17,14 @@ from pydantic import ValidationError
 from runs import WORDS, text_settings
 from s3fs import S3FileSystem
 
+from hubflow.data.profile_history import ONLY_THIS
+from hubflow.errors import SettingsError, StoreError
 from hubflow.flows.fine_tune import fine_tune
 from hubflow.flows.predict import predict
-from hubflow.flows.store_access import StoreCredentials, open_store
-from hubflow.schemas.errors import SettingsError
-from hubflow.schemas.folders import StoreError
+from hubflow.orchestration.store_access import StoreCredentials, open_store
 from hubflow.schemas.references import FineTuneResult
 from hubflow.schemas.settings import FineTuneSettings, PredictSettings
-from hubflow.stages import remote
-from hubflow.stages.data.profile_history import ONLY_THIS
+from hubflow.store import remote
 
 BLOCK = "store-credentials"
 
@@ -54,7 +53,7 @@ def outcome(prefect_server: str, s3_server: str, tmp_path_factory: pytest.TempPa
         StoreCredentials(url=f"s3://{storage.bucket}", options=options).save(BLOCK, overwrite=True)
         module = make_tiny_bert(folder / "bert", WORDS)
         given = text_settings(folder, module) | {"store": storage.url, "store_block": BLOCK}
-        given["data"]["max_invalid_share"] = 0.5
+        given["data"]["max_invalid_fraction"] = 0.5
         with Path(given["data"]["dev"]).open("a", encoding="utf-8") as stream:
             stream.write("999\t\t1\n")  # a row without text, to be quarantined
         settings = FineTuneSettings.model_validate(given)

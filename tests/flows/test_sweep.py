@@ -13,12 +13,13 @@ import pytest
 import yaml
 from runs import digits_settings
 
+from hubflow.errors import SweepError
 from hubflow.flows.fine_tune import fine_tune
 from hubflow.flows.sweep import sweep
 from hubflow.schemas.parsing import load_settings, parse_settings
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.schemas.sweep import SweepResult, SweepSettings
-from hubflow.stages.study import JOURNAL, SweepError
+from hubflow.tuning.study import JOURNAL
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -79,7 +80,7 @@ def test_a_sweep_that_was_killed_goes_on_and_ends_with_the_same_trials(
     result, _ = outcome
     store, config = tmp_path / "store", tmp_path / "sweep.yaml"
     config.write_text(yaml.safe_dump(asked(store)), encoding="utf-8")
-    command = [sys.executable, "-c", "from hubflow.cli import main; main()", "sweep", str(config), "--json"]
+    command = [sys.executable, "-c", "from hubflow.cli.main import main; main()", "sweep", str(config), "--json"]
     journal = store / "sweeps" / "digits" / JOURNAL
     with subprocess.Popen(command, env={**os.environ, "PREFECT_API_URL": prefect_server}, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 240

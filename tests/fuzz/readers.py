@@ -26,24 +26,24 @@ from mutations import Change, header_change, inside, json_change, png_change, ta
 from PIL import Image
 from safetensors.numpy import save
 
-from hubflow.schemas.errors import HubflowError
-from hubflow.schemas.folders import verify_folder
+from hubflow.data.readers.reading import iter_rows, read_label_list
+from hubflow.data.staging import as_table
+from hubflow.errors import HubflowError
+from hubflow.inference.opened_export import open_draft
+from hubflow.modules.images import decode_image
+from hubflow.modules.module import read_config
+from hubflow.modules.tokenizer import encode_texts, encode_words, load_tokenizer
+from hubflow.modules.weights import read_weights, weight_names
+from hubflow.programs.operators import checked_program
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.nightly import NightlySettings
-from hubflow.schemas.opened_export import open_draft
 from hubflow.schemas.parsing import parse_settings, read_settings, with_overrides
 from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, PredictSettings, TaskType
-from hubflow.schemas.signing import require_trusted
 from hubflow.schemas.sweep import SweepSettings
-from hubflow.stages.data.reading import iter_rows, read_label_list
-from hubflow.stages.data.staging import as_table
-from hubflow.stages.hub.images import decode_image
-from hubflow.stages.hub.module import read_config
-from hubflow.stages.hub.program_operators import checked_program
-from hubflow.stages.hub.tokenizer import encode_texts, encode_words, load_tokenizer
-from hubflow.stages.hub.weights import read_weights, weight_names
+from hubflow.store.manifest import verify_folder
+from hubflow.store.signing import require_trusted
 
-ASSETS = Path(__file__).parents[1] / "stages" / "hub" / "assets"
+ASSETS = Path(__file__).parents[1] / "modules" / "assets"
 WORDS = ("a", "fine", "dull", "film", "##s", "é")
 TEXTS = ["a fine film", "dull films 2 \u00e9\u4e2d", ""]
 
@@ -71,7 +71,7 @@ FINE_TUNE: dict[str, Any] = {
     "name": "reviews",
     "task": "text_classification",
     "module": {"name": "./module", "max_seq_len": 16, "lora": {"rank": 4}},
-    "data": {"format": "csv", "train": "a.csv", "dev_share": 0.1, "checks": {}, "contract": "rules:Rows", "delimiter": ";"},
+    "data": {"format": "csv", "train": "a.csv", "dev_fraction": 0.1, "checks": {}, "contract": "rules:Rows", "delimiter": ";"},
     "train": {"epochs": 2, "learning_rate": 1e-3, "optimizer": {"name": "adamw"}, "batch_size": 8},
     "evaluate": {"metrics": ["rules:share"], "slices": {"columns": ["label"]}},
     "export": {},

@@ -40,7 +40,7 @@ import pyarrow
 from mutations import MAX_BYTES, mutated
 from readers import READERS, Reader
 
-from hubflow.schemas.errors import HubflowError
+from hubflow.errors import HubflowError
 
 SECONDS = 5.0
 """Of work for one input."""

@@ -4,7 +4,7 @@ import pytest
 from readers import READERS, Reader
 from run import fuzz
 
-from hubflow.schemas.errors import HubflowError
+from hubflow.errors import HubflowError
 
 EXECUTIONS = 300
 

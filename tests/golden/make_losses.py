@@ -11,7 +11,7 @@ sys.path[:0] = [str(TESTS), str(TESTS / "stages" / "hub")]
 from learning import GOLDEN_ROWS, GOLDEN_STEPS, TASKS, learn
 from small_modules import GOLDEN, write_tiny_bert
 
-from hubflow.stages.hub.download import resolve_module
+from hubflow.modules.download import resolve_module
 
 
 def main() -> None:

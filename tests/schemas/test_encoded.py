@@ -5,8 +5,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from hubflow.errors import ContractError
 from hubflow.schemas.encoded import check_encoded_text
-from hubflow.schemas.errors import ContractError
 
 LIMITS: dict[str, Any] = {"vocab_size": 10, "max_seq_len": 4, "num_classes": 3, "source": "train"}
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hubflow.schemas.errors import ContractError
+from hubflow.errors import ContractError
 from hubflow.schemas.frames import (
+    require_evaluated,
     require_evaluations,
-    require_judged,
     require_metrics,
     require_predictions,
     require_steps,
@@ -161,21 +161,21 @@ def test_predictions_of_tokens_have_the_tokens_lengths(columns: dict[str, Any], 
         ("loss", [0.1, np.inf, 0.1], "loss: expected finite; 1 line.s.: row 1"),
     ],
 )
-def test_each_breach_of_judged_rows_names_the_row(column: str, values: list[Any], expected: str) -> None:
+def test_each_breach_of_evaluated_rows_names_the_row(column: str, values: list[Any], expected: str) -> None:
     good = pd.DataFrame(
         {"row": ROWS, "loss": [0.1, 0.2, 0.3], "label": ["a", "b", "a"], "predicted": "a", "position": range(3)}
     )
-    assert require_judged(good, LABELS, ROWS, "dev") is good
+    assert require_evaluated(good, LABELS, ROWS, "dev") is good
     with pytest.raises(ContractError, match=expected):
-        require_judged(good.assign(**{column: values}), LABELS, ROWS, "dev")
+        require_evaluated(good.assign(**{column: values}), LABELS, ROWS, "dev")
 
 
-def test_judged_sentences_have_a_prediction_for_each_label() -> None:
+def test_evaluated_sentences_have_a_prediction_for_each_label() -> None:
     good = pd.DataFrame({"row": [1, 2], "position": [0, 1], "loss": [0.1, 0.2], "label": [["a"], ["b", "a"]]})
     good["predicted"] = [["b"], ["b", "a"]]
-    require_judged(good, LABELS, [1, 2], "dev")
+    require_evaluated(good, LABELS, [1, 2], "dev")
     with pytest.raises(ContractError, match=r"as many predictions as labels; 1 line.s.: row 2"):
-        require_judged(good.assign(predicted=[["b"], ["b"]]), LABELS, [1, 2], "dev")
+        require_evaluated(good.assign(predicted=[["b"], ["b"]]), LABELS, [1, 2], "dev")
 
 
 def test_a_split_summary_has_the_share_of_each_label() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hubflow.schemas.errors import SettingsError
+from hubflow.errors import SettingsError
 from hubflow.schemas.parsing import MAX_FAULTS, load_settings, read_settings, with_overrides
 from hubflow.schemas.settings import FineTuneSettings
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from hubflow.errors import SettingsError
+from hubflow.evaluation.custom_metrics import custom_metrics
 from hubflow.schemas.contracts import contract_of
-from hubflow.schemas.errors import SettingsError
 from hubflow.schemas.importing import import_object, search_folder_last
-from hubflow.stages.judgement.own_metrics import own_metrics
 
-FUNCTION = "def share(judged, labels):\n    return 1.0\n"
+FUNCTION = "def share(evaluated, labels):\n    return 1.0\n"
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_a_signal_during_an_import_is_no_error_of_the_settings(folder: Path, mon
         ("own_rules", "own_rules:filled", "is a module of Python itself"),
         ("own_rules.inner", "own_rules:share", "own_rules is in none of the packages"),
         ("", "hubflow.schemas.rows:TextRows", None),
-        ("", "hubflow.schemas.folders:write_atomically", "hubflow.schemas.folders is in none of the packages"),
+        ("", "hubflow.store.manifest:write_atomically", "hubflow.store.manifest is in none of the packages"),
     ],
 )
 def test_the_owner_of_the_machine_says_what_settings_may_name(
@@ -157,7 +157,7 @@ def test_an_object_of_another_kind_is_refused_before_it_is_called(folder: Path) 
         folder,
         "own_rules.py",
         f"from pathlib import Path\nclass Run:\n    def __init__(self, *_):\n        Path({str(folder / 'ran')!r}).touch()\n"
-        "thing = object()\nnumber = 3\ndef alone(judged):\n    Run()\n",
+        "thing = object()\nnumber = 3\ndef alone(evaluated):\n    Run()\n",
     )
     for name, fault in {
         "Run": "is a class; expected package.module:function",
@@ -166,7 +166,7 @@ def test_an_object_of_another_kind_is_refused_before_it_is_called(folder: Path) 
         "alone": "cannot be called with the rows and the labels",
     }.items():
         with pytest.raises(SettingsError, match=fault):
-            own_metrics([f"own_rules:{name}"])
+            custom_metrics([f"own_rules:{name}"])
         with pytest.raises(SettingsError, match=r"is no subclass of hubflow\.schemas\.rows\.TextRows"):
             contract_of("text", f"own_rules:{name}")
     assert not (folder / "ran").exists()

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from hubflow.errors import LabelMapError
 from hubflow.schemas.checks import BLANK, has_text
-from hubflow.schemas.errors import LabelMapError
 from hubflow.schemas.labels import (
     WHITE_SPACE,
     LabelMap,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hubflow.schemas.errors import SettingsError
+from hubflow.errors import SettingsError
 from hubflow.schemas.library import LibrarySettings, library_settings
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "security.md"

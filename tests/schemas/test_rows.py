@@ -8,7 +8,7 @@ import pandas as pd
 import pandera.pandas as pa
 import pytest
 
-from hubflow.schemas.errors import ContractError
+from hubflow.errors import ContractError
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.rows import ImageRows, RowsError, TextPairRows, TextRows, TokenRows, validate_rows
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hubflow.schemas.errors import SettingsError
+from hubflow.errors import SettingsError
 from hubflow.schemas.nightly import NightlySettings
 from hubflow.schemas.parsing import load_settings, parse_settings, read_settings, with_overrides
 from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, ModuleSpec, PredictSettings
@@ -50,7 +50,7 @@ def test_a_learning_rate_that_yaml_reads_as_text_is_a_number() -> None:
 
 def test_every_fault_is_told_at_once_with_a_suggestion() -> None:
     wrong = values(train={"epoch": 3, "batch_size": 0}, device="tpu", sede=1)
-    wrong["data"]["dev_share"] = 1.5
+    wrong["data"]["dev_fraction"] = 1.5
     del wrong["module"]
     fault = fault_of(wrong)
     assert fault.startswith("run.yaml: 6 setting(s) are wrong")
@@ -59,7 +59,7 @@ def test_every_fault_is_told_at_once_with_a_suggestion() -> None:
     assert "train.batch_size: Input should be greater than or equal to 1 (found 0)" in fault
     assert "module: is required" in fault
     assert "device" in fault
-    assert "data.dev_share" in fault
+    assert "data.dev_fraction" in fault
 
 
 def test_a_name_like_no_other_lists_the_known_ones() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hubflow.schemas.errors import SettingsError
+from hubflow.errors import SettingsError
 from hubflow.schemas.parsing import parse_settings
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.schemas.sweep import SweepSettings

@@ -4,7 +4,7 @@ from typing import Any, get_args
 
 import pytest
 
-from hubflow.schemas.errors import SettingsError
+from hubflow.errors import SettingsError
 from hubflow.schemas.parsing import parse_settings
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.schemas.training import (

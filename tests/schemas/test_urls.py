@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from hubflow.schemas.errors import SettingsError
+from hubflow.errors import SettingsError
 from hubflow.schemas.parsing import parse_settings
 from hubflow.schemas.report import ReportSettings
 from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, ModuleSpec, PredictSettings
-from hubflow.schemas.training import TrackSettings, TrainSettings
+from hubflow.schemas.training import TrackingSettings, TrainSettings
 from hubflow.schemas.urls import is_under, url_fault
 
 
@@ -130,11 +130,11 @@ def test_nothing_lies_below_a_prefix_that_is_none_of_a_store() -> None:
         (PredictSettings, {"export": "e", "data": ["x.csv", "simplecache::http://host/hush"]}),
         (PredictSettings, {"export": "e", "data": "x.csv", "output": "s3://bucket/hush.csv"}),
         (PredictSettings, {"export": "http://host/hush", "data": "x.csv"}),
-        (TrackSettings, {"history": "s3://bucket/hush.csv"}),
-        (TrackSettings, {"tensorboard": "gs://bucket/hush"}),
-        (TrackSettings, {"mlflow": "https://me:hush@host"}),
-        (TrackSettings, {"mlflow": "postgresql://me:hush@host/db"}),
-        (TrackSettings, {"mlflow": "postgresql://host/db?PASSWORD=hush"}),
+        (TrackingSettings, {"history": "s3://bucket/hush.csv"}),
+        (TrackingSettings, {"tensorboard": "gs://bucket/hush"}),
+        (TrackingSettings, {"mlflow": "https://me:hush@host"}),
+        (TrackingSettings, {"mlflow": "postgresql://me:hush@host/db"}),
+        (TrackingSettings, {"mlflow": "postgresql://host/db?PASSWORD=hush"}),
         (ReportSettings, {"base_url": "https://me:hush@host/store"}),
         (ReportSettings, {"base_url": "https://hush@host/store"}),
         (ReportSettings, {"base_url": "https://host/store?token=hush"}),
@@ -160,7 +160,7 @@ def test_where_a_store_is_served(url: str) -> None:
 
 @pytest.mark.parametrize("uri", ["sqlite:////data/mlflow.db", "/data/mlruns", "mlruns", "file:///data/mlruns"])
 def test_mlflow_keeps_files_on_this_machine(uri: str) -> None:
-    assert TrackSettings(mlflow=uri).mlflow == uri
+    assert TrackingSettings(mlflow=uri).mlflow == uri
 
 
 ALLOWED = ("https://mlflow.example:5000/team", "postgresql://me@host/db", "databricks://profile")
@@ -168,13 +168,13 @@ ALLOWED = ("https://mlflow.example:5000/team", "postgresql://me@host/db", "datab
 
 @pytest.mark.parametrize("uri", [*ALLOWED, "https://mlflow.example:5000/team/", "https://mlflow.example:5000/team/a"])
 def test_mlflow_servers_are_those_that_the_owner_of_the_machine_allows(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SettingsError, match=r"track\.mlflow: the owner of the machine allows no runs.*trust\.tracking_uris"):
-        parse_settings(TrainSettings, {"track": {"mlflow": uri}})
+    with pytest.raises(SettingsError, match=r"tracking\.mlflow: the owner of the machine allows no runs.*trust\.tracking_uris"):
+        parse_settings(TrainSettings, {"tracking": {"mlflow": uri}})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    assert TrackSettings(mlflow=uri).mlflow == uri
+    assert TrackingSettings(mlflow=uri).mlflow == uri
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     monkeypatch.setenv("HUBFLOW_TRUST_TRACKING_URIS", ",".join(ALLOWED))
-    assert TrackSettings(mlflow=uri).mlflow == uri
+    assert TrackingSettings(mlflow=uri).mlflow == uri
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_mlflow_servers_are_those_that_the_owner_of_the_machine_allows(uri: str,
 def test_mlflow_is_no_other_server(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HUBFLOW_TRUST_TRACKING_URIS", ",".join(ALLOWED))
     with pytest.raises(ValidationError, match=r"trust\.tracking_uris"):
-        TrackSettings(mlflow=uri)
+        TrackingSettings(mlflow=uri)
 
 
 def test_hub_modules_have_names_of_their_own() -> None:

@@ -8,21 +8,23 @@ import pytest
 from modules import make_tiny_bert
 from runs import WORDS, Run, digits_settings, text_settings
 
-from hubflow.schemas.errors import HubflowError, SettingsError
+from hubflow.errors import HubflowError, SettingsError
+from hubflow.programs.artifacts import open_session, task_spec
 from hubflow.schemas.references import TaskRef
 from hubflow.schemas.settings import FineTuneSettings, HeadSettings, LoraSettings
 from hubflow.stages.build_head import build_head
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.stages.load_module import load_module
-from hubflow.stages.open_artifacts import open_session, task_spec
-from hubflow.stages.store import Store
+from hubflow.store.store import Store
 
 Build = Callable[..., TaskRef]
 
 
 def test_the_same_specification_gives_the_same_artefact_and_parameters(text_run: Run) -> None:
     run, store = text_run, text_run.settings.store
-    again = build_head(run.settings.task, run.module, run.dataset, run.settings.module, run.settings.head, store, reuse=False)
+    again = build_head.fn(
+        run.settings.task, run.module, run.dataset, run.settings.module, run.settings.head, store, reuse=False
+    )
     assert again == run.task
     names = json.loads((run.store.open(run.task).folder / "parameters.json").read_text(encoding="utf-8"))
     assert sorted(open_session(run.task, run.store, "cpu").names) == names
@@ -40,7 +42,7 @@ def test_the_same_specification_gives_the_same_artefact_and_parameters(text_run:
 def test_what_does_not_fit_is_refused(task: Any, head: dict[str, Any], message: str, text_run: Run) -> None:
     settings = HeadSettings.model_validate(head)
     with pytest.raises(HubflowError) as caught:
-        build_head(task, text_run.module, text_run.dataset, text_run.settings.module, settings, text_run.settings.store)
+        build_head.fn(task, text_run.module, text_run.dataset, text_run.settings.module, settings, text_run.settings.store)
     assert message in str(caught.value)
 
 
@@ -53,11 +55,14 @@ def build(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     else:
         values = digits_settings(folder / "store")
     settings = FineTuneSettings.model_validate(values)
-    dataset, module = load_dataset(settings.data, settings.task, settings.store), load_module(settings.module, settings.store)
+    dataset, module = (
+        load_dataset.fn(settings.data, settings.task, settings.store),
+        load_module.fn(settings.module, settings.store),
+    )
 
     def build(module_settings: dict[str, Any], head: dict[str, Any]) -> TaskRef:
         spec = settings.module.model_validate({**settings.module.model_dump(), **module_settings})
-        return build_head(settings.task, module, dataset, spec, HeadSettings.model_validate(head), settings.store)
+        return build_head.fn(settings.task, module, dataset, spec, HeadSettings.model_validate(head), settings.store)
 
     build.store, build.kind = Store(settings.store), request.param  # type: ignore[attr-defined]
     return build

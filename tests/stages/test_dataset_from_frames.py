@@ -14,14 +14,13 @@ import pytest
 from PIL import Image
 from prefect import flow
 
-from hubflow.schemas.errors import ContractError
+from hubflow.errors import ContractError, DataError
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef
 from hubflow.schemas.settings import DatasetSpec, TaskType
-from hubflow.stages.dataset_from_frames import dataset_from_frames, dataset_from_frames_task
-from hubflow.stages.errors import DataError
+from hubflow.stages.dataset_from_frames import dataset_from_frames
 from hubflow.stages.load_dataset import load_dataset
-from hubflow.stages.store import Store
+from hubflow.store.store import Store
 
 TEXT: TaskType = "text_classification"
 TEXTS = [f"text {place}" for place in range(10)]
@@ -50,7 +49,7 @@ class Batched:
 
 def kept(folder: Path, frames: Any, task: TaskType = TEXT, **options: Any) -> pa.Table:
     """What is kept of train."""
-    reference = dataset_from_frames(frames, task, str(folder / "store"), dev_share=0, **options)
+    reference = dataset_from_frames.fn(frames, task, str(folder / "store"), dev_fraction=0, **options)
     return pa.parquet.read_table(Store(folder / "store").open(reference).folder / "train.parquet")
 
 
@@ -139,8 +138,8 @@ def test_frames_give_what_the_same_parquet_file_gives(tmp_path: Path) -> None:
     table = TABLE.drop_columns("key").append_column("day", pa.array([datetime.date(2024, 2, 29)] * 10))
     table = table.append_column("price", pa.array([Decimal("1.10")] * 10, pa.decimal128(9, 2)))
     pa.parquet.write_table(table, tmp_path / "a.parquet")
-    spec = DatasetSpec(format="parquet", train=str(tmp_path / "a.parquet"), dev_share=0)
-    reference = load_dataset(spec, TEXT, str(tmp_path / "store"))
+    spec = DatasetSpec(format="parquet", train=str(tmp_path / "a.parquet"), dev_fraction=0)
+    reference = load_dataset.fn(spec, TEXT, str(tmp_path / "store"))
     read = pa.parquet.read_table(Store(tmp_path / "store").open(reference).folder / "train.parquet")
     for frame in (table, Streamed(table), table.to_pandas(types_mapper=pd.ArrowDtype)):
         found = kept(tmp_path, frame)
@@ -257,27 +256,27 @@ def test_what_cannot_be_read_is_named(frames: Any, said: str, tmp_path: Path) ->
 
 
 def test_labels_may_be_listed_as_values(tmp_path: Path) -> None:
-    reference = dataset_from_frames(
-        pd.DataFrame({"text": TEXTS, "label": [0, 1] * 5}), TEXT, str(tmp_path), labels=[2, 1, 0], dev_share=0
+    reference = dataset_from_frames.fn(
+        pd.DataFrame({"text": TEXTS, "label": [0, 1] * 5}), TEXT, str(tmp_path), labels=[2, 1, 0], dev_fraction=0
     )
     assert reference.num_classes == 3
     assert Store(tmp_path).open(reference).facts["label_counts"]["train"] == {"2": 0, "1": 5, "0": 5}
 
 
 def test_the_same_rows_are_reused_whatever_holds_them_in_chunks(tmp_path: Path) -> None:
-    whole = dataset_from_frames(TABLE, TEXT, str(tmp_path))
-    assert dataset_from_frames(TABLE.to_reader(max_chunksize=2), TEXT, str(tmp_path)) == whole
-    assert dataset_from_frames(TABLE.slice(0, 9), TEXT, str(tmp_path)) != whole
+    whole = dataset_from_frames.fn(TABLE, TEXT, str(tmp_path))
+    assert dataset_from_frames.fn(TABLE.to_reader(max_chunksize=2), TEXT, str(tmp_path)) == whole
+    assert dataset_from_frames.fn(TABLE.slice(0, 9), TEXT, str(tmp_path)) != whole
 
 
 def test_it_is_a_task_as_the_other_stages_are(prefect_server: str, tmp_path: Path) -> None:
     @flow
     def keep() -> DatasetRef:
-        return dataset_from_frames_task({"train": TABLE.to_pandas()}, TEXT, str(tmp_path), dev_share=0.2)
+        return dataset_from_frames({"train": TABLE.to_pandas()}, TEXT, str(tmp_path), dev_fraction=0.2)
 
     reference = keep()
     assert reference.rows == {"train": 8, "dev": 2}
-    assert dataset_from_frames_task.name == "dataset_from_frames"
+    assert dataset_from_frames.name == "dataset_from_frames"
 
 
 def test_dictionaries_of_any_values_keep_them(tmp_path: Path) -> None:
@@ -324,7 +323,7 @@ def test_class_names_of_an_arrow_table_name_its_labels(tmp_path: Path) -> None:
     named = {"names": ["neg", "pos"], "_type": "ClassLabel"}
     table = pa.table({"text": TEXTS, "label": [1, 0] * 4 + [1, -1]}).replace_schema_metadata(class_metadata(label=named))
     for frame in (table, table.to_batches()[0], table.to_reader(), Streamed(table)):
-        found = kept(tmp_path, frame, max_invalid_share=0.1)["label"].to_pylist()
+        found = kept(tmp_path, frame, max_invalid_fraction=0.1)["label"].to_pylist()
         assert found == ["pos", "neg"] * 4 + ["pos"]
     tags = {"feature": {"names": ["O", "B-ORG"], "_type": "ClassLabel"}, "_type": "Sequence"}
     sentences = pa.table({"tokens": [["EU", "says"], ["x"]], "ner_tags": [[1, 0], [0]]})
@@ -343,8 +342,8 @@ def test_the_scheme_of_tags_can_be_set(tmp_path: Path) -> None:
     frame = pd.DataFrame({"tokens": [["a", "b"], ["c"]], "labels": [[3, 1], [2]]})
     assert "tag_scheme" in fault(tmp_path, frame, "sequence_labelling")
     for labels in (None, ["1", "2", "3"]):
-        reference = dataset_from_frames(
-            frame, "sequence_labelling", str(tmp_path / "store"), labels, dev_share=0, tag_scheme="plain"
+        reference = dataset_from_frames.fn(
+            frame, "sequence_labelling", str(tmp_path / "store"), labels, dev_fraction=0, tag_scheme="plain"
         )
         label_map = LabelMap.load(Store(tmp_path / "store").open(reference).folder / "label_map.json")
         assert label_map == LabelMap(labels=("1", "2", "3"), tag_scheme="plain")

@@ -15,31 +15,31 @@ from PIL import Image, ImageEnhance
 from PIL.PngImagePlugin import PngInfo
 from runs import WORDS, Run, digits_settings, run_stages
 
+from hubflow.data.encoding_checks import encoding_findings
+from hubflow.data.encoding_monitor import with_encoding
+from hubflow.data.monitor import read_data_report
+from hubflow.data.page import data_view
+from hubflow.errors import ContractError, ImageError, SettingsError
+from hubflow.evaluation.folder import read_details
+from hubflow.modules.images import load_pixels
+from hubflow.reporting.mistakes import shown_mistakes
 from hubflow.schemas.data_checks import DataChecks
 from hubflow.schemas.drift import DriftLimits, DriftSettings
-from hubflow.schemas.errors import ContractError, SettingsError
-from hubflow.schemas.folders import verify_folder
 from hubflow.schemas.references import DatasetRef, EncodedRef, Split
 from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, ModuleSpec, TaskType
-from hubflow.stages.data.encoding_checks import encoding_findings
-from hubflow.stages.data.encoding_watch import with_encoding
-from hubflow.stages.data.view import data_view
-from hubflow.stages.data.watch import kept_report
 from hubflow.stages.dataset_from_frames import dataset_from_frames
 from hubflow.stages.encode_dataset import encode_dataset
-from hubflow.stages.evaluate import read_details
-from hubflow.stages.hub.images import ImageError, load_pixels
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.stages.load_module import load_module
-from hubflow.stages.reporting.mistakes import shown_mistakes
-from hubflow.stages.store import Store
+from hubflow.store.manifest import verify_folder
+from hubflow.store.store import Store
 
 LOOSE = DataChecks(near_duplicate_images="ignore")
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What the stage logged."""
-    return [record.getMessage() for record in caplog.records if record.name.endswith("encoding_watch")]
+    return [record.getMessage() for record in caplog.records if record.name.endswith("encoding_monitor")]
 
 
 def test_every_row_is_encoded_in_order(text_run: Run) -> None:
@@ -56,7 +56,7 @@ def test_images_are_encoded_at_the_modules_size(digits_run: Run) -> None:
 
 def test_rows_of_another_kind_than_the_module_are_refused(text_run: Run, digits_run: Run) -> None:
     with pytest.raises(SettingsError, match="rows of kind image cannot be encoded for the text module"):
-        encode_dataset(digits_run.dataset, text_run.module, text_run.settings.module, digits_run.settings.store)
+        encode_dataset.fn(digits_run.dataset, text_run.module, text_run.settings.module, digits_run.settings.store)
 
 
 def encode_texts(folder: Path, frame: pd.DataFrame, task: TaskType, max_seq_len: int, **more: Any) -> EncodedRef:
@@ -64,8 +64,8 @@ def encode_texts(folder: Path, frame: pd.DataFrame, task: TaskType, max_seq_len:
     store, spec = str(folder / "store"), ModuleSpec(name=str(folder / "bert"), max_seq_len=max_seq_len)
     if not (folder / "bert").is_dir():
         make_tiny_bert(folder / "bert", WORDS)
-    dataset = dataset_from_frames({"train": frame, "dev": frame}, task, store)
-    return encode_dataset(dataset, load_module(spec, store), spec, store, **more)
+    dataset = dataset_from_frames.fn({"train": frame, "dev": frame}, task, store)
+    return encode_dataset.fn(dataset, load_module.fn(spec, store), spec, store, **more)
 
 
 def facts_of(folder: Path, encoded: EncodedRef) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def test_a_policy_warns_fails_or_keeps_silent_and_changes_nothing_else(
     with pytest.raises(ContractError, match="fail 2 check") as raised:
         encode(truncated_rows="fail")
     assert f"truncated_rows: {expected}" in str(raised.value)
-    for silent in ({"truncated_rows": "ignore"}, {"truncated_rows": "fail", "max_truncated_share": 0.3}):
+    for silent in ({"truncated_rows": "ignore"}, {"truncated_rows": "fail", "max_truncated_fraction": 0.3}):
         assert encode(**silent) == first
         assert not said(caplog)
 
@@ -152,10 +152,10 @@ def pictures(tmp_path: Path) -> Path:
 
 def encode_pictures(data: Path, **more: Any) -> tuple[DatasetRef, EncodedRef]:
     store, spec = str(data.parent / "store"), ModuleSpec(name="digits")
-    dataset = load_dataset(
+    dataset = load_dataset.fn(
         DatasetSpec(format="image_folder", train=str(data / "train"), dev=str(data / "dev")), "image_classification", store
     )
-    return dataset, encode_dataset(dataset, load_module(spec, store), spec, store, **more)
+    return dataset, encode_dataset.fn(dataset, load_module.fn(spec, store), spec, store, **more)
 
 
 def test_every_image_is_decoded_once_and_known_by_size_means_and_hash(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +236,7 @@ def test_images_that_do_not_decode_are_all_named_and_kept_in_the_quarantine(pict
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_the_rest_goes_on_when_few_enough_do_not_decode(pictures: Path, caplog: pytest.LogCaptureFixture) -> None:
     spoil(pictures)
-    dataset, encoded = encode_pictures(pictures, max_invalid_share=0.25, checks=LOOSE)
+    dataset, encoded = encode_pictures(pictures, max_invalid_fraction=0.25, checks=LOOSE)
     home = Store(pictures.parent / "store")
     table = pa.ipc.open_file(str(home.open(encoded).folder / "dev.arrow")).read_all()
     assert table["position"].to_pylist() == [1, 3, 4, 5, 7, 8, 9, 10, 11]
@@ -246,7 +246,7 @@ def test_the_rest_goes_on_when_few_enough_do_not_decode(pictures: Path, caplog: 
     np.testing.assert_array_equal(np.reshape(pixels[2], (3, 32, 32)), load_pixels(paths[4], 32))
     assert said(caplog) == ["dev: 3 of 12 image(s) do not decode and are left out; mend or remove them"]
     with pytest.raises(ImageError, match="3 images cannot be decoded"):  # though the store holds the encoded rows
-        encode_pictures(pictures, max_invalid_share=0.24)
+        encode_pictures(pictures, max_invalid_fraction=0.24)
 
 
 def test_images_are_compared_with_the_last_ones_and_both_distributions_are_shown(pictures: Path) -> None:
@@ -256,7 +256,7 @@ def test_images_are_compared_with_the_last_ones_and_both_distributions_are_shown
         picture(number, 24).save(pictures / "train" / "ab"[number % 2] / f"more{number}.png")
     dataset, encoded = encode_pictures(pictures, checks=strict)
     home = Store(pictures.parent / "store")
-    first = with_encoding(kept_report(home, home.open(dataset).folder.name), home, home.open(encoded).folder.name)
+    first = with_encoding(read_data_report(home, home.open(dataset).folder.name), home, home.open(encoded).folder.name)
     assert first["facts"]["profile"]["splits"]["train"]["histograms"]["mean red"]["scale"] == "unit"
     assert [chart.title for chart in data_view(first)["charts"]][:2] == ["train: width", "train: height"]
     for path in sorted(pictures.rglob("*.png")):
@@ -273,7 +273,7 @@ def test_images_are_compared_with_the_last_ones_and_both_distributions_are_shown
 
 def test_the_page_of_a_run_shows_how_long_rows_are_in_tokens(text_run: Run) -> None:
     home, folders = text_run.store, [text_run.store.open(one).folder.name for one in (text_run.dataset, text_run.encoded)]
-    report = with_encoding(kept_report(home, folders[0]), home, folders[1])
+    report = with_encoding(read_data_report(home, folders[0]), home, folders[1])
     assert "train: tokens" in [chart.title for chart in data_view(report)["charts"]]
 
 
@@ -281,7 +281,7 @@ def test_a_split_without_one_sound_image_is_refused_whatever_the_share(pictures:
     for path in (pictures / "dev").rglob("*.png"):
         path.write_bytes(b"no image")
     with pytest.raises(ImageError, match="12 images cannot be decoded"):
-        encode_pictures(pictures, max_invalid_share=0.9999)
+        encode_pictures(pictures, max_invalid_fraction=0.9999)
 
 
 def test_left_out_images_do_not_shift_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,16 +296,16 @@ def test_left_out_images_do_not_shift_the_report(tmp_path: Path, monkeypatch: py
     values = digits_settings(tmp_path / "store", module={"name": "digits", "pretrained": False})
     values["data"] = {"format": "image_folder", "train": str(data / "all"), "dev": str(data / "all")}
     values["train"] = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-5}
-    real = encode_dataset
-    monkeypatch.setattr("runs.encode_dataset", lambda *args: real(*args, checks=LOOSE, max_invalid_share=0.1))
+    real = encode_dataset.fn
+    monkeypatch.setattr("runs.encode_dataset.fn", lambda *args: real(*args, checks=LOOSE, max_invalid_fraction=0.1))
     run = run_stages(FineTuneSettings.model_validate(values))
-    judged = pd.read_parquet(run.store.open(run.evaluation).folder / "dev.parquet")
+    evaluated = pd.read_parquet(run.store.open(run.evaluation).folder / "dev.parquet")
     source = run.store.open(run.dataset).folder / "dev.parquet"
-    rows = pd.read_parquet(source).iloc[judged["position"]]
-    assert judged["label"].tolist() == rows["label"].tolist()
-    assert judged["row"].tolist() == rows["row"].tolist()
-    assert len(judged) == 37
-    mistakes = shown_mistakes(judged, read_details(run.store, run.evaluation)["dev"].worst, source)
+    rows = pd.read_parquet(source).iloc[evaluated["position"]]
+    assert evaluated["label"].tolist() == rows["label"].tolist()
+    assert evaluated["row"].tolist() == rows["row"].tolist()
+    assert len(evaluated) == 37
+    mistakes = shown_mistakes(evaluated, read_details(run.store, run.evaluation)["dev"].worst, source)
     names = {row: Path(path).name for row, path in zip(rows["row"], rows["path"], strict=True)}
     assert mistakes
     assert [mistake.name for mistake in mistakes] == [names[mistake.row] for mistake in mistakes]
@@ -333,8 +333,8 @@ def test_flowers_that_look_alike_are_found(shared_data: Callable[[str], Path], t
     }
     frames["train"].loc[3] = [str(flowers / "tulip/100930342_92e8746431_n.jpg"), "tulip"]
     store, spec = str(tmp_path), ModuleSpec(name="digits")
-    dataset = dataset_from_frames(frames, "image_classification", store)
-    artifact = Store(store).open(encode_dataset(dataset, load_module(spec, store), spec, store))
+    dataset = dataset_from_frames.fn(frames, "image_classification", store)
+    artifact = Store(store).open(encode_dataset.fn(dataset, load_module.fn(spec, store), spec, store))
     (finding,) = encoding_findings(artifact.folder, artifact.facts, DataChecks())
     assert finding.count == 2  # the third file is the same, which the checks of the splits tell
     assert finding.examples[0].startswith("train row 1 ≈ dev row 1 (2 bits")

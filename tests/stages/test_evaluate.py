@@ -7,27 +7,29 @@ import pandas as pd
 import pytest
 from runs import Run
 
-from hubflow.schemas.errors import LabelMapError, SettingsError
+from hubflow.data.extra_columns import with_extra_columns
+from hubflow.errors import LabelMapError, SettingsError
+from hubflow.evaluation.folder import read_details, require_evaluable
 from hubflow.schemas.evaluate_settings import SliceSettings
 from hubflow.schemas.settings import METRICS, EvaluateSettings
-from hubflow.stages.data.carried import with_carried
-from hubflow.stages.evaluate import evaluate, metrics_table, read_details, require_evaluable
-from hubflow.stages.store import Store
+from hubflow.stages.evaluate import evaluate
+from hubflow.store.store import Store
+from hubflow.text import metrics_table
 
 
 @pytest.mark.parametrize("name", ["digits_run", "text_run"])
 def test_accuracy_is_that_of_the_kept_predictions(name: str, request: pytest.FixtureRequest) -> None:
     run: Run = request.getfixturevalue(name)
     for split, metrics in run.evaluation.metrics.items():
-        judged = pd.read_parquet(run.store.open(run.evaluation).folder / f"{split}.parquet")
-        assert len(judged) == run.dataset.rows[split]
-        assert metrics["accuracy"] == (judged["label"] == judged["predicted"]).mean()
-        assert metrics["loss"] == pytest.approx(judged["loss"].mean(), rel=1e-5)
+        evaluated = pd.read_parquet(run.store.open(run.evaluation).folder / f"{split}.parquet")
+        assert len(evaluated) == run.dataset.rows[split]
+        assert metrics["accuracy"] == (evaluated["label"] == evaluated["predicted"]).mean()
+        assert metrics["loss"] == pytest.approx(evaluated["loss"].mean(), rel=1e-5)
         known = METRICS[run.settings.task]  # what settings accept as best_metric
         assert tuple(metrics) == tuple(name for name in known if name not in ("top_3_accuracy", "top_5_accuracy"))
-        probabilities = judged[[f"probability_{label}" for label in judged["label"].unique()]]
+        probabilities = evaluated[[f"probability_{label}" for label in evaluated["label"].unique()]]
         assert (probabilities.sum(axis=1) - 1).abs().max() < 1e-5
-        assert (judged["probability"] - probabilities.max(axis=1)).abs().max() < 1e-6
+        assert (evaluated["probability"] - probabilities.max(axis=1)).abs().max() < 1e-6
         assert set(map(str, probabilities.dtypes)) == {"float32"}
 
 
@@ -37,22 +39,22 @@ def test_details_agree_with_the_flat_metrics_and_the_kept_predictions(name: str,
     details = read_details(run.store, run.evaluation)
     assert list(details) == list(run.evaluation.metrics)
     for split, one in details.items():
-        judged = pd.read_parquet(run.store.open(run.evaluation).folder / f"{split}.parquet")
-        assert one.rows == len(judged)
+        evaluated = pd.read_parquet(run.store.open(run.evaluation).folder / f"{split}.parquet")
+        assert one.rows == len(evaluated)
         assert sum(score.f1 for score in one.per_class.values()) / len(one.per_class) == pytest.approx(
             run.evaluation.metrics[split]["f1_macro"]
         )
         assert one.confusion.labels is not None
-        counts = pd.crosstab(judged["label"], judged["predicted"]).reindex(
+        counts = pd.crosstab(evaluated["label"], evaluated["predicted"]).reindex(
             index=one.confusion.labels, columns=one.confusion.labels, fill_value=0
         )
         assert one.confusion.counts == counts.to_numpy().tolist()
-        assert sum(pair.count for pair in one.confusion.pairs) == (judged["label"] != judged["predicted"]).sum()
+        assert sum(pair.count for pair in one.confusion.pairs) == (evaluated["label"] != evaluated["predicted"]).sum()
 
 
 def test_the_batch_size_changes_nothing(text_run: Run, tmp_path: Path) -> None:
     store = shutil.copytree(text_run.settings.store, tmp_path / "store")
-    again = evaluate(text_run.checkpoint, text_run.encoded, EvaluateSettings(batch_size=7), str(store), "cpu", reuse=False)
+    again = evaluate.fn(text_run.checkpoint, text_run.encoded, EvaluateSettings(batch_size=7), str(store), "cpu", reuse=False)
     for split, metrics in text_run.evaluation.metrics.items():
         assert again.metrics[split] == pytest.approx(metrics, rel=1e-5)
 
@@ -61,7 +63,7 @@ def test_rows_with_another_label_map_are_refused(text_run: Run, digits_run: Run)
     task = text_run.checkpoint.task.model_copy(update={"label_map_sha256": "0" * 64})
     checkpoint = text_run.checkpoint.model_copy(update={"task": task})
     with pytest.raises(LabelMapError, match="is not that of the checkpoint"):
-        evaluate(checkpoint, text_run.encoded, EvaluateSettings(), text_run.settings.store)
+        evaluate.fn(checkpoint, text_run.encoded, EvaluateSettings(), text_run.settings.store)
 
 
 def test_a_metric_that_one_split_lacks_leaves_its_cell_empty() -> None:
@@ -76,8 +78,8 @@ def test_further_columns_of_the_data_are_kept_with_their_types_and_names_of_ours
     when = pd.Timestamp("2026-01-01 03:30", tz="UTC")
     columns = {"row": [1, 2], "text": ["a", "b"], "label": ["0", "1"], "customer": [7, None], "loss": ["x", "y"]}
     pd.DataFrame({**columns, "source_loss": [1, 2], "when": [None, when]}).astype({"customer": "Int64"}).to_parquet(data)
-    judged = pd.DataFrame({"row": [2], "position": [1], "loss": [0.25]})
-    table = with_carried(judged, data, "text")
+    evaluated = pd.DataFrame({"row": [2], "position": [1], "loss": [0.25]})
+    table = with_extra_columns(evaluated, data, "text")
     assert table.column_names == ["row", "position", "loss", "customer", "source_source_loss", "source_loss", "when"]
     assert table.select(["customer", "source_source_loss", "source_loss"]).to_pylist()[0] == {
         "customer": None,
@@ -88,22 +90,22 @@ def test_further_columns_of_the_data_are_kept_with_their_types_and_names_of_ours
     assert table.column("when").to_pylist()[0] == when
 
 
-def test_ids_travel_from_the_data_to_the_judged_rows(text_run: Run) -> None:
-    judged = pd.read_parquet(text_run.store.open(text_run.evaluation).folder / "test.parquet")
-    assert judged["id"].tolist() == [str(row + 98) for row in judged["row"]]
+def test_ids_travel_from_the_data_to_the_evaluated_rows(text_run: Run) -> None:
+    evaluated = pd.read_parquet(text_run.store.open(text_run.evaluation).folder / "test.parquet")
+    assert evaluated["id"].tolist() == [str(row + 98) for row in evaluated["row"]]
 
 
 def test_slices_and_metrics_of_ones_own_see_the_further_columns_of_the_data(
     text_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = str(shutil.copytree(text_run.settings.store, tmp_path / "store"))
-    source = "def high(judged, labels):\n    return (judged['id'].astype(int) > 110).sum() + len(labels)\n"
+    source = "def high(evaluated, labels):\n    return (evaluated['id'].astype(int) > 110).sum() + len(labels)\n"
     (tmp_path / "metrics_of_mine.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     settings = EvaluateSettings(
         metrics=("metrics_of_mine:high",), slices=SliceSettings(columns=("id",), max_values=4), bootstrap={"resamples": 50}
     )
-    found = evaluate(text_run.checkpoint, text_run.encoded, settings, store, "cpu")
+    found = evaluate.fn(text_run.checkpoint, text_run.encoded, settings, store, "cpu")
     assert found.path != text_run.evaluation.path  # other settings, another evaluation
     assert found.metrics["test"]["metrics_of_mine:high"] == 20 + 2
     details = read_details(Store(store), found)["test"]

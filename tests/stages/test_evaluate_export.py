@@ -11,15 +11,15 @@ import pytest
 from runs import Run
 from small_modules import some_tokens
 
-from hubflow.schemas.errors import LabelMapError, SettingsError
-from hubflow.schemas.folders import file_sha256
+from hubflow.errors import LabelMapError, SettingsError
+from hubflow.evaluation.folder import read_details
 from hubflow.schemas.references import DatasetRef, ExportRef
 from hubflow.schemas.settings import METRICS, DatasetSpec, EvaluateSettings
-from hubflow.stages.evaluate import read_details
 from hubflow.stages.evaluate_export import evaluate_export
-from hubflow.stages.hub.evaluation import evaluate_split
 from hubflow.stages.load_dataset import load_dataset
-from hubflow.stages.store import Store
+from hubflow.store.manifest import file_sha256
+from hubflow.store.store import Store
+from hubflow.training.evaluation import evaluate_split
 
 
 def alone(run: Run, folder: Path) -> Store:
@@ -35,7 +35,7 @@ def test_the_export_alone_gives_the_metrics_that_evaluate_gave(
 ) -> None:
     run: Run = request.getfixturevalue(name)
     home = alone(run, tmp_path)
-    found = evaluate_export(run.export, run.dataset, EvaluateSettings(batch_size=7), str(tmp_path))
+    found = evaluate_export.fn(run.export, run.dataset, EvaluateSettings(batch_size=7), str(tmp_path))
     expected = run.evaluation.metrics["test"]
     assert found.split == "test"
     assert found.metrics == pytest.approx(expected, rel=1e-4, abs=1e-6)
@@ -54,7 +54,7 @@ def test_the_export_alone_gives_the_metrics_that_evaluate_gave(
     theirs, ours = read_details(run.store, run.evaluation)["test"], read_details(home, found)["test"]
     assert ours.per_class == theirs.per_class
     assert ours.confusion == theirs.confusion
-    assert evaluate_export(run.export, run.dataset, EvaluateSettings(), str(tmp_path)) == found
+    assert evaluate_export.fn(run.export, run.dataset, EvaluateSettings(), str(tmp_path)) == found
 
 
 def other_labels(run: Run, folder: Path, labels: dict[str, str]) -> DatasetRef:
@@ -64,31 +64,31 @@ def other_labels(run: Run, folder: Path, labels: dict[str, str]) -> DatasetRef:
     frame.assign(label=frame["label"].map(labels)).to_csv(path, sep="\t", index=False)
     listed.write_text("".join(f"{label}\n" for label in reversed(labels.values())), encoding="utf-8")
     spec = DatasetSpec(format="tsv", train=str(path), test=str(path), label_list=str(listed))
-    return load_dataset(spec, "text_classification", str(folder))
+    return load_dataset.fn(spec, "text_classification", str(folder))
 
 
 def test_labels_meet_by_name_and_unknown_ones_are_refused(text_run: Run, tmp_path: Path) -> None:
     home = alone(text_run, tmp_path)
     reordered = other_labels(text_run, tmp_path, {"0": "0", "1": "1"})
     assert reordered.label_map_sha256 != text_run.export.label_map_sha256
-    found = evaluate_export(text_run.export, reordered, EvaluateSettings(), str(tmp_path))
+    found = evaluate_export.fn(text_run.export, reordered, EvaluateSettings(), str(tmp_path))
     assert found.metrics == pytest.approx(text_run.evaluation.metrics["test"], rel=1e-4, abs=1e-6)
     assert "is not that of the data set" in read_details(home, found)["test"].notes[-1]
     unknown = other_labels(text_run, tmp_path, {"0": "0", "1": "good"})
     with pytest.raises(LabelMapError, match=r"does not know: 'good' \(row \d+\); its labels are 0, 1"):
-        evaluate_export(text_run.export, unknown, EvaluateSettings(), str(tmp_path))
+        evaluate_export.fn(text_run.export, unknown, EvaluateSettings(), str(tmp_path))
 
 
 def test_rows_of_another_kind_and_splits_that_are_not_there_are_refused(text_run: Run, digits_run: Run, tmp_path: Path) -> None:
     alone(text_run, tmp_path)
     alone(digits_run, tmp_path)
     with pytest.raises(SettingsError, match="trained on text rows, the data set has image rows"):
-        evaluate_export(text_run.export, digits_run.dataset, EvaluateSettings(), str(tmp_path))
+        evaluate_export.fn(text_run.export, digits_run.dataset, EvaluateSettings(), str(tmp_path))
     with pytest.raises(SettingsError, match="no rows of it; it has train, dev, test"):
-        evaluate_export(text_run.export, text_run.dataset, EvaluateSettings(), str(tmp_path), "holdout")
+        evaluate_export.fn(text_run.export, text_run.dataset, EvaluateSettings(), str(tmp_path), "holdout")
 
 
-def test_sentences_are_judged_as_the_trained_program_judges_them(tiny_exports: dict[str, Any], tmp_path: Path) -> None:
+def test_sentences_are_evaluated_as_the_trained_program_judges_them(tiny_exports: dict[str, Any], tmp_path: Path) -> None:
     exported = tiny_exports["token"]
     folder = shutil.copytree(exported.folder, tmp_path / "exports" / "token")
     tokens, tags = some_tokens(len(exported.split))
@@ -97,7 +97,7 @@ def test_sentences_are_judged_as_the_trained_program_judges_them(tiny_exports: d
     (tmp_path / "labels.txt").write_text("\n".join(exported.label_map.labels), encoding="utf-8")
     files = {"train": str(tmp_path / "rows.jsonl"), "test": str(tmp_path / "rows.jsonl")}
     spec = DatasetSpec(format="jsonl", label_list=str(tmp_path / "labels.txt"), **files)
-    dataset = load_dataset(spec, "sequence_labelling", str(tmp_path))
+    dataset = load_dataset.fn(spec, "sequence_labelling", str(tmp_path))
     reference = ExportRef(
         path="exports/token",
         sha256=file_sha256(folder / "manifest.json"),
@@ -106,13 +106,13 @@ def test_sentences_are_judged_as_the_trained_program_judges_them(tiny_exports: d
         label_map_sha256=exported.label_map.sha256,
         metrics={},
     )
-    found = evaluate_export(reference, dataset, EvaluateSettings(batch_size=3), str(tmp_path))
+    found = evaluate_export.fn(reference, dataset, EvaluateSettings(batch_size=3), str(tmp_path))
     expected = evaluate_split(exported.session, exported.split, exported.label_map, 4)
     assert found.metrics == pytest.approx(expected.metrics, rel=1e-4, abs=1e-6)
     assert tuple(found.metrics) == METRICS["sequence_labelling"]
-    judged = pd.read_parquet(tmp_path / found.path / "test.parquet")
+    evaluated = pd.read_parquet(tmp_path / found.path / "test.parquet")
     names = exported.label_map.labels
-    assert [list(row) for row in judged["predicted"]] == [[names[tag] for tag in row] for row in expected.predicted]
+    assert [list(row) for row in evaluated["predicted"]] == [[names[tag] for tag in row] for row in expected.predicted]
 
 
 def test_images_that_do_not_decode_are_left_out_and_counted(digits_run: Run, tmp_path: Path) -> None:
@@ -123,13 +123,13 @@ def test_images_that_do_not_decode_are_left_out_and_counted(digits_run: Run, tmp
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(row.image if row.Index != 4 else row.image[:40])
     spec = DatasetSpec(format="image_folder", train=str(tmp_path / "images"), test=str(tmp_path / "images"))
-    dataset = load_dataset(spec, "image_classification", str(tmp_path))
-    found = evaluate_export(digits_run.export, dataset, EvaluateSettings(), str(tmp_path))
+    dataset = load_dataset.fn(spec, "image_classification", str(tmp_path))
+    found = evaluate_export.fn(digits_run.export, dataset, EvaluateSettings(), str(tmp_path))
     details = read_details(home, found)["test"]
     assert details.rows == 8
     assert "1 image(s) that do not decode were left out" in details.notes
-    judged = pd.read_parquet(home.open(found).folder / "test.parquet")
+    evaluated = pd.read_parquet(home.open(found).folder / "test.parquet")
     before = pd.read_parquet(digits_run.store.open(digits_run.evaluation).folder / "test.parquet").set_index("row")
-    paths = pd.read_parquet(home.open(dataset).folder / "test.parquet")["path"].iloc[judged["position"]]
-    for path, predicted in zip(paths, judged["predicted"], strict=True):
+    paths = pd.read_parquet(home.open(dataset).folder / "test.parquet")["path"].iloc[evaluated["position"]]
+    for path, predicted in zip(paths, evaluated["predicted"], strict=True):
         assert predicted == before.loc[int(Path(path).stem), "predicted"]

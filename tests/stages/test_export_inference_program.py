@@ -5,14 +5,22 @@ import json
 import pytest
 from runs import Run
 
-from hubflow.schemas.folders import verify_folder
+from hubflow.store.manifest import verify_folder
 
 
 @pytest.mark.parametrize(("name", "extra"), [("digits_run", set()), ("text_run", {"tokenizer.json"})], ids=["images", "texts"])
 def test_the_folder_holds_all_that_predicting_needs(name: str, extra: set[str], request: pytest.FixtureRequest) -> None:
     run: Run = request.getfixturevalue(name)
     manifest = verify_folder(run.export_folder)
-    needed = {"program.json", "program.pdiparams", "label_map.json", "signature.json", "proof.json", "card.md", "card.html"}
+    needed = {
+        "program.json",
+        "program.pdiparams",
+        "label_map.json",
+        "signature.json",
+        "verification.json",
+        "card.md",
+        "card.html",
+    }
     assert set(manifest.files) == needed | extra
     facts = manifest.facts
     assert facts["metrics"] == run.evaluation.metrics

@@ -11,17 +11,16 @@ import pytest
 from modules import make_tiny_bert
 from runs import WORDS, Run, text_settings
 
-from hubflow.schemas.errors import LabelMapError, SettingsError
+from hubflow.errors import DeviceError, LabelMapError, SettingsError
+from hubflow.hub import Predictor
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.schemas.training import TrainSettings
 from hubflow.stages.build_head import build_head
 from hubflow.stages.encode_dataset import encode_dataset
 from hubflow.stages.fine_tune import fine_tune
-from hubflow.stages.hub import Predictor
-from hubflow.stages.hub.errors import DeviceError
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.stages.load_module import load_module
-from hubflow.stages.store import Store
+from hubflow.store.store import Store
 
 
 def test_the_checkpoint_keeps_the_best_epoch_and_its_history(digits_run: Run) -> None:
@@ -43,7 +42,7 @@ def test_the_same_seed_trains_the_same_weights(digits_run: Run) -> None:
     weights = store.open(run.checkpoint).folder / "model.safetensors"
     files = {path.name: path.read_bytes() for path in weights.parent.glob("*.safetensors")}
     other = run.settings.train.model_copy(update={"log_every_steps": 11})  # another key: trained anew beside the first
-    again = fine_tune(run.task, run.encoded, other, run.settings.store, run.settings.seed, "cpu")
+    again = fine_tune.fn(run.task, run.encoded, other, run.settings.store, run.settings.seed, "cpu")
     assert again.path != run.checkpoint.path
     assert files
     assert {path.name: path.read_bytes() for path in store.open(again).folder.glob("*.safetensors")} == files
@@ -52,7 +51,7 @@ def test_the_same_seed_trains_the_same_weights(digits_run: Run) -> None:
 def test_rows_with_another_label_map_are_refused(text_run: Run) -> None:
     task = text_run.task.model_copy(update={"label_map_sha256": "0" * 64})
     with pytest.raises(LabelMapError, match="the label map of the encoded rows"):
-        fine_tune(task, text_run.encoded, text_run.settings.train, text_run.settings.store)
+        fine_tune.fn(task, text_run.encoded, text_run.settings.train, text_run.settings.store)
 
 
 def test_what_the_process_computed_before_changes_no_bit(digits_run: Run, tmp_path: Path) -> None:
@@ -60,7 +59,7 @@ def test_what_the_process_computed_before_changes_no_bit(digits_run: Run, tmp_pa
     run = digits_run
     Predictor.load(run.export_folder)
     store = str(shutil.copytree(run.settings.store, tmp_path / "store", ignore=shutil.ignore_patterns("checkpoints")))
-    assert fine_tune(run.task, run.encoded, run.settings.train, store, run.settings.seed, "cpu") == run.checkpoint
+    assert fine_tune.fn(run.task, run.encoded, run.settings.train, store, run.settings.seed, "cpu") == run.checkpoint
 
 
 def changed(run: Run, **train: Any) -> TrainSettings:
@@ -82,7 +81,7 @@ def test_what_contradicts_itself_is_refused_before_anything_is_touched(
 ) -> None:
     run = digits_run
     with pytest.raises(SettingsError, match=message):
-        fine_tune(run.task, run.encoded, changed(run, **train), run.settings.store, **more)
+        fine_tune.fn(run.task, run.encoded, changed(run, **train), run.settings.store, **more)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +91,7 @@ def test_what_contradicts_itself_is_refused_before_anything_is_touched(
 def test_a_mistake_is_found_before_several_processes_start(digits_run: Run, train: dict[str, Any], error: str) -> None:
     run = digits_run
     with pytest.raises(SettingsError, match=error):
-        fine_tune(run.task, run.encoded, changed(run, **train), run.settings.store, device="cpu", processes=2)
+        fine_tune.fn(run.task, run.encoded, changed(run, **train), run.settings.store, device="cpu", processes=2)
 
 
 @pytest.mark.parametrize(
@@ -108,19 +107,19 @@ def test_what_would_spoil_the_run_is_refused_before_its_first_step(train: dict[s
     (tmp_path / "dev.tsv").write_text("text\tlabel\n" + "".join(f"fine film {row}\t1\n" for row in range(8)))
     settings = FineTuneSettings.model_validate({**given, "train": {**given["train"], **train}})
     store = settings.store
-    dataset = load_dataset(settings.data, settings.task, store)
-    module = load_module(settings.module, store)
-    encoded = encode_dataset(dataset, module, settings.module, store)
-    task = build_head(settings.task, module, dataset, settings.module, settings.head, store)
+    dataset = load_dataset.fn(settings.data, settings.task, store)
+    module = load_module.fn(settings.module, store)
+    encoded = encode_dataset.fn(dataset, module, settings.module, store)
+    task = build_head.fn(settings.task, module, dataset, settings.module, settings.head, store)
     with pytest.raises(SettingsError, match=error):
-        fine_tune(task, encoded, settings.train, store, settings.seed, "cpu")
+        fine_tune.fn(task, encoded, settings.train, store, settings.seed, "cpu")
     assert not list((tmp_path / "store" / "training").glob("*/*"))
 
 
 def test_gpus_that_are_not_there_are_told_before_several_processes_start(digits_run: Run) -> None:
     run = digits_run
     with pytest.raises(DeviceError, match="found 0 GPU"):
-        fine_tune(run.task, run.encoded, run.settings.train, run.settings.store, seed=99, device="gpu:0,1")
+        fine_tune.fn(run.task, run.encoded, run.settings.train, run.settings.store, seed=99, device="gpu:0,1")
 
 
 def test_what_a_killed_run_left_is_removed_once_its_result_is_there(digits_run: Run) -> None:
@@ -128,7 +127,9 @@ def test_what_a_killed_run_left_is_removed_once_its_result_is_there(digits_run: 
     left = run.store.root / "training" / Path(run.checkpoint.path).name
     left.mkdir(parents=True, exist_ok=True)
     (left / "run.json").write_text("{}")
-    assert fine_tune(run.task, run.encoded, run.settings.train, run.settings.store, run.settings.seed, "cpu") == run.checkpoint
+    assert (
+        fine_tune.fn(run.task, run.encoded, run.settings.train, run.settings.store, run.settings.seed, "cpu") == run.checkpoint
+    )
     assert not left.exists()
 
 
@@ -171,7 +172,7 @@ def test_a_preflight_that_passed_is_not_tried_again_with_another_seed(
     def told(train: TrainSettings, seed: int, **options: Any) -> list[str]:
         caplog.clear()
         with caplog.at_level("INFO", logger="hubflow"):
-            fine_tune(run.task, run.encoded, train, store, seed, "cpu", **options)
+            fine_tune.fn(run.task, run.encoded, train, store, seed, "cpu", **options)
         return [message for message in caplog.messages if message.startswith("preflight: ")]
 
     short = changed(run, max_steps=1)
@@ -189,7 +190,7 @@ def test_a_preflight_changes_no_bit_of_what_is_trained(digits_run: Run, tmp_path
     store = copied_store(run, tmp_path)
     for is_tried in (False, True, True):  # without one, with one, and with one that is known to have passed
         settings = changed(run, max_steps=2, preflight=is_tried)
-        checkpoint = fine_tune(run.task, run.encoded, settings, store, 7, "cpu")
+        checkpoint = fine_tune.fn(run.task, run.encoded, settings, store, 7, "cpu")
         found.append((Store(store).open(checkpoint).folder / "model.safetensors").read_bytes())
         shutil.rmtree(Path(store) / "checkpoints")
     assert found[0] == found[1] == found[2]

@@ -11,14 +11,13 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from hubflow.schemas.errors import ContractError, HubflowError
+from hubflow.errors import ContractError, DataError, HubflowError
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef
 from hubflow.schemas.rows import ROW_MODELS, validate_rows
 from hubflow.schemas.settings import DatasetSpec, TaskType
-from hubflow.stages.errors import DataError
 from hubflow.stages.load_dataset import load_dataset
-from hubflow.stages.store import Store, StoreError
+from hubflow.store.store import Store, StoreError
 
 TEXT: TaskType = "text_classification"
 TAGS: TaskType = "sequence_labelling"
@@ -39,7 +38,7 @@ def reviews(labels: str, text: str = "fine") -> str:
 
 
 def load(tmp_path: Path, task: TaskType = TEXT, reuse: bool = True, **spec: Any) -> DatasetRef:
-    return load_dataset(DatasetSpec.model_validate({"format": "tsv", **spec}), task, str(tmp_path / "store"), reuse)
+    return load_dataset.fn(DatasetSpec.model_validate({"format": "tsv", **spec}), task, str(tmp_path / "store"), reuse)
 
 
 def splits(tmp_path: Path, reference: DatasetRef) -> dict[str, pd.DataFrame]:
@@ -78,15 +77,15 @@ def test_what_is_written_keeps_the_contract_when_read_again(tmp_path: Path, writ
 
 def test_dev_and_test_are_made_from_train_when_not_given(tmp_path: Path, write: Callable[[str, str], str]) -> None:
     path = write("a.tsv", reviews("01" * 50))
-    reference = load(tmp_path, train=path, dev_share=0.1, test_share=0.2)
+    reference = load(tmp_path, train=path, dev_fraction=0.1, test_fraction=0.2)
     assert reference.rows == {"train": 70, "dev": 10, "test": 20}
     rows = splits(tmp_path, reference)
     assert sorted(pd.concat(rows.values())["row"]) == list(range(2, 102))
     assert rows["dev"]["label"].value_counts().to_dict() == {"0": 5, "1": 5}
     assert facts(tmp_path, reference)["sources"] == {"train": path, "dev": path, "test": path}
-    other = load(tmp_path, train=path, dev_share=0.1, test_share=0.2, split_seed=1)
+    other = load(tmp_path, train=path, dev_fraction=0.1, test_fraction=0.2, split_seed=1)
     assert not splits(tmp_path, other)["dev"].equals(rows["dev"])
-    assert load(tmp_path, train=path, dev_share=0).rows == {"train": 100}
+    assert load(tmp_path, train=path, dev_fraction=0).rows == {"train": 100}
 
 
 def test_max_rows_bounds_every_split_but_not_the_label_map(tmp_path: Path, write: Callable[[str, str], str]) -> None:
@@ -166,7 +165,7 @@ def test_a_format_that_does_not_fit_the_task_and_an_unwritable_store_are_refused
         load(tmp_path, IMAGES, train=train)
     spec = DatasetSpec.model_validate({"format": "tsv", "train": train})
     with pytest.raises(StoreError, match="cannot be written"):
-        load_dataset(spec, TEXT, store=train)
+        load_dataset.fn(spec, TEXT, store=train)
 
 
 def test_the_same_content_is_taken_from_the_store(tmp_path: Path, write: Callable[[str, str], str]) -> None:
@@ -200,7 +199,7 @@ def test_an_image_that_changes_makes_another_artefact(tmp_path: Path) -> None:
     for name, shade in (("cat/a", 1), ("cat/b", 2), ("dog/c", 3), ("dog/d", 4)):
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", (2, 2), shade).save(tmp_path / "images" / f"{name}.png")
-    spec: dict[str, Any] = {"format": "image_folder", "train": str(tmp_path / "images"), "dev_share": 0.3}
+    spec: dict[str, Any] = {"format": "image_folder", "train": str(tmp_path / "images"), "dev_fraction": 0.3}
     first = load(tmp_path, IMAGES, **spec)
     assert first.rows == {"train": 3, "dev": 1}
     assert load(tmp_path, IMAGES, **spec) == first
@@ -209,7 +208,7 @@ def test_an_image_that_changes_makes_another_artefact(tmp_path: Path) -> None:
 
 
 def test_digits_carry_their_pictures(tmp_path: Path) -> None:
-    reference = load(tmp_path, IMAGES, format="digits", digits=(5, 6), test_share=0.2, max_rows=40)
+    reference = load(tmp_path, IMAGES, format="digits", digits=(5, 6), test_fraction=0.2, max_rows=40)
     assert reference.rows_kind == "image"
     assert reference.rows == {"train": 40, "dev": 36, "test": 40}
     assert splits(tmp_path, reference)["dev"]["image"].iloc[0].startswith(b"\x89PNG")
@@ -217,7 +216,7 @@ def test_digits_carry_their_pictures(tmp_path: Path) -> None:
 
 def test_further_columns_of_json_lines_reach_the_artefact(tmp_path: Path, write: Callable[[str, str], str]) -> None:
     lines = '{"text": "a", "label": 0, "id": 1}\n{"text": "b", "label": 1, "id": {"x": [2]}}\n{"text": "c", "label": 1}\n'
-    reference = load(tmp_path, format="jsonl", train=write("a.jsonl", lines), dev_share=0)
+    reference = load(tmp_path, format="jsonl", train=write("a.jsonl", lines), dev_fraction=0)
     assert splits(tmp_path, reference)["train"]["id"].tolist()[:2] == ["1", '{"x": [2]}']
 
 
@@ -225,7 +224,7 @@ def test_further_columns_of_parquet_reach_the_artefact(tmp_path: Path) -> None:
     maps = pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64()))
     columns = {"text": ["a", "b"], "label": [1, 0], "n": [1.5, None], "b": [b"x", b"y"], "s": [{"x": [1]}, None], "m": maps}
     parquet.write_table(pa.table(columns), tmp_path / "a.parquet")
-    reference = load(tmp_path, format="parquet", train=str(tmp_path / "a.parquet"), dev_share=0)
+    reference = load(tmp_path, format="parquet", train=str(tmp_path / "a.parquet"), dev_fraction=0)
     kept = parquet.read_table(Store(tmp_path / "store").open(reference).folder / "train.parquet")
     for name in "nbsm":
         assert kept.column(name).to_pylist() == pa.table(columns).column(name).to_pylist()
@@ -347,7 +346,7 @@ def test_class_labels_of_parquet_get_their_names_and_a_missing_one_none(tmp_path
     parquet.write_table(as_datasets_writes_it(table, features), tmp_path / "a.parquet")
     with pytest.raises(ContractError, match="row 21"):
         load(tmp_path, format="parquet", train=str(tmp_path / "a.parquet"))
-    reference = load(tmp_path, format="parquet", train=str(tmp_path / "a.parquet"), max_invalid_share=0.1)
+    reference = load(tmp_path, format="parquet", train=str(tmp_path / "a.parquet"), max_invalid_fraction=0.1)
     assert set(splits(tmp_path, reference)["train"]["label"]) == {"neg", "pos"}
     strange = as_datasets_writes_it(pa.table({"text": ["a", "b"], "label": [0, 7]}), features)
     parquet.write_table(strange, tmp_path / "c.parquet")
@@ -364,7 +363,7 @@ def test_sentences_of_one_word_do_not_hide_tokens_that_are_positions(tmp_path: P
 def test_a_file_of_comments_alone_is_an_empty_file_of_a_glob(tmp_path: Path, write: Callable[[str, str], str]) -> None:
     write("part-1.conll", "# id = 1\nEU B-ORG\nsays O\n\n")
     write("part-2.conll", "# nothing\n# here\n\n")
-    reference = load(tmp_path, TAGS, dev_share=0, format="conll", train=str(tmp_path / "part-*.conll"))
+    reference = load(tmp_path, TAGS, dev_fraction=0, format="conll", train=str(tmp_path / "part-*.conll"))
     split = report_of(tmp_path, reference)["splits"]["train"]
     assert split["skipped"] == {"comment lines": 1, "empty files": 1}
 
@@ -373,7 +372,7 @@ def test_a_parquet_file_without_records_is_empty_whatever_its_columns(tmp_path: 
     rows = pd.DataFrame({"text": ["a", "b", "c"], "label": ["x", "y", "x"]})
     rows.to_parquet(tmp_path / "part-1.parquet")
     pd.DataFrame().to_parquet(tmp_path / "part-0.parquet")
-    reference = load(tmp_path, dev_share=0, format="parquet", train=str(tmp_path / "part-*.parquet"))
+    reference = load(tmp_path, dev_fraction=0, format="parquet", train=str(tmp_path / "part-*.parquet"))
     assert reference.rows["train"] == 3
     assert report_of(tmp_path, reference)["splits"]["train"]["skipped"] == {"empty files": 1}
 
@@ -383,7 +382,7 @@ def test_numbers_are_named_by_the_label_list_however_they_are_written(
     labels: tuple[str, str], tmp_path: Path, write: Callable[[str, str], str]
 ) -> None:
     rows = write("a.csv", "text,label\n" + "".join(f"text {place},{labels[place % 2]}\n" for place in range(6)))
-    reference = load(tmp_path, dev_share=0, format="csv", train=rows, label_list=write("labels.txt", "neg\npos\n"))
+    reference = load(tmp_path, dev_fraction=0, format="csv", train=rows, label_list=write("labels.txt", "neg\npos\n"))
     assert splits(tmp_path, reference)["train"]["label"].tolist() == ["pos", "neg"] * 3
 
 
@@ -392,7 +391,7 @@ def test_findings_of_a_glob_name_rows_with_their_files(tmp_path: Path, write: Ca
         write(f"part-{name}.csv", f"text,label,user\nthe same,x,u\nno. {name},y,u\n")
     test = write("test.csv", "text,label,user\nnew,x,v\nno. b,y,u\n")
     data = {"format": "csv", "train": str(tmp_path / "part-*.csv"), "test": test, "group_column": "user"}
-    reference = load(tmp_path, dev_share=0, checks={"same_group_across_splits": "warn"}, **data)
+    reference = load(tmp_path, dev_fraction=0, checks={"same_group_across_splits": "warn"}, **data)
     found = {one["check"]: one["examples"] for one in report_of(tmp_path, reference)["findings"]}
     assert found["duplicates_within_split"] == ["train row 2 of part-a.csv ('x') = train row 2 of part-b.csv ('x')"]
     assert found["same_text_across_splits"] == ["train row 3 of part-b.csv ('y') = test row 3 ('y')"]
@@ -402,4 +401,4 @@ def test_findings_of_a_glob_name_rows_with_their_files(tmp_path: Path, write: Ca
 def test_a_carriage_return_outside_quotes_is_named(tmp_path: Path, write: Callable[[str, str], str]) -> None:
     Path(write("a.csv", "")).write_bytes(b"text,label\na,x\nb\rc,y\n")
     with pytest.raises(ContractError, match="line 3: a carriage return within the line, outside quotes"):
-        load(tmp_path, dev_share=0, format="csv", train=str(tmp_path / "a.csv"))
+        load(tmp_path, dev_fraction=0, format="csv", train=str(tmp_path / "a.csv"))

@@ -1,0 +1,152 @@
+"""What a person should see of a data set before training: labels with counts, and a row as the model will see it. No Paddle."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import ExifTags, Image
+from pyarrow import parquet
+
+from hubflow.files import open_file
+from hubflow.modules.images import FORMATS, ImageRules, read_image
+from hubflow.modules.tokenizer import load_tokenizer
+from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.references import DatasetRef, EncodedRef
+from hubflow.store.store import Store
+
+MAX_LABELS, MAX_TOKENS, MAX_CHARS = 20, 40, 300
+
+
+def label_counts(home: Store, dataset: DatasetRef) -> dict[str, dict[str, int]]:
+    """How often each label is in each split; of sentences, how many tokens have it."""
+    counts: dict[str, dict[str, int]] = home.open(dataset).facts["label_counts"]
+    return counts
+
+
+def first_rows(home: Store, encoded: EncodedRef) -> dict[str, dict[str, Any]]:
+    """The first row of each split, as it is in the data and as the model will see it.
+
+    Returns:
+        By split, `row` (its number in the source), and of a text `text`, `text_pair`, `label` and `pieces`; of a sentence
+        `tokens`, `tags` and `pieces`; of an image `label`, `file`, and what `image_facts` and `seen_facts` give.
+    """
+    source, folder, kind = home.open(encoded.dataset).folder, home.open(encoded).folder, encoded.dataset.rows_kind
+    label_map = LabelMap.load(folder / "label_map.json")
+    found = {}
+    for split in encoded.dataset.rows:
+        seen = _first(folder / f"{split}.arrow")
+        if seen is None:
+            continue
+        given = _row(source / f"{split}.parquet", seen.get("position", 0))
+        facts: dict[str, Any] = {"row": seen["row"]}
+        if kind == "image":
+            image = given.get("image") or given["path"]
+            rules = ImageRules.of(home.open(encoded).facts)
+            facts |= {"label": label_map.labels[seen["label"]], "file": given["path"], **image_facts(image, rules)}
+            facts |= seen_facts(np.asarray(seen["pixels"], np.uint8))
+        else:
+            tokenizer = load_tokenizer(home.open(encoded.module).folder)
+            facts |= {name: given[name] for name in ("text", "text_pair", "label", "tokens") if name in given}
+            if kind == "tokens":
+                facts["tags"] = [label_map.labels[tag] for tag in seen["word_labels"]]
+            facts["pieces"] = [tokenizer.id_to_token(one) for one in seen["input_ids"]]
+        found[str(split)] = facts
+    return found
+
+
+def image_facts(source: str | bytes, rules: ImageRules = ImageRules()) -> dict[str, Any]:  # noqa: B008  # frozen
+    """What an image file says of itself, and what is done to its pixels.
+
+    Returns:
+        format (PNG, JPEG …), mode (RGB, L, P …), width and height as they are stored, orientation (the EXIF value by which it
+        is turned, 1 for none), and changes (`hubflow.modules.images.CHANGES`).
+    """
+    changes = read_image(source, rules=rules).changes
+    with (
+        io.BytesIO(source) if isinstance(source, bytes) else open_file(source) as stream,
+        Image.open(stream, formats=FORMATS) as image,
+    ):
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if "turned" in changes else 1
+        return {
+            "format": image.format,
+            "mode": image.mode,
+            "width": image.width,
+            "height": image.height,
+            "orientation": int(orientation),
+            "changes": list(changes),
+        }
+
+
+def seen_facts(pixels: np.ndarray) -> dict[str, Any]:
+    """Of the pixels that the model sees, flat, three channels one after the other: their side and mean colour, 0 to 255."""
+    channels = pixels.reshape(3, -1)
+    return {"size": round(channels.shape[1] ** 0.5), "mean_colour": [round(float(one), 1) for one in channels.mean(1)]}
+
+
+def lines(counts: Mapping[str, Mapping[str, int]], rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The same for a terminal: labels and a row of each split; texts are cut."""
+    told = []
+    for split, labels in counts.items():
+        ordered = sorted(labels.items(), key=lambda one: -one[1])
+        named = ", ".join(f"{label!r} {count}" for label, count in ordered[:MAX_LABELS])
+        more = f", … and {len(ordered) - MAX_LABELS} more" if len(ordered) > MAX_LABELS else ""
+        told.append(f"{split}: labels {named}{more}")
+        if split in rows:
+            told += [f"  {line}" for line in _row_lines(rows[split])]
+    return told
+
+
+def _row_lines(row: Mapping[str, Any]) -> list[str]:
+    label = f", label {row['label']!r}" if "label" in row else ""
+    if "mode" in row:
+        done = "".join(f", {change.replace('_', ' ')}" for change in row["changes"] if change != "turned")
+        turned = f", turned by EXIF orientation {row['orientation']}" if "turned" in row["changes"] else ""
+        colour = "/".join(f"{one:.0f}" for one in row["mean_colour"])
+        return [
+            f"row {row['row']}{label}: {row['file']}",
+            f"  {row['format']}, mode {row['mode']}, {row['width']} × {row['height']}{turned}{done}",
+            f"  the model sees {row['size']} × {row['size']} in RGB, mean colour {colour} of 255",
+        ]
+    told = [f"row {row['row']}{label}"]
+    if "tags" in row:
+        pairs = [f"{token}/{tag}" for token, tag in zip(row["tokens"], row["tags"], strict=True)]
+        told.append(f"  tokens and tags: {_joined(pairs)}")
+    for name in ("text", "text_pair"):
+        if name in row:
+            told.append(f"  {name}: {_cut(row[name])!r}")
+    return [*told, f"  the model sees: {_joined(row['pieces'])}"]
+
+
+def _joined(items: list[str]) -> str:
+    more = f" … ({len(items) - MAX_TOKENS} more)" if len(items) > MAX_TOKENS else ""
+    return _cut(" ".join(items[:MAX_TOKENS])) + more
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_CHARS else f"{text[:MAX_CHARS]}…"
+
+
+def _first(path: Path) -> dict[str, Any] | None:
+    """The first row of an Arrow file; None when it has none."""
+    with pa.memory_map(str(path)) as stream:
+        file = pa.ipc.open_file(stream)
+        for number in range(file.num_record_batches):
+            batch = file.get_batch(number)
+            if batch.num_rows:
+                found: dict[str, Any] = batch.slice(0, 1).to_pylist()[0]
+                return found
+    return None
+
+
+def _row(path: Path, position: int) -> dict[str, Any]:
+    """One row of a Parquet file."""
+    with parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(1024):
+            if position < batch.num_rows:
+                found: dict[str, Any] = batch.slice(position, 1).to_pylist()[0]
+                return found
+            position -= batch.num_rows
+    raise IndexError(f"{path} has no row at position {position}")

@@ -1,0 +1,1 @@
+"""Readers: files of each format to chunks of rows."""

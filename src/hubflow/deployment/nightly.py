@@ -1,0 +1,110 @@
+"""Whether a nightly run has anything to do, what it begins with, and how far it came. Must not import Paddle."""
+
+import datetime
+import logging
+
+from pydantic import ValidationError
+
+from hubflow.deployment.pointer import read_deployed
+from hubflow.deployment.warm_start import unfitting
+from hubflow.errors import StoreError
+from hubflow.schemas.deployed import Deployed
+from hubflow.schemas.nightly import NightlyRun, NightlySettings
+from hubflow.schemas.references import CheckpointRef, DatasetRef, ModuleRef, TaskRef, VerdictRef
+from hubflow.store.store import Store, content_key
+
+ELSEWHERE = {"data", "module", "store", "store_block", "device", "processes", "reuse", "slot", "sample_rows"}
+"""Settings that do not change what a night finds, or are in its fingerprint by content."""
+log = logging.getLogger(__name__)
+
+
+def start_nightly(settings: NightlySettings, dataset: DatasetRef, module: ModuleRef, store: str) -> NightlyRun:
+    """What tonight is made from; a night that `is_done` has the same data, module and settings, and nothing is left to do.
+
+    One that failed goes on from the pointer that it began with, so that every stage finds what it had made, unless somebody
+    else has moved the pointer since. Its report takes the place of the one that an earlier try may have written.
+
+    Raises:
+        StoreError: when the record cannot be read or written.
+    """
+    home = Store(store)
+    kept = settings.model_dump(mode="json", exclude=ELSEWHERE)
+    kept["train"] = settings.train.result_settings()
+    kept["module"] = settings.module.model_dump(mode="json", exclude={"name", "revision"})
+    fingerprint = content_key("nightly", dataset.sha256, module.sha256, kept)
+    known, deployed = _read(home, settings.name), read_deployed(store, settings.name)
+    now = datetime.datetime.now(datetime.UTC)
+    began = now if known is None else max(now, known.at + datetime.timedelta(microseconds=1))  # the clock may be set back
+    if known is not None and known.fingerprint == fingerprint:
+        if known.is_done and settings.reuse:
+            return known
+        if not known.is_done and _is_where_it_was(known, deployed):
+            return known
+        if not known.is_done:
+            began = known.began or began
+    night = NightlyRun(fingerprint=fingerprint, revision=deployed.revision, began=began, at=began)
+    _write(home, settings.name, night)
+    return night
+
+
+def finish_nightly(name: str, night: NightlyRun, verdict: VerdictRef, report: str, store: str) -> None:
+    """Write down that all of a night is done, so that the next one of the same is skipped.
+
+    Raises:
+        StoreError: when the record cannot be written.
+    """
+    at = max(datetime.datetime.now(datetime.UTC), night.at)
+    done = {"is_done": True, "verdict": verdict, "report": report, "at": at}
+    _write(Store(store), name, night.model_copy(update=done))
+
+
+def weights_to_start_from(
+    settings: NightlySettings, night: NightlyRun, task: TaskRef, store: str
+) -> tuple[CheckpointRef | None, str]:
+    """The checkpoint that training begins with, or None for the module's own weights; and in words what and why.
+
+    Raises:
+        StoreError: when the deployed pointer cannot be read.
+    """
+    own = "the module's own weights"
+    if settings.start_from == "module":
+        return None, own
+    home = Store(store)
+    move = read_deployed(store, settings.name).history[night.revision - 1] if night.revision else None
+    if move is None or move.export is None:
+        return None, f"{own}: nothing was in use"
+    try:
+        differing = unfitting(home, move.checkpoint, task) if move.checkpoint else ["they were not kept"]
+        if move.checkpoint is not None and not differing:
+            home.open(move.checkpoint)
+            return move.checkpoint, f"the weights of {move.export.path}"
+    except StoreError as error:
+        differing = [str(error)]
+    told = f"{own}, not those of {move.export.path}, which cannot be started from: {'; '.join(differing)}"
+    log.warning("training begins with %s", told)
+    return None, told
+
+
+def _is_where_it_was(night: NightlyRun, deployed: Deployed) -> bool:
+    """Whether the pointer has not moved since the night began, but by the night itself."""
+    since, move = deployed.revision - night.revision, deployed.move
+    if since == 0:
+        return True
+    own = move is not None and move.action == "promoted" and move.verdict is not None
+    return since == 1 and own and move is not None and move.verdict is not None and move.verdict.revision == night.revision
+
+
+def _read(home: Store, name: str) -> NightlyRun | None:
+    content = home.read_bytes(_path(name))
+    try:
+        return None if content is None else NightlyRun.model_validate_json(content)
+    except ValidationError as error:
+        raise StoreError(f"{home.display_path(_path(name))}: no record of a nightly run ({error}); remove it") from error
+
+
+def _write(home: Store, name: str, night: NightlyRun) -> None:
+    home.write_bytes(_path(name), (night.model_dump_json(indent=1) + "\n").encode())
+
+
+def _path(name: str) -> str:
+    return f"nightly/{name}.json"

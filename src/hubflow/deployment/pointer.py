@@ -1,0 +1,183 @@
+"""The deployed pointer: which export is in use under a name, and how it is moved forward and back."""
+
+import datetime
+import getpass
+import logging
+import re
+from contextlib import suppress
+
+from pydantic import ValidationError
+
+from hubflow.deployment.warm_start import find_checkpoint
+from hubflow.errors import PromotionError, StoreError
+from hubflow.schemas.deployed import Action, Deployed, PointerChange
+from hubflow.schemas.references import DEPLOYED_NAME, ExportRef, VerdictRef
+from hubflow.store.store import Store
+
+FOLDER = "deployed"
+log = logging.getLogger(__name__)
+
+
+def read_deployed(store: str, name: str) -> Deployed:
+    """The pointer of `name`, `deployed/<name>.json` of the store; without moves when nothing was ever in use.
+
+    Raises:
+        PromotionError: for a name that cannot be one.
+        StoreError: when the file cannot be read or is none of a pointer.
+    """
+    return _read(Store(store), name)[0]
+
+
+def deployed_names(store: str) -> list[str]:
+    """Names that something is, or was, in use under."""
+    return [name.removesuffix(".json") for name in Store(store).names(FOLDER) if name.endswith(".json")]
+
+
+def promote_candidate(verdict: VerdictRef, store: str, by: str | None = None) -> Deployed:
+    """Put a candidate in use that the gate let pass, if the pointer is still where it was when the candidate was evaluated.
+
+    One that is in use already stays so. Of several promotions at once one wins, the others are told.
+
+    Args:
+        verdict: the gate's, whose candidate and name count.
+        store: the store's root folder.
+        by: who promotes; the user of this process by default.
+
+    Raises:
+        PromotionError: when the verdict is another than `promoted`, or the pointer has moved since.
+        StoreError: when candidate or verdict are missing or altered, or the pointer cannot be written.
+    """
+    home = Store(store)
+    home.open(verdict)
+    deployed, content = _read(home, verdict.name)
+    if deployed.export == verdict.candidate:
+        return deployed
+    if verdict.verdict != "promoted":
+        raise PromotionError(
+            f"{verdict.candidate.path} is not put in use as {verdict.name!r}: the gate's verdict is {verdict.verdict} "
+            f"({verdict.reason}); a person can decide otherwise: `hubflow promote EXPORT --override --reason …`"
+        )
+    if deployed.revision != verdict.revision:
+        raise _lost(deployed, verdict.candidate, f"the verdict is against revision {verdict.revision}")
+    return _move(home, deployed, content, "promoted", verdict.candidate, by, verdict.reason, verdict)
+
+
+def override(
+    export: ExportRef, name: str, store: str, reason: str, by: str | None = None, verdict: VerdictRef | None = None
+) -> Deployed:
+    """Put an export in use because a person says so, against the gate's verdict or without one; who and why is recorded.
+
+    Raises:
+        PromotionError: without a reason, or when the pointer moves in the same moment.
+        StoreError: when the export is missing or altered, or the pointer cannot be written.
+    """
+    _require_reason(reason)
+    home = Store(store)
+    deployed, content = _read(home, name)
+    return _move(home, deployed, content, "overridden", export, by, reason, verdict)
+
+
+def roll_back(name: str, store: str, reason: str, by: str | None = None) -> Deployed:
+    """Put in use again what was in use before; the step before that one is next.
+
+    Raises:
+        PromotionError: without a reason, when there is nothing to go back to, or the pointer moves in the same moment.
+        StoreError: when what was in use before is missing or altered, or the pointer cannot be written.
+    """
+    _require_reason(reason)
+    home = Store(store)
+    deployed, content = _read(home, name)
+    target = deployed.predecessor
+    if target is None or target.export is None:
+        raise PromotionError(f"{name!r}: nothing was in use before {deployed.export and deployed.export.path}; promote another")
+    return _move(home, deployed, content, "rolled_back", target.export, by, reason, target.verdict, target.before)
+
+
+def undo(verdict: VerdictRef, store: str, reason: str) -> Deployed:
+    """Take back the promotion by `verdict`, unless the pointer has moved since: then it stays, and a warning says so.
+
+    Raises:
+        StoreError: when the pointer cannot be read or written.
+    """
+    home = Store(store)
+    deployed, content = _read(home, verdict.name)
+    move = deployed.move
+    if move is None or move.verdict != verdict or move.action != "promoted":
+        log.warning("%s: the promotion is not taken back: the pointer has moved since", verdict.name)
+        return deployed
+    target = deployed.predecessor
+    if target is None:
+        return _move(home, deployed, content, "undone", None, None, reason, before=0)
+    return _move(home, deployed, content, "undone", target.export, None, reason, target.verdict, target.before)
+
+
+def _move(
+    home: Store,
+    deployed: Deployed,
+    content: bytes | None,
+    action: Action,
+    export: ExportRef | None,
+    by: str | None,
+    reason: str,
+    verdict: VerdictRef | None = None,
+    before: int | None = None,
+) -> Deployed:
+    checkpoint = None
+    if export is not None:
+        remembered = home.open(export).facts.get("checkpoint")
+        checkpoint = find_checkpoint(home, remembered) if remembered else None
+    move = PointerChange(
+        revision=deployed.revision + 1,
+        action=action,
+        export=export,
+        checkpoint=checkpoint,
+        verdict=verdict,
+        before=deployed.revision if before is None else before,
+        at=datetime.datetime.now(datetime.UTC),
+        by=by or user(),
+        reason=reason,
+    )
+    moved = Deployed(name=deployed.name, history=(*deployed.history, move))
+    if not home.compare_and_swap(_path(deployed.name), content, (moved.model_dump_json(indent=1) + "\n").encode()):
+        raise _lost(_read(home, deployed.name)[0], export, f"it was read at revision {deployed.revision}")
+    return moved
+
+
+def _read(home: Store, name: str) -> tuple[Deployed, bytes | None]:
+    content = home.read_bytes(_path(name))
+    if content is None:
+        return Deployed(name=name), None
+    try:
+        return Deployed.model_validate_json(content), content
+    except ValidationError as error:
+        raise StoreError(
+            f"{home.display_path(_path(name))}: not a deployed pointer ({error.errors()[0]['msg']}); put back a copy of it, or "
+            "remove it and promote with --override"
+        ) from error
+
+
+def _path(name: str) -> str:
+    if not re.match(DEPLOYED_NAME, name):
+        raise PromotionError(f"{name!r} cannot be the name of something in use; use letters, digits, '.', '_' and '-'")
+    return f"{FOLDER}/{name}.json"
+
+
+def _lost(deployed: Deployed, export: ExportRef | None, told: str) -> PromotionError:
+    move = deployed.move
+    winner = f"{move.export.path if move.export else 'nothing'} ({move.action} by {move.by})" if move else "nothing"
+    return PromotionError(
+        f"{export.path if export else 'nothing'} is not put in use as {deployed.name!r}: {told}, and the pointer is at "
+        f"revision {deployed.revision}, {winner}; judge the candidate against that"
+    )
+
+
+def _require_reason(reason: str) -> None:
+    if not reason.strip():
+        raise PromotionError("a reason is needed: it is kept in the history")
+
+
+def user() -> str:
+    """Who runs this process, as far as the system tells."""
+    with suppress(OSError, KeyError):
+        return getpass.getuser()
+    return "unknown"

@@ -1,0 +1,196 @@
+"""The folder of an evaluation: evaluated rows of each split as Parquet, and the details of all as JSON."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from hubflow.data.columns import to_frame
+from hubflow.data.extra_columns import with_extra_columns
+from hubflow.errors import SettingsError, StoreError
+from hubflow.evaluation.custom_metrics import CustomMetric, custom_metrics, measured_by
+from hubflow.evaluation.details import metric_options, split_details
+from hubflow.evaluation.evaluated_split import EvaluatedSplit
+from hubflow.evaluation.slices import require_columns
+from hubflow.files import read_text
+from hubflow.schemas.evaluate_settings import EvaluateSettings
+from hubflow.schemas.evaluation import DETAILS, SplitDetails
+from hubflow.schemas.frames import PROBABILITY, require_evaluated
+from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.references import DatasetRef, EvaluationRef, ExportEvaluationRef, RowKind
+from hubflow.store.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from hubflow.metrics.classification import ClassificationMetrics
+    from hubflow.metrics.sequence_labelling import SequenceLabellingMetrics
+
+TRIED_ROWS = 1000
+"""So many rows at most are tried with a user's own metrics before training."""
+
+
+def write_evaluated(path: Path, evaluated: EvaluatedSplit) -> None:
+    """Write the evaluated rows of a split (`EvaluatedRows`, or `EvaluatedTokens` of sentences) with the further columns of the
+    data.
+
+    Raises:
+        ContractError: when what was computed breaks its contract.
+    """
+    pq.write_table(_evaluated_table(evaluated), path)
+
+
+def try_custom_metrics(
+    own: Mapping[str, CustomMetric], data: Path, kind: RowKind, label_map: LabelMap, settings: EvaluateSettings
+) -> None:
+    """Run a user's own metrics on rows of a split with made-up predictions, so that their faults are found before training.
+
+    Args:
+        own: the metrics.
+        data: Parquet file of the split in the data set.
+        kind: of its rows.
+        label_map: of the data set.
+        settings: of the evaluation to come.
+
+    Raises:
+        MetricError: when one of them fails.
+    """
+    if own:
+        table = _evaluated_table(_with_made_up_predictions(data, kind, label_map, settings))
+        measured_by(own, to_frame(table), label_map.labels, data.stem, is_trial=True)
+
+
+def _with_made_up_predictions(data: Path, kind: RowKind, label_map: LabelMap, settings: EvaluateSettings) -> EvaluatedSplit:
+    """Rows from all over a split, evaluated by predictions that are right or wrong by chance."""
+    from hubflow.metrics.classification import ClassificationMetrics
+    from hubflow.metrics.metrics import log_softmax
+    from hubflow.metrics.sequence_labelling import SequenceLabellingMetrics
+
+    table = pq.read_table(data, columns=["row", "labels" if kind == "tokens" else "label"])
+    places = np.unique(np.linspace(0, len(table) - 1, min(TRIED_ROWS, len(table))).round().astype(np.int64))
+    rows, labels = (column.to_pylist() for column in table.take(places).columns)
+    index, generator = label_map.index(), np.random.default_rng(0)
+
+    def scores(count: int) -> NDArray[np.float64]:
+        return log_softmax(generator.standard_normal((count, label_map.num_classes)).astype(np.float32))
+
+    options, evaluated_rows = metric_options(settings), np.arange(len(rows))
+    if kind == "tokens":
+        ids = [np.array([index[label] for label in tags], np.int64) for tags in labels]
+        sequences = SequenceLabellingMetrics(ids, label_map, options)
+        sequences.add(evaluated_rows, [np.ones(len(tags), bool) for tags in ids], scores(sum(map(len, ids))))
+        return EvaluatedSplit(sequences, label_map, data, kind, places, np.array(rows, np.int64))
+    classes = ClassificationMetrics(len(rows), label_map.num_classes, options)
+    classes.add(evaluated_rows, np.array([index[label] for label in labels], np.int64), scores(len(rows)))
+    return EvaluatedSplit(classes, label_map, data, kind, places, np.array(rows, np.int64))
+
+
+def _evaluated_table(evaluated: EvaluatedSplit) -> "pa.Table":
+    """The evaluated rows of a split with the further columns of the data."""
+    expected = pq.read_table(evaluated.data, columns=["row"]).column("row").to_numpy()[evaluated.positions]
+    columns = {
+        "row": evaluated.numbers[evaluated.rows],
+        "position": evaluated.positions,
+        "loss": evaluated.judge.losses[evaluated.rows],
+    }
+    frame = _with_labels(pd.DataFrame(columns), evaluated.judge, evaluated.rows, evaluated.label_map)
+    require_evaluated(frame, evaluated.label_map, expected, f"evaluate, {evaluated.name}")
+    return with_extra_columns(frame, evaluated.data, evaluated.kind)
+
+
+def _with_labels(
+    frame: pd.DataFrame, judge: "ClassificationMetrics | SequenceLabellingMetrics", rows: NDArray[np.int64], label_map: LabelMap
+) -> pd.DataFrame:
+    from hubflow.metrics.classification import ClassificationMetrics
+
+    names = np.array(label_map.labels, object)
+    if not isinstance(judge, ClassificationMetrics):
+        frame["label"] = [names[judge.labels[row]].tolist() for row in rows]
+        frame["predicted"] = [names[judge.predicted[row]].tolist() for row in rows]
+        return frame
+    frame["label"], frame["predicted"] = names[judge.labels[rows]], names[judge.predicted[rows]]
+    frame["probability"] = judge.confidence[rows].astype(np.float64)
+    if judge.scores is None:
+        return frame
+    columns = [f"{PROBABILITY}{label}" for label in label_map.labels]
+    return pd.concat([frame, pd.DataFrame(np.exp(judge.scores[rows]), columns=columns)], axis=1)
+
+
+def keep_split(
+    folder: Path, evaluated: EvaluatedSplit, settings: EvaluateSettings, own: Mapping[str, CustomMetric]
+) -> tuple[SplitDetails, dict[str, float]]:
+    """Write the evaluated rows of a split to `<split>.parquet`; its details, and what a user's own metrics give of it.
+
+    Raises:
+        ContractError: when what was computed breaks its contract.
+        MetricError: when a user's own metric fails.
+    """
+    path = folder / f"{evaluated.name}.parquet"
+    write_evaluated(path, evaluated)
+    given: dict[str, float] = {}
+    if own:
+        given = measured_by(own, to_frame(pq.read_table(path)), evaluated.label_map.labels, evaluated.name)
+    return split_details(evaluated, settings), given
+
+
+def write_details(folder: Path, details: dict[str, SplitDetails]) -> None:
+    """Write the details of every split to `details.json`."""
+    text = json.dumps({split: one.model_dump(mode="json") for split, one in details.items()}, ensure_ascii=False)
+    (folder / DETAILS).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+
+
+def load_details(folder: Path) -> dict[str, SplitDetails]:
+    """Read what `write_details` wrote.
+
+    Raises:
+        StoreError: when there is no such file, or it is something else.
+    """
+    try:
+        found = json.loads(read_text(folder / DETAILS))
+    except FileNotFoundError as error:
+        raise StoreError(f"{folder} has no {DETAILS}: it was made by an earlier version of hubflow; evaluate again") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"{folder / DETAILS}: no readable details ({error}); evaluate again") from error
+    try:
+        return {split: SplitDetails.model_validate(one) for split, one in found.items()}
+    except (ValidationError, AttributeError) as error:
+        raise StoreError(f"{folder / DETAILS}: not the details of an evaluation ({error}); evaluate again") from error
+
+
+def require_evaluable(settings: EvaluateSettings, dataset: DatasetRef | None, store: str) -> None:
+    """Refuse, before hours of training, what the evaluation after it would refuse.
+
+    Metrics of the user's own are run on rows of each split that will be evaluated, with made-up predictions.
+
+    Raises:
+        SettingsError: when a metric of the user's own cannot be imported, or a split has no column that the settings slice by.
+        MetricError: when such a metric fails.
+    """
+    own = custom_metrics(settings.metrics)
+    if dataset is not None and settings.stride is not None and dataset.rows_kind != "tokens":
+        raise SettingsError(
+            f"evaluate.stride is for sequence labelling, the data set has {dataset.rows_kind} rows; leave it out"
+        )
+    if dataset is None or not (own or settings.slices.columns):
+        return
+    folder = Store(store).open(dataset).folder
+    label_map = LabelMap.load(folder / "label_map.json")
+    for split in dataset.rows:
+        require_columns(folder / f"{split}.parquet", settings.slices)
+        if split != "train":
+            try_custom_metrics(own, folder / f"{split}.parquet", dataset.rows_kind, label_map, settings)
+
+
+def read_details(home: Store, evaluation: EvaluationRef | ExportEvaluationRef) -> dict[str, SplitDetails]:
+    """The details of each split of an evaluation.
+
+    Raises:
+        StoreError: when it is missing or altered, or was made before there were details.
+    """
+    return load_details(home.open(evaluation).folder)

@@ -1,0 +1,174 @@
+"""Slices of a split, each evaluated by itself: by a column of the data, by length, by label. Must not import Paddle."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as arrow
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pyarrow import compute
+
+from hubflow.data.column_text import texts
+from hubflow.data.columns import in_plain_layout, to_series
+from hubflow.errors import SettingsError, join_limited
+from hubflow.evaluation.evaluated_split import EvaluatedSplit
+from hubflow.schemas.evaluate_settings import SliceSettings
+from hubflow.schemas.evaluation import Slice
+
+if TYPE_CHECKING:
+    from hubflow.metrics.classification import ClassificationMetrics
+    from hubflow.metrics.sequence_labelling import SequenceLabellingMetrics
+
+MISSING, OTHER = "(missing)", "(other)"
+RANGES = 4
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which rows of a split are in a slice `[rows]`."""
+
+    by: Literal["column", "length", "label"]
+    value: str
+    rows: Mask
+    column: str | None = None
+
+
+def require_columns(data: Path, settings: SliceSettings) -> None:
+    """Refuse columns to slice by that a split of the data set does not have.
+
+    Raises:
+        SettingsError: naming them, and those that there are.
+    """
+    there = pq.read_schema(data).names
+    absent = [name for name in settings.columns if name not in there]
+    if absent:
+        raise SettingsError(
+            f"evaluate.slices.columns: {data.stem} has no column {join_limited(map(repr, absent))}; it has "
+            f"{join_limited(there, 30)}"
+        )
+
+
+def slices_of(evaluated: EvaluatedSplit, settings: SliceSettings, confidence: float) -> list[Slice]:
+    """Each slice with its metrics, and the interval of its accuracy at `confidence`.
+
+    Raises:
+        SettingsError: when the data has no column of the settings' name.
+    """
+    require_columns(evaluated.data, settings)
+    cuts = [*_by_columns(evaluated, settings), *(_by_length(evaluated, settings) if settings.length else ())]
+    cuts += _by_label(evaluated, settings) if settings.labels else []
+    return [_evaluated(evaluated.judge, cut, confidence) for cut in cuts if cut.rows.any()]
+
+
+def _by_columns(evaluated: EvaluatedSplit, settings: SliceSettings) -> Iterator[Cut]:
+    for column in settings.columns:
+        values = pq.read_table(evaluated.data, columns=[column]).take(evaluated.positions).column(0)
+        names, order = _binned(in_plain_layout(values), settings.max_values)
+        for name in order:
+            yield Cut("column", name, (names == name).to_numpy(), column)
+
+
+def _binned(values: Any, most: int) -> tuple["pd.Series[str]", list[str]]:
+    """The slice that each value belongs to, and the slices: ranges in their order, or values, the most frequent first."""
+    if arrow.types.is_floating(values.type):
+        values = compute.if_else(compute.is_nan(values), arrow.scalar(None, values.type), values)
+    ordered = _ordered(values)
+    if ordered is not None and ordered.nunique() > most:
+        bins = pd.qcut(ordered, RANGES, duplicates="drop")
+        names = bins.astype(object).where(bins.notna(), MISSING).map(str)
+        return names, [*map(str, bins.cat.categories), MISSING]
+    is_truth = arrow.types.is_boolean(values.type)
+    named = compute.if_else(values, "True", "False") if is_truth else texts(values)
+    names = compute.fill_null(named, MISSING).to_pandas()
+    counts = names.value_counts()
+    kept = [str(name) for name in (counts.index if len(counts) <= most else counts.index[: most - 1])]
+    return names.where(names.isin(kept), OTHER), list(dict.fromkeys([*kept, OTHER]))
+
+
+def _ordered(values: Any) -> "pd.Series[Any] | None":
+    """Numbers as floats, and days and times, which ranges are made of; None for other values."""
+    kind = values.type
+    if arrow.types.is_integer(kind) or arrow.types.is_floating(kind) or arrow.types.is_decimal(kind):
+        found: pd.Series[Any] = compute.cast(values, arrow.float64(), safe=False).to_pandas()
+        return found
+    if arrow.types.is_date(kind):
+        return compute.cast(compute.cast(values, arrow.date32()), arrow.timestamp("s")).to_pandas()  # type: ignore[no-any-return]
+    return to_series(values) if arrow.types.is_timestamp(kind) else None
+
+
+def _by_length(evaluated: EvaluatedSplit, settings: SliceSettings) -> Iterator[Cut]:
+    columns = {"text": ["text"], "text_pair": ["text", "text_pair"], "tokens": ["tokens"]}.get(evaluated.kind)
+    if columns is None:
+        return
+    table = pq.read_table(evaluated.data, columns=columns).take(evaluated.positions)
+    lengths = np.sum([[len(value) for value in table.column(name).to_pylist()] for name in columns], axis=0)
+    edges = settings.length_edges or tuple(sorted({int(edge) for edge in np.quantile(lengths, [0.25, 0.5, 0.75])}))
+    place: NDArray[np.int64] = np.atleast_1d(np.searchsorted(np.array(edges), lengths))
+    lows, highs = [0, *(edge + 1 for edge in edges)], [*map(str, edges), ""]
+    for index, (low, high) in enumerate(zip(lows, highs, strict=True)):
+        yield Cut("length", f"{low}–{high}", place == index)
+
+
+def _by_label(evaluated: EvaluatedSplit, settings: SliceSettings) -> Iterator[Cut]:
+    from hubflow.metrics.classification import ClassificationMetrics
+
+    judge, rows, label_map = evaluated.judge, evaluated.rows, evaluated.label_map
+    if isinstance(judge, ClassificationMetrics):
+        labels = judge.labels[rows]
+        counts = np.bincount(labels, minlength=label_map.num_classes)
+        for label in np.argsort(-counts, kind="stable")[: settings.max_values].tolist():
+            yield Cut("label", label_map.labels[label], labels == label)
+        return
+    has = np.zeros((len(judge.reader.kinds), len(rows)), bool)
+    for place, row in enumerate(rows.tolist()):
+        has[judge.reader.read(judge.reader.flat([judge.labels[row]]), "default").kind, place] = True
+    for kind in np.argsort(-has.sum(1), kind="stable")[: settings.max_values].tolist():
+        yield Cut("label", judge.reader.kinds[kind], has[kind])
+    yield Cut("label", "(no entity)", np.asarray(~has.any(0)))
+
+
+def _evaluated(judge: "ClassificationMetrics | SequenceLabellingMetrics", cut: Cut, confidence: float) -> Slice:
+    from hubflow.metrics.classification import ClassificationMetrics
+
+    count, interval = int(cut.rows.sum()), None
+    if isinstance(judge, ClassificationMetrics):
+        metrics = _class_metrics(judge, judge.rows[cut.rows], cut.by == "label")
+        interval = wilson(metrics["accuracy"], count, confidence)
+    else:
+        metrics = _sequence_metrics(judge, cut.rows)
+    return Slice(by=cut.by, column=cut.column, value=cut.value, rows=count, metrics=metrics, accuracy_interval=interval)
+
+
+def _class_metrics(judge: "ClassificationMetrics", rows: NDArray[np.int64], is_one_label: bool) -> dict[str, float]:
+    """Metrics of some rows; the macro F1 is over the labels that are true or predicted in them."""
+    from hubflow.metrics.classification import Calibration
+    from hubflow.metrics.metrics import ClassCounts, count_metrics
+
+    occurring, places = np.unique(np.concatenate([judge.labels[rows], judge.predicted[rows]]), return_inverse=True)
+    labels, predicted = np.split(places, 2)
+    counts, calibration = ClassCounts(len(occurring)), Calibration(judge.options.bins)
+    counts.add(labels, predicted)
+    calibration.add(judge.confidence[rows], labels == predicted)
+    flat = count_metrics(counts)
+    names = ("accuracy",) if is_one_label else ("accuracy", "balanced_accuracy", "f1_macro", "mcc")
+    return {"loss": float(judge.losses[rows].mean()), **{name: flat[name] for name in names}, "ece": calibration.error}
+
+
+def _sequence_metrics(judge: "SequenceLabellingMetrics", rows: Mask) -> dict[str, float]:
+    from hubflow.metrics.weighted import SequenceStatistics
+
+    return {name: float(values[0]) for name, values in SequenceStatistics(judge)(rows[None, :]).items()}
+
+
+def wilson(share: float, count: int, confidence: float) -> tuple[float, float]:
+    """Interval of a share of `count` rows (Wilson, J. Am. Stat. Assoc. 22, 1927): sound for few rows and shares near 0 or 1."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))  # at 0 and 1, rounding would leave it out

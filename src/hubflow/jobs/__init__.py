@@ -1,0 +1,1 @@
+"""Jobs: what worker processes do for the stages, training, evaluation and export."""

@@ -1,0 +1,166 @@
+"""Training as the stage `fine_tune` asks for it, in a worker process or several; and its callbacks on the other side."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hubflow.inference.export import write_export
+from hubflow.modules.module import module_blocks, read_config
+from hubflow.programs.artifacts import open_session, open_split
+from hubflow.programs.precision import require_precision
+from hubflow.programs.session import Session
+from hubflow.runtime.cores import compute_sub_batches
+from hubflow.runtime.paddle_import import place_of
+from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.metrics import default_best_metric
+from hubflow.schemas.requests import TrainRequest
+from hubflow.store.manifest import write_atomically
+from hubflow.store.store import Store
+from hubflow.training import preflight_cache as preflights
+from hubflow.training.callbacks import Callback, Step, TrainState
+from hubflow.training.checkpoints import Checkpoints
+from hubflow.training.control import TrainerControl
+from hubflow.training.distributed import World, join, rank_device
+from hubflow.training.evaluation import require_defined
+from hubflow.training.loop import TrainPlan, train
+from hubflow.training.objective import class_weights_of
+from hubflow.training.preflight import preflight, require_room
+from hubflow.training.program import Update
+from hubflow.training.resuming import environment, versions
+from hubflow.training.step import TrainStep
+from hubflow.training.trackers.trackers import trackers
+from hubflow.training.unfinished import REQUEST
+from hubflow.workers.connection import Connection
+
+log = logging.getLogger(__name__)
+
+
+def train_in_worker(request: dict[str, Any], connection: Connection) -> dict[str, Any]:
+    """Train, as the only process or as one of several; of those the one of rank 0 has callbacks, and writes.
+
+    Args:
+        request: `train` (a `TrainRequest`), `folder` (of the run), `callbacks` (the class of each on the other side), and
+            `starts_over`.
+        connection: to the stage.
+
+    Returns:
+        The last `TrainState`, and what the result was made with.
+
+    Raises:
+        HubflowError: as the stage does.
+    """
+    asked, working = TrainRequest.model_validate(request["train"]), Path(request["folder"])
+    _require_trainable(asked)
+    world = join(connection)
+    store = Store(asked.store)
+    if world.is_main_process:
+        if request["starts_over"]:
+            preflights.forget(store, asked)
+        write_atomically(working / REQUEST, json.dumps(asked.identity()).encode())
+    callbacks = _remote_callbacks(connection, request["callbacks"]) if world.is_main_process else []
+    state = run_training(asked, store, working, callbacks, world)
+    rows = len(open_split(store, asked.encoded, "train"))
+    facts = {"device": str(place_of(asked.device)), "versions": versions(), "environment": environment()}
+    return {"state": asdict(state), "train_rows": rows, "facts": {**facts, "processes": asked.processes}}
+
+
+def _require_trainable(request: TrainRequest) -> None:
+    """Find what would end the run before its first step, while nothing is written."""
+    store, settings, encoded = Store(request.store), request.settings, request.encoded
+    place = place_of(request.device)
+    require_precision(settings.precision, place, request.task.task == "image_classification")
+    blocks = module_blocks(read_config(store.open(request.task.module).folder, request.task.module.pretrained))
+    rows = open_split(store, encoded, "train")
+    TrainerControl(settings, blocks, len(rows), "dev" in encoded.dataset.rows, settings.best_metric or "")
+    label_map = LabelMap.load(store.open(encoded).folder / "label_map.json")
+    class_weights_of(settings, label_map, rows)
+    if "dev" in encoded.dataset.rows:
+        metric = settings.best_metric or default_best_metric(request.task.task, label_map.labels)
+        require_defined(metric, open_split(store, encoded, "dev"), label_map)
+
+
+def run_training(request: TrainRequest, store: Store, working: Path, callbacks: Sequence[Callback], world: World) -> TrainState:
+    """Train in this process."""
+    settings, encoded = request.settings, request.encoded
+    label_map = LabelMap.load(store.open(encoded).folder / "label_map.json")
+    device = rank_device() if world.size > 1 else request.device
+    session = open_session(request.task, store, device, settings.precision, compute_sub_batches())
+    rows = open_split(store, encoded, "train", settings.random_flip)
+    dev = open_split(store, encoded, "dev") if "dev" in encoded.dataset.rows else None
+    best_metric = settings.best_metric or default_best_metric(request.task.task, label_map.labels)
+    warm = None if request.warm_start is None else store.open(request.warm_start).folder
+    plan = TrainPlan(settings, request.seed, label_map, best_metric, rows, dev, request.identity(), warm)
+
+    def export(trained: Session, folder: Path) -> None:
+        write_export(trained, folder, label_map, encoded.dataset.rows_kind, {})
+
+    def check(trained: Session, update: Update, train_step: TrainStep) -> None:
+        require_room(trained, update, working, settings.checkpoints.keep)
+        if not settings.preflight:
+            return
+        if (known := preflights.passed(store, request)) is not None:
+            log.info("preflight: passed before, on the same rows, settings, versions and machine: %s", known)
+            return
+        facts = preflight(trained, update, train_step, settings, dev, working, export)
+        if world.is_main_process:  # no process is past the updates of a preflight that the others have not begun
+            log.info("preflight: %s", facts)
+            preflights.keep(store, request, str(facts))
+
+    tracked = trackers(settings.tracking, working.name, settings.result_settings()) if world.is_main_process else []
+    checkpoints = world.main_process_first(lambda: Checkpoints(working, settings.checkpoints.keep))
+    return train(session, plan, checkpoints, [*tracked, *callbacks], world, before=check)
+
+
+def _remote_callbacks(connection: Connection, names: Sequence[str]) -> list[Callback]:
+    """The callbacks on the other side as the training loop sees them: one sends the events, one for each keeps its state."""
+    kinds = [type(name, (_RemoteState,), {}) for name in names]  # a checkpoint knows the state of a callback by its class
+    return [_RemoteEvents(connection), *(kind(connection, place) for place, kind in enumerate(kinds))]
+
+
+class _RemoteEvents(Callback):
+    """Has the other side's callbacks called; the loop goes on when they have returned."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._sent = (0, 0)
+
+    def on_train_begin(self, state: TrainState, total_steps: int) -> None:
+        """Send where the run stands."""
+        self._send("on_train_begin", state, total_steps)
+
+    def on_step_end(self, state: TrainState, step: Step) -> None:
+        """Send how the step went."""
+        self._send("on_step_end", state, asdict(step))
+
+    def on_evaluate(self, state: TrainState, metrics: dict[str, float]) -> None:
+        """Send what dev gave."""
+        self._send("on_evaluate", state, metrics)
+
+    def on_train_end(self, state: TrainState) -> None:
+        """Send that all is done."""
+        self._send("on_train_end", state)
+
+    def _send(self, method: str, state: TrainState, *arguments: Any) -> None:
+        steps, evaluations = self._sent
+        new = {"steps": state.steps[steps:], "evaluations": state.evaluations[evaluations:]}
+        self._sent = len(state.steps), len(state.evaluations)
+        fields = {name: value for name, value in vars(state).items() if name not in new}
+        self._connection.call("event", method=method, arguments=arguments, state=fields, new=new)
+
+
+class _RemoteState(Callback):
+    """The state of one callback on the other side."""
+
+    def __init__(self, connection: Connection, place: int) -> None:
+        self._connection, self._place = connection, place
+
+    def state_dict(self) -> dict[str, Any]:
+        """Ask for it."""
+        return dict(self._connection.call("state_dict", place=self._place))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Hand it back."""
+        self._connection.call("load_state_dict", place=self._place, state=state)

@@ -1,0 +1,1 @@
+"""Metrics: streaming sums over rows, exact metrics, bootstrap and intervals."""

@@ -1,0 +1,1 @@
+"""Pretrained modules: where they come from, their weights, and their networks."""

@@ -1,0 +1,373 @@
+"""One transformer encoder for every text architecture, written as functions that build into the current static program."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hubflow.errors import ModuleError, join_limited
+from hubflow.modules.lora import LORA_A, LORA_B
+from hubflow.modules.networks.sub_batches import Dropout, in_sub_batches, joined
+from hubflow.modules.networks.text_names import FAMILIES, Family
+from hubflow.runtime.paddle_import import functional as F
+from hubflow.runtime.paddle_import import paddle, truncated_normal
+from hubflow.schemas.settings import LoraSettings
+
+ACTIVATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gelu": ("gelu", {}),
+    "gelu_new": ("gelu", {"approximate": True}),
+    "gelu_pytorch_tanh": ("gelu", {"approximate": True}),
+    "relu": ("relu", {}),
+    "silu": ("silu", {}),
+    "swish": ("silu", {}),
+}
+"""Paddle's function and its arguments, by transformers' name."""
+MAX_SIZE, MAX_LAYERS = 10_000_000, 1_000
+_SIZES = {
+    "vocab_size": (1, MAX_SIZE),
+    "hidden_size": (1, MAX_SIZE),
+    "num_layers": (1, MAX_LAYERS),
+    "num_heads": (1, MAX_SIZE),
+    "intermediate_size": (1, MAX_SIZE),
+    "position_rows": (1, MAX_SIZE),
+    "segments": (1, MAX_SIZE),
+    "tasks": (1, MAX_SIZE),
+    "embedding_size": (1, MAX_SIZE),
+    "padding": (-1, MAX_SIZE),
+}
+"""Least and largest value of whole numbers; limits.max_parameters bounds them together."""
+_FRACTIONS = {
+    "layer_norm_eps": 1.0,
+    "hidden_dropout": 1.0,
+    "attention_dropout": 1.0,
+    "initializer_range": 10.0,
+}
+"""What numbers from 0 on are below."""
+MASKED_SCORE = -1e4
+"""Added to the attention scores of padding: exp of it is 0 in float32, and it is finite in every precision."""
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Sizes of a text encoder, whatever its family."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    activation: str
+    position_rows: int
+    position_offset: int
+    segments: int
+    tasks: int
+    embedding_size: int
+    layer_norm_eps: float
+    hidden_dropout: float
+    attention_dropout: float
+    initializer_range: float
+    has_pooler: bool
+
+    @property
+    def family(self) -> Family:
+        """The family's tables."""
+        return FAMILIES[self.model_type]
+
+    @property
+    def max_positions(self) -> int:
+        """Longest sequence, in tokens, that the position table allows."""
+        return self.position_rows - self.position_offset
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the network, adapters aside."""
+        hidden, width = self.hidden_size, self.embedding_size
+        tables = (self.vocab_size + self.position_rows + self.segments + self.tasks) * width + 2 * width
+        projection = 0 if width == hidden else width * hidden + hidden
+        attention = 4 * (hidden * hidden + hidden) + 2 * hidden
+        inner = 2 * hidden * self.intermediate_size + self.intermediate_size + 3 * hidden
+        pooler = hidden * hidden + hidden if self.has_pooler else 0
+        return tables + projection + self.num_layers * (attention + inner) + pooler
+
+    @classmethod
+    def from_hugging_face(cls, config: Mapping[str, Any], has_pooler: bool = True) -> "TextConfig":
+        """Read a Hugging Face `config.json`; a field that it leaves out has the value that transformers gives it.
+
+        Raises:
+            ModuleError: for an unknown architecture, a field without a value or beyond its range, or an unknown activation.
+        """
+        model_type = str(config.get("model_type"))
+        if model_type not in FAMILIES:
+            raise ModuleError(
+                f"model_type {model_type[:100]!r} is not known; known text architectures: {', '.join(sorted(FAMILIES))}"
+            )
+        family = FAMILIES[model_type]
+        keys = {**family.keys, "padding": "pad_token_id", "tasks": "task_type_vocab_size", "embedding_size": "embedding_size"}
+        defaults = {**family.defaults, "padding": 1 if family.positions_after_padding else 0, "tasks": 3}
+        values = {ours: config.get(theirs, defaults.get(ours)) for ours, theirs in keys.items()}
+        if "embedding_size" not in config:
+            values["embedding_size"] = family.embedding_size or values["hidden_size"]
+        if not family.positions_after_padding:
+            values["padding"] = -1  # which may be null there: position 0 is the first row
+        missing = [keys[ours] for ours, value in values.items() if value is None]
+        if missing:
+            raise ModuleError(f"config.json of model_type {model_type!r} lacks {join_limited(missing)}")
+        words = {"activation"}
+        wrong = [
+            f"{keys[name]}: {value!r:.100}" for name, value in values.items() if name not in words and not _is_number(value)
+        ]
+        if wrong:
+            raise ModuleError(f"config.json of model_type {model_type!r}: expected numbers, found {join_limited(wrong)}")
+        _require_ranges(values, keys)
+        if not isinstance(values["activation"], str) or values["activation"] not in ACTIVATIONS:
+            raise ModuleError(f"activation {values['activation']!r:.100} is not known; known: {', '.join(sorted(ACTIVATIONS))}")
+        unlike = config.get("position_embedding_type", "absolute")
+        if unlike != "absolute":
+            raise ModuleError(f"position_embedding_type {unlike!r:.100} is not known; known: absolute")
+        values["segments"] = values["segments"] if family.has_segments else 0
+        values["tasks"] = values["tasks"] if config.get("use_task_id") else 0
+        return cls(
+            model_type=model_type,
+            position_offset=values.pop("padding") + 1,
+            has_pooler=has_pooler and family.has_pooler,
+            **values,
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _require_ranges(values: dict[str, Any], keys: Mapping[str, str]) -> None:
+    """Refuse numbers beyond their ranges; those of `_SIZES` become integers.
+
+    Raises:
+        ModuleError: naming each by its key of config.json, with its range.
+    """
+    faults = []
+    for name, (low, high) in _SIZES.items():
+        if not (low <= values[name] <= high and values[name] == int(values[name])):
+            faults.append(f"{keys[name]}: {values[name]!r:.50} (expected a whole number from {low} to {high:,})")
+        else:
+            values[name] = int(values[name])
+    for name, most in _FRACTIONS.items():
+        if not 0 <= values[name] < most:
+            faults.append(f"{keys[name]}: {values[name]!r:.50} (expected a number from 0 to below {most})")
+    if not faults and values["hidden_size"] % values["num_heads"]:
+        faults.append(
+            f"{keys['hidden_size']}: {values['hidden_size']} (expected a multiple of the {values['num_heads']} heads)"
+        )
+    if not faults and values["position_rows"] <= values["padding"] + 1:
+        faults.append(
+            f"{keys['position_rows']}: {values['position_rows']} (expected rows beyond padding id {values['padding']})"
+        )
+    if faults:
+        raise ModuleError(f"numbers beyond their range: {join_limited(faults)}")
+
+
+@dataclass(frozen=True)
+class TextInputs:
+    """Input variables of a text module, all `[batch, seq]`."""
+
+    input_ids: Any
+    position_ids: Any
+    segment_ids: Any
+    input_mask: Any
+
+
+class Parameters:
+    """Makes the parameters of one module in the current program.
+
+    Args:
+        initializer_range: standard deviation of fresh matrices.
+        is_frozen: whether the parameter of that name is left out of training.
+        lora: the adapters of the attention projections.
+        dropout: zeroes elements of its first argument by the fraction that is its second; Paddle's own when not given.
+        fuses_biases: whether a bias is added by the operator of its product, where both and the input have a gradient. Of that
+            operator the gradients are to be asked for all together: Paddle 3.3.1 ends with a segmentation fault where one
+            is left out.
+        prefix: of every variable's name; the rest of it is a pure function of the configuration.
+
+    Attributes:
+        names: variable by our name.
+        adapter_startup: the program that initialises the adapters, when there are any; apart from that of all else, as they
+            start fresh where the rest is pretrained.
+    """
+
+    def __init__(
+        self,
+        initializer_range: float,
+        is_frozen: Callable[[str], bool],
+        lora: LoraSettings | None = None,
+        dropout: Dropout | None = None,
+        fuses_biases: bool = False,
+        prefix: str = "",
+    ) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.names: dict[str, str] = {}
+        self.adapter_startup = paddle.static.Program() if lora else None
+        self.dropout: Dropout = dropout or F.dropout
+        self._made: dict[str, Any] = {}
+        self._is_frozen, self._lora, self._fuses_biases = is_frozen, lora, fuses_biases
+        self._normal, self._prefix = truncated_normal(initializer_range), prefix
+
+    def matrix(self, name: str, shape: tuple[int, ...]) -> Any:
+        """A weight matrix, truncated normal when fresh."""
+        return self._make(name, shape, self._normal)
+
+    def vector(self, name: str, size: int, value: float = 0.0) -> Any:
+        """A bias or a norm's scale, constant when fresh."""
+        return self._make(name, (size,), paddle.nn.initializer.Constant(value))
+
+    def linear(self, name: str, x: Any, sizes: tuple[int, int]) -> Any:
+        """`x` `[rows, in]` times the weights plus the bias: `[rows, out]`.
+
+        A bias that is added apart is expanded before: the gradient of a broadcast addition is the slowest operator on CPU.
+        """
+        weight, bias = self.matrix(f"{name}.weight", sizes), self.vector(f"{name}.bias", sizes[1])
+        if self._fuses_biases and not any(one.stop_gradient for one in (x, weight, bias)):
+            return paddle.addmm(bias, x, weight)
+        product = paddle.matmul(x, weight)
+        return product + bias.expand_as(product)
+
+    def projection(self, name: str, x: Any, size: int) -> Any:
+        """An attention projection of `x` `[rows, size]`, plus what its adapter adds where it has one."""
+        y = self.linear(name, x, (size, size))
+        lora = self._lora
+        if lora is None or name.rpartition(".")[2] not in lora.targets:
+            return y
+        # As Microsoft's loralib and PEFT do: kaiming_uniform(a=sqrt(5)), which is uniform within 1/sqrt(in); the paper: normal.
+        bound = 1.0 / math.sqrt(size)
+        with paddle.static.program_guard(paddle.static.default_main_program(), self.adapter_startup):
+            a = self._make(f"{name}.{LORA_A}", (size, lora.rank), paddle.nn.initializer.Uniform(-bound, bound))
+            b = self._make(f"{name}.{LORA_B}", (lora.rank, size), paddle.nn.initializer.Constant(0.0))
+        inner = paddle.matmul(self.dropout(x, lora.dropout), a)
+        return y + paddle.scale(paddle.matmul(inner, b), lora.scale)
+
+    def norm(self, name: str, x: Any, size: int, epsilon: float) -> Any:
+        """Layer normalisation over the last dimension."""
+        scale, shift = self.vector(f"{name}.weight", size, 1.0), self.vector(f"{name}.bias", size)
+        return F.layer_norm(x, [size], weight=scale, bias=shift, epsilon=epsilon)
+
+    def _make(self, name: str, shape: tuple[int, ...], initializer: Any) -> Any:
+        if name in self._made:  # by another sub_batch
+            return self._made[name]
+        self.shapes[name], self.names[name] = shape, f"{self._prefix}{name}"
+        attribute = paddle.ParamAttr(name=self.names[name], initializer=initializer, trainable=not self._is_frozen(name))
+        self._made[name] = paddle.create_parameter(list(shape), "float32", name=self.names[name], attr=attribute)
+        return self._made[name]
+
+
+def encode(
+    config: TextConfig, inputs: TextInputs, parameters: Parameters, sub_batches: int = 1, first_only: bool = False
+) -> tuple[Any, Any]:
+    """Build the encoder: `(pooled_output [batch, hidden], sequence_output [batch, seq, hidden])`.
+
+    Without a pooler the pooled output is the first token's vector. Dropout acts in training whatever is frozen. With several
+    `sub_batches` each computes its share of the rows, at least one, beside the others; what comes out is in the rows' order.
+    With `first_only` the last layer computes the first token alone, and there is no sequence output (None).
+    """
+    embedded = _embed(config, inputs, parameters)
+    mask = ((1.0 - inputs.input_mask) * MASKED_SCORE).unsqueeze(1).unsqueeze(1)
+    shares = [
+        _Share.of(*parts)
+        for parts in zip(in_sub_batches(embedded, sub_batches), in_sub_batches(mask, sub_batches), strict=True)
+    ]
+    tokens = [_widened(config, share.embedded, parameters) for share in shares]
+    # All sub_batches layer by layer: Paddle draws dropout in the program's order, and a sub_batch built last would wait for
+    # all others.
+    for layer in range(config.num_layers):
+        first = first_only and layer == config.num_layers - 1
+        tokens = [_layer(config, layer, share, x, parameters, first) for share, x in zip(shares, tokens, strict=True)]
+    if first_only:
+        return joined([_pooled(config, x, parameters) for x in tokens]), None
+    rows = [share.by_row(x) for share, x in zip(shares, tokens, strict=True)]
+    return joined([_pooled(config, row[:, 0], parameters) for row in rows]), joined(rows)
+
+
+@dataclass(frozen=True)
+class _Share:
+    """The rows of a sub-batch: embedded `[batch, seq, embedding]`, their mask, and how many rows and tokens a row."""
+
+    embedded: Any
+    mask: Any
+    batch: Any
+    length: Any
+
+    @classmethod
+    def of(cls, embedded: Any, mask: Any) -> "_Share":
+        shape = paddle.shape(embedded)
+        return cls(embedded, mask, shape[0], shape[1])
+
+    def by_row(self, tokens: Any) -> Any:
+        """`[batch * seq, hidden]` as `[batch, seq, hidden]`."""
+        return tokens.reshape([self.batch, self.length, tokens.shape[-1]])
+
+
+def _layer(config: TextConfig, number: int, share: _Share, x: Any, parameters: Parameters, first_only: bool) -> Any:
+    """A layer of the encoder on tokens `[batch * seq, hidden]`: the same, or `[batch, hidden]` of the first tokens alone.
+
+    Tokens are kept in two dimensions around every linear layer (on CPU 3-D operands cost twice).
+    """
+    name = f"encoder.{number}"
+    kept = share.by_row(x)[:, 0] if first_only else x
+    attended = _attention(config, f"{name}.attention", (kept, x), share, parameters)
+    x = parameters.norm(f"{name}.attention.norm", kept + attended, config.hidden_size, config.layer_norm_eps)
+    inner = parameters.linear(f"{name}.ffn.inner", x, (config.hidden_size, config.intermediate_size))
+    outer = parameters.linear(
+        f"{name}.ffn.outer", _activated(config.activation, inner), (config.intermediate_size, config.hidden_size)
+    )
+    x = x + parameters.dropout(outer, config.hidden_dropout)
+    return parameters.norm(f"{name}.ffn.norm", x, config.hidden_size, config.layer_norm_eps)
+
+
+def _activated(name: str, x: Any) -> Any:
+    function, arguments = ACTIVATIONS[name]
+    return getattr(F, function)(x, **arguments)
+
+
+def _pooled(config: TextConfig, first: Any, parameters: Parameters) -> Any:
+    """What is said of a row `[batch, hidden]` by its first token's vector."""
+    if not config.has_pooler:
+        return first
+    return F.tanh(parameters.linear("pooler", first, (config.hidden_size, config.hidden_size)))
+
+
+def _embed(config: TextConfig, inputs: TextInputs, parameters: Parameters) -> Any:
+    size = config.embedding_size
+    x = F.embedding(inputs.input_ids, parameters.matrix("embeddings.word.weight", (config.vocab_size, size)))
+    positions = inputs.position_ids + config.position_offset
+    x = x + F.embedding(positions, parameters.matrix("embeddings.position.weight", (config.position_rows, size)))
+    if config.segments:
+        x = x + F.embedding(inputs.segment_ids, parameters.matrix("embeddings.segment.weight", (config.segments, size)))
+    if config.tasks:
+        first_task = paddle.zeros_like(inputs.input_ids)
+        x = x + F.embedding(first_task, parameters.matrix("embeddings.task.weight", (config.tasks, size)))
+    return x
+
+
+def _widened(config: TextConfig, x: Any, parameters: Parameters) -> Any:
+    """Embedded rows `[batch, seq, embedding]` normalised, as tokens `[batch * seq, hidden]`."""
+    size = config.embedding_size
+    x = parameters.norm("embeddings.norm", x.reshape([-1, size]), size, config.layer_norm_eps)
+    x = parameters.dropout(x, config.hidden_dropout)
+    if size == config.hidden_size:
+        return x
+    return parameters.linear("embeddings.projection", x, (size, config.hidden_size))
+
+
+def _attention(config: TextConfig, name: str, asking_and_asked: tuple[Any, Any], share: _Share, parameters: Parameters) -> Any:
+    """What tokens `[batch * asking, hidden]` take from all tokens `[batch * seq, hidden]`."""
+    asking, asked = asking_and_asked
+    hidden, heads = config.hidden_size, config.num_heads
+
+    def by_head(part: str, x: Any) -> Any:
+        projected = parameters.projection(f"{name}.{part}", x, hidden)
+        return projected.reshape([share.batch, -1, heads, hidden // heads]).transpose([0, 2, 1, 3])
+
+    query, key, value = by_head("query", asking), by_head("key", asked), by_head("value", asked)
+    scores = paddle.matmul(paddle.scale(query, 1.0 / math.sqrt(hidden // heads)), key, transpose_y=True) + share.mask
+    weights = parameters.dropout(F.softmax(scores), config.attention_dropout)
+    mixed = paddle.matmul(weights, value).transpose([0, 2, 1, 3]).reshape([-1, hidden])
+    return parameters.dropout(parameters.projection(f"{name}.output", mixed, hidden), config.hidden_dropout)

@@ -1,0 +1,191 @@
+"""What every Prefect task here shares: one artifact a person can read, one log line, no cache but the store's own."""
+
+import errno
+import functools
+import inspect
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Task, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from pydantic import BaseModel
+from rich.markup import escape
+
+from hubflow.console import say
+from hubflow.errors import GivenUpError, HubflowError, OpenFilesError, StoppedError, with_remedy
+from hubflow.orchestration.run_context import artifact_key, in_run, require_lasting
+from hubflow.runtime.memory import low_memory_explained
+from hubflow.schemas.urls import PathRole, PathSetting, as_text, is_url, paths_of
+from hubflow.store.manifest import full_disk_explained
+from hubflow.store.store import noted_lookups
+from hubflow.text import markdown_block, markdown_text, printable
+
+MEMORY_REMEDY = (
+    "What was made before is kept, and the same run goes on from it: lower batch sizes and the limits of hubflow's settings, "
+    "give the process more (its cgroup's limit, ulimit -v)"
+)
+P = ParamSpec("P")
+R = TypeVar("R")
+Retry = Callable[[Any, Any, Any], bool]
+
+
+def stage(
+    describe: Callable[[R], str], *, retry_on: tuple[type[Exception], ...] = ()
+) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Decorator: a Prefect task under the function's own name, whose `.fn` is the plain function outside a run.
+
+    Prefect's cache is off: the store finds what was made from the same content, and verifies it, with or without Prefect.
+    There are no tags: before a tagged task begins, Prefect asks its server for the tags' concurrency limits, and often 2 s went
+    by. Where such a limit is wanted, `with_options(tags=...)` gives them.
+
+    Args:
+        describe: of a result, published as the run's artifact: a line of text, and Markdown after it.
+        retry_on: errors that can pass on a retry; there are none for a fault in data or settings.
+    """
+
+    def decorate(function: Callable[P, R]) -> Task[P, R]:
+        @functools.wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            if not in_run():
+                return function(*args, **kwargs)
+            return _run_in_task(function, describe, *args, **kwargs)
+
+        return task(
+            name=function.__name__,
+            description=function.__doc__,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+            retries=3 if retry_on else 0,
+            retry_delay_seconds=[2, 10, 60] if retry_on else 0,
+            retry_condition_fn=_passing(retry_on) if retry_on else None,
+        )(run)
+
+    return decorate
+
+
+def _run_in_task(function: Callable[P, R], describe: Callable[[R], str], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call a stage within a Prefect run: its logs go to the run's log, its result or its error becomes an artifact."""
+    name, started = function.__name__, time.perf_counter()
+    say(f"[bold]{name}[/bold] …")
+    try:
+        require_lasting(_paths(function, args, kwargs))
+        disk, memory = full_disk_explained(_store(function, args, kwargs)), low_memory_explained(name, MEMORY_REMEDY)
+        with _forwarded_logs(), noted_lookups() as found, disk, memory, _open_files_explained(name):
+            result = function(*args, **kwargs)
+    except (StoppedError, GivenUpError):
+        raise
+    except HubflowError as error:
+        create_markdown_artifact(
+            markdown_block(str(error)), key=artifact_key(_key(name, "failed")), description=f"{name} failed"
+        )
+        raise
+    description, path = describe(result), getattr(result, "path", None)
+    summary, *more = description.splitlines()
+    summary = printable(summary)
+    reused = f"taken from the store, {path}" if path in found else ""
+    summary = f"{summary} ({reused})" if reused else summary
+    page = "\n".join([markdown_text(summary), *more])
+    create_markdown_artifact(page, key=artifact_key(_key(name)), description=(function.__doc__ or name).splitlines()[0])
+    seconds = time.perf_counter() - started
+    get_run_logger().info("%s finished in %.1f s: %s", name, seconds, summary)
+    say(f"[bold]{name}[/bold] {seconds:.1f} s  [dim]{escape(summary)}[/dim]")
+    return result
+
+
+@contextmanager
+def _open_files_explained(name: str) -> Iterator[None]:
+    """Raise a lack of open files as an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        raise OpenFilesError(f"{name}: {with_remedy(error)}") from error
+
+
+class _Forwarder(logging.Handler):
+    """Hands what hubflow's modules log to the run's log, where the Prefect UI shows it, and to the terminal."""
+
+    def __init__(self, run_logger: Any) -> None:
+        super().__init__(logging.INFO)
+        self._run_logger = run_logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass one record of this run on; others may be under way in other threads."""
+        if _forwarder.get() is not self:
+            return
+        text = printable(record.getMessage())
+        self._run_logger.log(record.levelno, text)
+        say(f"  {escape(text)}")
+
+
+_handlers_changing = threading.Lock()
+_forwarder: ContextVar[_Forwarder | None] = ContextVar("_forwarder", default=None)
+
+
+@contextmanager
+def _forwarded_logs() -> Iterator[None]:
+    logger, handler = logging.getLogger("hubflow"), _Forwarder(get_run_logger())
+    logger.setLevel(logging.INFO)
+    token = _forwarder.set(handler)
+    with _handlers_changing:
+        logger.addHandler(handler)
+        logger.propagate = False  # the run's log is shown where the root's is
+    try:
+        yield
+    finally:
+        _forwarder.reset(token)
+        with _handlers_changing:
+            logger.removeHandler(handler)
+            logger.propagate = not any(isinstance(other, _Forwarder) for other in logger.handlers)  # of runs beside this one
+
+
+def _store(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Path:
+    """The folder of a stage's store, or the one for temporary files where it has none on this machine."""
+    address = str(inspect.signature(function).bind(*args, **kwargs).arguments.get("store", ""))
+    return Path(address).expanduser() if address and not is_url(address) else Path(tempfile.gettempdir())
+
+
+def _paths(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[PathSetting]:
+    """The paths that a stage is given: its store, and those in settings."""
+    for name, value in inspect.signature(function).bind(*args, **kwargs).arguments.items():
+        if name == "store" and isinstance(as_text(value), str):
+            yield PathSetting(name, as_text(value), PathRole(is_written=True))
+        elif isinstance(value, BaseModel):
+            yield from paths_of(value)
+
+
+def _passing(kinds: tuple[type[Exception], ...]) -> Retry:
+    def can_pass(_task: Any, _run: Any, state: Any) -> bool:
+        error = state.result(raise_on_failure=False)
+        return isinstance(error, kinds)
+
+    return can_pass
+
+
+def _key(*parts: str) -> str:
+    return "-".join(parts).replace("_", "-")
+
+
+class Throttle:
+    """Says at most once every `seconds` that something is due."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._last = seconds, time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether enough time has passed since it was last due."""
+        now = time.monotonic()
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True

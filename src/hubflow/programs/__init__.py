@@ -1,0 +1,1 @@
+"""Static programs: built from a specification, run with weights in a scope of their own."""

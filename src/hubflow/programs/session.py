@@ -1,0 +1,280 @@
+"""Session: a task's programs built from their specification, with weights in a scope of their own, ready to run."""
+
+import copy
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hubflow.errors import TaskError, WeightsError, join_limited
+from hubflow.modules.blocks import HEAD, HEAD_PREFIX
+from hubflow.modules.module import (
+    ImageConfig,
+    ModuleGraph,
+    build_graph,
+    load_weights,
+    module_block_of,
+    module_blocks,
+    read_config,
+)
+from hubflow.modules.networks.sub_batches import SEED
+from hubflow.modules.networks.text import TextConfig
+from hubflow.modules.weights import match_weights, read_weights
+from hubflow.programs.constants import share_constants
+from hubflow.programs.convolutions import convolve_by_onednn
+from hubflow.programs.precision import cast_to, require_precision, switch_onednn_off
+from hubflow.runtime.memory import require_threads
+from hubflow.runtime.paddle_import import BUILD_LOCK, get_variable, paddle, place_of, set_variable, use_own_threads
+from hubflow.schemas.labels import IGNORED_LABEL
+from hubflow.schemas.settings import LoraSettings, TaskType
+from hubflow.schemas.training import Precision
+from hubflow.tasks.heads import create_img_cls_task, create_seq_label_task, create_text_cls_task
+from hubflow.tasks.task import Task
+
+Feed = dict[str, NDArray[Any]]
+ROWS_OF = ("input_ids", "position_ids", "segment_ids", "input_mask", "seq_len", "image", "label")
+"""Inputs of programs that have a row for each row of the batch."""
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """All that a task's programs are a function of, beside the module's files.
+
+    `head_dropout`, `dropout` and `attention_dropout` are the head's and the module's own when None; the last two and `lora`
+    (adapters that train in place of the module's weights) are of text modules alone.
+    """
+
+    task: TaskType
+    num_classes: int
+    hidden_units: tuple[int, ...] = ()
+    trainable: bool = True
+    pretrained: bool = True
+    max_seq_len: int | None = None
+    head_dropout: float | None = None
+    dropout: float | None = None
+    attention_dropout: float | None = None
+    lora: LoraSettings | None = None
+
+
+class Session:
+    """A task on a module: its programs, executor and scope.
+
+    Args:
+        spec: the task.
+        module_folder: the module's files.
+        device: `auto`, `cpu`, `gpu` or `gpu:N`.
+        frozen: blocks of the module (see `blocks`) that training leaves as they are: no gradient for their weights, none below
+            them where no trained weight needs it, batch norms by their running statistics and these unchanged. A text
+            encoder's dropout acts in them all the same. All of them where `spec.trainable` is False.
+        precision: of matrix products and convolutions; weights, norms and losses stay in float32.
+        sub_batches: on a CPU, in how many shares the rows of a batch of texts are computed side by side; see
+            `cores.compute_sub_batches`. Another number of them adds up the same gradients in another order, and draws other
+            dropout.
+
+    Raises:
+        TaskError: for an unknown block, or when the module's kind does not fit the task; ModuleError and DeviceError as they
+            are raised.
+    """
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        module_folder: Path,
+        device: str = "auto",
+        frozen: frozenset[str] = frozenset(),
+        precision: Precision = "float32",
+        sub_batches: int = 1,
+    ) -> None:
+        self.spec, self.module_folder = spec, module_folder
+        self.device, self.precision = device, precision
+        require_threads()
+        self.place = place_of(device)
+        is_image = spec.task == "image_classification"
+        is_in_float32 = isinstance(self.place, paddle.CPUPlace) and precision == "float32"
+        # With operators of oneDNN, which computes bfloat16 and convolutions, Paddle runs one after the other; GPUs spread each.
+        self.sub_batches = sub_batches if is_in_float32 and not is_image else 1
+        self._is_convolved_by_onednn, self._fuses_biases = is_in_float32 and is_image, is_in_float32
+        require_precision(precision, self.place, is_image)
+        self.scope = paddle.static.Scope()
+        self.config = _configured(read_config(module_folder, spec.pretrained), spec)
+        self._build(frozen)
+
+    def _build(self, frozen: Collection[str]) -> None:
+        unknown = sorted(set(frozen) - set(self.blocks))
+        if unknown:
+            raise TaskError(
+                f"the module has no block(s) {join_limited(unknown)}; known, bottom to top: {', '.join(self.blocks)}"
+            )
+        self.frozen = frozenset(frozen if self.spec.trainable else self.blocks)
+        self._executor = paddle.static.Executor(self.place)
+        with BUILD_LOCK, paddle.utils.unique_name.guard(), cast_to(self.precision):
+            self.graph = build_graph(
+                self.config,
+                self.frozen,
+                self.spec.max_seq_len,
+                self.spec.lora,
+                self.sub_batches,
+                first_only=self.spec.task == "text_classification",
+                fuses_biases=self._fuses_biases,
+            )
+            self.task = _put_head(self.spec, self.graph)
+        self.speed_up(self.task.test_program())
+        if self.sub_batches > 1:
+            self.seed_dropout(0)
+
+    def speed_up(self, program: Any) -> None:
+        """Put fewer or faster operators in place of some of a program that nothing will be added to any more."""
+        share_constants(program)
+        if self._is_convolved_by_onednn:
+            convolve_by_onednn(program)
+
+    def refrozen(self, frozen: frozenset[str]) -> "Session":
+        """A session on the same scope whose programs are built anew with `frozen` in place of what is frozen here.
+
+        Every variable has the name that it has here, and nothing in the scope is touched. An optimizer that was added here is
+        not part of it.
+
+        Raises:
+            TaskError: for an unknown block.
+        """
+        other = copy.copy(self)
+        other._build(frozen)
+        return other
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The module's blocks from bottom to top; the head is above them."""
+        return module_blocks(self.config)
+
+    def block_of(self, variable_name: str) -> str:
+        """The block that a parameter's variable (or a batch-norm statistic's) belongs to; `head` for the head's.
+
+        Raises:
+            TaskError: when it is no variable of module or head.
+        """
+        if variable_name.startswith(HEAD_PREFIX):
+            return HEAD
+        for name, variable in self.graph.parameters.items():
+            if variable == variable_name:
+                return module_block_of(self.config, name)
+        raise TaskError(f"{variable_name!r} is no parameter of this session's module or head; see Session.names")
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Variable by our name, for every parameter and batch-norm statistic of module and head."""
+        head = [parameter.name for parameter in self.task.main_program().global_block().all_parameters()]
+        return {**self.graph.parameters, **{name: name for name in head if name.startswith(HEAD_PREFIX)}}
+
+    @property
+    def statistics(self) -> list[str]:
+        """Variables that no optimizer updates: what is frozen, and the statistics of batch norms."""
+        parameters = self.task.main_program().global_block().all_parameters()
+        own = set(self.names.values())
+        return [one.name for one in parameters if not one.trainable and one.name in own]
+
+    def initialise(self, seed: int) -> None:
+        """Fresh head and optimizer state, then the module's weights: pretrained, or fresh from the seed; adapters are fresh."""
+        paddle.seed(seed)
+        if not self.spec.pretrained:
+            self.run(self.graph.startup)
+        self.run(self.task.startup_program())
+        if self.graph.adapter_startup is not None:
+            self.run(self.graph.adapter_startup)
+        if self.spec.pretrained:
+            load_weights(self.config, self.module_folder, self.graph, self.scope, self.place)
+
+    def run(self, program: Any, feed: Feed | None = None, fetch: list[Any] | None = None) -> list[NDArray[Any]]:
+        """Run `program` once in this session's scope."""
+        use_own_threads(self.sub_batches)
+        switch_onednn_off()
+        given = _filled(feed or {}, self.sub_batches)
+        result: list[NDArray[Any]] = self._executor.run(program, feed=given, fetch_list=fetch or [], scope=self.scope)
+        return result
+
+    def seed_dropout(self, seed: int) -> None:
+        """Let `seed`, a whole number below 2**24, decide what dropout zeroes in the runs from now on."""
+        if self.sub_batches > 1:
+            set_variable(self.scope, SEED, np.array([seed], np.float32), self.place)
+
+    def weights(self) -> dict[str, NDArray[Any]]:
+        """A copy of every weight of module and head, by our name."""
+        return {name: get_variable(self.scope, variable) for name, variable in self.names.items()}
+
+    def load(self, folder: Path) -> None:
+        """Put the weights of a checkpoint folder into the scope.
+
+        Raises:
+            WeightsError: listing missing, unexpected and wrongly shaped tensors.
+        """
+        self.put(read_weights(folder), str(folder))
+
+    def put(self, found: Mapping[str, NDArray[Any]], source: str) -> None:
+        """Put weights of module and head, by our names, into the scope; `source` says where they are from in an error.
+
+        Raises:
+            WeightsError: listing missing, unexpected and wrongly shaped tensors.
+        """
+        names = self.names
+        parameters = self.task.main_program().global_block().all_parameters()
+        head = {parameter.name: tuple(parameter.shape) for parameter in parameters}
+        expected = {name: self.graph.shapes.get(name) or head[name] for name in names if name in found}
+        missing = [name for name in names if name not in found]
+        if missing:
+            raise WeightsError(f"{source}: tensors {missing[:10]} are missing; the checkpoint is of another task")
+        for name, array in match_weights(expected, found, source).items():
+            set_variable(self.scope, names[name], array, self.place)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """A copy of all that the next step depends on: weights and optimizer state, by variable name."""
+        return {name: np.array(value) for name, value in self.task.main_program().state_dict("all", self.scope).items()}
+
+    def load_state(self, state: dict[str, NDArray[Any]]) -> None:
+        """Put back what `state` gave."""
+        for name, array in state.items():
+            set_variable(self.scope, name, array, self.place)
+
+
+def _filled(feed: Feed, sub_batches: int) -> Feed:
+    """The feed with as many rows as there are sub_batches at least; rows that are added count for nothing and come last."""
+    missing = sub_batches - min((len(array) for name, array in feed.items() if name in ROWS_OF), default=sub_batches)
+    if missing <= 0:
+        return feed
+    filled = {name: np.concatenate([feed[name], np.repeat(feed[name][:1], missing, 0)]) for name in feed if name in ROWS_OF}
+    if "label" in filled:
+        filled["label"][-missing:] = IGNORED_LABEL
+    return {**feed, **filled}
+
+
+def _configured(config: TextConfig | ImageConfig, spec: TaskSpec) -> TextConfig | ImageConfig:
+    given = {"hidden_dropout": spec.dropout, "attention_dropout": spec.attention_dropout}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if isinstance(config, ImageConfig):
+        if chosen:
+            raise TaskError("an image module has no dropout to set; set the head's")
+        if spec.lora is not None:
+            raise TaskError("an image module has no attention projections for LoRA; leave lora out")
+        return config
+    return replace(config, **chosen)
+
+
+def _put_head(spec: TaskSpec, graph: ModuleGraph) -> Task:
+    classes, units, dropout = spec.num_classes, spec.hidden_units, spec.head_dropout
+    if spec.task == "image_classification":
+        return create_img_cls_task(_output(graph, "feature_map", spec), classes, units, dropout=dropout)
+    if spec.task == "text_classification":
+        return create_text_cls_task(_output(graph, "pooled_output", spec), classes, units, dropout=dropout)
+    feature = _output(graph, "sequence_output", spec)
+    if spec.hidden_units:
+        raise TaskError(f"hidden_units {list(spec.hidden_units)}: a sequence labelling head has one layer; leave them out")
+    with paddle.static.program_guard(graph.program):
+        seq_len = paddle.static.data("seq_len", [-1], "int64")
+    return create_seq_label_task(feature, seq_len, classes, dropout=dropout)
+
+
+def _output(graph: ModuleGraph, name: str, spec: TaskSpec) -> Any:
+    if name not in graph.outputs:
+        raise TaskError(f"{spec.task} needs a module with the output {name!r}; this one has {', '.join(graph.outputs)}")
+    return graph.outputs[name]

@@ -1,0 +1,1 @@
+"""The process: Paddle imported at first use, cores, memory, threads."""

@@ -1,0 +1,65 @@
+"""How many cores this process may use. Must not import Paddle."""
+
+import os
+import sys
+from pathlib import Path
+
+THREADS = "OMP_NUM_THREADS"
+MAX_SUB_BATCHES = 4
+"""Paddle's executor has so many threads for operators that do not wait for each other."""
+
+
+SET_BY_DASK = (THREADS, "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def is_set_by_dask(name: str, value: str) -> bool:
+    """Whether a variable is what Dask sets for all of its workers by default, which says nothing of this work.
+
+    A result must not depend on where it is computed. In a worker of Dask whose configuration sets another number, that counts.
+    """
+    if "distributed.worker" not in sys.modules or value != "1":
+        return False
+    from dask import config
+
+    return str(config.get("distributed.nanny.pre-spawn-environ", {}).get(name)) == value
+
+
+def _environment_threads() -> str:
+    if "paddle" not in sys.modules:
+        return os.environ.get(THREADS, "")
+    try:
+        started_with = Path("/proc/self/environ").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    prefix = f"{THREADS}=".encode()
+    return next((entry.removeprefix(prefix).decode() for entry in started_with if entry.startswith(prefix)), "")
+
+
+_found = [_environment_threads()]
+"""OMP_NUM_THREADS before Paddle was imported, which sets it to 1 where it is not set."""
+
+
+def given_threads() -> str:
+    """OMP_NUM_THREADS as the user set it, or nothing: Paddle and Dask set it too."""
+    return "" if is_set_by_dask(THREADS, _found[0]) else _found[0]
+
+
+def take_given_threads() -> None:
+    """Go by OMP_NUM_THREADS as it is now, in a process whose environment was made for it after Paddle was imported."""
+    _found[0] = os.environ.get(THREADS, "")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity where the system tells, all cores elsewhere."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def compute_cores() -> int:
+    """Cores that programs compute with: OMP_NUM_THREADS where it is set, else all that this process may use."""
+    given = given_threads()
+    return int(given) if given.isdecimal() and int(given) else usable_cores()
+
+
+def compute_sub_batches() -> int:
+    """In how many shares a program computes the rows of a batch side by side on a CPU."""
+    return min(compute_cores(), MAX_SUB_BATCHES)

@@ -1,0 +1,1 @@
+"""The store: artifact folders found by content, here and on object storage."""

@@ -1,0 +1,150 @@
+"""What callbacks of training are called with: where the run stands, each step, each evaluation. No Paddle, no Prefect here."""
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from hubflow.errors import SettingsError
+from hubflow.schemas.parsing import close_name
+
+
+@dataclass(frozen=True)
+class Step:
+    """One update.
+
+    Attributes:
+        step: counted from 1.
+        epoch: counted from 1.
+        loss: what was minimised, the mean over the examples (tokens) of the update's rows.
+        learning_rate: of the head; blocks below it have less of it under `layerwise_lr_decay`.
+        grad_norm: global norm of the gradients before any clip.
+    """
+
+    step: int
+    epoch: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+
+
+@dataclass
+class TrainState:
+    """Where a run stands: all of it goes into every checkpoint.
+
+    Attributes:
+        epoch: epochs completed.
+        step: updates completed.
+        position: batches of the present epoch completed.
+        best_value: of the metric that picks the best weights, None before the first evaluation or without a dev split.
+        best_step: after which update the best weights were found, 0 before there are any.
+        best_epoch: the epoch that it was in, counted from 1.
+        last_evaluated_step: after which update the weights were last evaluated.
+        patience_value: the value that later ones must beat to reset `stale`.
+        stale: evaluations in a row that did not beat it.
+        loss_scale: factor of the loss in float16, None in other precisions.
+        scaled_steps: updates since the loss scale last changed.
+        steps: the logged steps, as `Step` has them.
+        evaluations: the metrics of each evaluation, with its step and epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    position: int = 0
+    best_value: float | None = None
+    best_step: int = 0
+    best_epoch: int = 0
+    last_evaluated_step: int = 0
+    patience_value: float | None = None
+    stale: int = 0
+    loss_scale: float | None = None
+    scaled_steps: int = 0
+    steps: list[dict[str, float]] = field(default_factory=list)
+    evaluations: list[dict[str, float]] = field(default_factory=list)
+
+
+class Callback(Protocol):
+    """An onlooker. All methods do nothing unless written: subclass it and write those you need.
+
+    The loop does not depend on what they do; an error in one ends the training, as any other error does.
+    """
+
+    def on_train_begin(self, state: TrainState, total_steps: int) -> None:
+        """Before the first step of this process, resumed or not; `state_dict` has been put back by then."""
+        return
+
+    def on_step_end(self, state: TrainState, step: Step) -> None:
+        """After each update."""
+        return
+
+    def on_evaluate(self, state: TrainState, metrics: dict[str, float]) -> None:
+        """After each evaluation of the dev split."""
+        return
+
+    def on_train_end(self, state: TrainState) -> None:
+        """After the last step, or when the run stops early; not when it is interrupted."""
+        return
+
+    def state_dict(self) -> dict[str, Any]:
+        """What goes into each checkpoint: values that JSON can hold."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave when the checkpoint was written."""
+        return
+
+
+METHODS = tuple(name for name, member in vars(Callback).items() if inspect.isfunction(member) and not name.startswith("_"))
+"""What a callback may have."""
+CLOSE = 0.85
+"""How alike a name without `on_` must be to one of METHODS to be taken for a slip of it."""
+
+
+def require_callbacks(callbacks: Sequence[Any]) -> None:
+    """Refuse, before hours of training, callbacks that would not be called as they are meant, or not at all.
+
+    Raises:
+        SettingsError: naming each class that is given in place of an instance, each method that is missing, that no callback
+            has, or that does not take what it is called with.
+    """
+    faults = [fault for callback in callbacks for fault in _faults(callback)]
+    if faults:
+        raise SettingsError("\n".join(faults))
+
+
+def _faults(callback: Any) -> list[str]:
+    if isinstance(callback, type):
+        return [f"callbacks: {callback.__name__} is a class; give an instance of it, as in {callback.__name__}()"]
+    name = type(callback).__name__
+    own = [one for one in dir(callback) if not one.startswith("_") and one not in METHODS]
+    faults = []
+    for one in filter(lambda one: callable(inspect.getattr_static(callback, one, None)), own):
+        is_event = _snake(one).startswith("on_")
+        known = close_name(_snake(one).replace("start", "begin"), METHODS, 0 if is_event else CLOSE)
+        if is_event or known is not None:
+            meant = f"; did you mean {known!r}?" if known else "."
+            faults.append(f"callbacks: {name}.{one} is never called{meant} A callback has {', '.join(METHODS)}")
+    for one in METHODS:
+        method = getattr(callback, one, None)
+        if not callable(method):
+            faults.append(f"callbacks: {name} has no method {one}; derive the class from Callback, which has all of them")
+        elif (problem := _misfit(method, one)) is not None:
+            faults.append(f"callbacks: {name}.{one}: {problem}")
+    return faults
+
+
+def _misfit(method: Any, name: str) -> str | None:
+    """Why a method cannot be called as it will be; None where it can, or where that cannot be told."""
+    wanted = list(inspect.signature(getattr(Callback, name)).parameters)[1:]
+    try:
+        inspect.signature(method).bind(*wanted)
+    except TypeError as error:
+        return f"it is called with ({', '.join(wanted)}), but {error}"
+    except ValueError:  # a method that is not written in Python
+        return None
+    return None
+
+
+def _snake(name: str) -> str:
+    """`onStepEnd` as `on_step_end`."""
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")

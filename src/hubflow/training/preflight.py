@@ -1,0 +1,143 @@
+"""Preflight: one batch through every part of a run before the long work, so that a mistake costs seconds."""
+
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hubflow.data.encoded import EncodedSplit, IntArray, epoch_batches, sorted_batches
+from hubflow.errors import StoreError
+from hubflow.programs.session import Session
+from hubflow.runtime.paddle_import import get_variable, paddle, variable_bytes
+from hubflow.schemas.training import TrainSettings
+from hubflow.store.manifest import draft_folder
+from hubflow.training.callbacks import TrainState
+from hubflow.training.program import Update
+from hubflow.training.step import TrainStep, require_finite
+
+FEW_ROWS = 4
+"""So many rows go through a program where it is enough that one does: of the shortest, or of the longest to judge."""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What one batch told about the run to come.
+
+    Attributes:
+        rows: of the costliest update of the first epoch.
+        tokens: of it, padding included; for images their number.
+        step_seconds: its time, programs already prepared.
+        weights_bytes: of module and head.
+        state_bytes: of what the optimizer keeps beside them.
+        memory_bytes: by how much the process grew at most for the update: activations, gradients and buffers.
+    """
+
+    rows: int
+    tokens: int
+    step_seconds: float
+    weights_bytes: int
+    state_bytes: int
+    memory_bytes: int
+
+    def __str__(self) -> str:
+        tokens = f" of {self.tokens} tokens with padding" if self.tokens > self.rows else ""
+        return (
+            f"the costliest batch, {self.rows} rows{tokens}, takes {self.step_seconds:.2f} s and {size(self.memory_bytes)} "
+            f"beside {size(self.weights_bytes)} of weights and {size(self.state_bytes)} of optimizer state; a checkpoint takes "
+            f"{size(self.weights_bytes + self.state_bytes)}"
+        )
+
+
+def preflight(
+    session: Session,
+    update: Update,
+    train_step: TrainStep,
+    settings: TrainSettings,
+    dev: EncodedSplit | None,
+    folder: Path,
+    export: Callable[[Session, Path], None],
+) -> Preflight:
+    """Compute one update, judge the longest rows, export once, and put everything back as it was.
+
+    Args:
+        session: with the weights to start from.
+        update: its programs.
+        train_step: of the run.
+        settings: of training.
+        dev: rows to judge on, or None.
+        folder: of the run; the export is tried in a folder below it that is removed again.
+        export: writes the session's inference program to a folder.
+
+    Raises:
+        TrainingError: when the loss or a gradient is not finite, naming the rows.
+    """
+    # At a rate of 0 weights stay as they are; copies of all that changes would be in memory beside the costliest batch.
+    statistics = {name: get_variable(session.scope, name) for name in session.statistics}
+    weights, total = _bytes_of(session, update)
+    is_sequences = session.spec.task == "sequence_labelling"
+    batches = epoch_batches(train_step.train.lengths, settings.batch_size, train_step.seed, 0, is_sequences)
+    rows = max(batches, key=lambda batch: len(batch) * int(train_step.train.lengths[batch].max()))
+    state = TrainState(loss_scale=1.0 if settings.precision == "float16" else None)
+    before = _resident_bytes()
+    few = np.argsort(train_step.train.lengths, kind="stable")[:FEW_ROWS]
+    train_step.take(update, state, few, 0.0, stop=False)  # prepares programs
+    started = time.perf_counter()
+    report = train_step.take(update, state, rows, 0.0, stop=False)
+    seconds = time.perf_counter() - started
+    require_finite(report, state, train_step.train.rows[rows])
+    grown = max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+    if isinstance(session.place, paddle.CUDAPlace):
+        grown = int(paddle.device.cuda.max_memory_allocated(session.place))
+    if dev is not None:
+        _judge_few(session, dev, next(sorted_batches(dev.lengths, FEW_ROWS)))
+    if train_step.world.is_main_process:
+        with draft_folder(folder / "preflight") as place:
+            export(session, place)
+    update.start_over()
+    update.load_state(statistics)
+    tokens = len(rows) * int(train_step.train.lengths[rows].max())
+    return Preflight(len(rows), tokens, seconds, weights, total - weights, grown)
+
+
+def _judge_few(session: Session, dev: EncodedSplit, rows: IntArray) -> None:
+    task = session.task
+    names = [*task.metric_variable_names(), "num_examples", "logits"]
+    session.run(task.test_program(), dev.feed(rows), [task.test_variable(name) for name in names])
+
+
+def require_room(session: Session, update: Update, folder: Path, keep: int) -> None:
+    """Refuse to begin where the checkpoints will not fit: `keep` and the one being written, and as many best weights.
+
+    Raises:
+        StoreError: when the disk of `folder` has no room for them.
+    """
+    weights, checkpoint = _bytes_of(session, update)
+    needed, free = (keep + 1) * (checkpoint + weights), shutil.disk_usage(folder).free
+    if needed > free:
+        raise StoreError(
+            f"{folder}: checkpoints need {size(needed)} of disk, {size(free)} are free; free some, choose another `store`, "
+            "or lower train.checkpoints.keep"
+        )
+
+
+def _bytes_of(session: Session, update: Update) -> tuple[int, int]:
+    """Of module and head, and of a checkpoint of all."""
+    return sum(variable_bytes(session.scope, name) for name in session.names.values()), update.state_bytes()
+
+
+def size(count: int) -> str:
+    """A number of bytes as a person reads it."""
+    return f"{count / 2**20:,.0f} MiB" if count >= 10 * 2**20 else f"{count / 2**10:,.0f} KiB"
+
+
+def _resident_bytes() -> int:
+    """Memory of this process now; its highest so far where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return pages * resource.getpagesize()

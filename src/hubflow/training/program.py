@@ -1,0 +1,251 @@
+"""Updates: gradients of the objective, what is done to them, and the optimizer, as static programs over a session's scope."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hubflow.modules.blocks import HEAD
+from hubflow.modules.networks.sub_batches import SEED
+from hubflow.programs.precision import ask_for_both_gradients
+from hubflow.programs.session import Feed, Session
+from hubflow.runtime.paddle_import import BUILD_LOCK, get_variable, paddle, set_variable, variable_bytes, zeros_variable
+from hubflow.schemas.training import TrainSettings
+from hubflow.training.distributed import World
+from hubflow.training.embedding_rows import WIDENED, EmbeddingRows
+from hubflow.training.objective import NORMALISER, add_objective
+from hubflow.training.optimizers import Gradients, apply, is_decayed
+
+STOP, SCALE = "stop_asked", "gradient_scale"
+SUM, START, RATE = "sum_of_gradients.", "start.", "learning_rate_"
+"""How variables begin that are no part of a run's state: they are empty between updates, or set anew."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one update, or one part of it, has to say.
+
+    Attributes:
+        loss: the objective: its sum over the parts is the mean over the update's examples.
+        stops: how many processes were asked to stop.
+        norms: norm of the gradients of each block with trained parameters, before any clip.
+    """
+
+    loss: float
+    stops: float
+    norms: dict[str, float]
+
+    @property
+    def grad_norm(self) -> float:
+        """Global norm of the gradients."""
+        return float(np.sqrt(sum(norm**2 for norm in self.norms.values())))
+
+
+class Update:
+    """The programs that update a session's trainable parameters.
+
+    Where the rows of an update are computed at once, one program does all. Where they are computed in parts (and in float16,
+    where an update may have to be left out) the main program adds up gradients and a second one applies them.
+
+    Args:
+        session: its blocks that are not frozen, and its head, are trained; the session's main program is added to.
+        settings: of training.
+        class_weights: `[classes]`, or None.
+        world: this process among those that train together; gradients are summed over all.
+    """
+
+    def __init__(
+        self, session: Session, settings: TrainSettings, class_weights: NDArray[np.float32] | None, world: World
+    ) -> None:
+        self.session, self._settings = session, settings
+        self._rates: dict[str, float] = {}
+        self._startup, self._second = paddle.static.Program(), None
+        self._is_split = settings.gradient_accumulation_steps > 1 or settings.precision == "float16"
+        self._main = session.task.main_program()
+        self._embeddings = EmbeddingRows(self._main)
+        with BUILD_LOCK, paddle.utils.unique_name.guard(), paddle.static.program_guard(self._main, self._startup):
+            objective = add_objective(session.task, settings.label_smoothing, class_weights)
+            if settings.precision == "bfloat16" and isinstance(session.place, paddle.CPUPlace):
+                ask_for_both_gradients(self._main)
+            stop = paddle.static.data(STOP, [1], "float32")
+            gradients = _gradients(self._main, objective)
+            *sums, objective, stop = world.all_reduce_sum([*(grad for _, grad in gradients), objective.reshape([1]), stop])
+            gradients = [(parameter, total) for (parameter, _), total in zip(gradients, sums, strict=True)]
+            if self._is_by_rows(world):
+                gradients = self._embeddings.narrowed(gradients)
+            if self._is_split:
+                gradients = [(parameter, _add_up(parameter, gradient)) for parameter, gradient in gradients]
+            squares = self._squares(gradients)
+            self._blocks = tuple(squares)
+            self._report = paddle.concat([objective, stop, *squares.values()])
+            if not self._is_split:
+                self._apply(gradients, sum(squares.values()))
+        session.speed_up(self._main)
+        if self._is_split:
+            self._second = self._second_program([(parameter.name, list(parameter.shape)) for parameter, _ in gradients])
+
+    def initialise(self) -> None:
+        """Give every variable of the programs that has no value its first one; what has a value keeps it.
+
+        So weights stay, and so does the optimizer's state of parameters that were trained before more of them are. What L2-SP
+        pulls a parameter towards is its value now: to be called before the parameter has been trained, and before `load_state`.
+        """
+        scope, place = self.session.scope, self.session.place
+        kept = {name: get_variable(scope, name) for name in self._names() if scope.find_var(name) is not None}
+        self.session.run(self._startup)
+        for name in self._names():
+            if name in kept:
+                set_variable(scope, name, kept[name], place)
+            elif name.startswith(START):
+                set_variable(scope, name, get_variable(scope, name.removeprefix(START)), place)
+
+    def start_over(self) -> None:
+        """Give what the optimizer keeps its first values again; weights, and what they are pulled towards, stay."""
+        scope, place = self.session.scope, self.session.place
+        weights = set(self.session.names.values())
+        kept = {name: get_variable(scope, name) for name in self._names() if name in weights or name.startswith(START)}
+        self.session.run(self._startup)
+        for name, array in kept.items():
+            set_variable(scope, name, array, place)
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """A copy of all that the next update depends on: weights and optimizer state, by variable name."""
+        return {name: get_variable(self.session.scope, name) for name in self._state_names()}
+
+    def state_bytes(self) -> int:
+        """How many bytes `state` has."""
+        return sum(variable_bytes(self.session.scope, name) for name in self._state_names())
+
+    def load_state(self, state: dict[str, NDArray[Any]]) -> None:
+        """Put back what `state` gave."""
+        for name, array in state.items():
+            set_variable(self.session.scope, name, array, self.session.place)
+
+    def add(self, feed: Feed, normaliser: float, rate: float, stop: bool = False) -> Report:
+        """Compute one part of an update; where there is but one, the parameters are updated with it.
+
+        Args:
+            feed: inputs and labels of the part's rows.
+            normaliser: 1 / weight of all examples of the update, times the scale of float16.
+            rate: learning rate of the head.
+            stop: whether this process was asked to stop; the report says how many were.
+        """
+        if not self._is_split:
+            self._set_rates(rate)
+        scalars = {NORMALISER: np.array([normaliser], np.float32), STOP: np.array([float(stop)], np.float32)}
+        (report,) = self.session.run(self._main, {**feed, **scalars}, [self._report])
+        loss, stops, *squares = (float(value) for value in report)
+        return Report(loss, stops, dict(zip(self._blocks, np.sqrt(squares).tolist(), strict=True)))
+
+    def finish(self, rate: float, scale: float = 1.0, keep: bool = True) -> None:
+        """Update the parameters with the sum of the parts' gradients divided by `scale`; `keep=False` drops the sum."""
+        if self._second is None:
+            return
+        self._set_rates(rate)
+        if keep:
+            self.session.run(self._second, {SCALE: np.array([1.0 / scale], np.float32)})
+        else:
+            self._drop()
+
+    def _drop(self) -> None:
+        for name in self._names():
+            if name.startswith(SUM):
+                zeros = np.zeros_like(get_variable(self.session.scope, name))
+                set_variable(self.session.scope, name, zeros, self.session.place)
+
+    def _state_names(self) -> list[str]:
+        return [name for name in self._names() if not name.startswith((SUM, START, RATE, SEED, WIDENED))]
+
+    def _names(self) -> list[str]:
+        return list(dict.fromkeys(name for program in (self._main, self._second) if program for name in variables_of(program)))
+
+    def _set_rates(self, rate: float) -> None:
+        for name, factor in self._rates.items():
+            set_variable(self.session.scope, name, np.asarray(rate * factor, np.float32), self.session.place)
+
+    def _is_by_rows(self, world: World) -> bool:
+        """Whether gradients of embeddings can be of the rows that occur alone: on a CPU, where nothing is added to them."""
+        is_added_to = self._is_split or world.size > 1 or self._settings.l2 or self._settings.l2_sp
+        return not is_added_to and isinstance(self.session.place, paddle.CPUPlace)
+
+    def _squares(self, gradients: Gradients) -> dict[str, Any]:
+        """Squared norm `[1]` of each block's gradients."""
+        by_block = defaultdict(list)
+        for parameter, gradient in gradients:
+            by_block[self.session.block_of(parameter.name)].append(_square(gradient))
+        return {block: paddle.add_n(values) for block, values in by_block.items()}
+
+    def _second_program(self, parameters: Sequence[tuple[str, list[int]]]) -> Any:
+        second = paddle.static.Program()
+        with BUILD_LOCK, paddle.utils.unique_name.guard(), paddle.static.program_guard(second, self._startup):
+            scale = paddle.static.data(SCALE, [1], "float32")
+            sums = [zeros_variable(f"{SUM}{name}", shape) for name, shape in parameters]
+            weights = [zeros_variable(name, shape, trainable=True) for name, shape in parameters]
+            gradients = [(weight, paddle.scale(total, scale)) for weight, total in zip(weights, sums, strict=True)]
+            self._apply(gradients, paddle.add_n([_square(gradient) for _, gradient in gradients]))
+            for total in sums:
+                paddle.assign(paddle.zeros_like(total), output=total)
+        return second
+
+    def _apply(self, gradients: Gradients, square: Any) -> None:
+        """Penalties, clips and the optimizer; `square` is the squared global norm of `gradients` `[1]`."""
+        settings = self._settings
+        if settings.l2 or settings.l2_sp:
+            gradients = [(parameter, gradient + self._pull(parameter)) for parameter, gradient in gradients]
+        if settings.max_grad_value is not None:
+            limit = settings.max_grad_value
+            gradients = [(parameter, paddle.clip(gradient, -limit, limit)) for parameter, gradient in gradients]
+        if settings.max_grad_norm is not None:
+            if settings.l2 or settings.l2_sp or settings.max_grad_value is not None:
+                square = paddle.add_n([_square(gradient) for _, gradient in gradients])
+            factor = settings.max_grad_norm / paddle.clip(paddle.sqrt(square), min=settings.max_grad_norm)
+            gradients = [(parameter, paddle.scale(gradient, factor)) for parameter, gradient in gradients]
+        groups = defaultdict(list)
+        for parameter, gradient in gradients:
+            groups[self._rate_factor(parameter.name)].append((parameter, gradient))
+        for share, group in groups.items():
+            wide = self._embeddings.widened(group)
+            name = apply(settings.optimizer, settings.weight_decay, settings.learning_rate * share, wide)
+            self._rates[name] = share
+        self._embeddings.clear()
+
+    def _pull(self, parameter: Any) -> Any:
+        """Gradient of the penalties on a pretrained weight: `l2 * w + l2_sp * (w - start)`; 0 for what they leave out."""
+        settings, name = self._settings, parameter.name
+        if self.session.block_of(name) == HEAD or not is_decayed(name) or ".lora_" in name:
+            return 0.0
+        pull = parameter * (settings.l2 + settings.l2_sp)
+        if settings.l2_sp:
+            pull = pull - zeros_variable(f"{START}{name}", list(parameter.shape)) * settings.l2_sp
+        return pull
+
+    def _rate_factor(self, name: str) -> float:
+        """Fraction of the learning rate that a parameter's block has: `layerwise_lr_decay` to the number of blocks above it."""
+        order = (*self.session.blocks, HEAD)
+        depth = len(order) - 1 - order.index(self.session.block_of(name))
+        return float(self._settings.layerwise_lr_decay**depth)
+
+
+def variables_of(program: Any) -> list[str]:
+    """Names of the program's variables that keep their values between runs: parameters, and what optimizers keep."""
+    kept = [op.result(0) for op in program.global_block().ops if op.name() in ("builtin.parameter", "pd_op.data")]
+    return [value.name for value in kept if value.persistable]
+
+
+def _gradients(main: Any, objective: Any) -> Gradients:
+    trained = [one for one in main.global_block().all_parameters() if one.trainable and not one.stop_gradient]
+    pairs = paddle.static.append_backward(objective, parameter_list=trained)
+    return [(parameter, gradient) for parameter, gradient in pairs if gradient is not None]
+
+
+def _square(gradient: Any) -> Any:
+    """Squared norm `[1]`."""
+    return paddle._C_ops.squared_l2_norm(gradient)
+
+
+def _add_up(parameter: Any, gradient: Any) -> Any:
+    total = zeros_variable(f"{SUM}{parameter.name}", list(parameter.shape))
+    return paddle.assign(total + gradient, output=total)

@@ -1,0 +1,1 @@
+"""Trackers: a run's history in MLflow and TensorBoard."""

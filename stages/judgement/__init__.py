@@ -1,1 +1,0 @@
-"""What an evaluation tells of a split: its judged rows, its metrics and its details. No Paddle here."""

@@ -1,0 +1,87 @@
+"""Stage write_report: one self-contained HTML page that explains a run, and its summary as JSON beside it."""
+
+import datetime
+import json
+
+from hubflow.data.page import environment
+from hubflow.deployment.lookup import read_verdict
+from hubflow.orchestration.report_artifacts import publish
+from hubflow.orchestration.tasks import stage
+from hubflow.reporting.page import run_view
+from hubflow.reporting.previous import RUNS, SUMMARY, since
+from hubflow.schemas.frames import require_metrics
+from hubflow.schemas.references import EncodedRef, EvaluationRef, ExportRef, VerdictRef
+from hubflow.schemas.settings import FineTuneSettings
+from hubflow.store.manifest import atomic_folder
+from hubflow.store.store import Store
+
+
+def _describe(path: str) -> str:
+    return f"report: {path}"
+
+
+@stage(_describe)
+def write_report(
+    settings: FineTuneSettings,
+    evaluation: EvaluationRef,
+    encoded: EncodedRef,
+    export: ExportRef,
+    seconds: dict[str, float],
+    store: str,
+    verdict: VerdictRef | None = None,
+    began: datetime.datetime | None = None,
+) -> str:
+    """Write one self-contained HTML page that explains a run: key figures, what changed, mistakes, curves, data, how to load.
+
+    What the gate decided comes first, when it was asked.
+
+    Reads what keeps `TrainingSteps`, `Evaluations` and `Metrics`. In a Prefect run the key figures, a table of the metrics and
+    a link to the page are published as artifacts.
+
+    Args:
+        settings: of the run.
+        evaluation: of the trained weights.
+        encoded: the rows that they were trained and evaluated on.
+        export: what was made of them.
+        seconds: by stage.
+        store: the store's root folder.
+        verdict: the gate's, when it was asked.
+        began: when the run began, where tries of one run share a report: the last one stays.
+
+    Returns:
+        Absolute path, or URL, of the page: `runs/<time>-<name>/report.html` in the store.
+
+    Raises:
+        ContractError: when history or metrics break their contract.
+        StoreError: when an artefact is missing or altered, or the page cannot be written.
+    """
+    home = Store(store)
+    require_metrics(evaluation.metrics, "the evaluation")
+    now = datetime.datetime.now(datetime.UTC)
+    place = f"{RUNS}/{began or now:%Y%m%dT%H%M%S.%f}-{settings.name}"
+    created = f"{now:%Y-%m-%d %H:%M:%S} UTC"
+    summary = {
+        "settings": settings.model_dump(mode="json"),
+        "created": created,
+        "metrics": evaluation.metrics,
+        "seconds": seconds,
+        "split_sha256": _split_hashes(home, encoded),
+        "evaluation": evaluation.model_dump(),
+        "export": export.model_dump(),
+        "verdict": None if verdict is None else verdict.model_dump(),
+    }
+    view = run_view(home, settings, evaluation, encoded, export, since(home, summary, place))
+    view["verdict"] = None if verdict is None else read_verdict(home, verdict)
+    page = environment().get_template("report.html").render(view, created=created, seconds=seconds)
+    with atomic_folder(home.root / place, holds=[home.open(encoded.dataset).folder]) as draft:
+        (draft / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
+        (draft / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    home.sync(place)
+    publish(view, f"{place}/report.html", home.display_path(f"{place}/report.html"))
+    return home.display_path(f"{place}/report.html")
+
+
+def _split_hashes(home: Store, encoded: EncodedRef) -> dict[str, str]:
+    """By split, the hash of its rows: two runs that evaluated the same ones can be compared."""
+    files = home.open(encoded.dataset).sealed.files
+    return {split: files[f"{split}.parquet"].sha256 for split in encoded.dataset.rows}
