@@ -293,7 +293,7 @@ INSIDE = "HUBFLOW_BENCHMARK_EXECUTOR"
 
 def counted_training(request: dict[str, Any], connection: Any) -> Any:
     """As the stage's worker process does it, with the seconds in Paddle's executor written down after each run of it."""
-    from hubflow.jobs.training import train_in_worker
+    from hubflow.jobs import train_in_worker
     from hubflow.runtime.paddle_import import paddle
 
     kind, file, inside = paddle.base.executor._StandaloneExecutor, Path(os.environ[INSIDE]), [0.0]

@@ -45,7 +45,7 @@ class Made:
 
     def split(self, name: str) -> Any:
         """Encoded rows."""
-        from hubflow.programs.artifacts import open_split
+        from hubflow.programs.session import open_split
 
         return open_split(self.home, self.encoded, name)
 
@@ -55,14 +55,13 @@ def steps(given: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
 
     from hubflow.data.encoded import epoch_batches
-    from hubflow.programs.artifacts import open_session
-    from hubflow.runtime.cores import compute_sub_batches
+    from hubflow.programs.session import open_session
     from hubflow.runtime.memory import kept_between_steps
-    from hubflow.runtime.prefetch import Prefetcher
+    from hubflow.runtime.threads import Prefetcher, compute_sub_batches
     from hubflow.training.callbacks import TrainState
     from hubflow.training.distributed import World
+    from hubflow.training.loop import TrainStep
     from hubflow.training.program import Update
-    from hubflow.training.step import TrainStep
 
     made = Made(given)
     train = made.settings.train.model_copy(update={"precision": given.get("precision", "float32")})
@@ -95,8 +94,8 @@ def steps(given: dict[str, Any]) -> dict[str, Any]:
 
 def judge(given: dict[str, Any]) -> dict[str, Any]:
     """Seconds to judge the split test, programs prepared."""
-    from hubflow.programs.artifacts import open_session
-    from hubflow.runtime.cores import compute_sub_batches
+    from hubflow.programs.session import open_session
+    from hubflow.runtime.threads import compute_sub_batches
     from hubflow.schemas.labels import LabelMap
     from hubflow.training.evaluation import EVALUATION_BATCH, evaluate_split
 
@@ -123,8 +122,7 @@ def decode(given: dict[str, Any]) -> dict[str, Any]:
     from PIL import Image
 
     from hubflow.modules.images import RULES_VERSION, ImageRules, decode_image
-    from hubflow.runtime.cores import usable_cores
-    from hubflow.runtime.threads import SMALL, thread_map
+    from hubflow.runtime.threads import SMALL, thread_map, usable_cores
 
     photos = []
     for path in islice(sorted((DATA / "flowers").rglob("*.jpg")), 400):
@@ -155,8 +153,7 @@ def feed(given: dict[str, Any]) -> dict[str, Any]:
     from hubflow.data.encoded import epoch_batches
     from hubflow.modules.images import load_pixels
     from hubflow.modules.inputs import normalised
-    from hubflow.runtime.cores import usable_cores
-    from hubflow.runtime.threads import SMALL, thread_map
+    from hubflow.runtime.threads import SMALL, thread_map, usable_cores
 
     made = Made(given)
     split = made.split("train")
@@ -216,7 +213,7 @@ def leave_out(given: dict[str, Any]) -> None:
 
     from hubflow.modules.networks import text
     from hubflow.programs import session
-    from hubflow.training import embedding_rows
+    from hubflow.training import program as embedding_rows
     from hubflow.training import program as updates
 
     build = session.build_graph

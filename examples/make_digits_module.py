@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from hubflow.programs.artifacts import open_session
+from hubflow.programs.session import open_session
 from hubflow.schemas.settings import DatasetSpec, HeadSettings, ModuleSpec, TrainSettings
 from hubflow.stages.build_head import build_head
 from hubflow.stages.encode_dataset import encode_dataset

@@ -8,9 +8,8 @@ from prefect import flow
 
 from hubflow import stages
 from hubflow.evaluation.folder import require_evaluable
-from hubflow.inference.onnx import require_onnx
-from hubflow.orchestration.run_context import require_lasting
-from hubflow.orchestration.store_access import open_store
+from hubflow.inference.export import require_onnx
+from hubflow.orchestration.run_context import open_store, require_lasting
 from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, FineTuneResult
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.schemas.urls import paths_of

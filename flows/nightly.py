@@ -9,10 +9,9 @@ from hubflow import stages
 from hubflow.deployment.nightly import finish_nightly, start_nightly, weights_to_start_from
 from hubflow.deployment.pointer import read_deployed
 from hubflow.flows.fine_tune import Stopwatch
-from hubflow.orchestration.gpu_slots import slot
-from hubflow.orchestration.run_context import require_lasting
-from hubflow.orchestration.store_access import open_store
-from hubflow.schemas.nightly import NightlyResult, NightlySettings
+from hubflow.orchestration.run_context import open_store, require_lasting
+from hubflow.orchestration.tasks import slot
+from hubflow.schemas.deployment import NightlyResult, NightlySettings
 from hubflow.schemas.references import DatasetRef, ModuleRef, VerdictRef
 from hubflow.schemas.urls import paths_of
 from hubflow.store.signing import require_signing

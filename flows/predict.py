@@ -8,8 +8,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from hubflow import stages
 from hubflow.inference.batch.prediction import AT_ONCE
 from hubflow.orchestration.mapping import OverRunner
-from hubflow.orchestration.run_context import require_lasting
-from hubflow.orchestration.store_access import use_block
+from hubflow.orchestration.run_context import require_lasting, use_block
 from hubflow.schemas.settings import PredictResult, PredictSettings
 from hubflow.schemas.urls import paths_of
 from hubflow.store.store import split_address

@@ -11,8 +11,7 @@ from hubflow.console import say
 from hubflow.errors import PrunedError, StoppedError, SweepError
 from hubflow.flows.fine_tune import Stopwatch, train_and_evaluate
 from hubflow.orchestration.progress import followed_by
-from hubflow.orchestration.run_context import artifact_key, require_lasting
-from hubflow.orchestration.store_access import open_store
+from hubflow.orchestration.run_context import artifact_key, open_store, require_lasting
 from hubflow.schemas.references import EvaluationRef
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.schemas.sweep import SweepResult, SweepSettings

@@ -1,1 +1,1 @@
-"""The contracts: settings, references and row schemas. Must not import Paddle or Prefect."""
+"""The contracts: settings, references and row schemas."""

@@ -1,10 +1,10 @@
-"""Settings of the export, and the verification that it gives what was trained. Must not import Paddle or Prefect."""
+"""Settings of the export, and the verification that it gives what was trained."""
 
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from hubflow.schemas.base import Settings
+from hubflow.schemas.parsing import Settings
 
 VERIFICATION = "verification.json"
 LATENCY_BATCHES = (1, 32)

@@ -1,20 +1,98 @@
-"""Contracts of the tables that stages hand on: splits, history, predictions, metrics. Must not import Paddle or Prefect."""
+"""Contracts of the tables that stages hand on: splits, history, predictions, metrics."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
+import pyarrow as arrow
 from numpy.typing import NDArray
 from pandera.typing import Series
+from pyarrow import compute
 
 from hubflow.errors import ContractError, join_limited
-from hubflow.schemas import checks
-from hubflow.schemas.labels import LabelMap
-from hubflow.schemas.metrics import is_metric, metric_range
+from hubflow.schemas.evaluation import is_metric, metric_range
+from hubflow.schemas.labels import INVISIBLE, WHITE_SPACE, LabelMap
 from hubflow.schemas.references import Split
+
+BLANK = WHITE_SPACE + INVISIBLE
+SEQUENCES = (list, tuple, np.ndarray)
+
+
+def has_text(values: "pd.Series[str]") -> "pd.Series[bool]":
+    """Whether each value holds something besides white space and characters that show nothing."""
+    return values.str.strip(BLANK) != ""
+
+
+def is_sha256(values: "pd.Series[str]") -> "pd.Series[bool]":
+    """Whether each value is 64 lower-case hexadecimal digits."""
+    return values.str.fullmatch("[0-9a-f]{64}")
+
+
+def are_string_lists(values: "pd.Series[Any]") -> "pd.Series[bool]":
+    """Whether each value is a list of one or more strings, none of them empty."""
+    if _all_string_lists(values):
+        return pd.Series(True, index=values.index)
+    return values.map(_is_string_list).astype(bool)
+
+
+def equal_lengths(left: "pd.Series[Any]", right: "pd.Series[Any]") -> "pd.Series[bool]":
+    """Whether the lists of each row have the same length; what is no list is left to `are_string_lists`."""
+    lengths, others = left.map(_length), right.map(_length)
+    return (lengths == others) | (lengths < 0) | (others < 0)
+
+
+def known_labels(labels: Iterable[str]) -> Callable[["pd.Series[Any]"], "pd.Series[bool]"]:
+    """Check that each value, or each item of each list, is one of `labels`; missing values are left to other checks."""
+    known = frozenset(labels)
+
+    def check(values: "pd.Series[Any]") -> "pd.Series[bool]":
+        if not len(values) or not isinstance(values.iloc[0], SEQUENCES):
+            return values.isin(list(known)) | values.isna()
+        lists = values[values.map(_length) >= 0]
+        if known.issuperset(_hashable(chain.from_iterable(lists))):
+            return pd.Series(True, index=values.index)
+        return values.map(lambda items: first_unknown(items, known) is None).astype(bool)
+
+    return check
+
+
+def first_unknown(items: object, known: frozenset[str]) -> tuple[int, object] | None:
+    """Position and value of the first string of `items` that is not in `known`."""
+    if not isinstance(items, SEQUENCES):
+        return None
+    return next(((place, item) for place, item in enumerate(items) if isinstance(item, str) and item not in known), None)
+
+
+def _hashable(items: Iterable[object]) -> set[object]:
+    return {item for item in items if isinstance(item, str)}
+
+
+def _all_string_lists(values: "pd.Series[Any]") -> bool:
+    if not set(map(type, values)).issubset(SEQUENCES):
+        return False  # Arrow takes a str for a list of its characters
+    if not set(map(type, chain.from_iterable(values))).issubset((str,)):
+        return False  # and bytes for the text that they may be
+    try:
+        lists = arrow.array(values, type=arrow.large_list(arrow.large_string()))
+    except (arrow.ArrowInvalid, arrow.ArrowTypeError, arrow.ArrowNotImplementedError, UnicodeEncodeError):
+        return False
+    items = lists.flatten()
+    shortest = compute.min(compute.list_value_length(lists)).as_py() or 0
+    shortest_item = compute.min(compute.utf8_length(items)).as_py() or 0
+    return bool(lists.null_count == 0 and items.null_count == 0 and shortest > 0 and shortest_item > 0)
+
+
+def _is_string_list(value: object) -> bool:
+    return isinstance(value, SEQUENCES) and len(value) > 0 and all(isinstance(item, str) and item != "" for item in value)
+
+
+def _length(value: object) -> int:
+    return len(value) if isinstance(value, SEQUENCES) else -1
+
 
 PROBABILITY = "probability_"
 """Before a label: the column that holds its probability."""
@@ -165,7 +243,7 @@ class EvaluatedTokens(pa.DataFrameModel):
 
     @pa.dataframe_check(name="as many predictions as labels")
     def _lengths(cls, frame: Any) -> Any:
-        return checks.equal_lengths(frame["label"], frame["predicted"])
+        return equal_lengths(frame["label"], frame["predicted"])
 
 
 class Predictions(pa.DataFrameModel):
@@ -195,8 +273,8 @@ class TokenPredictions(pa.DataFrameModel):
 
     @pa.dataframe_check(name="as many predictions as tokens")
     def _lengths(cls, frame: Any) -> Any:
-        lengths = checks.equal_lengths(frame["tokens"], frame["predicted"])
-        return lengths & checks.equal_lengths(frame["tokens"], frame["probability"])
+        lengths = equal_lengths(frame["tokens"], frame["predicted"])
+        return lengths & equal_lengths(frame["tokens"], frame["probability"])
 
     @pa.check("probability", name="probabilities in 0..1")
     def _range(cls, values: Any) -> Any:
@@ -279,7 +357,7 @@ def require_evaluated(
     Raises:
         ContractError: naming the check, how many rows break it, and the first of them.
     """
-    is_list = len(frame) > 0 and isinstance(frame["label"].iloc[0], checks.SEQUENCES)
+    is_list = len(frame) > 0 and isinstance(frame["label"].iloc[0], SEQUENCES)
     model: EvaluatedModel = EvaluatedTokens if is_list else EvaluatedRows
     schema = _labelled(_schema(model), ("label", "predicted"), label_map)
     schema.checks = [*schema.checks, _in_order(rows)]
@@ -380,7 +458,7 @@ def _schema(model: type[pa.DataFrameModel]) -> pa.DataFrameSchema:
 
 
 def _labelled(schema: pa.DataFrameSchema, columns: Sequence[str], label_map: LabelMap) -> pa.DataFrameSchema:
-    known = pa.Check(checks.known_labels(label_map.labels), name="label of the map")
+    known = pa.Check(known_labels(label_map.labels), name="label of the map")
     for column in columns:
         schema = schema.update_column(column, checks=[*schema.columns[column].checks, known])
     return schema

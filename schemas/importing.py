@@ -1,4 +1,4 @@
-"""What a user names in the settings as `package.module:name`, imported. Must not import Paddle or Prefect."""
+"""What a user names in the settings as `package.module:name`, imported."""
 
 import dis
 import functools

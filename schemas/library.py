@@ -17,8 +17,7 @@ from pydantic import Field, StringConstraints
 
 from hubflow.errors import SettingsError
 from hubflow.files import read_text
-from hubflow.schemas.base import Settings
-from hubflow.schemas.parsing import parse_settings
+from hubflow.schemas.parsing import Settings, parse_settings
 
 PREFIX = "HUBFLOW_"
 CONFIG = "HUBFLOW_CONFIG"

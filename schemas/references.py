@@ -1,10 +1,19 @@
 """References: what flows between stages. Small, frozen, readable by a person; paths are relative to the store."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from hubflow.schemas.parsing import Policy
 from hubflow.schemas.settings import TaskType
+from hubflow.schemas.training import TrainSettings
+from hubflow.schemas.urls import StoreAddress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Finding", "Observer", "Policy"]
 
 RowKind = Literal["text", "text_pair", "tokens", "image"]
 ModuleKind = Literal["text", "image"]
@@ -121,3 +130,89 @@ class FineTuneResult(BaseModel):
     reused: tuple[str, ...] = Field((), description="Stages that took their result from the store")
     evaluation: EvaluationRef
     exported: ExportRef
+
+
+class Finding(BaseModel):
+    """One fault of a data set as a whole, or of the splits against each other."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    check: str = Field(description="Name of the check, as the settings have it")
+    policy: Policy = Field(description="warn: said and written down; fail: the stage fails once the report is published")
+    splits: tuple[Split, ...]
+    count: int = Field(ge=0, description="How many rows, labels or values it concerns")
+    message: str = Field(description="What was expected, what was found, what to do")
+    examples: tuple[str, ...] = Field((), max_length=5, description="The first few, with their row numbers")
+
+
+class Observer(Protocol):
+    """Sees every accepted row once, chunk by chunk, in bounded memory, and says what it found."""
+
+    def add(self, split: Split, rows: "pd.DataFrame") -> None:
+        """Take a chunk of the rows of `split`, in the order of the file."""
+
+    def findings(self) -> list[Finding]:
+        """What is to be said once every row has been seen."""
+
+
+class PredictionJob(BaseModel):
+    """All that predicting one part needs, wherever it is done."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    folder: str = Field(description="Where the parts are, absolute")
+    task: TaskType
+    export: str = Field(description="The exported folder, absolute")
+    export_sha256: str = Field(description="Of its manifest")
+    rows_kind: RowKind
+    source: str = Field(description="Names the data in errors")
+    batch_size: int
+    top_k: int | None
+    stride: int | None = Field(None, description="Tokens that two windows of a longer sentence share; None cuts it")
+    threads: int | None = Field(description="Of the predictor; the cores that the process may use when None")
+
+
+class ShardRef(BaseModel):
+    """Rows of the input that are predicted, kept and resumed together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    number: int = Field(description="From 0, in the input's order")
+    key: str = Field(description="Of its content, the export and the settings")
+    rows: int = Field(description="That keep their contract")
+
+
+class ShardRecord(BaseModel):
+    """What is known of a part that is done; written after its predictions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    rows: int = Field(description="That were predicted")
+    sha256: str = Field(description="Of the predictions")
+    bad_sha256: str | None = Field(None, description="Of the rows that were quarantined because their image does not decode")
+    bad: int = 0
+    image_changes: Mapping[str, int] = Field(
+        default_factory=dict, description="Images that were turned, composited …, by change"
+    )
+    labelled: int = Field(0, description="Rows that have a label")
+    counts: Mapping[str, Any] = Field(default_factory=dict, description="What metrics are computed from")
+    unknown: int = Field(0, description="Labels that are not in the export's label map")
+    unknown_examples: tuple[str, ...] = ()
+    truncated_rows: int = Field(0, description="Texts or sentences that max_seq_len cut")
+    truncated: int = Field(0, description="Tokens of texts, words of sentences, that it cut off")
+
+
+class TrainRequest(BaseModel):
+    """A task to train on encoded rows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    task: TaskRef
+    encoded: EncodedRef
+    settings: TrainSettings
+    store: StoreAddress
+    seed: int = 0
+    device: str = "auto"
+    processes: int = 1
+    warm_start: CheckpointRef | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What the trained weights are a function of: the store, the device and the number of processes are not among it."""
+        kept = self.model_dump(mode="json", include={"task", "encoded", "seed"})
+        warm = {} if self.warm_start is None else {"warm_start": self.warm_start.sha256}
+        return {**kept, **warm, "settings": self.settings.result_settings()}

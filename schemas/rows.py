@@ -1,17 +1,32 @@
-"""The contracts of rows: what every accepted text, pair, token or image row holds. Must not import Paddle or Prefect."""
+"""Contracts of rows: what every accepted text, pair, token or image row holds, and every encoded row."""
 
 import copy
+import hashlib
+import inspect
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
+import pyarrow as arrow
+from numpy.typing import NDArray
 from pandera.typing import Series
 
-from hubflow.errors import ContractError, join_limited
-from hubflow.schemas import checks
+from hubflow.errors import ContractError, SettingsError, join_limited
+from hubflow.schemas.frames import (
+    SEQUENCES,
+    are_string_lists,
+    equal_lengths,
+    first_unknown,
+    has_text,
+    is_sha256,
+    known_labels,
+    validate_frame,
+)
+from hubflow.schemas.importing import import_object
 from hubflow.schemas.labels import LabelMap, distinct_texts, similar_labels
 from hubflow.schemas.references import RowKind
 
@@ -38,11 +53,11 @@ class TextRows(_Rows):
 
     @pa.check("text", name="has_text")
     def _has_text(cls, values: Any) -> Any:
-        return checks.has_text(values)
+        return has_text(values)
 
     @pa.check("label", name="has_label")
     def _has_label(cls, values: Any) -> Any:
-        return checks.has_text(values)
+        return has_text(values)
 
 
 class TextPairRows(TextRows):
@@ -52,7 +67,7 @@ class TextPairRows(TextRows):
 
     @pa.check("text_pair", name="has_text")
     def _has_text_pair(cls, values: Any) -> Any:
-        return checks.has_text(values)
+        return has_text(values)
 
 
 class TokenRows(_Rows):
@@ -63,15 +78,15 @@ class TokenRows(_Rows):
 
     @pa.check("tokens", name="string_list")
     def _token_lists(cls, values: Any) -> Any:
-        return checks.are_string_lists(values)
+        return are_string_lists(values)
 
     @pa.check("labels", name="string_list")
     def _label_lists(cls, values: Any) -> Any:
-        return checks.are_string_lists(values)
+        return are_string_lists(values)
 
     @pa.dataframe_check(name="equal_lengths")
     def _equal_lengths(cls, rows: Any) -> Any:
-        return "labels" not in rows or checks.equal_lengths(rows["tokens"], rows["labels"])
+        return "labels" not in rows or equal_lengths(rows["tokens"], rows["labels"])
 
 
 class ImageRows(_Rows):
@@ -83,11 +98,11 @@ class ImageRows(_Rows):
 
     @pa.check("label", name="has_label")
     def _has_label(cls, values: Any) -> Any:
-        return checks.has_text(values)
+        return has_text(values)
 
     @pa.check("sha256", name="sha256")
     def _sha256(cls, values: Any) -> Any:
-        return checks.is_sha256(values)
+        return is_sha256(values)
 
 
 RowModel = type[TextRows] | type[TextPairRows] | type[TokenRows] | type[ImageRows]
@@ -167,7 +182,7 @@ def row_schema(model: RowModel, label_map: LabelMap | None = None, labelled: boo
     if not labelled:
         return schema.remove_columns([column])
     if label_map is not None:
-        known = pa.Check(checks.known_labels(label_map.labels), name="known_label", ignore_na=False)
+        known = pa.Check(known_labels(label_map.labels), name="known_label", ignore_na=False)
         schema = schema.update_column(column, checks=[*schema.columns[column].checks, known])
     for name, part in schema.columns.items():
         schema = schema.update_column(name, checks=[_complete(check) for check in part.checks if not check.raise_warning])
@@ -243,8 +258,8 @@ def _found(check: str, value: object, index: Any, rows: pd.DataFrame, known: fro
         return f"{tokens} tokens, {labels} labels"
     if check != "column_in_dataframe" and isinstance(value, str) and len(value) > MAX_KEPT_CHARS:
         return value[:MAX_KEPT_CHARS]
-    if check == "known_label" and isinstance(value, checks.SEQUENCES):
-        unknown = checks.first_unknown(value, known)
+    if check == "known_label" and isinstance(value, SEQUENCES):
+        unknown = first_unknown(value, known)
         return unknown and unknown[1]
     return value
 
@@ -313,3 +328,129 @@ def _examples(faults: pd.DataFrame, count: int) -> str:
 def _shortened(value: object) -> str:
     text = "missing" if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)) else repr(value)
     return text if len(text) <= MAX_VALUE_CHARS else f"{text[:MAX_VALUE_CHARS]}…"
+
+
+NOT_THEIRS = ("hubflow", "pandera", "builtins", "typing")  # typing's source differs between releases of Python, and is long
+
+
+def contract_of(kind: RowKind, given: str | type | None) -> RowModel:
+    """The contract of rows of `kind`: hubflow's own, or a subclass of it that a user gives.
+
+    Args:
+        kind: what the rows are.
+        given: the class, or where to import it from: `package.module:ClassName`.
+
+    Raises:
+        SettingsError: when it cannot be imported, is no subclass of the kind's contract, would leave out or add anything
+            without a word, or asks for values that are unique, which cannot be said of rows that are seen a chunk at a time.
+    """
+    base = ROW_MODELS[kind]
+    if given is None:
+        return base
+    expected = f"package.module:ClassName, a subclass of hubflow.schemas.rows.{base.__name__}"
+    model = import_object(given, "contract", expected) if isinstance(given, str) else given
+    if not isinstance(model, type) or not issubclass(model, base):
+        raise SettingsError(
+            f"contract: {given!r} is no subclass of hubflow.schemas.rows.{base.__name__}, the contract of {kind} rows; "
+            "derive your class from it"
+        )
+    schema = model.to_schema()
+    unique = [name for name, column in schema.columns.items() if column.unique] + list(schema.unique or ())
+    if unique:
+        raise SettingsError(
+            f"contract: {model.__name__} asks for unique values of {', '.join(map(repr, unique))}; rows are checked a chunk at "
+            "a time, so that repeats far apart would pass; leave `unique` out"
+        )
+    _require_no_silence(model.__name__, schema)
+    return model
+
+
+def _require_no_silence(name: str, schema: pa.DataFrameSchema) -> None:
+    """Refuse what makes pandera drop rows or columns, or add some, where nobody would be told."""
+    silent = {
+        "drop_invalid_rows = True": schema.drop_invalid_rows,
+        'strict = "filter"': schema.strict == "filter",
+        "add_missing_columns = True": schema.add_missing_columns,
+    }
+    for setting, is_set in silent.items():
+        if is_set:
+            raise SettingsError(
+                f"contract: {name} has {setting}, which would change the rows without a word; leave it out: rows that break "
+                "the contract are quarantined, and further columns are carried through"
+            )
+
+
+def contract_identity(model: RowModel) -> dict[str, str]:
+    """What tells one contract from another in the key of what was made under it: its name and its modules' source."""
+    try:
+        theirs = [cls for cls in model.__mro__ if cls.__module__.split(".")[0] not in NOT_THEIRS]
+        modules = dict.fromkeys(sys.modules[cls.__module__] for cls in theirs)  # for the constants and helpers beside them
+        source = "".join([*map(inspect.getsource, modules), *(cls.__qualname__ for cls in theirs)])
+    except (OSError, TypeError, KeyError):
+        source = ""
+    return {
+        "name": f"{model.__module__}:{model.__qualname__}",
+        "source_sha256": hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest(),
+    }
+
+
+class EncodedRows(pa.DataFrameModel):
+    """Encoded text rows: `row`, `input_ids` and `segment_ids` of equal lengths, and labels.
+
+    Classification rows carry `label`; token rows carry `word_labels` and `first_piece` of equal lengths, each piece inside
+    its row. `check_encoded_text` holds the lists to the limits of module and label map, as flat arrays.
+    """
+
+    row: int = pa.Field(ge=1)
+
+    class Config:
+        """Columns beyond `row` are checked together, as flat arrays."""
+
+        strict = False
+
+
+def check_encoded_text(batch: arrow.RecordBatch, vocab_size: int, max_seq_len: int, num_classes: int, source: str) -> None:
+    """Hold one batch of encoded text rows to the contract.
+
+    Raises:
+        ContractError: naming split, rows and the check that failed.
+    """
+    columns = {name: batch.column(name) for name in batch.schema.names}
+    lengths = _lengths(columns["input_ids"])
+    frame = pd.DataFrame({"row": columns["row"].to_numpy()})
+    validate_frame(frame, EncodedRows.to_schema(), source)
+    faults: dict[str, NDArray[np.bool_]] = {
+        f"1 to {max_seq_len} tokens": (lengths < 1) | (lengths > max_seq_len),
+        "as many segment ids as token ids": lengths != _lengths(columns["segment_ids"]),
+        f"token ids in 0..{vocab_size - 1}": _rows_with(columns["input_ids"], 0, vocab_size),
+    }
+    if "label" in columns:
+        label = columns["label"].to_numpy()
+        faults[f"label in 0..{num_classes - 1}"] = (label < 0) | (label >= num_classes)
+    if "word_labels" in columns:
+        words, pieces = columns["word_labels"], columns["first_piece"]
+        faults["as many first pieces as words"] = _lengths(words) != _lengths(pieces)
+        faults[f"word labels in 0..{num_classes - 1}"] = _rows_with(words, 0, num_classes)
+        faults["first pieces inside the row, or -1"] = _rows_with(pieces, -1, lengths)
+    for expected, is_bad in faults.items():
+        if is_bad.any():
+            rows = frame["row"].to_numpy()[is_bad][:10].tolist()
+            raise ContractError(
+                f"{source}: {int(is_bad.sum())} encoded row(s) break the contract; expected {expected}; rows {rows}"
+            )
+
+
+def _lengths(column: Any) -> NDArray[np.int64]:
+    lengths: NDArray[np.int64] = np.diff(column.offsets.to_numpy()).astype(np.int64)
+    return lengths
+
+
+def _rows_with(column: Any, low: int, high: int | NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Rows of a list column that hold a value outside `low..high-1`; `high` is one for all, or one for each row."""
+    offsets = column.offsets.to_numpy()
+    values, starts = column.values.to_numpy()[offsets[0] : offsets[-1]], offsets - offsets[0]
+    limits = high if isinstance(high, int) else np.repeat(high, np.diff(offsets))
+    bad = (values < low) | (values >= limits)
+    counts = np.concatenate([[0], np.cumsum(bad)])
+    result: NDArray[np.bool_] = counts[starts[1:]] > counts[starts[:-1]]
+    return result

@@ -1,21 +1,99 @@
 """Settings of a fine-tune: frozen pydantic models, the same from YAML, JSON, keyword arguments and deployments."""
 
+import itertools
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from hubflow.schemas.base import Colour, Fraction, Settings
 from hubflow.schemas.data_checks import DataChecks
-from hubflow.schemas.evaluate_settings import EvaluateSettings
+from hubflow.schemas.evaluation import CUSTOM_METRIC, METRICS, TaskType
 from hubflow.schemas.export import ExportSettings
-from hubflow.schemas.metrics import METRICS, TaskType
-from hubflow.schemas.prediction import RunnerSettings
-from hubflow.schemas.report import ReportSettings
-from hubflow.schemas.tags import TagScheme
+from hubflow.schemas.labels import TagScheme
+from hubflow.schemas.parsing import Colour, Fraction, Settings
 from hubflow.schemas.training import TrainSettings
-from hubflow.schemas.urls import ExportAddress, InputPath, OutputPath, PathOrName, StoreAddress
+from hubflow.schemas.urls import ExportAddress, InputPath, LinkBase, OutputPath, PathOrName, StoreAddress
 
 __all__ = ["METRICS", "EvaluateSettings", "TaskType"]
+
+
+class SliceSettings(Settings):
+    """Into which slices a split is cut, each evaluated by itself."""
+
+    columns: tuple[str, ...] = Field((), description="Further columns of the data; each of their values is a slice")
+    max_values: int = Field(
+        20,
+        ge=2,
+        description="Slices of a column, or by label; of more values the rarest share one, of more numbers four ranges",
+    )
+    length: bool = Field(True, description="By length: characters of a text, words of a sentence; images have none")
+    length_edges: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="Longest length of each slice but the last, rising; the split's quartiles when not given"
+    )
+    labels: bool = Field(True, description="By true label; of sentences by the types of entities that are in them")
+
+    @field_validator("length_edges")
+    @classmethod
+    def _rising(cls, edges: tuple[int, ...]) -> tuple[int, ...]:
+        if any(left >= right for left, right in itertools.pairwise(edges)):
+            raise ValueError(f"edges must rise, found {list(edges)}")
+        return edges
+
+
+class BootstrapSettings(Settings):
+    """Confidence intervals of the metrics, by drawing the split's rows again, with replacement."""
+
+    resamples: int = Field(1000, ge=0, description="How often; 0 for no intervals")
+    confidence: float = Field(0.95, gt=0, lt=1)
+    seed: int = Field(0, ge=0)
+
+
+class EvaluateSettings(Settings):
+    """How the best weights are evaluated."""
+
+    batch_size: int = Field(64, ge=1)
+    stride: int | None = Field(
+        None,
+        ge=0,
+        description="Sequence labelling: read sentences longer than max_seq_len in windows that share at least so many tokens, "
+        "as predict does; when not given they are cut, and words cut off count as O",
+    )
+    worst_mistakes: int = Field(20, ge=0, description="How many of the wrong rows with the largest loss are told and shown")
+    top_k: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (3, 5), description="For each k below the number of labels: how often the true label is among the k most probable"
+    )
+    calibration_bins: int = Field(15, ge=1, description="Of equal width, for the expected calibration error")
+    scheme: TagScheme = Field("auto", description="Of tags, for strict entity scores; by labels and true tags when auto")
+    slices: SliceSettings = SliceSettings()
+    bootstrap: BootstrapSettings = BootstrapSettings()
+    metrics: tuple[Annotated[str, Field(pattern=CUSTOM_METRIC)], ...] = Field(
+        (), description="package.module:function of metrics of your own"
+    )
+
+
+class ReportSettings(Settings):
+    """What the report shows, and where it is read."""
+
+    explained_mistakes: int = Field(
+        5,
+        ge=0,
+        description="Text classification: in how many mistakes the words that led to them are marked; costs up to 33 "
+        "predictions each",
+    )
+    base_url: LinkBase | None = Field(
+        None,
+        description="Where the store's folder is served, so that Prefect's link to the report can be followed",
+    )
+
+
+class RunnerSettings(Settings):
+    """What the parts of a prediction are mapped over in the flow."""
+
+    kind: Literal["flow", "dask", "ray"] = Field(
+        "flow", description="flow: the flow's own task runner, which is threads; dask, ray: a cluster (extras `dask`, `ray`)"
+    )
+    workers: int = Field(2, ge=1, description="Processes of a cluster that is started here, which share the cores")
+    address: str | None = Field(None, description="Of a cluster that runs; its workers must see the same files")
+
 
 DataFormat = Literal["csv", "tsv", "jsonl", "parquet", "image_folder", "image_list", "conll", "msra", "digits"]
 FORMATS: dict[TaskType, tuple[DataFormat, ...]] = {

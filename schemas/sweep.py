@@ -1,4 +1,4 @@
-"""Settings of a sweep: which settings of a fine-tune are tried, and what is best. Must not import Paddle, Prefect or Optuna."""
+"""Settings of a sweep: which settings of a fine-tune are tried, and what is best."""
 
 import json
 from collections.abc import Mapping
@@ -7,8 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hubflow.errors import SettingsError
-from hubflow.schemas.base import Settings
-from hubflow.schemas.parsing import parse_settings, put_value
+from hubflow.schemas.parsing import Settings, parse_settings, put_value
 from hubflow.schemas.settings import METRICS, FineTuneSettings
 
 Direction = Literal["maximize", "minimize"]

@@ -1,10 +1,10 @@
-"""Settings of training: optimizer, schedule, what is frozen, when to evaluate and stop. Must not import Paddle or Prefect."""
+"""Settings of training: optimizer, schedule, what is frozen, when to evaluate and stop."""
 
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, field_validator, model_validator
 
-from hubflow.schemas.base import Fraction, Settings
+from hubflow.schemas.parsing import Fraction, Settings
 from hubflow.schemas.urls import OutputPath, TrackingUri
 
 Precision = Literal["float32", "bfloat16", "float16"]

@@ -1,4 +1,4 @@
-"""Addresses in settings: paths of this machine, and URLs of object storage. Must not import Paddle, Prefect or fsspec."""
+"""Addresses in settings: paths of this machine, and URLs of object storage."""
 
 import os
 import re
@@ -11,8 +11,8 @@ from urllib.parse import unquote
 from pydantic import AfterValidator, BaseModel, BeforeValidator, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from hubflow.schemas.base import SECRET
 from hubflow.schemas.library import library_settings
+from hubflow.schemas.parsing import SECRET
 
 _ON_THIS_MACHINE = re.compile(r"(sqlite|file):|(?!databricks|uc:)[^:]*$")
 """URIs of MLflow that lead to no other machine: files, whose path may have no scheme."""

@@ -9,7 +9,7 @@ from hubflow.schemas.settings import HeadSettings, ModuleSpec, TaskType
 from hubflow.store.store import Store, content_key
 from hubflow.workers.processes import run
 
-PARAMETER_NAMES = "hubflow.programs.artifacts:parameter_names"
+PARAMETER_NAMES = "hubflow.programs.session:parameter_names"
 NEEDED_KIND = {"image_classification": "image", "text_classification": "text", "sequence_labelling": "text"}
 
 

@@ -1,4 +1,4 @@
-"""Keep rows at hand as load_dataset keeps those of files: pandas and Arrow frames, records. Must not import Paddle."""
+"""Keep rows at hand as load_dataset keeps those of files: pandas and Arrow frames, records."""
 
 import hashlib
 import os
@@ -12,26 +12,25 @@ import numpy as np
 import pandas as pd
 import pyarrow as arrow
 
-from hubflow.data.class_names import named_column, names_by_column
 from hubflow.data.columns import MAX_DIGITS, in_plain_layout, to_frame, to_series
 from hubflow.data.ingestion import FORMAT_VERSION, Plan, dataset_summary, label_map_of
 from hubflow.data.monitor import ingest_dataset
+from hubflow.data.preview import named_column, names_by_column
 from hubflow.data.readers.chunks import CHUNK_ROWS, sliced
 from hubflow.data.readers.parquet import in_text, typed_column
 from hubflow.data.readers.reading import rows_kind
 from hubflow.data.readers.source import Request, require_file, wanted_columns
 from hubflow.errors import DataError, join_limited
-from hubflow.orchestration.data_artifacts import publish
+from hubflow.orchestration.artifacts import publish_data_report
 from hubflow.orchestration.run_context import run_name
 from hubflow.orchestration.tasks import stage
-from hubflow.schemas.checks import SEQUENCES
-from hubflow.schemas.contracts import contract_identity, contract_of
 from hubflow.schemas.data_checks import DataChecks
-from hubflow.schemas.labels import LabelMap, clean_label, label_text
+from hubflow.schemas.frames import SEQUENCES
+from hubflow.schemas.labels import LabelMap, TagScheme, clean_label, label_text
 from hubflow.schemas.parsing import parse_settings
 from hubflow.schemas.references import DatasetRef, RowKind, Split
+from hubflow.schemas.rows import contract_identity, contract_of
 from hubflow.schemas.settings import Column, DatasetSpec, TaskType
-from hubflow.schemas.tags import TagScheme
 from hubflow.store.store import Store, content_key, file_sha256
 
 Frame = Any
@@ -145,7 +144,7 @@ def dataset_from_frames(
     place, key = Store(store), content_key("dataset_from_frames", FORMAT_VERSION, spec, task, identity, names, digests)
     chunks = {split: partial(sliced, rows, CHUNK_ROWS, converted) for split, (rows, converted) in read.items()}
     return ingest_dataset(
-        place, key, plan, chunks, partial(_listed, names, source, spec, kind), digests, reuse, publish, run_name()
+        place, key, plan, chunks, partial(_listed, names, source, spec, kind), digests, reuse, publish_data_report, run_name()
     )
 
 

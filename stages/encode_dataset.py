@@ -9,11 +9,11 @@ from hubflow.data.encoding import ENCODERS, EncodeContext
 from hubflow.data.encoding_monitor import EncodingMonitor
 from hubflow.errors import SettingsError
 from hubflow.modules.images import ImageRules
-from hubflow.orchestration.data_artifacts import publish_encoding
+from hubflow.orchestration.artifacts import publish_encoding
 from hubflow.orchestration.tasks import stage
-from hubflow.schemas.base import rgb_of
 from hubflow.schemas.data_checks import DataChecks
 from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.parsing import rgb_of
 from hubflow.schemas.references import DatasetRef, EncodedRef, ModuleRef
 from hubflow.schemas.settings import ModuleSpec
 from hubflow.store.store import Artifact, Store, content_key

@@ -20,7 +20,7 @@ from hubflow.workers.processes import run
 
 FORMAT_VERSION = 4
 EVALUATE_REMEDY = "Give a smaller evaluate.batch_size, or a smaller module.max_seq_len"
-EVALUATE = "hubflow.jobs.evaluation:evaluate_in_worker"
+EVALUATE = "hubflow.jobs:evaluate_in_worker"
 
 
 def _describe(evaluation: EvaluationRef) -> str:

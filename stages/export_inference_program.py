@@ -5,8 +5,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from hubflow.errors import ExportError, SettingsError, WorkerError
-from hubflow.inference.model_card import write_card
-from hubflow.inference.onnx import require_onnx
+from hubflow.inference.export import require_onnx, write_card
 from hubflow.modules.images import ImageRules
 from hubflow.orchestration.progress import cancel_asked
 from hubflow.orchestration.tasks import stage
@@ -15,12 +14,12 @@ from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, ExportRef
 from hubflow.store.signing import require_signing
 from hubflow.store.store import Store, content_key
-from hubflow.training.resuming import versions
+from hubflow.training.checkpoints import versions
 from hubflow.workers.processes import run
 
 FORMAT_VERSION = 6
 EXPORT_REMEDY = "Take a smaller module, or a smaller module.max_seq_len"
-EXPORT = "hubflow.jobs.export:export_in_worker"
+EXPORT = "hubflow.jobs:export_in_worker"
 VERIFY = "hubflow.inference.verification_worker:verify_in_worker"
 
 

@@ -11,26 +11,24 @@ import numpy as np
 import pandas as pd
 from filelock import Timeout
 
-from hubflow.deployment.warm_start import require_fitting
+from hubflow.deployment.pointer import require_fitting
 from hubflow.errors import GivenUpError, SettingsError, TrainingStopped, WorkStoppedError
 from hubflow.orchestration.progress import cancel_asked, is_followed, training_answers, watched
 from hubflow.orchestration.tasks import stage
+from hubflow.schemas.evaluation import default_best_metric, measured_while_training
 from hubflow.schemas.frames import require_evaluations, require_steps
 from hubflow.schemas.labels import LabelMap
-from hubflow.schemas.metrics import default_best_metric, measured_while_training
-from hubflow.schemas.references import CheckpointRef, EncodedRef, TaskRef
-from hubflow.schemas.requests import TrainRequest
+from hubflow.schemas.references import CheckpointRef, EncodedRef, TaskRef, TrainRequest
 from hubflow.schemas.training import TrainSettings
 from hubflow.store.manifest import locked
 from hubflow.store.store import Artifact, Store, content_key
 from hubflow.training.callbacks import Callback, TrainState, require_callbacks
-from hubflow.training.checkpoints import WEIGHTS, Checkpoints
-from hubflow.training.schedules import schedule_of
-from hubflow.training.unfinished import has_checkpoint, require_or_tell
+from hubflow.training.checkpoints import WEIGHTS, Checkpoints, has_checkpoint, require_or_tell
+from hubflow.training.optimizers import schedule_of
 from hubflow.workers.processes import run
 
 FORMAT_VERSION = 4
-TRAIN = "hubflow.jobs.training:train_in_worker"
+TRAIN = "hubflow.jobs:train_in_worker"
 TRAIN_REMEDY = (
     "Give a smaller train.batch_size, or the same one in more parts (train.gradient_accumulation_steps), a smaller "
     "module.max_seq_len, module.lora or a smaller module"

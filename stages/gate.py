@@ -1,4 +1,4 @@
-"""Stage gate: judge a candidate and what is in use on the same rows, and decide by rules. Must not import Paddle."""
+"""Stage gate: judge a candidate and what is in use on the same rows, and decide by rules."""
 
 import datetime
 from dataclasses import dataclass, replace
@@ -6,18 +6,16 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from hubflow.deployment.gate_rules import absolute_rules, class_rule, gain_rule, value_rule
-from hubflow.deployment.lookup import VERDICTS, verdict_reference
-from hubflow.deployment.pointer import read_deployed
+from hubflow.deployment.pointer import VERDICTS, read_deployed, verdict_reference
 from hubflow.errors import GateError, LabelMapError, SettingsError
 from hubflow.evaluation.exported import evaluate_exported
 from hubflow.metrics.paired_bootstrap import PairedValues, evaluated_classes, evaluated_losses, evaluated_tags, paired_interval
 from hubflow.orchestration.tasks import stage
-from hubflow.schemas.gate import GATED, GateSettings
+from hubflow.schemas.deployment import GATED, VERDICT, GateSettings, Rule, Verdict
+from hubflow.schemas.evaluation import LOWER_IS_BETTER
 from hubflow.schemas.labels import LabelMap
-from hubflow.schemas.metrics import LOWER_IS_BETTER
 from hubflow.schemas.references import DatasetRef, Decision, ExportEvaluationRef, ExportRef, VerdictRef
 from hubflow.schemas.settings import EvaluateSettings
-from hubflow.schemas.verdicts import VERDICT, Rule, Verdict
 from hubflow.store.store import Store, content_key
 from hubflow.text import markdown_text
 
@@ -76,7 +74,7 @@ def gate(
         reuse: take what the store already holds for the same.
 
     Returns:
-        Reference to `verdict.json` (`hubflow.schemas.verdicts.Verdict`).
+        Reference to `verdict.json` (`hubflow.schemas.deployment.Verdict`).
 
     Raises:
         SettingsError: when the metric cannot be compared row by row, or the data set has no such split.

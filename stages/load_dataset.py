@@ -1,4 +1,4 @@
-"""Load a data set: rows held to their contract, one label map, Parquet in the store. Must not import Paddle."""
+"""Load a data set: rows held to their contract, one label map, Parquet in the store."""
 
 import logging
 from collections import Counter
@@ -22,12 +22,12 @@ from hubflow.data.readers.reading import (
 )
 from hubflow.data.readers.source import expanded, is_glob, matching, require_file
 from hubflow.errors import DataError
-from hubflow.orchestration.data_artifacts import publish
+from hubflow.orchestration.artifacts import publish_data_report
 from hubflow.orchestration.run_context import run_name
 from hubflow.orchestration.tasks import stage
-from hubflow.schemas.contracts import contract_identity, contract_of
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef, Split
+from hubflow.schemas.rows import contract_identity, contract_of
 from hubflow.schemas.settings import DatasetSpec, TaskType
 from hubflow.store.store import Store, content_key, file_sha256
 
@@ -76,7 +76,16 @@ def load_dataset(spec: DatasetSpec, task: TaskType, store: str, reuse: bool = Tr
     if chunks is not None:
         sources = {split: partial(iter, read) for split, read in chunks.items()}
     return ingest_dataset(
-        place, key, plan, sources, partial(_listed_labels, plan), digests, reuse, publish, run_name(), chunks is not None
+        place,
+        key,
+        plan,
+        sources,
+        partial(_listed_labels, plan),
+        digests,
+        reuse,
+        publish_data_report,
+        run_name(),
+        chunks is not None,
     )
 
 

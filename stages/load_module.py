@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from hubflow.errors import DownloadError, ModuleError
-from hubflow.modules.files import own_file
+from hubflow.modules.registry import own_file
 from hubflow.orchestration.tasks import stage
 from hubflow.schemas.references import ModuleRef
 from hubflow.schemas.settings import ModuleSpec

@@ -1,4 +1,4 @@
-"""Stage predict_sample: label a few rows of a data set with an export, as a user of it would, and keep them. No Paddle here."""
+"""Stage predict_sample: label a few rows of a data set with an export, as a user of it would, and keep them."""
 
 import shutil
 from pathlib import Path

@@ -4,7 +4,7 @@ from prefect.transactions import Transaction, get_transaction
 
 from hubflow.deployment.pointer import promote_candidate, undo
 from hubflow.orchestration.tasks import stage
-from hubflow.schemas.deployed import Deployed
+from hubflow.schemas.deployment import Deployed
 from hubflow.schemas.references import VerdictRef
 from hubflow.text import markdown_text
 

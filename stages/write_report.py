@@ -3,12 +3,11 @@
 import datetime
 import json
 
-from hubflow.data.page import environment
-from hubflow.deployment.lookup import read_verdict
-from hubflow.orchestration.report_artifacts import publish
+from hubflow.data.report import environment
+from hubflow.deployment.pointer import read_verdict
+from hubflow.orchestration.artifacts import publish_report
 from hubflow.orchestration.tasks import stage
-from hubflow.reporting.page import run_view
-from hubflow.reporting.previous import RUNS, SUMMARY, since
+from hubflow.reporting.page import RUNS, SUMMARY, run_view, since
 from hubflow.schemas.frames import require_metrics
 from hubflow.schemas.references import EncodedRef, EvaluationRef, ExportRef, VerdictRef
 from hubflow.schemas.settings import FineTuneSettings
@@ -77,7 +76,7 @@ def write_report(
         (draft / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
         (draft / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     home.sync(place)
-    publish(view, f"{place}/report.html", home.display_path(f"{place}/report.html"))
+    publish_report(view, f"{place}/report.html", home.display_path(f"{place}/report.html"))
     return home.display_path(f"{place}/report.html")
 
 

@@ -196,7 +196,7 @@ def _server() -> Iterator[None]:
 
 def _night(nightly: Any, disk: Path) -> tuple[Any, BaseException | None]:
     """What a nightly run gives that does not depend on when it ran, or the error that it ended with."""
-    from hubflow.schemas.nightly import NightlySettings
+    from hubflow.schemas.deployment import NightlySettings
     from hubflow.store.manifest import file_sha256
 
     store = disk / "store"

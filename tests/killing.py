@@ -53,12 +53,12 @@ from small_modules import (
 from hubflow.data.encoded import EncodedSplit
 from hubflow.modules.download import resolve_module
 from hubflow.programs.session import Session, TaskSpec
-from hubflow.runtime.cores import compute_sub_batches
+from hubflow.runtime.threads import compute_sub_batches
 from hubflow.schemas.labels import LabelMap
 from hubflow.training import loop as training
 from hubflow.training.callbacks import Callback, Step, TrainState
 from hubflow.training.checkpoints import Checkpoints
-from hubflow.training.step import TrainStep
+from hubflow.training.loop import TrainStep
 
 STARTING, LOADING, STEP, EVALUATION = "starting", "loading a checkpoint", "a step", "an evaluation"
 LAST, BEST, REMOVAL = "writing last", "writing best", "removing what is old"

@@ -577,7 +577,7 @@ def _is_service(pid: int, services: set[int]) -> bool:
 
 def _prune(address: str) -> None:
     from hubflow.deployment.pruning import prune
-    from hubflow.schemas.prune import PruneSettings
+    from hubflow.schemas.deployment import PruneSettings
 
     prune(PruneSettings(keep_last=100, min_age_days=0), address)
 

@@ -128,7 +128,7 @@ def watch_places(board: Board) -> None:
     """Child: have what writes, renames, removes and sends tell the board."""
     from hubflow.flows.fine_tune import Stopwatch
     from hubflow.store.remote import Remote
-    from hubflow.training.step import TrainStep
+    from hubflow.training.loop import TrainStep
 
     def at(place: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -277,7 +277,7 @@ class Start:
     def _night(self, board: Board) -> tuple[int, dict[str, Any]]:
         from hubflow.errors import HubflowError
         from hubflow.flows.nightly import nightly
-        from hubflow.schemas.nightly import NightlySettings
+        from hubflow.schemas.deployment import NightlySettings
         from hubflow.workers import processes
 
         watch_places(board)

@@ -10,11 +10,9 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from hubflow.errors import TagError
-from hubflow.schemas.checks import BLANK
-from hubflow.schemas.frames import PROBABILITY
-from hubflow.schemas.labels import clean_label
+from hubflow.schemas.frames import BLANK, PROBABILITY
+from hubflow.schemas.labels import clean_label, require_names, tagging_of
 from hubflow.schemas.rows import ImageRows, RowModel, TextPairRows, TextRows, TokenRows, label_column, row_schema
-from hubflow.schemas.tags import require_names, tagging_of
 
 CHARACTERS = st.one_of(
     st.characters(exclude_categories=["Cs"]), st.sampled_from(list("ab \t\r\n\",'\\\0\x02\x1c\x85\u2028\u3000\ufeff\u200b好é𝄞"))

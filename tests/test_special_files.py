@@ -15,9 +15,9 @@ from small_modules import write_tiny_bert
 from hubflow.data.quarantine import read_quarantine
 from hubflow.data.readers.reading import iter_rows, read_label_list, read_rows
 from hubflow.errors import HubflowError, SettingsError
-from hubflow.inference.batch.sources import output_of, sources_of
+from hubflow.inference.batch.layout import output_of, sources_of
 from hubflow.inference.verification import read_verification
-from hubflow.modules.checksums import CHECKSUMS, check_file, read_checksums
+from hubflow.modules.download import CHECKSUMS, check_file, read_checksums
 from hubflow.modules.images import read_image
 from hubflow.modules.module import read_config
 from hubflow.modules.tokenizer import load_tokenizer

@@ -22,7 +22,7 @@ from hubflow.cli.main import app
 from hubflow.console import Terminal
 from hubflow.deployment.pointer import override
 from hubflow.errors import DataError, HubflowError
-from hubflow.orchestration.data_artifacts import markdown
+from hubflow.orchestration.artifacts import markdown
 from hubflow.orchestration.tasks import stage
 from hubflow.schemas.settings import DatasetSpec
 from hubflow.stages.load_dataset import load_dataset

@@ -7,7 +7,7 @@ from typing import Any
 
 from runs import Run
 
-from hubflow.deployment.lookup import export_reference, verdict_reference
+from hubflow.deployment.pointer import export_reference, verdict_reference
 from hubflow.schemas.references import Decision, ExportRef, VerdictRef
 from hubflow.store.store import Store
 

@@ -1,4 +1,4 @@
-"""hubflow: fine-tuning pipeline stages over Paddle static programs; importing it imports neither Paddle nor Prefect."""
+"""hubflow: fine-tuning pipeline stages over Paddle static programs."""
 
 from importlib.metadata import version
 

@@ -1,4 +1,4 @@
-"""Files that others may have written, opened only when they are regular files. Must not import Paddle or Prefect.
+"""Files that others may have written, opened only when they are regular files.
 
 A named pipe without a writer never opens, a device such as /dev/zero never ends, and a path may name either by the time that it
 is opened. So every file from outside is opened here, and the descriptor is checked, not the path. Links are followed.

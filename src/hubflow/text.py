@@ -1,4 +1,4 @@
-"""Text of others on its way to people: to terminals, logs and Markdown pages. Must not import Paddle or Prefect.
+"""Text of others on its way to people: to terminals, logs and Markdown pages.
 
 File names, labels, columns and rows are whatever their authors wrote. A terminal obeys control sequences in them, and Markdown
 pages load what they link to; here they become text that is shown and does nothing.

@@ -24,7 +24,7 @@ from hubflow.flows.fine_tune import fine_tune as fine_tune_flow
 from hubflow.flows.predict import predict as predict_flow
 from hubflow.orchestration import temporary_server
 from hubflow.orchestration.run_context import artifact_key, require_lasting
-from hubflow.schemas.nightly import NightlySettings
+from hubflow.schemas.deployment import NightlySettings
 from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, ModuleSpec, PredictSettings
 from hubflow.schemas.sweep import SweepSettings
 from hubflow.schemas.training import TrackingSettings
@@ -272,7 +272,7 @@ def test_a_clock_that_is_set_back_loses_nothing(tmp_path: Path, monkeypatch: pyt
 
     store, kept = tmp_path / "store", []
     for day, rows in ((20, 40), (10, 60), (21, 80)):
-        monkeypatch.setattr("hubflow.data.profile_history.datetime.datetime", at(day))
+        monkeypatch.setattr("hubflow.data.profile.datetime.datetime", at(day))
         kept.append(load_dataset.fn(reviews(tmp_path / "train.tsv", rows), "text_classification", store))
     assert len(list((store / "profiles").glob("*/*.json"))) == 3
     for reference in kept:

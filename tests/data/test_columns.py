@@ -17,13 +17,12 @@ from pandera.typing import Series
 from pyarrow import parquet
 from runs import WORDS, run_stages, text_settings
 
+from hubflow.data.duplicates import group_keys
 from hubflow.data.quarantine import sort_out
-from hubflow.data.row_hashes import group_keys
 from hubflow.errors import ContractError, EmptyError, HubflowError
 from hubflow.evaluation.folder import read_details
-from hubflow.schemas.contracts import contract_of
 from hubflow.schemas.references import DatasetRef
-from hubflow.schemas.rows import TextRows
+from hubflow.schemas.rows import TextRows, contract_of
 from hubflow.schemas.settings import DatasetSpec, FineTuneSettings
 from hubflow.stages.evaluate_export import evaluate_export
 from hubflow.stages.load_dataset import load_dataset

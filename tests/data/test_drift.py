@@ -11,11 +11,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hubflow.data import profile_history
-from hubflow.data.drift import by_chance, compare, measured, shannon_distance, stability_index
-from hubflow.data.profile import Profiler
-from hubflow.data.profile_history import against_last, series_of, write_profile
-from hubflow.schemas.drift import DriftLimits, DriftSettings
+from hubflow.data import profile as profile_history
+from hubflow.data.profile import (
+    Profiler,
+    against_last,
+    by_chance,
+    compare,
+    measured,
+    series_of,
+    shannon_distance,
+    stability_index,
+    write_profile,
+)
+from hubflow.schemas.data_checks import DriftLimits, DriftSettings
 from hubflow.schemas.settings import DatasetSpec
 from hubflow.store.store import Store
 

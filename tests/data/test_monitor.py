@@ -7,10 +7,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from hubflow.data.profile_history import NOTHING
+from hubflow.data.profile import NOTHING
 from hubflow.errors import ContractError, SettingsError
-from hubflow.schemas.data_checks import DataChecks
-from hubflow.schemas.drift import DriftLimits, DriftSettings
+from hubflow.schemas.data_checks import DataChecks, DriftLimits, DriftSettings
 from hubflow.schemas.settings import DatasetSpec, ModuleSpec
 from hubflow.stages.dataset_from_frames import dataset_from_frames
 from hubflow.stages.encode_dataset import encode_dataset

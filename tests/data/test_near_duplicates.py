@@ -5,8 +5,8 @@ import time
 import numpy as np
 import pytest
 
-from hubflow.data import near_duplicates
-from hubflow.data.near_duplicates import Hashes, bit_count, nearest
+from hubflow.data import duplicates as near_duplicates
+from hubflow.data.duplicates import Hashes, bit_count, nearest
 
 
 def random_hashes(count: int, seed: int) -> Hashes:

@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hubflow.data.page import data_view, write_data_page
-from hubflow.data.profile import Profiler
-from hubflow.data.profile_history import against_last, write_profile
-from hubflow.orchestration.data_artifacts import MARKDOWN_KEY, TABLE_KEY, markdown, publish
-from hubflow.schemas.drift import DriftSettings
+from hubflow.data.profile import Profiler, against_last, write_profile
+from hubflow.data.report import data_view, write_data_page
+from hubflow.orchestration.artifacts import MARKDOWN_KEY, TABLE_KEY, markdown, publish_data_report
+from hubflow.schemas.data_checks import DriftSettings
 from hubflow.store.store import Store
 
 HOSTILE = "<script>alert(1)</script> [x](javascript:alert(1)) | <img src=x onerror=alert(1)>"
@@ -125,10 +124,10 @@ def test_the_report_is_published_as_a_table_and_markdown_and_outside_a_run_not_a
     from prefect.artifacts import Artifact
 
     report = full_report(tmp_path / "store")
-    publish(report)
+    publish_data_report(report)
     assert Artifact.get(MARKDOWN_KEY) is None
     assert Artifact.get(f"publish-data-{MARKDOWN_KEY}") is None
-    flow(publish, name="publish-data", validate_parameters=False)(report)
+    flow(publish_data_report, name="publish-data", validate_parameters=False)(report)
     table, page = (Artifact.get(f"publish-data-{key}") for key in (TABLE_KEY, MARKDOWN_KEY))
     (line,) = [one for one in json.loads(str(table.data)) if one["split"] == "train"]  # type: ignore[union-attr]
     assert line["quarantined"] == "3"

@@ -27,11 +27,9 @@ from hubflow.data.ingestion import Plan, ingest_rows
 from hubflow.data.quarantine import as_quarantined, read_quarantine, sort_out
 from hubflow.data.readers.reading import iter_rows, read_rows
 from hubflow.errors import ContractError, DataError, SettingsError
-from hubflow.schemas.contracts import contract_identity
-from hubflow.schemas.findings import Finding
 from hubflow.schemas.labels import LabelMap
-from hubflow.schemas.references import DatasetRef, Split
-from hubflow.schemas.rows import RowsError, TextRows, TokenRows, row_schema
+from hubflow.schemas.references import DatasetRef, Finding, Split
+from hubflow.schemas.rows import RowsError, TextRows, TokenRows, contract_identity, row_schema
 from hubflow.schemas.settings import DatasetSpec, TaskType
 from hubflow.stages.dataset_from_frames import dataset_from_frames
 from hubflow.stages.load_dataset import load_dataset
@@ -382,7 +380,7 @@ def test_small_chunks_and_small_blocks_give_the_rows_of_one(
     )
     whole = read_rows(spec, spec.train, "train")
     assert len(whole) == 300
-    monkeypatch.setattr("hubflow.data.readers.text.BLOCK_BYTES", 37)
+    monkeypatch.setattr("hubflow.data.readers.chunks.BLOCK_BYTES", 37)
     chunks = list(iter_rows(spec, spec.train, "train", chunk_rows=7))
     assert max(len(chunk.rows) for chunk in chunks) <= 7
     assert pd.concat([chunk.rows for chunk in chunks], ignore_index=True).equals(whole)
@@ -393,7 +391,7 @@ def csv_field(text: str) -> str:
 
 
 def test_columns_of_json_lines_that_come_late_are_kept(loader: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hubflow.data.readers.text.BLOCK_BYTES", 40)
+    monkeypatch.setattr("hubflow.data.readers.chunks.BLOCK_BYTES", 40)
     lines = [
         json.dumps({"text": f"t{place}", "label": place % 2} | ({"id": place} if place > 5 else {})) for place in range(12)
     ]

@@ -8,13 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hubflow.data.duplicates import normalised_texts
 from hubflow.data.readers.reading import read_rows
-from hubflow.data.row_hashes import normalised_texts
-from hubflow.data.split_checks import SplitChecks
+from hubflow.data.splits import SplitChecks
 from hubflow.errors import StoreError
 from hubflow.schemas.data_checks import DataChecks
-from hubflow.schemas.findings import Finding, Observer
-from hubflow.schemas.references import RowKind, Split
+from hubflow.schemas.references import Finding, Observer, RowKind, Split
 from hubflow.schemas.settings import DatasetSpec
 
 ALL = {

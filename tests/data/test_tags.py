@@ -12,10 +12,10 @@ import pytest
 from modules import make_tiny_bert
 from runs import Run, run_stages
 
-from hubflow.deployment.lookup import read_verdict
+from hubflow.deployment.pointer import read_verdict
 from hubflow.errors import SettingsError
 from hubflow.evaluation.folder import read_details
-from hubflow.schemas.gate import GateSettings
+from hubflow.schemas.deployment import GateSettings
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.settings import EvaluateSettings, FineTuneSettings, PredictSettings
 from hubflow.stages.evaluate_export import evaluate_export

@@ -12,7 +12,7 @@ from verdicts import store_with_exports, verdict_on
 
 from hubflow.deployment.pointer import override, read_deployed, roll_back, undo
 from hubflow.errors import PromotionError, StoreError
-from hubflow.schemas.deployed import Deployed
+from hubflow.schemas.deployment import Deployed
 from hubflow.schemas.references import ExportRef, VerdictRef
 from hubflow.stages.promote import promote
 

@@ -13,7 +13,7 @@ from verdicts import store_with_exports, verdict_on
 from hubflow.deployment.pointer import read_deployed, roll_back
 from hubflow.deployment.pruning import KINDS, prune
 from hubflow.errors import SettingsError, StoreError
-from hubflow.schemas.prune import PruneSettings
+from hubflow.schemas.deployment import PruneSettings
 from hubflow.stages.promote import promote
 from hubflow.store.store import Store
 

@@ -6,7 +6,7 @@ import pytest
 from runs import Run
 from safetensors.numpy import load_file
 
-from hubflow.deployment.warm_start import find_checkpoint
+from hubflow.deployment.pointer import find_checkpoint
 from hubflow.errors import SettingsError
 from hubflow.schemas.references import CheckpointRef
 from hubflow.schemas.settings import HeadSettings

@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 
 from hubflow.errors import SettingsError
 from hubflow.evaluation.slices import slices_of, wilson
-from hubflow.schemas.evaluate_settings import SliceSettings
+from hubflow.schemas.settings import SliceSettings
 
 ROWS = 120
 

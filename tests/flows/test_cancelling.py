@@ -21,8 +21,7 @@ from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.states import Cancelling
 from runs import Run, digits_settings
 
-from hubflow.schemas.references import EncodedRef, TaskRef
-from hubflow.schemas.requests import TrainRequest
+from hubflow.schemas.references import EncodedRef, TaskRef, TrainRequest
 from hubflow.schemas.training import TrainSettings
 from hubflow.stages.fine_tune import fine_tune
 from hubflow.training.callbacks import Callback, Step, TrainState
@@ -37,7 +36,7 @@ DIRECT = """
 import sys
 from prefect import flow
 from hubflow.schemas.references import EncodedRef, TaskRef
-from hubflow.schemas.requests import TrainRequest
+from hubflow.schemas.references import TrainRequest
 from hubflow.stages.fine_tune import fine_tune
 
 request = TrainRequest.model_validate_json(sys.argv[1])

@@ -11,13 +11,11 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from runs import digits_settings
 
-from hubflow.deployment.lookup import read_verdict
-from hubflow.deployment.pointer import override, read_deployed
+from hubflow.deployment.pointer import override, read_deployed, read_verdict
 from hubflow.errors import ConcurrencyError, OpenFilesError, OutOfMemoryError, SettingsError, SignatureError, StoreError
 from hubflow.flows.nightly import nightly
-from hubflow.orchestration.gpu_slots import require_limit
-from hubflow.orchestration.tasks import stage
-from hubflow.schemas.nightly import ConcurrencySettings, NightlyResult, NightlySettings
+from hubflow.orchestration.tasks import require_limit, stage
+from hubflow.schemas.deployment import ConcurrencySettings, NightlyResult, NightlySettings
 from hubflow.schemas.parsing import parse_settings
 from hubflow.store.manifest import verify_folder
 from hubflow.store.signing import make_key, require_trusted

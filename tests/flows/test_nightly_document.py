@@ -17,8 +17,8 @@ from prefect_processes import World, documented_blocks, world
 PROJECT = Path(__file__).parents[2]
 
 HOLD = """
-from hubflow.orchestration.gpu_slots import slot
-from hubflow.schemas.nightly import ConcurrencySettings
+from hubflow.orchestration.tasks import slot
+from hubflow.schemas.deployment import ConcurrencySettings
 with slot(ConcurrencySettings(held="always", lease_seconds=60), "cpu"):
     print("held", flush=True)
     {then}

@@ -17,11 +17,11 @@ from pydantic import ValidationError
 from runs import WORDS, text_settings
 from s3fs import S3FileSystem
 
-from hubflow.data.profile_history import ONLY_THIS
+from hubflow.data.profile import ONLY_THIS
 from hubflow.errors import SettingsError, StoreError
 from hubflow.flows.fine_tune import fine_tune
 from hubflow.flows.predict import predict
-from hubflow.orchestration.store_access import StoreCredentials, open_store
+from hubflow.orchestration.run_context import StoreCredentials, open_store
 from hubflow.schemas.references import FineTuneResult
 from hubflow.schemas.settings import FineTuneSettings, PredictSettings
 from hubflow.store import remote

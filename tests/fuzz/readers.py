@@ -35,8 +35,8 @@ from hubflow.modules.module import read_config
 from hubflow.modules.tokenizer import encode_texts, encode_words, load_tokenizer
 from hubflow.modules.weights import read_weights, weight_names
 from hubflow.programs.operators import checked_program
+from hubflow.schemas.deployment import NightlySettings
 from hubflow.schemas.labels import LabelMap
-from hubflow.schemas.nightly import NightlySettings
 from hubflow.schemas.parsing import parse_settings, read_settings, with_overrides
 from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, PredictSettings, TaskType
 from hubflow.schemas.sweep import SweepSettings

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hubflow.evaluation.evaluated_split import EvaluatedSplit
+from hubflow.evaluation.slices import EvaluatedSplit
 from hubflow.metrics.classification import ClassificationMetrics, MetricOptions
 from hubflow.metrics.metrics import log_softmax
 from hubflow.metrics.sequence_labelling import SequenceLabellingMetrics

@@ -8,8 +8,7 @@ import pytest
 
 from hubflow.errors import TaskError
 from hubflow.runtime.paddle_import import keep_program, paddle, set_variable
-from hubflow.tasks.heads import create_img_cls_task
-from hubflow.tasks.task import Task, data_variables
+from hubflow.tasks.task import Task, create_img_cls_task, data_variables
 
 LABEL = np.array([0, 1, 2, 0])
 

@@ -15,7 +15,7 @@ from small_modules import MAX_SEQ_LEN
 from hubflow.inference.predictor import Predictor
 from hubflow.schemas.labels import LabelMap
 from hubflow.store.store import StoreError
-from hubflow.training.resuming import versions
+from hubflow.training.checkpoints import versions
 
 TOLERANCE = 1e-5
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from runs import Run
 
-from hubflow.inference.model_card import markdown_text, seen_text, write_card
+from hubflow.inference.export import markdown_text, seen_text, write_card
 from hubflow.schemas.labels import LabelMap
 from hubflow.store.manifest import verify_folder
 

@@ -11,7 +11,7 @@ from runs import Run
 from small_exports import KINDS, Exported
 
 from hubflow.errors import SettingsError
-from hubflow.inference.onnx import PROGRAM_ONNX, onnx_runner, require_onnx
+from hubflow.inference.export import PROGRAM_ONNX, onnx_runner, require_onnx
 from hubflow.inference.verification import read_verification
 from hubflow.schemas.export import ExportSettings
 from hubflow.stages.export_inference_program import export_inference_program
@@ -49,7 +49,7 @@ def converted(tiny_exports: dict[str, Exported], tmp_path_factory: pytest.TempPa
 import sys
 import paddle2onnx
 from pathlib import Path
-from hubflow.inference.onnx import write_onnx
+from hubflow.inference.export import write_onnx
 def refuse(event, arguments):
     if event in ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "socket.connect"):
         raise SystemExit(f"{{event}} {{arguments}}")
@@ -79,7 +79,7 @@ def test_any_number_of_rows_gives_the_trained_programs_probabilities(
 def test_a_program_that_cannot_be_converted_is_an_error_with_what_was_said(tmp_path: Path) -> None:
     (tmp_path / "program.json").write_text("{}")
     (tmp_path / "program.pdiparams").write_bytes(b"")
-    script = f"from pathlib import Path; from hubflow.inference.onnx import write_onnx; write_onnx(Path({str(tmp_path)!r}))"
+    script = f"from pathlib import Path; from hubflow.inference.export import write_onnx; write_onnx(Path({str(tmp_path)!r}))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode != 0
     assert not (tmp_path / PROGRAM_ONNX).exists()

@@ -14,7 +14,7 @@ from hubflow.metrics import weighted as statistics
 from hubflow.metrics.bootstrap import bootstrap_weights
 from hubflow.metrics.intervals import intervals_of
 from hubflow.metrics.weighted import ClassStatistics, SequenceStatistics
-from hubflow.schemas.evaluate_settings import BootstrapSettings
+from hubflow.schemas.settings import BootstrapSettings
 
 
 @pytest.mark.parametrize("num_classes", [2, 4, 9])

@@ -17,7 +17,7 @@ from seqeval.scheme import IOB2
 from hubflow.metrics.classification import Calibration, ClassificationMetrics, MetricOptions
 from hubflow.metrics.entities import Scheme, TagReader, scheme_of
 from hubflow.metrics.metrics import ClassCounts, averages, classification_metrics, confusion, entity_metrics, log_softmax
-from hubflow.schemas.tags import Tagging
+from hubflow.schemas.labels import Tagging
 
 IOB_TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-a-b", "I-a-b"]
 ANY_TAGS = [*IOB_TAGS, "E-PER", "S-LOC", "E-LOC", "S-PER"]

@@ -3,11 +3,10 @@
 import pytest
 from small_modules import golden_facts, in_order_of_use
 
-from hubflow.modules.blocks import image_block_of, image_blocks, text_block_of, text_blocks
 from hubflow.modules.module import build_graph, module_block_of, module_blocks
 from hubflow.modules.networks import image
-from hubflow.modules.networks.text import TextConfig
-from hubflow.modules.networks.text_names import FAMILIES
+from hubflow.modules.networks.text import FAMILIES, TextConfig
+from hubflow.modules.weights import image_block_of, image_blocks, text_block_of, text_blocks
 
 TEXT_CASES = {"bert", "ernie_task", "roberta", "xlm_roberta", "electra", "distilbert", "bert_no_pooler"}
 

@@ -14,7 +14,7 @@ from small_sessions import add_descent, moved, step
 from hubflow.errors import TaskError, WeightsError
 from hubflow.inference.export import as_exported, write_export
 from hubflow.inference.predictor import Predictor
-from hubflow.modules.lora import is_adapter, merged
+from hubflow.modules.networks.text import is_adapter, merged
 from hubflow.programs.session import Session, TaskSpec
 from hubflow.runtime.paddle_import import set_variable
 from hubflow.schemas.settings import LoraSettings

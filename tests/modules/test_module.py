@@ -16,12 +16,11 @@ from safetensors.numpy import load_file
 
 from hubflow.errors import ModuleError
 from hubflow.modules.module import ImageConfig, Module, build_graph, read_config
-from hubflow.modules.networks.text import TextConfig
-from hubflow.modules.networks.text_names import FAMILIES
+from hubflow.modules.networks.text import FAMILIES, TextConfig
 from hubflow.runtime.paddle_import import get_variable, paddle
 from hubflow.schemas.settings import ModuleSpec
 from hubflow.stages.load_module import load_module
-from hubflow.tasks.heads import create_img_cls_task
+from hubflow.tasks.task import create_img_cls_task
 
 RUNNING_STATISTICS = (".w_1", ".w_2")
 

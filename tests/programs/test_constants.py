@@ -7,13 +7,13 @@ import pytest
 from small_modules import settings, some_texts, text_split
 
 from hubflow.programs import session as session_module
-from hubflow.programs.constants import CONSTANTS, share_constants
+from hubflow.programs.passes import CONSTANTS, share_constants
 from hubflow.programs.session import Session, TaskSpec
 from hubflow.runtime.paddle_import import leave_dynamic_mode, paddle
 from hubflow.training.callbacks import TrainState
 from hubflow.training.distributed import World
+from hubflow.training.loop import TrainStep
 from hubflow.training.program import Update
-from hubflow.training.step import TrainStep
 
 
 def test_equal_constants_are_one_and_others_are_kept_apart() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from small_modules import some_texts, text_split
 
-from hubflow.programs.inference_program import simplify
+from hubflow.programs.passes import simplify
 from hubflow.programs.session import Session, TaskSpec
 
 

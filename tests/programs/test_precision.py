@@ -16,8 +16,8 @@ from hubflow.schemas.settings import LoraSettings
 from hubflow.schemas.training import Precision
 from hubflow.training.callbacks import TrainState
 from hubflow.training.distributed import World
+from hubflow.training.loop import FIRST_LOSS_SCALE, TrainStep, require_finite
 from hubflow.training.program import Update
-from hubflow.training.step import FIRST_LOSS_SCALE, TrainStep, require_finite
 
 CPU = paddle.CPUPlace()
 HAS_BFLOAT16 = bool(mixed._cpu_flags().intersection(mixed.BFLOAT16_FLAGS))

@@ -1,7 +1,6 @@
 """calibration_chart: each bin where its probability and its share of right rows are, on axes from 0 to 1."""
 
-from hubflow.reporting.calibration import calibration_chart
-from hubflow.reporting.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
+from hubflow.reporting.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, calibration_chart
 from hubflow.schemas.evaluation import Calibration, CalibrationBin
 
 BINS = [

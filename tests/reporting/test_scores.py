@@ -2,7 +2,7 @@
 
 import pytest
 
-from hubflow.reporting.scores import MAX_LABELS, score_tables
+from hubflow.reporting.splits import MAX_LABELS, score_tables
 from hubflow.schemas.evaluation import ClassScore, Confusion, Scores, SplitDetails
 
 MEANS = {"macro": {"precision": 0.5, "recall": 0.5, "f1": 0.5}}

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hubflow.reporting.slices import MAX_LINES, slice_tables
+from hubflow.reporting.splits import MAX_LINES, slice_tables
 from hubflow.schemas.evaluation import Confusion, Interval, Slice, SplitDetails
 
 WHOLE = {"accuracy": 0.8, "f1_macro": 0.7, "loss": 0.5}

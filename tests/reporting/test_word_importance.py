@@ -6,8 +6,7 @@ import pytest
 from runs import Run
 
 from hubflow.inference.predictor import Predictor
-from hubflow.reporting.mistakes import MAX_MARKS, marked
-from hubflow.reporting.word_importance import MAX_SPANS, Span, word_importances
+from hubflow.reporting.splits import MAX_MARKS, MAX_SPANS, Span, marked, word_importances
 
 
 def test_weights_are_differences_of_log_odds(text_run: Run) -> None:

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from hubflow.errors import ContractError
-from hubflow.schemas.encoded import check_encoded_text
+from hubflow.schemas.rows import check_encoded_text
 
 LIMITS: dict[str, Any] = {"vocab_size": 10, "max_seq_len": 4, "num_classes": 3, "source": "train"}
 

@@ -10,8 +10,8 @@ import pytest
 
 from hubflow.errors import SettingsError
 from hubflow.evaluation.custom_metrics import custom_metrics
-from hubflow.schemas.contracts import contract_of
 from hubflow.schemas.importing import import_object, search_folder_last
+from hubflow.schemas.rows import contract_of
 
 FUNCTION = "def share(evaluated, labels):\n    return 1.0\n"
 

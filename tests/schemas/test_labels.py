@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hubflow.errors import LabelMapError
-from hubflow.schemas.checks import BLANK, has_text
+from hubflow.schemas.frames import BLANK, has_text
 from hubflow.schemas.labels import (
     WHITE_SPACE,
     LabelMap,

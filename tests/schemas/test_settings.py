@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from hubflow.errors import SettingsError
-from hubflow.schemas.nightly import NightlySettings
+from hubflow.schemas.deployment import NightlySettings
 from hubflow.schemas.parsing import load_settings, parse_settings, read_settings, with_overrides
 from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, ModuleSpec, PredictSettings
 from hubflow.schemas.training import TrainSettings

@@ -3,8 +3,7 @@
 import pytest
 
 from hubflow.errors import TagError
-from hubflow.schemas.labels import LabelMap
-from hubflow.schemas.tags import Tagging, has_entities, require_names, tagging_of
+from hubflow.schemas.labels import LabelMap, Tagging, has_entities, require_names, tagging_of
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from hubflow.errors import SettingsError
 from hubflow.schemas.parsing import parse_settings
-from hubflow.schemas.report import ReportSettings
-from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, ModuleSpec, PredictSettings
+from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, ModuleSpec, PredictSettings, ReportSettings
 from hubflow.schemas.training import TrackingSettings, TrainSettings
 from hubflow.schemas.urls import is_under, url_fault
 

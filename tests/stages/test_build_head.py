@@ -9,7 +9,7 @@ from modules import make_tiny_bert
 from runs import WORDS, Run, digits_settings, text_settings
 
 from hubflow.errors import HubflowError, SettingsError
-from hubflow.programs.artifacts import open_session, task_spec
+from hubflow.programs.session import open_session, task_spec
 from hubflow.schemas.references import TaskRef
 from hubflow.schemas.settings import FineTuneSettings, HeadSettings, LoraSettings
 from hubflow.stages.build_head import build_head

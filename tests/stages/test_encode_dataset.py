@@ -15,16 +15,15 @@ from PIL import Image, ImageEnhance
 from PIL.PngImagePlugin import PngInfo
 from runs import WORDS, Run, digits_settings, run_stages
 
-from hubflow.data.encoding_checks import encoding_findings
+from hubflow.data.encoding import encoding_findings
 from hubflow.data.encoding_monitor import with_encoding
 from hubflow.data.monitor import read_data_report
-from hubflow.data.page import data_view
+from hubflow.data.report import data_view
 from hubflow.errors import ContractError, ImageError, SettingsError
 from hubflow.evaluation.folder import read_details
 from hubflow.modules.images import load_pixels
-from hubflow.reporting.mistakes import shown_mistakes
-from hubflow.schemas.data_checks import DataChecks
-from hubflow.schemas.drift import DriftLimits, DriftSettings
+from hubflow.reporting.splits import shown_mistakes
+from hubflow.schemas.data_checks import DataChecks, DriftLimits, DriftSettings
 from hubflow.schemas.references import DatasetRef, EncodedRef, Split
 from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, ModuleSpec, TaskType
 from hubflow.stages.dataset_from_frames import dataset_from_frames

@@ -7,11 +7,10 @@ import pandas as pd
 import pytest
 from runs import Run
 
-from hubflow.data.extra_columns import with_extra_columns
+from hubflow.data.columns import with_extra_columns
 from hubflow.errors import LabelMapError, SettingsError
 from hubflow.evaluation.folder import read_details, require_evaluable
-from hubflow.schemas.evaluate_settings import SliceSettings
-from hubflow.schemas.settings import METRICS, EvaluateSettings
+from hubflow.schemas.settings import METRICS, EvaluateSettings, SliceSettings
 from hubflow.stages.evaluate import evaluate
 from hubflow.store.store import Store
 from hubflow.text import metrics_table

@@ -10,15 +10,13 @@ import pytest
 from runs import Run
 from verdicts import store_with_exports
 
-from hubflow.deployment.lookup import export_reference, read_verdict
-from hubflow.deployment.pointer import override
+from hubflow.deployment.pointer import export_reference, override, read_verdict
 from hubflow.errors import LabelMapError, SettingsError
-from hubflow.schemas.gate import GateSettings
+from hubflow.schemas.deployment import GateSettings, Rule, Verdict
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef, ExportRef
 from hubflow.schemas.settings import EvaluateSettings
 from hubflow.schemas.training import TrainSettings
-from hubflow.schemas.verdicts import Rule, Verdict
 from hubflow.stages.evaluate import evaluate
 from hubflow.stages.export_inference_program import export_inference_program
 from hubflow.stages.fine_tune import fine_tune

@@ -13,7 +13,7 @@ from runs import Run, write_reviews
 
 from hubflow.errors import ContractError, HubflowError, SettingsError, StoreError
 from hubflow.inference.batch.shard import predict_part
-from hubflow.schemas.parts import PredictionJob, ShardRecord, ShardRef
+from hubflow.schemas.references import PredictionJob, ShardRecord, ShardRef
 from hubflow.schemas.settings import PredictSettings
 from hubflow.stages.predict import predict
 

@@ -15,9 +15,8 @@ from runs import WORDS, Run, run_stages, text_settings
 
 from hubflow.errors import StoreError
 from hubflow.evaluation.folder import read_details
-from hubflow.schemas.evaluate_settings import BootstrapSettings, EvaluateSettings, SliceSettings
-from hubflow.schemas.gate import GateSettings
-from hubflow.schemas.settings import FineTuneSettings
+from hubflow.schemas.deployment import GateSettings
+from hubflow.schemas.settings import BootstrapSettings, EvaluateSettings, FineTuneSettings, SliceSettings
 from hubflow.stages.evaluate import evaluate
 from hubflow.stages.gate import gate
 from hubflow.stages.write_report import write_report

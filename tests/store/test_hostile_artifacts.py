@@ -11,10 +11,10 @@ from runs import Run
 from verdicts import store_with_exports, verdict_on
 
 from hubflow.data.encoded import open_images
-from hubflow.deployment.lookup import export_reference, read_verdict
+from hubflow.deployment.pointer import export_reference, read_verdict
 from hubflow.errors import StoreError
 from hubflow.evaluation.folder import load_details, read_details
-from hubflow.schemas.gate import GateSettings
+from hubflow.schemas.deployment import GateSettings
 from hubflow.schemas.references import Reference
 from hubflow.schemas.settings import EvaluateSettings
 from hubflow.stages.gate import gate

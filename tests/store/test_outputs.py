@@ -29,9 +29,8 @@ from hubflow.stages.predict import predict
 from hubflow.store.manifest import atomic_file, atomic_folder, locked, write_atomically
 from hubflow.store.outputs import Output
 from hubflow.store.store import Store
-from hubflow.training.callbacks import TrainState
+from hubflow.training.callbacks import HistoryFile, TrainState
 from hubflow.training.checkpoints import save_weights
-from hubflow.training.history import HistoryFile
 from hubflow.training.trackers.tensorboard import TensorBoardTracker
 
 ONLY_ROOT = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can be other users")

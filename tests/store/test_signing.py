@@ -17,12 +17,11 @@ from runs import Run
 from small_exports import Exported
 from verdicts import store_with_exports, verdict_on
 
-from hubflow.deployment.lookup import export_of
-from hubflow.deployment.pointer import override, roll_back
+from hubflow.deployment.pointer import export_of, override, roll_back
 from hubflow.errors import SettingsError, SignatureError, StoreError
 from hubflow.hub import Module, Predictor, create_img_cls_task, export
 from hubflow.runtime.paddle_import import paddle
-from hubflow.schemas.gate import GateSettings
+from hubflow.schemas.deployment import GateSettings
 from hubflow.schemas.settings import EvaluateSettings, PredictSettings
 from hubflow.stages.evaluate_export import evaluate_export
 from hubflow.stages.export_inference_program import export_inference_program

@@ -9,8 +9,7 @@ import pytest
 from hubflow.errors import TaskError
 from hubflow.runtime.paddle_import import get_variable, keep_program, paddle, set_variable
 from hubflow.schemas.labels import IGNORED_LABEL
-from hubflow.tasks.heads import create_img_cls_task, create_seq_label_task, create_text_cls_task
-from hubflow.tasks.task import Task
+from hubflow.tasks.task import Task, create_img_cls_task, create_seq_label_task, create_text_cls_task
 
 
 @pytest.fixture(autouse=True)

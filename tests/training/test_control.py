@@ -8,7 +8,7 @@ import pytest
 from hubflow.errors import SettingsError
 from hubflow.schemas.training import TrainSettings
 from hubflow.training.callbacks import TrainState
-from hubflow.training.control import TrainerControl
+from hubflow.training.loop import TrainerControl
 
 BLOCKS = ("embeddings", "encoder.0", "encoder.1")
 

@@ -10,12 +10,11 @@ from small_modules import settings, some_texts, text_split
 from hubflow.data.encoded import TextSplit
 from hubflow.programs.session import Session, TaskSpec
 from hubflow.runtime.paddle_import import get_variable
-from hubflow.training import embedding_rows
+from hubflow.training import program as embedding_rows
 from hubflow.training.callbacks import TrainState
 from hubflow.training.distributed import World
-from hubflow.training.embedding_rows import WIDENED
-from hubflow.training.program import Update
-from hubflow.training.step import TrainStep
+from hubflow.training.loop import TrainStep
+from hubflow.training.program import WIDENED, Update
 
 SPEC = TaskSpec("text_classification", 2)
 WORDS = "embeddings.word.weight"

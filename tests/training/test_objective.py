@@ -11,8 +11,8 @@ from small_modules import ENTITY_LABELS, SENTIMENT, image_split, settings, some_
 from hubflow.errors import SettingsError
 from hubflow.runtime.paddle_import import BUILD_LOCK, keep_program, paddle
 from hubflow.schemas.labels import IGNORED_LABEL, LabelMap
-from hubflow.tasks.heads import create_img_cls_task, create_seq_label_task
-from hubflow.training.objective import NORMALISER, add_objective, class_weights_of
+from hubflow.tasks.task import create_img_cls_task, create_seq_label_task
+from hubflow.training.program import NORMALISER, add_objective, class_weights_of
 
 WEIGHTS = np.array([0.5, 2.0, 0.0, 1.25], np.float32)
 ROWS, LENGTH, CLASSES = 6, 5, 4

@@ -12,7 +12,7 @@ from hubflow.modules.module import Module
 from hubflow.runtime.paddle_import import BUILD_LOCK, get_variable, paddle, set_variable
 from hubflow.schemas.parsing import parse_settings
 from hubflow.schemas.training import AnyOptimizer, TrainSettings
-from hubflow.tasks.heads import create_img_cls_task
+from hubflow.tasks.task import create_img_cls_task
 from hubflow.training.optimizers import CLASSES, apply, is_decayed
 
 Array = np.ndarray

@@ -15,10 +15,9 @@ from hubflow.programs.session import Session, TaskSpec
 from hubflow.schemas.labels import LabelMap
 from hubflow.training.callbacks import TrainState
 from hubflow.training.checkpoints import Checkpoints
-from hubflow.training.loop import TrainPlan, train
+from hubflow.training.loop import TrainPlan, TrainStep, train
 from hubflow.training.preflight import Preflight, preflight, require_room
 from hubflow.training.program import Update
-from hubflow.training.step import TrainStep
 
 Export = Callable[[Session, Path], None]
 

@@ -30,11 +30,9 @@ from hubflow.schemas.labels import LabelMap
 from hubflow.training.callbacks import Callback, Step, TrainState
 from hubflow.training.checkpoints import Checkpoints
 from hubflow.training.distributed import World
-from hubflow.training.loop import TrainingError, TrainingStopped, TrainPlan, train
-from hubflow.training.objective import class_weights_of
+from hubflow.training.loop import TrainingError, TrainingStopped, TrainPlan, TrainStep, train
 from hubflow.training.optimizers import is_decayed
-from hubflow.training.program import Report, Update
-from hubflow.training.step import TrainStep
+from hubflow.training.program import Report, Update, class_weights_of
 
 RATE = 0.05
 SIDES = LabelMap(labels=("left", "right"))

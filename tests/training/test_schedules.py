@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubflow.schemas.training import TrainSettings
-from hubflow.training.schedules import Schedule, schedule_of, warmup_steps
+from hubflow.training.optimizers import Schedule, schedule_of, warmup_steps
 
 PEAK = 0.1
 KINDS: dict[str, dict[str, Any]] = {

@@ -11,7 +11,7 @@ import pytest
 from runs import Run
 
 from hubflow.errors import ResumeError
-from hubflow.schemas.requests import TrainRequest
+from hubflow.schemas.references import TrainRequest
 from hubflow.schemas.training import CheckpointSettings, TrainSettings
 from hubflow.stages.fine_tune import fine_tune
 from hubflow.store.manifest import verify_folder
@@ -22,7 +22,7 @@ TROUBLE = """
 import json, sys
 from pathlib import Path
 from hubflow.errors import HubflowError
-from hubflow.schemas.requests import TrainRequest
+from hubflow.schemas.references import TrainRequest
 from hubflow.stages import fine_tune as stage
 
 request, kind = TrainRequest.model_validate_json(sys.argv[1]), sys.argv[2]

@@ -5,7 +5,7 @@ import resource
 from pathlib import Path
 from typing import Any
 
-from hubflow.jobs import training as training_run
+from hubflow import jobs as training_run
 from hubflow.training.callbacks import Callback, Step, TrainState
 from hubflow.workers.connection import Connection
 

@@ -1,4 +1,4 @@
-"""The command line: reads settings, runs flows, prints the outcome. Imports Paddle and Prefect only in the commands."""
+"""The command line: it reads settings, runs flows, and prints the outcome."""
 
 import atexit
 import gc
@@ -6,16 +6,12 @@ import json
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from hubflow import __version__
-from hubflow.cli import deployed as commands_deployed  # noqa: F401  # put their commands on the app
-from hubflow.cli import export as commands_export  # noqa: F401  # put their commands on the app
-from hubflow.cli import nightly as commands_nightly  # noqa: F401  # put their commands on the app
-from hubflow.cli import sweep as commands_sweep  # noqa: F401  # put their commands on the app
 from hubflow.cli.app import (
     FAULT,
     Config,
@@ -32,16 +28,278 @@ from hubflow.cli.app import (
     without_prefect_files,
 )
 from hubflow.console import show_progress
-from hubflow.errors import SettingsError
+from hubflow.errors import HubflowError, SettingsError
 from hubflow.runtime.memory import share_one_heap
+from hubflow.schemas.deployment import NightlySettings, PruneSettings
 from hubflow.schemas.importing import search_folder_last
-from hubflow.schemas.nightly import NightlySettings
 from hubflow.schemas.parsing import parse_settings, read_settings, with_overrides
 from hubflow.schemas.settings import FineTuneSettings, PredictSettings
-from hubflow.schemas.sweep import SweepSettings
+from hubflow.schemas.sweep import SweepResult, SweepSettings
 from hubflow.text import printable
 
+if TYPE_CHECKING:
+    from hubflow.schemas.deployment import Deployed, PointerChange
+
 __all__ = ["app", "main"]
+
+Store = Annotated[str, typer.Option(help="Where everything is kept: a folder, or a URL.")]
+Name = Annotated[str, typer.Argument(help="Under which the export is in use: `name` of the settings.")]
+Reason = Annotated[str, typer.Option(help="Why; it is kept in the history.")]
+By = Annotated[str | None, typer.Option(help="Who decides; the user of this process when not given.")]
+
+
+@app.command()
+def deployed(
+    name: Annotated[str | None, typer.Argument(help="Only this one, with its history.")] = None,
+    store: Store = "hubflow-store",
+    as_json: Json = False,
+) -> None:
+    """Show which export is in use, under each name, and how that came about."""
+    from hubflow.deployment.pointer import deployed_names, read_deployed
+
+    found = [read_deployed(store, one) for one in ([name] if name else deployed_names(store))]
+    if as_json:
+        print_json({"deployed": [_told(one) for one in found]})
+    elif name:
+        _show_history(found[0])
+    else:
+        for one in found:
+            out.print(_line(one), soft_wrap=True)
+        if not found:
+            out.print("nothing is in use", soft_wrap=True)
+
+
+@app.command()
+def promote(
+    export: Annotated[str, typer.Argument(help="Exported folder in the store.")],
+    name: Name,
+    store: Annotated[str | None, typer.Option(help="The store; that which the folder lies in when not given.")] = None,
+    override: Annotated[bool, typer.Option("--override", help="Whatever the gate says; needs --reason.")] = False,
+    reason: Reason = "",
+    by: By = None,
+    as_json: Json = False,
+) -> None:
+    """Put an export in use under NAME: by the gate's latest verdict about it, or with --override by your decision."""
+    from hubflow.deployment.pointer import export_of, latest_verdict
+    from hubflow.deployment.pointer import override as decide
+    from hubflow.deployment.pointer import promote_candidate as run
+
+    place, reference = export_of(export, store)
+    verdict = latest_verdict(place, reference, name)
+    if override:
+        moved = decide(reference, name, place, reason, by, verdict)
+    elif verdict is None:
+        raise HubflowError(
+            f"{export}: the gate has not evaluated it for {name!r}; run the flow nightly with gate settings, or decide "
+            "yourself with --override --reason …"
+        )
+    else:
+        moved = run(verdict, place, by)
+    _tell(moved, as_json)
+
+
+@app.command()
+def rollback(name: Name, reason: Reason = "", store: Store = "hubflow-store", by: By = None, as_json: Json = False) -> None:
+    """Put in use again what was in use under NAME before."""
+    from hubflow.deployment.pointer import roll_back
+
+    _tell(roll_back(name, store, reason, by), as_json)
+
+
+def _tell(moved: "Deployed", as_json: bool) -> None:
+    if as_json:
+        print_json(_told(moved))
+    else:
+        out.print(_line(moved), soft_wrap=True)
+
+
+def _told(one: "Deployed") -> dict[str, object]:
+    values = one.model_dump(mode="json")
+    export = one.export
+    return {"name": one.name, "revision": one.revision, "export": export and export.path, "history": values["history"]}
+
+
+def _line(one: "Deployed") -> str:
+    move = one.move
+    if move is None:
+        return f"{one.name}: nothing is in use"
+    return f"{one.name}: {_path(move)}, revision {move.revision}, {_how(move)}"
+
+
+def _show_history(one: "Deployed") -> None:
+    out.print(_line(one), soft_wrap=True)
+    table = Table("revision", "when", "what", "export", "by", "why", box=None)
+    for move in reversed(one.history):
+        when = f"{move.at:%Y-%m-%d %H:%M}"
+        table.add_row(str(move.revision), when, move.action, Path(_path(move)).name, move.by, move.reason)
+    out.print(table)
+
+
+def _path(move: "PointerChange") -> str:
+    return move.export.path if move.export else "nothing"
+
+
+def _how(move: "PointerChange") -> str:
+    return f"{move.action.replace('_', ' ')} by {move.by} on {move.at:%Y-%m-%d %H:%M} UTC: {move.reason}"
+
+
+@app.command()
+def prune(
+    store: Store = "hubflow-store",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    overrides: Override = None,
+    as_json: Json = False,
+) -> None:
+    """Remove old runs, exports, checkpoints and evaluations that nothing in use needs; --set keep_last=5, min_age_days=7."""
+    from hubflow.deployment.pruning import prune as run
+
+    settings = parse_settings(PruneSettings, with_overrides({}, overrides or []), "hubflow prune")
+    pruned = run(settings, store, dry_run)
+    if as_json:
+        print_json(pruned.model_dump(mode="json"))
+        return
+    for path in pruned.removed:
+        out.print(path, soft_wrap=True)
+    told = "would be removed" if dry_run else "removed"
+    out.print(f"{len(pruned.removed)} {told}, {pruned.bytes / 1e6:.1f} MB; {len(pruned.kept_in_use)} stay for what is in use")
+
+
+Export = Annotated[str, typer.Argument(help="Exported folder, or its URL.")]
+export_app = typer.Typer(help="Sign exported folders, and check who has signed one.", no_args_is_help=True)
+app.add_typer(export_app, name="export")
+
+
+@export_app.command()
+def keygen(
+    private: Annotated[Path, typer.Argument(help="File of the private key; it must not be there yet.")], as_json: Json = False
+) -> None:
+    """Make a key pair: PRIVATE, which only you can read, and PRIVATE.pub, which goes to whoever uses exports."""
+    from hubflow.store.signing import make_key
+
+    known, public = make_key(private), f"{private}.pub"
+    if as_json:
+        print_json({"key": known, "private": str(private), "public": public})
+        return
+    out.print(f"key       {known}\nprivate   {private}\npublic    {public}", soft_wrap=True, markup=False)
+
+
+@export_app.command()
+def sign(
+    export: Export,
+    key: Annotated[Path | None, typer.Option(help="File of the private key (PEM, ed25519).")] = None,
+    key_block: Annotated[str | None, typer.Option(help="Prefect Secret block with the content of such a file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Sign an export with a private key: it is yours, as its manifest has it now."""
+    from hubflow.store.signing import read_signing_key
+    from hubflow.store.store import sign_folder
+
+    if (key is None) == (key_block is None):
+        raise SettingsError("hubflow export sign: give either --key FILE or --key-block NAME")
+    known = sign_folder(export, read_signing_key(key if key is not None else _of_block(str(key_block))))
+    if as_json:
+        print_json({"export": export, "key": known})
+        return
+    out.print(f"{export}: signed by key {known}", soft_wrap=True, markup=False)
+
+
+@export_app.command()
+def verify(
+    export: Export,
+    key: Annotated[list[str] | None, typer.Option(help="Public key: a PEM file. Those of trust.keys when not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Verify every file of an export, and that one of the keys has signed it."""
+    from hubflow.inference.opened_export import open_export
+    from hubflow.schemas.library import library_settings
+    from hubflow.store.signing import require_trusted
+    from hubflow.store.store import local_folder
+
+    keys = tuple(str(Path(one).absolute()) if Path(one).exists() else one for one in key or library_settings().trust.keys)
+    if not keys:
+        raise SettingsError("hubflow export verify: there is no key to verify with; give --key FILE, or set trust.keys")
+    opened = open_export(local_folder(export), keys)
+    assert opened.sealed is not None
+    known = require_trusted(opened.sealed, keys)
+    if as_json:
+        print_json({"export": export, "key": known, "manifest": opened.sealed.sha256})
+        return
+    out.print(f"{export}: every file is as it was signed, by key {known}", soft_wrap=True, markup=False)
+
+
+def _of_block(name: str) -> str:
+    """The text that a Secret block of Prefect's server keeps."""
+    with prefect_settled(verbose=False):
+        from prefect.blocks.system import Secret
+
+        try:
+            value = Secret.load(name).get()  # type: ignore[union-attr]  # the type of its other, asynchronous form
+        except ValueError as error:
+            raise SettingsError(f"--key-block: {error}; make a Secret block of that name on this Prefect server") from None
+    return str(value)
+
+
+@app.command()
+def nightly(config: Config, overrides: Override = None, as_json: Json = False, verbose: Verbose = False) -> None:
+    """Run the nightly flow with the settings of CONFIG: train on what is new, judge it, put it to use or keep it back."""
+    settings = parse_settings(NightlySettings, with_overrides(read_settings(config), overrides or []), str(config))
+    from hubflow.store.store import Store
+
+    home = Store(settings.store)  # before a server is started: a store that cannot be written is told at once
+    if settings.store_block is None:
+        home.require_writable()
+    with prefect_settled(verbose):
+        from hubflow.flows.nightly import nightly as flow
+
+        result = flow(settings)
+    if as_json:
+        print_json(result.model_dump(mode="json"))
+        return
+    out.print(f"{result.outcome.replace('_', ' ')}: {result.reason}", soft_wrap=True)
+    for name in ("deployed", "candidate", "sample", "report"):
+        if value := getattr(result, name):
+            out.print(f"{name:10}{value}", soft_wrap=True)
+
+
+@app.command()
+def sweep(config: Config, overrides: Override = None, as_json: Json = False, verbose: Verbose = False) -> None:
+    """Fine-tune with settings drawn from the space in CONFIG, and write the best as a file that `fine-tune` takes."""
+    settings = parse_settings(
+        SweepSettings, _with_base(with_overrides(read_settings(config), overrides or []), config), str(config)
+    )
+    from hubflow.store.store import Store
+
+    home = Store(settings.base.store)  # before a server is started
+    if settings.base.store_block is None:
+        home.require_writable()
+    with prefect_settled(verbose):
+        from hubflow.flows.sweep import sweep as flow
+
+        result = flow(settings)
+    if as_json:
+        print_json(result.model_dump(mode="json"))
+        return
+    out.print(_table(result))
+    out.print(f"best      trial {result.best.number}\nsettings  {result.best_settings}", soft_wrap=True)
+
+
+def _with_base(values: dict[str, Any], config: Path) -> dict[str, Any]:
+    """The settings with `base` read from its file, relative to theirs, when a file is named."""
+    base = values.get("base")
+    return {**values, "base": read_settings(config.parent / base)} if isinstance(base, str) else values
+
+
+def _table(result: SweepResult) -> Table:
+    names = list(result.best.values)
+    table = Table("trial", "state", result.metric, *names, box=None)
+    for one in result.trials:
+        value = "" if one.value is None else f"{one.value:.4f}"
+        shown = [
+            f"{one.values.get(name, ''):.4g}" if isinstance(one.values.get(name), float) else str(one.values.get(name, ""))
+            for name in names
+        ]
+        table.add_row(str(one.number), one.state, value, *shown)
+    return table
 
 
 @app.command("fine-tune")

@@ -1,4 +1,4 @@
-"""Encoded rows: memory-mapped Arrow files of model inputs, and the padded batches made from them. Must not import Paddle."""
+"""Encoded rows: memory-mapped Arrow files of model inputs, and the padded batches made from them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What is told of rows as they are encoded: what is cut or left out, and images against the last ones. No Paddle here."""
+"""What is told of rows as they are encoded: what is cut or left out, and images against the last ones."""
 
 import json
 import logging
@@ -9,18 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from hubflow.data.encoding_checks import encoding_findings
-from hubflow.data.encoding_images import IMAGES_FILE, BadImage
-from hubflow.data.key_matches import SPLITS
+from hubflow.data.duplicates import SPLITS
+from hubflow.data.encoding import IMAGES_FILE, BadImage, encoding_findings
 from hubflow.data.monitor import read_data_report, write_data_report
-from hubflow.data.profile import IMAGE_MEASURES, image_profile
-from hubflow.data.profile_history import against_last, forget_profile, write_profile
+from hubflow.data.profile import IMAGE_MEASURES, against_last, forget_profile, image_profile, write_profile
 from hubflow.data.report import Publish
 from hubflow.errors import MAX_LISTED, ContractError, HubflowError, ImageError
-from hubflow.schemas.data_checks import DataChecks
-from hubflow.schemas.drift import DriftSettings
-from hubflow.schemas.findings import Finding
-from hubflow.schemas.references import DatasetRef, Split
+from hubflow.schemas.data_checks import DataChecks, DriftSettings
+from hubflow.schemas.references import DatasetRef, Finding, Split
 from hubflow.store.manifest import atomic_folder
 from hubflow.store.store import Artifact, Store, content_key
 

@@ -1,4 +1,4 @@
-"""Hold rows to their contract, split them and keep them, in two passes of bounded memory. Must not import Paddle or Prefect."""
+"""Hold rows to their contract, split them and keep them, in two passes of bounded memory."""
 
 import logging
 import os
@@ -16,23 +16,21 @@ import pyarrow as arrow
 from pyarrow import compute, parquet
 from pydantic import ValidationError
 
-from hubflow.data.class_names import named_rows
 from hubflow.data.columns import to_frame
+from hubflow.data.duplicates import group_keys
+from hubflow.data.preview import named_rows
 from hubflow.data.quarantine import Quarantine, partition_rows
 from hubflow.data.readers.chunks import with_clean_labels
 from hubflow.data.readers.reading import Chunk, malformed_texts
 from hubflow.data.readers.source import is_glob, matching
 from hubflow.data.report import DataReport, Publish, SplitReport
-from hubflow.data.row_hashes import group_keys
 from hubflow.data.splits import Mask, group_parts, sample_mask, split_masks
 from hubflow.data.staging import Staging, staging_folder
 from hubflow.errors import ContractError, DataError, HubflowError, TagError, join_limited
-from hubflow.schemas.findings import Finding, Observer
-from hubflow.schemas.labels import LabelMap
-from hubflow.schemas.references import DatasetRef, RowKind, Split
+from hubflow.schemas.labels import LabelMap, TagScheme, require_names
+from hubflow.schemas.references import DatasetRef, Finding, Observer, RowKind, Split
 from hubflow.schemas.rows import RowModel, RowsError, row_schema
 from hubflow.schemas.settings import DatasetSpec, TaskType
-from hubflow.schemas.tags import TagScheme, require_names
 from hubflow.store.store import Artifact, Store
 
 KIND = "datasets"

@@ -1,4 +1,4 @@
-"""Watching a data set as it is kept: splits against each other, its profile, and the last data set. Must not import Paddle."""
+"""Watching a data set as it is kept: splits against each other, its profile, and the last data set."""
 
 import json
 import logging
@@ -10,16 +10,13 @@ from typing import Any
 import pandas as pd
 
 from hubflow.data.ingestion import KIND, ORDER, Plan, Sources, dataset_reference, ingest_rows, require_none_fails
-from hubflow.data.page import write_data_page
-from hubflow.data.profile import Profiler
-from hubflow.data.profile_history import against_last, series_of, write_profile
+from hubflow.data.profile import Profiler, against_last, series_of, write_profile
 from hubflow.data.readers.source import is_glob
-from hubflow.data.report import SKIPPED, Publish, SplitReport
-from hubflow.data.split_checks import SplitChecks
+from hubflow.data.report import SKIPPED, Publish, SplitReport, write_data_page
+from hubflow.data.splits import SplitChecks
 from hubflow.errors import ContractError, StoreError
-from hubflow.schemas.findings import Finding, Observer
 from hubflow.schemas.labels import LabelMap
-from hubflow.schemas.references import DatasetRef, RowKind, Split
+from hubflow.schemas.references import DatasetRef, Finding, Observer, RowKind, Split
 from hubflow.store.manifest import atomic_folder
 from hubflow.store.store import Store, content_key
 

@@ -1,4 +1,4 @@
-"""Rows that break their contract: sorted out, and quarantined with what each failed. Must not import Paddle or Prefect."""
+"""Rows that break their contract: sorted out, and quarantined with what each failed."""
 
 import contextlib
 import datetime
@@ -16,8 +16,8 @@ import pyarrow as arrow
 from pandera.errors import SchemaErrorReason
 from pyarrow import parquet
 
-from hubflow.data.extra_columns import free_names
-from hubflow.data.readers.text import escaped, is_damaged
+from hubflow.data.columns import free_names
+from hubflow.data.readers.chunks import escaped, is_damaged
 from hubflow.data.staging import Staging
 from hubflow.errors import DataError, HubflowError, SettingsError, StoreError
 from hubflow.files import held_open

@@ -1,4 +1,4 @@
-"""Rows on their way, as Parquet files whose columns may come and go between chunks. Must not import Paddle or Prefect."""
+"""Rows on their way, as Parquet files whose columns may come and go between chunks."""
 
 import shutil
 import uuid

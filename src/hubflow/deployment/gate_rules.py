@@ -1,14 +1,13 @@
-"""The rules of the gate, each told with its threshold and what was found. Must not import Paddle or Prefect."""
+"""The rules of the gate, each told with its threshold and what was found."""
 
 import json
 from typing import Any
 
 from hubflow.errors import StoreError, join_limited
 from hubflow.evaluation.folder import read_details
-from hubflow.schemas.gate import GateSettings
-from hubflow.schemas.metrics import LOWER_IS_BETTER
+from hubflow.schemas.deployment import GateSettings, Outcome, Rule
+from hubflow.schemas.evaluation import LOWER_IS_BETTER
 from hubflow.schemas.references import ExportEvaluationRef
-from hubflow.schemas.verdicts import Outcome, Rule
 from hubflow.store.manifest import SealedFolder
 from hubflow.store.store import Store
 

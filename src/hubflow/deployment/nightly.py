@@ -1,15 +1,13 @@
-"""Whether a nightly run has anything to do, what it begins with, and how far it came. Must not import Paddle."""
+"""Whether a nightly run has anything to do, what it begins with, and how far it came."""
 
 import datetime
 import logging
 
 from pydantic import ValidationError
 
-from hubflow.deployment.pointer import read_deployed
-from hubflow.deployment.warm_start import unfitting
+from hubflow.deployment.pointer import read_deployed, unfitting
 from hubflow.errors import StoreError
-from hubflow.schemas.deployed import Deployed
-from hubflow.schemas.nightly import NightlyRun, NightlySettings
+from hubflow.schemas.deployment import Deployed, NightlyRun, NightlySettings
 from hubflow.schemas.references import CheckpointRef, DatasetRef, ModuleRef, TaskRef, VerdictRef
 from hubflow.store.store import Store, content_key
 

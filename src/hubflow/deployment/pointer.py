@@ -1,18 +1,73 @@
-"""The deployed pointer: which export is in use under a name, and how it is moved forward and back."""
+"""The deployed pointer: which export is in use under a name, how it is moved, and how exports are looked up."""
 
 import datetime
 import getpass
+import hashlib
 import logging
 import re
 from contextlib import suppress
+from typing import Any
 
 from pydantic import ValidationError
 
-from hubflow.deployment.warm_start import find_checkpoint
-from hubflow.errors import PromotionError, StoreError
-from hubflow.schemas.deployed import Action, Deployed, PointerChange
-from hubflow.schemas.references import DEPLOYED_NAME, ExportRef, VerdictRef
-from hubflow.store.store import Store
+from hubflow.errors import PromotionError, SettingsError, StoreError
+from hubflow.schemas.deployment import VERDICT, Action, Deployed, PointerChange, Verdict
+from hubflow.schemas.references import DEPLOYED_NAME, CheckpointRef, ExportRef, TaskRef, VerdictRef
+from hubflow.schemas.urls import absolute_address, is_url
+from hubflow.store.manifest import MANIFEST
+from hubflow.store.store import Artifact, Store, split_address
+from hubflow.training.checkpoints import differences
+
+_SHAPING = ("task", "label_map_sha256", "num_classes", "hidden_units", "lora", "module")
+
+
+def unfitting(store: Store, checkpoint: CheckpointRef, task: TaskRef) -> list[str]:
+    """A line for each thing in which a checkpoint's task differs from `task`, so that its weights do not fit; none if they do.
+
+    Weights fit the same head on the same module with the same labels. What is trained of them, and dropout, may differ.
+
+    Raises:
+        StoreError: when a task's folder is missing or altered.
+    """
+    then, now = (_shape(store, one) for one in (checkpoint.task, task))
+    return differences(then, now)
+
+
+def require_fitting(store: Store, checkpoint: CheckpointRef, task: TaskRef) -> None:
+    """Refuse to begin with weights of another task.
+
+    Raises:
+        SettingsError: listing what differs.
+    """
+    differing = unfitting(store, checkpoint, task)
+    if differing:
+        listed = "\n".join(f"  - {line}" for line in differing)
+        raise SettingsError(
+            f"warm_start: the weights of {checkpoint.path} do not fit this task; {len(differing)} value(s) differ\n{listed}\n"
+            "Begin with the module's own weights, or with a checkpoint of the same labels, head and module"
+        )
+
+
+def find_checkpoint(store: Store, sha256: str) -> CheckpointRef | None:
+    """The intact checkpoint of the store whose manifest has this hash, as an export remembers it; None when it is gone."""
+    for key in store.names("checkpoints"):
+        manifest = store.read_bytes(f"checkpoints/{key}/{MANIFEST}")
+        if manifest is None or hashlib.sha256(manifest).hexdigest() != sha256:
+            continue
+        found = store.find("checkpoints", key)
+        if found is None:
+            return None
+        names = ("task", "best_metric", "best_value", "best_epoch", "steps")
+        return CheckpointRef(path=found.path, sha256=found.sha256, **{name: found.facts[name] for name in names})
+    return None
+
+
+def _shape(store: Store, task: TaskRef) -> dict[str, Any]:
+    facts = store.open(task).facts
+    lora = facts["lora"] and {name: facts["lora"][name] for name in ("rank", "targets")}
+    module = {name: facts["module"][name] for name in ("architecture", "pretrained", "sha256")}
+    return {**{name: facts[name] for name in _SHAPING}, "lora": lora, "module": module}
+
 
 FOLDER = "deployed"
 log = logging.getLogger(__name__)
@@ -181,3 +236,73 @@ def user() -> str:
     with suppress(OSError, KeyError):
         return getpass.getuser()
     return "unknown"
+
+
+EXPORTS, VERDICTS = "exports", "verdicts"
+
+
+def export_of(export: str, store: str | None = None) -> tuple[str, ExportRef]:
+    """The store that an exported folder lies in, and its reference.
+
+    Args:
+        export: `<store>/exports/<key>`, `exports/<key>`, or the key alone where `store` is given.
+        store: the store; that of the path when None.
+
+    Raises:
+        StoreError: when there is no such export, or it is altered.
+    """
+    place = store
+    if is_url(export):
+        place, kind, key = split_address(export)
+        if kind != EXPORTS:
+            raise StoreError(f"{export}: not an export of a store; expected <store>/{EXPORTS}/KEY")
+    elif store is None:
+        *above, kind, key = absolute_address(export).split("/")
+        place = "/".join(above)
+        if kind != EXPORTS or not place:
+            raise StoreError(f"{export}: not an export of a store; expected <store>/{EXPORTS}/KEY, or KEY with --store")
+    else:
+        key = export.rstrip("/").rpartition("/")[2]
+    assert place is not None
+    found = Store(place).find(EXPORTS, key)
+    if found is None:
+        raise StoreError(f"{export}: the store {place} has no intact export {key!r}; see its folder {EXPORTS}")
+    return place, export_reference(found)
+
+
+def export_reference(found: Artifact) -> ExportRef:
+    """Reference to an export from what its manifest says."""
+    names = ("task", "num_classes", "label_map_sha256", "metrics")
+    return ExportRef(path=found.path, sha256=found.sha256, **{name: found.facts[name] for name in names})
+
+
+def latest_verdict(store: str, export: ExportRef, name: str) -> VerdictRef | None:
+    """The gate's latest verdict about an export for the pointer `name`, or None."""
+    home = Store(store)
+    newest: tuple[str, VerdictRef] | None = None
+    for key in home.names(VERDICTS):
+        found = home.find(VERDICTS, key)
+        if found is None or found.facts["candidate"]["sha256"] != export.sha256 or found.facts["name"] != name:
+            continue
+        if newest is None or found.facts["at"] > newest[0]:
+            newest = (found.facts["at"], verdict_reference(found))
+    return newest and newest[1]
+
+
+def verdict_reference(found: Artifact) -> VerdictRef:
+    """Reference to a verdict from what its manifest says."""
+    names = ("verdict", "candidate", "name", "revision", "reason")
+    return VerdictRef(path=found.path, sha256=found.sha256, **{name: found.facts[name] for name in names})
+
+
+def read_verdict(home: Store, verdict: VerdictRef) -> Verdict:
+    """All that a verdict says.
+
+    Raises:
+        StoreError: when it is missing, altered or no verdict.
+    """
+    artifact = home.open(verdict)
+    try:
+        return Verdict.model_validate_json(artifact.sealed.read(VERDICT))
+    except ValidationError as error:
+        raise StoreError(f"{artifact.folder / VERDICT}: no readable verdict ({error}); judge the candidate again") from error

@@ -12,7 +12,7 @@ from filelock import Timeout
 from hubflow.deployment.pointer import deployed_names, read_deployed
 from hubflow.errors import SettingsError, StoreError
 from hubflow.files import read_text
-from hubflow.schemas.prune import Pruned, PruneSettings
+from hubflow.schemas.deployment import Pruned, PruneSettings
 from hubflow.schemas.urls import is_url
 from hubflow.store.manifest import LEFT_OVER_AFTER_SECONDS, MANIFEST, locked, remove_leftovers
 from hubflow.store.store import Store

@@ -1,1 +1,1 @@
-"""What an evaluation tells of a split: its evaluated rows, its metrics and its details. No Paddle here."""
+"""What an evaluation tells of a split: its evaluated rows, its metrics and its details."""

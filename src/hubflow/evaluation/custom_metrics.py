@@ -1,4 +1,4 @@
-"""A user's own metrics: functions that the settings name, called with the evaluated rows of a split. Must not import Paddle."""
+"""A user's own metrics: functions that the settings name, called with the evaluated rows of a split."""
 
 import hashlib
 import inspect
@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from hubflow.errors import MetricError, SettingsError, join_limited
+from hubflow.schemas.evaluation import is_custom_metric
 from hubflow.schemas.importing import import_object, their_error
-from hubflow.schemas.metrics import is_custom_metric
 
 CustomMetric = Callable[[pd.DataFrame, tuple[str, ...]], float | Mapping[str, float]]
 """`metric(evaluated, labels)`: the columns of `<split>.parquet`, further columns of the data included, and the ordered labels;

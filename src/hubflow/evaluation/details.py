@@ -1,25 +1,113 @@
-"""Details of a split from what was summed over its rows. Must not import Paddle."""
+"""Details of a split beyond its metrics: scores by label, confusion matrix, calibration and worst mistakes."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from hubflow.evaluation.confusion import confusion_of
 from hubflow.evaluation.custom_metrics import CustomMetric, metrics_identity
-from hubflow.evaluation.evaluated_split import EvaluatedSplit
-from hubflow.evaluation.mistakes import worst_mistakes
-from hubflow.evaluation.slices import slices_of
+from hubflow.evaluation.slices import EvaluatedSplit, slices_of
 from hubflow.metrics.intervals import intervals_of
-from hubflow.schemas.evaluate_settings import EvaluateSettings
-from hubflow.schemas.evaluation import Calibration, CalibrationBin, ClassScore, Scores, SplitDetails
+from hubflow.schemas.evaluation import (
+    Calibration,
+    CalibrationBin,
+    ClassScore,
+    ConfusedPair,
+    Confusion,
+    Mistake,
+    Scores,
+    SplitDetails,
+)
 from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.settings import EvaluateSettings
 
 if TYPE_CHECKING:
     from hubflow.metrics.classification import Calibration as CalibrationSums
     from hubflow.metrics.classification import ClassificationMetrics, MetricOptions
     from hubflow.metrics.metrics import ClassCounts
     from hubflow.metrics.sequence_labelling import SequenceLabellingMetrics
+
+MAX_MATRIX_LABELS = 100
+MAX_PAIRS = 200
+
+
+def confusion_of(labels: NDArray[np.int64], predicted: NDArray[np.int64], names: Sequence[str]) -> Confusion:
+    """Which labels were taken for which, bounded: a matrix up to MAX_MATRIX_LABELS labels, and the MAX_PAIRS worst pairs.
+
+    Args:
+        labels: true label ids `[examples]`.
+        predicted: predicted label ids `[examples]`.
+        names: of the labels.
+    """
+    size = len(names)
+    cells, counts = np.unique(labels * size + predicted, return_counts=True)
+    true, guess = np.divmod(cells, size)
+    matrix = None
+    if size <= MAX_MATRIX_LABELS:
+        dense = np.zeros(size * size, np.int64)
+        dense[cells] = counts
+        matrix = dense.reshape(size, size).tolist()
+    wrong = np.flatnonzero(true != guess)
+    worst = wrong[np.argsort(-counts[wrong], kind="stable")]
+    pairs = [
+        ConfusedPair(label=names[true[place]], predicted=names[guess[place]], count=int(counts[place]))
+        for place in worst[:MAX_PAIRS]
+    ]
+    shown = None if matrix is None else list(names)
+    return Confusion(labels=shown, counts=matrix, pairs=pairs, left_out=max(0, len(worst) - MAX_PAIRS))
+
+
+MAX_TEXT = 400
+CONTENT = ("text", "text_pair", "tokens", "path")
+
+
+def worst_mistakes(evaluated: EvaluatedSplit, count: int) -> list[Mistake]:
+    """The `count` wrong rows of the largest loss, largest first; of sentences those with a wrong word."""
+    from hubflow.metrics.classification import ClassificationMetrics
+
+    judge, rows, positions = evaluated.judge, evaluated.rows, evaluated.positions
+    if isinstance(judge, ClassificationMetrics):
+        is_wrong = judge.labels[rows] != judge.predicted[rows]
+    else:
+        is_wrong = judge.row_sums[rows, 0] < judge.row_sums[rows, 1]
+    wrong = np.flatnonzero(is_wrong)
+    worst = wrong[np.argsort(-judge.losses[rows[wrong]], kind="stable")][:count]
+    present = pq.read_schema(evaluated.data).names
+    columns = ["row", *(name for name in CONTENT if name in present)]
+    content = pq.read_table(evaluated.data, columns=columns).take(positions[worst]).to_pylist()
+    return [
+        _mistake(judge, int(rows[place]), int(positions[place]), row, evaluated.label_map)
+        for place, row in zip(worst.tolist(), content, strict=True)
+    ]
+
+
+def _mistake(
+    judge: "ClassificationMetrics | SequenceLabellingMetrics",
+    row: int,
+    position: int,
+    content: dict[str, Any],
+    label_map: LabelMap,
+) -> Mistake:
+    from hubflow.metrics.classification import ClassificationMetrics
+
+    number = content.pop("row")
+    texts = {name: value[:MAX_TEXT] if isinstance(value, str) else value for name, value in content.items()}
+    return Mistake(
+        row=number,
+        position=position,
+        label=_named(judge.labels[row], label_map),
+        predicted=_named(judge.predicted[row], label_map),
+        loss=float(judge.losses[row]),
+        probability=float(judge.confidence[row]) if isinstance(judge, ClassificationMetrics) else None,
+        content=texts,
+    )
+
+
+def _named(ids: Any, label_map: LabelMap) -> str | list[str]:
+    return [label_map.labels[one] for one in ids] if np.ndim(ids) else label_map.labels[int(ids)]
+
 
 SCORED_CLASSES = 200
 """Up to so many labels the probability of each is kept for each row, and ROC-AUC is computed."""

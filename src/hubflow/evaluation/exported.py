@@ -13,9 +13,8 @@ from hubflow.console import progress_bar
 from hubflow.errors import LabelMapError, SettingsError, join_limited
 from hubflow.evaluation.custom_metrics import custom_metrics
 from hubflow.evaluation.details import identity_of, metric_options
-from hubflow.evaluation.evaluated_split import EvaluatedSplit
 from hubflow.evaluation.folder import keep_split, try_custom_metrics, write_details
-from hubflow.evaluation.slices import require_columns
+from hubflow.evaluation.slices import EvaluatedSplit, require_columns
 from hubflow.schemas.frames import require_metrics
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef, ExportEvaluationRef, ExportRef, RowKind

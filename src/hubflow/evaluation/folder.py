@@ -11,19 +11,17 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from hubflow.data.columns import to_frame
-from hubflow.data.extra_columns import with_extra_columns
+from hubflow.data.columns import to_frame, with_extra_columns
 from hubflow.errors import SettingsError, StoreError
 from hubflow.evaluation.custom_metrics import CustomMetric, custom_metrics, measured_by
 from hubflow.evaluation.details import metric_options, split_details
-from hubflow.evaluation.evaluated_split import EvaluatedSplit
-from hubflow.evaluation.slices import require_columns
+from hubflow.evaluation.slices import EvaluatedSplit, require_columns
 from hubflow.files import read_text
-from hubflow.schemas.evaluate_settings import EvaluateSettings
 from hubflow.schemas.evaluation import DETAILS, SplitDetails
 from hubflow.schemas.frames import PROBABILITY, require_evaluated
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef, EvaluationRef, ExportEvaluationRef, RowKind
+from hubflow.schemas.settings import EvaluateSettings
 from hubflow.store.store import Store
 
 if TYPE_CHECKING:

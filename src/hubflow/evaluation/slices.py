@@ -1,7 +1,8 @@
-"""Slices of a split, each evaluated by itself: by a column of the data, by length, by label. Must not import Paddle."""
+"""A split that was evaluated, and its slices: by a column of the data, by length, by label."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,16 +14,53 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow import compute
 
-from hubflow.data.column_text import texts
-from hubflow.data.columns import in_plain_layout, to_series
+from hubflow.data.columns import in_plain_layout, texts, to_series
 from hubflow.errors import SettingsError, join_limited
-from hubflow.evaluation.evaluated_split import EvaluatedSplit
-from hubflow.schemas.evaluate_settings import SliceSettings
 from hubflow.schemas.evaluation import Slice
+from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.references import RowKind
+from hubflow.schemas.settings import SliceSettings
 
 if TYPE_CHECKING:
     from hubflow.metrics.classification import ClassificationMetrics
     from hubflow.metrics.sequence_labelling import SequenceLabellingMetrics
+
+
+@dataclass(frozen=True)
+class EvaluatedSplit:
+    """What was evaluated of a split.
+
+    Attributes:
+        judge: the sums, and what is kept of each row.
+        label_map: of the model.
+        data: Parquet file of the split in the data set.
+        kind: of its rows.
+        places: where each row of the judge is in `data`, from 0 `[rows]`.
+        numbers: its row number in its source file `[rows]`.
+    """
+
+    judge: "ClassificationMetrics | SequenceLabellingMetrics"
+    label_map: LabelMap
+    data: Path
+    kind: RowKind
+    places: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+
+    @property
+    def name(self) -> str:
+        """Of the split."""
+        return self.data.stem
+
+    @cached_property
+    def rows(self) -> NDArray[np.int64]:
+        """Rows of the judge that were evaluated `[evaluated]`."""
+        return self.judge.rows
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """Where each row that was evaluated is in `data` `[evaluated]`."""
+        return self.places[self.rows]
+
 
 MISSING, OTHER = "(missing)", "(other)"
 RANGES = 4

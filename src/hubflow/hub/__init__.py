@@ -1,4 +1,4 @@
-"""The Paddle side: Module, Task and heads as the Task API names them. Must not import Prefect; imports Paddle at first use."""
+"""The Paddle side: Module, Task and heads as the Task API names them."""
 
 import importlib
 from typing import TYPE_CHECKING
@@ -7,8 +7,7 @@ if TYPE_CHECKING:
     from hubflow.inference.export import export
     from hubflow.inference.predictor import Predictor
     from hubflow.modules.module import Module
-    from hubflow.tasks.heads import create_img_cls_task, create_seq_label_task, create_text_cls_task
-    from hubflow.tasks.task import Task
+    from hubflow.tasks.task import Task, create_img_cls_task, create_seq_label_task, create_text_cls_task
 
 __all__ = ["Module", "Predictor", "Task", "create_img_cls_task", "create_seq_label_task", "create_text_cls_task", "export"]
 
@@ -16,9 +15,9 @@ _HOMES = {
     "Module": "hubflow.modules.module",
     "Predictor": "hubflow.inference.predictor",
     "Task": "hubflow.tasks.task",
-    "create_img_cls_task": "hubflow.tasks.heads",
-    "create_seq_label_task": "hubflow.tasks.heads",
-    "create_text_cls_task": "hubflow.tasks.heads",
+    "create_img_cls_task": "hubflow.tasks.task",
+    "create_seq_label_task": "hubflow.tasks.task",
+    "create_text_cls_task": "hubflow.tasks.task",
     "export": "hubflow.inference.export",
 }
 

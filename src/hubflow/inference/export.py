@@ -1,27 +1,33 @@
 """Export: the inference program and all that is needed to use it, as a folder that stands alone."""
 
+import contextlib
+import importlib.util
+import io
 import json
 import os
+import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from hubflow.errors import ExportError, StoreError, join_limited
+from hubflow.data.report import environment
+from hubflow.errors import ExportError, SettingsError, StoreError, join_limited
 from hubflow.files import read_file, read_text
 from hubflow.inference.opened_export import ROWS_OF_TASK, SIGNATURE, TOKENIZER
+from hubflow.inference.verification import read_verification
 from hubflow.modules.images import ImageRules
-from hubflow.modules.inputs import pad_text
-from hubflow.modules.lora import merged
+from hubflow.modules.inputs import Feed, pad_text
 from hubflow.modules.module import ImageConfig, check_max_seq_len, context_of
-from hubflow.modules.networks.text import TextConfig
+from hubflow.modules.networks.text import TextConfig, merged
 from hubflow.modules.tokenizer import load_tokenizer, pad_token_id
-from hubflow.programs.inference_program import simplify
 from hubflow.programs.operators import checked_program
+from hubflow.programs.passes import simplify
 from hubflow.programs.session import Session
 from hubflow.runtime.paddle_import import BUILD_LOCK, paddle
 from hubflow.schemas.labels import LabelMap
@@ -30,7 +36,156 @@ from hubflow.store.artifacts import EXPORTS, LABEL_MAP
 from hubflow.store.manifest import MANIFEST, atomic_folder, seal
 from hubflow.store.signing import require_signing, sign_export
 from hubflow.tasks.task import Task, data_variables
-from hubflow.training.resuming import versions
+from hubflow.training.checkpoints import versions
+
+MOST_LABELS = 200
+EXAMPLES = {
+    "text": '["a text"]',
+    "text_pair": '[("a text", "another")]',
+    "tokens": '[["words", "of", "a", "sentence"]]',
+    "image": '["image.png"]',
+}
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+_MARKS = re.compile(r"([\\`*_{}\[\]()#+!|~$<>&@]|:(?=//)|(?<=www)\.)")
+
+
+def write_card(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write `card.md` and `card.html` beside the files that they tell of.
+
+    Args:
+        folder: an export, with its signature, label map and verification.
+        facts: of its manifest.
+    """
+    view = card_view(folder, facts)
+    pages = environment()
+    pages.filters |= {"md": markdown_text, "seen": seen_text, "short": _short}
+    for name in ("card.md", "card.html"):
+        (folder / name).write_text(pages.get_template(name).render(view), encoding="utf-8")
+
+
+def card_view(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What both cards say."""
+    signature = json.loads(read_text(folder / "signature.json"))
+    labels = LabelMap.load(folder / "label_map.json").labels
+    metrics: Mapping[str, Mapping[str, float]] = facts["metrics"]
+    return {
+        "facts": facts,
+        "signature": signature,
+        "task": facts["task"].replace("_", " "),
+        "labels": list(enumerate(labels[:MOST_LABELS])),
+        "more_labels": len(labels) - MOST_LABELS,
+        "metric_names": list(dict.fromkeys(name for values in metrics.values() for name in values)),
+        "settings": list(_flat(facts["training"]["settings"])),
+        "verification": read_verification(folder),
+        "example": EXAMPLES[signature["rows_kind"]],
+        "limits": _limits(signature, facts),
+    }
+
+
+def seen_text(value: object) -> str:
+    """One line in which characters that are not seen, or that turn the text around, are written as their codes."""
+    return _UNSEEN.sub(lambda match: f"\\u{ord(match[0]):04x}", str(value))
+
+
+def markdown_text(value: object) -> str:
+    """`value` as Markdown that shows it: neither HTML nor marks of its own nor a table's end."""
+    return _MARKS.sub(r"\\\1", seen_text(value)).replace(r"\<", "&lt;").replace(r"\>", "&gt;").replace(r"\&", "&amp;")
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            rows += _flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", json.dumps(value, ensure_ascii=False)))
+    return rows
+
+
+def _limits(signature: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
+    found = [
+        f"Every row gets one of the {facts['num_classes']} labels, one unlike all that was trained on too.",
+        "The metrics are of the rows named here; of rows of another kind nothing was measured.",
+    ]
+    if "text" in signature:
+        cut = "words after that are labelled O, or with the first label" if signature["rows_kind"] == "tokens" else "no more"
+        found.append(f"Of a text the first {signature['text']['max_seq_len']} tokens count, special ones included; {cut}.")
+    else:
+        side = signature["image"]["image_size"]
+        found.append(f"An image is scaled to {side} × {side} pixels, whatever its shape.")
+        if signature["image"].get("image_rules"):
+            red, green, blue = signature["image"]["background"]
+            found.append(f"Transparent parts of an image show the colour #{red:02x}{green:02x}{blue:02x}.")
+    if not facts["metrics"]:
+        found.append("There were no rows to evaluate on but those that it was trained on.")
+    found.append("Licence and origin of the pretrained module and of the data are not known here: ask where they are from.")
+    return found
+
+
+PROGRAM_ONNX = "program.onnx"
+OPSET = 17
+"""The first with LayerNormalization, so that it need not be taken apart."""
+ERRORS_ONLY = 3
+Run = Callable[[Feed], NDArray[np.float32]]
+
+
+def require_onnx() -> None:
+    """Refuse to go on without the extra `onnx`.
+
+    Raises:
+        SettingsError: naming what is missing.
+    """
+    missing = [name for name in ("paddle2onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SettingsError(
+            f"export.onnx needs {' and '.join(missing)}: install the extra with `uv sync --extra onnx` (or pip install "
+            "'hubflow[onnx]'; paddle2onnx has no wheel for Python 3.13), or leave export.onnx out"
+        )
+
+
+def write_onnx(folder: Path) -> int:
+    """Write `program.onnx` beside the inference program in `folder`, rows and lengths left open, and return its opset.
+
+    paddle2onnx would optimise with polygraphy, which installs what it misses by pip, from another index than PyPI, as soon as
+    it folds constants: it is not called, for nothing of it is needed.
+
+    Raises:
+        ExportError: when paddle2onnx cannot convert the program, with what it said.
+    """
+    os.environ["POLYGRAPHY_AUTOINSTALL_DEPS"] = "0"
+    import paddle2onnx
+
+    program, weights = folder / "program.json", folder / "program.pdiparams"
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            content: bytes = paddle2onnx.export(str(program), str(weights), None, OPSET, optimize_tool="none")
+    except Exception as error:  # it logs what went wrong and then fails on what it has not made
+        raise ExportError(f"paddle2onnx cannot convert the program: {said.getvalue().strip()[-1000:] or error}") from error
+    (folder / PROGRAM_ONNX).write_bytes(content)
+    return OPSET
+
+
+def onnx_runner(folder: Path, threads: int) -> Run:
+    """What gives probabilities of a batch by `program.onnx`, through onnxruntime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = ERRORS_ONLY  # it warns of each output whose number of rows is not known before
+    session = onnxruntime.InferenceSession(str(folder / PROGRAM_ONNX), options, providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
+
+    def run(feed: Feed) -> NDArray[np.float32]:
+        output: Any = session.run(None, {name: feed[name] for name in names})[0]
+        return output  # type: ignore[no-any-return]
+
+    return run
+
 
 PROGRAM = "program"
 PROBE_BYTES = 65536

@@ -23,10 +23,9 @@ from hubflow.modules.inputs import Feed, normalised, pad_text, pixels_of, requir
 from hubflow.modules.tokenizer import encode_texts, encode_word_windows, full_lengths, parse_tokenizer
 from hubflow.programs.operators import checked_program, require_weights
 from hubflow.programs.precision import require_bfloat16_inference
-from hubflow.runtime.cores import usable_cores
 from hubflow.runtime.memory import is_lack_of_memory, low_memory_explained, require_threads
 from hubflow.runtime.paddle_import import BUILD_LOCK, paddle
-from hubflow.runtime.threads import thread_map
+from hubflow.runtime.threads import thread_map, usable_cores
 from hubflow.store.manifest import not_written
 
 __all__ = ["PredictError", "Prediction", "Predictor"]

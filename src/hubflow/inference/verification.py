@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from hubflow.errors import ExportError, StoreError
 from hubflow.files import read_file, read_text
-from hubflow.programs.artifacts import open_split
+from hubflow.programs.session import open_split
 from hubflow.schemas.export import (
     LATENCY_BATCHES,
     VERIFICATION,

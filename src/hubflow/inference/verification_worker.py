@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hubflow.data.encoded import EncodedSplit, TextSplit, open_images, open_text, sorted_batches
-from hubflow.inference.onnx import Run, onnx_runner, write_onnx
+from hubflow.inference.export import Run, onnx_runner, write_onnx
 from hubflow.inference.opened_export import open_draft
 from hubflow.inference.predictor import Predictor
 from hubflow.modules.inputs import Feed
-from hubflow.runtime.cores import usable_cores
+from hubflow.runtime.threads import usable_cores
 from hubflow.schemas.export import Latency, Probe, VerificationRequest
 from hubflow.schemas.labels import IGNORED_LABEL
 

@@ -1,4 +1,4 @@
-"""Rows drawn again with replacement: how often each of them, for a bootstrap. Must not import Paddle."""
+"""Rows drawn again with replacement: how often each of them, for a bootstrap."""
 
 from collections.abc import Iterator
 

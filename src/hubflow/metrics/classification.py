@@ -1,4 +1,4 @@
-"""Evaluating a classification: batches of log probabilities, in any order, summed in one pass. Must not import Paddle."""
+"""Evaluating a classification: batches of log probabilities, in any order, summed in one pass."""
 
 import functools
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hubflow.metrics.metrics import ClassCounts, class_aucs, count_metrics, ranking_scores
-from hubflow.schemas.metrics import SCORED_WHILE_TRAINING
-from hubflow.schemas.tags import TagScheme
+from hubflow.schemas.evaluation import SCORED_WHILE_TRAINING
+from hubflow.schemas.labels import TagScheme
 
 SMALLEST = float(np.finfo(np.float32).tiny)
 """What a float32 probability of 0 counts as, so that its logarithm is finite: a loss of 87.3."""

@@ -1,4 +1,4 @@
-"""Entities in rows of tags: leniently as conlleval reads them, or strictly by a scheme. Must not import Paddle."""
+"""Entities in rows of tags: leniently as conlleval reads them, or strictly by a scheme."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hubflow.schemas.tags import Tag, Tagging, tagging_of
+from hubflow.schemas.labels import Tag, Tagging, tagging_of
 
 Scheme = Literal["plain", "IOB1", "IOB2", "IOE1", "IOE2", "BIOES", "BILOU"]
 Mode = Literal["default", "strict"]

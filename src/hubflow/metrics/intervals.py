@@ -1,4 +1,4 @@
-"""Confidence intervals of the metrics of a split. Must not import Paddle."""
+"""Confidence intervals of the metrics of a split."""
 
 from typing import TYPE_CHECKING
 
@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from hubflow.metrics.bootstrap import VALUES_AT_ONCE, bootstrap_weights
 from hubflow.metrics.weighted import ClassStatistics, SequenceStatistics
-from hubflow.schemas.evaluate_settings import BootstrapSettings
 from hubflow.schemas.evaluation import Interval
+from hubflow.schemas.settings import BootstrapSettings
 
 if TYPE_CHECKING:
     from hubflow.metrics.classification import ClassificationMetrics

@@ -1,4 +1,4 @@
-"""Metrics, exactly over all rows: classification through scikit-learn, entities as seqeval counts them. No Paddle here."""
+"""Metrics, exactly over all rows: classification through scikit-learn, entities as seqeval counts them."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hubflow.metrics.entities import Mode, Scheme, TagReader
-from hubflow.schemas.tags import Tagging
+from hubflow.schemas.labels import Tagging
 
 BINARY = 2
 

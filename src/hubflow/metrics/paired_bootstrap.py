@@ -1,4 +1,4 @@
-"""Paired bootstrap: how far the difference between two models on the same rows is from chance. Must not import Paddle."""
+"""Paired bootstrap: how far the difference between two models on the same rows is from chance."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hubflow.metrics.entities import Mode, TagReader, scheme_of
 from hubflow.metrics.metrics import ClassCounts, count_metrics, scores_of
-from hubflow.schemas.tags import Tagging
+from hubflow.schemas.labels import Tagging
 
 CHUNK = 2**22  # numbers drawn at once
 Sums = NDArray[np.float64]

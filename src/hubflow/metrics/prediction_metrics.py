@@ -1,4 +1,4 @@
-"""Metrics of predictions against labels, from counts that add up over parts. Must not import Paddle or Prefect."""
+"""Metrics of predictions against labels, from counts that add up over parts."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hubflow.errors import TagError
-from hubflow.schemas.checks import BLANK
+from hubflow.schemas.frames import BLANK
 from hubflow.schemas.labels import LabelMap, clean_label
 
 MAX_EXAMPLES = 5

@@ -1,4 +1,4 @@
-"""Evaluating sequence labelling: batches of rows, in any order, summed in one pass by word and by entity. No Paddle here."""
+"""Evaluating sequence labelling: batches of rows, in any order, summed in one pass by word and by entity."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from hubflow.metrics.classification import Calibration, MetricOptions
 from hubflow.metrics.entities import Mode, TagReader, scheme_of
 from hubflow.metrics.metrics import ClassCounts, scores_of
-from hubflow.schemas.labels import LabelMap
-from hubflow.schemas.tags import TagScheme, tagging_of
+from hubflow.schemas.labels import LabelMap, TagScheme, tagging_of
 
 MODES: tuple[Mode, ...] = ("default", "strict")
 

@@ -1,4 +1,4 @@
-"""Metrics of rows that count several times each, for many such weightings at once. Must not import Paddle."""
+"""Metrics of rows that count several times each, for many such weightings at once."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""Fetches what is needed of a module from a hub by huggingface_hub. Must not import Paddle or Prefect.
+"""Fetches what is needed of a module from a hub by huggingface_hub.
 
 huggingface_hub supplies addresses, tokens, proxies, retries and progress bars. Partial files, hashes and the order of writing
 are kept here: its own downloads start from nothing in a new process, and it does not hash what came over plain HTTP.
@@ -32,7 +32,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore
 
 from hubflow.errors import DownloadError, HubflowError, join_limited
 from hubflow.files import read_file
-from hubflow.modules.checksums import CONFIG, Checksums, read_checksums
+from hubflow.modules.download import CONFIG, Checksums, read_checksums
 from hubflow.modules.weights import LOOKED_FOR, PADDLE_PATTERN, SAFETENSORS, SAFETENSORS_INDEX, TORCH_PICKLE, weight_shards
 from hubflow.schemas.library import library_settings
 from hubflow.store.manifest import file_sha256

@@ -1,4 +1,4 @@
-"""Images: opened, decoded to what a person sees, resized and cropped to a square. Must not import Paddle.
+"""Images: opened, decoded to what a person sees, resized and cropped to a square.
 
 `read_image` is the one place that opens an image file. Its pixels are those that a person sees in a viewer: the orientation of
 the camera is applied, deep grey values are scaled to 8 bits, colour profiles are converted to sRGB, and transparent parts show

@@ -1,4 +1,4 @@
-"""What a user gives a predictor, as a list of rows of the kind that the model was trained on. Must not import Paddle."""
+"""What a user gives a predictor, as a list of rows of the kind that the model was trained on."""
 
 import math
 import operator

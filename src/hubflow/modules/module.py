@@ -12,16 +12,26 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from hubflow.errors import HubflowError, ModuleError
-from hubflow.modules.blocks import image_block_of, image_blocks, text_block_of, text_blocks
 from hubflow.modules.download import resolve_module
-from hubflow.modules.files import read_settings
 from hubflow.modules.inputs import normalised, pad_text, pixels_of, rows_of
-from hubflow.modules.lora import is_adapter
-from hubflow.modules.networks import image, image_names, text
+from hubflow.modules.networks import image, text
+from hubflow.modules.networks import image as image_names
 from hubflow.modules.networks.sub_batches import SeededDropout
-from hubflow.modules.networks.text_names import FAMILIES, canonical_tensors
+from hubflow.modules.networks.text import FAMILIES, canonical_tensors, is_adapter
+from hubflow.modules.registry import read_settings
 from hubflow.modules.tokenizer import encode_texts, encode_words, load_tokenizer, pad_token_id
-from hubflow.modules.weights import NARROWEST, match_weights, read_weights, weight_bytes, weight_files, weight_names
+from hubflow.modules.weights import (
+    NARROWEST,
+    image_block_of,
+    image_blocks,
+    match_weights,
+    read_weights,
+    text_block_of,
+    text_blocks,
+    weight_bytes,
+    weight_files,
+    weight_names,
+)
 from hubflow.runtime.paddle_import import BUILD_LOCK, keep_program, leave_dynamic_mode, paddle, set_variable
 from hubflow.runtime.paddle_import import functional as F
 from hubflow.schemas.labels import IGNORED_LABEL

@@ -1,4 +1,4 @@
-"""Loads a module's tokenizer from its own files and encodes texts and words with it. Must not import Paddle or Prefect.
+"""Loads a module's tokenizer from its own files and encodes texts and words with it.
 
 TOKENIZERS_PARALLELISM is left as it is: when unset, the library encodes in parallel and stops doing so after a fork.
 """
@@ -14,9 +14,9 @@ from tokenizers import AddedToken, Encoding, Tokenizer, decoders, models, normal
 
 from hubflow.errors import ModuleError, TokenizerError, join_limited
 from hubflow.files import held_open
-from hubflow.modules.checksums import CONFIG
-from hubflow.modules.files import parse_json, read_bounded, read_settings
-from hubflow.modules.networks.text_names import FAMILIES
+from hubflow.modules.download import CONFIG
+from hubflow.modules.networks.text import FAMILIES
+from hubflow.modules.registry import parse_json, read_bounded, read_settings
 from hubflow.modules.tokenizer_rules import check_rules
 from hubflow.schemas.library import library_settings
 

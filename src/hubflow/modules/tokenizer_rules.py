@@ -1,4 +1,4 @@
-"""What the rules of a tokenizer.json can make of a text, found before they are run. Must not import Paddle or Prefect.
+"""What the rules of a tokenizer.json can make of a text, found before they are run.
 
 A tokenizer's rules run inside a library that cannot be interrupted, and which ends the process when memory runs out. So they
 are read here first: how many bytes they can make of one byte, whether a pattern's search has a bound, and which ids they add.

@@ -10,8 +10,8 @@ from prefect.cache_policies import NO_CACHE
 
 from hubflow.errors import SettingsError
 from hubflow.inference.batch.shard import predict_part
-from hubflow.schemas.parts import PredictionJob, ShardRecord, ShardRef
-from hubflow.schemas.prediction import RunnerSettings
+from hubflow.schemas.references import PredictionJob, ShardRecord, ShardRef
+from hubflow.schemas.settings import RunnerSettings
 
 SET_BY_DASK = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_", "PYTHONHASHSEED")
 predict_part_task = task(name="predict_part", cache_policy=NO_CACHE, persist_result=False)(predict_part)
@@ -31,7 +31,7 @@ class OverRunner:
             return
         with _cluster(self._settings) as runner:
             if self._settings.address is None:
-                from hubflow.runtime.cores import usable_cores
+                from hubflow.runtime.threads import usable_cores
 
                 work = work.model_copy(update={"threads": max(1, usable_cores() // self._settings.workers)})
             for future in runner.map(predict_part_task, {"work": unmapped(work), "part": list(parts)}):

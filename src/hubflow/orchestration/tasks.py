@@ -1,4 +1,4 @@
-"""What every Prefect task here shares: one artifact a person can read, one log line, no cache but the store's own."""
+"""Stages as Prefect tasks: one artifact, one log line, no cache but the store's own, one run at a time on a GPU."""
 
 import errno
 import functools
@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -16,18 +16,69 @@ from typing import Any, ParamSpec, TypeVar
 from prefect import Task, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.concurrency.sync import concurrency
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.logging import get_run_logger
 from pydantic import BaseModel
 from rich.markup import escape
 
 from hubflow.console import say
-from hubflow.errors import GivenUpError, HubflowError, OpenFilesError, StoppedError, with_remedy
+from hubflow.errors import ConcurrencyError, GivenUpError, HubflowError, OpenFilesError, StoppedError, with_remedy
 from hubflow.orchestration.run_context import artifact_key, in_run, require_lasting
 from hubflow.runtime.memory import low_memory_explained
+from hubflow.schemas.deployment import ConcurrencySettings
 from hubflow.schemas.urls import PathRole, PathSetting, as_text, is_url, paths_of
 from hubflow.store.manifest import full_disk_explained
 from hubflow.store.store import noted_lookups
 from hubflow.text import markdown_block, markdown_text, printable
+
+
+@contextmanager
+def slot(settings: ConcurrencySettings, device: str) -> Iterator[None]:
+    """Hold a slot while the block runs; wait for it where others hold them all.
+
+    The slot is a lease that this process renews: when it is killed, the server gives the slot back after `lease_seconds`.
+
+    Raises:
+        ConcurrencyError: when the limit is missing and is not to be made.
+    """
+    if settings.held == "never" or (settings.held == "gpu" and not _is_gpu(device)):
+        yield
+        return
+    require_limit(settings)
+    say(f"[dim]waiting for a slot of {escape(repr(settings.name))} …[/dim]")
+    with concurrency(settings.name, strict=True, lease_duration=settings.lease_seconds):
+        yield
+
+
+def require_limit(settings: ConcurrencySettings) -> None:
+    """Make the limit where it is missing; one that is there stays as it is.
+
+    Raises:
+        ConcurrencyError: when it is missing and is not to be made.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(settings.name)
+        except ObjectNotFound:
+            if not settings.create:
+                raise ConcurrencyError(
+                    f"slot: Prefect's server has no concurrency limit {settings.name!r}; make it with `prefect gcl create "
+                    f"{settings.name} --limit {settings.slots}`, or set slot.create"
+                ) from None
+            with suppress(ObjectAlreadyExists):  # another run has just made it
+                client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=settings.name, limit=settings.slots))
+
+
+def _is_gpu(device: str) -> bool:
+    if device == "cpu":
+        return False
+    from hubflow.runtime.paddle_import import paddle, place_of
+
+    return isinstance(place_of(device.partition(",")[0]), paddle.CUDAPlace)
+
 
 MEMORY_REMEDY = (
     "What was made before is kept, and the same run goes on from it: lower batch sizes and the limits of hubflow's settings, "

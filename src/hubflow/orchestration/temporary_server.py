@@ -1,4 +1,4 @@
-"""A temporary Prefect server that starts while Prefect itself is still being imported. Must not import Prefect or Paddle."""
+"""A temporary Prefect server that starts while Prefect itself is still being imported."""
 
 import atexit
 import os

@@ -4,13 +4,12 @@ import copy
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hubflow.errors import TaskError, WeightsError, join_limited
-from hubflow.modules.blocks import HEAD, HEAD_PREFIX
 from hubflow.modules.module import (
     ImageConfig,
     ModuleGraph,
@@ -22,17 +21,21 @@ from hubflow.modules.module import (
 )
 from hubflow.modules.networks.sub_batches import SEED
 from hubflow.modules.networks.text import TextConfig
-from hubflow.modules.weights import match_weights, read_weights
-from hubflow.programs.constants import share_constants
-from hubflow.programs.convolutions import convolve_by_onednn
+from hubflow.modules.weights import HEAD, HEAD_PREFIX, match_weights, read_weights
+from hubflow.programs.passes import convolve_by_onednn, share_constants
 from hubflow.programs.precision import cast_to, require_precision, switch_onednn_off
 from hubflow.runtime.memory import require_threads
 from hubflow.runtime.paddle_import import BUILD_LOCK, get_variable, paddle, place_of, set_variable, use_own_threads
 from hubflow.schemas.labels import IGNORED_LABEL
+from hubflow.schemas.references import EncodedRef, TaskRef
 from hubflow.schemas.settings import LoraSettings, TaskType
 from hubflow.schemas.training import Precision
-from hubflow.tasks.heads import create_img_cls_task, create_seq_label_task, create_text_cls_task
-from hubflow.tasks.task import Task
+from hubflow.store.store import Store
+from hubflow.tasks.task import Task, create_img_cls_task, create_seq_label_task, create_text_cls_task
+
+if TYPE_CHECKING:
+    from hubflow.data.encoded import EncodedSplit
+    from hubflow.workers.connection import Connection
 
 Feed = dict[str, NDArray[Any]]
 ROWS_OF = ("input_ids", "position_ids", "segment_ids", "input_mask", "seq_len", "image", "label")
@@ -278,3 +281,53 @@ def _output(graph: ModuleGraph, name: str, spec: TaskSpec) -> Any:
     if name not in graph.outputs:
         raise TaskError(f"{spec.task} needs a module with the output {name!r}; this one has {', '.join(graph.outputs)}")
     return graph.outputs[name]
+
+
+def task_spec(facts: dict[str, Any]) -> "TaskSpec":
+    """The specification in the facts that `build_head` kept."""
+
+    return TaskSpec(
+        task=facts["task"],
+        num_classes=facts["num_classes"],
+        hidden_units=tuple(facts["hidden_units"]),
+        trainable=facts["trainable"],
+        pretrained=facts["module"]["pretrained"],
+        max_seq_len=facts["max_seq_len"],
+        head_dropout=facts["head_dropout"],
+        dropout=facts["dropout"],
+        attention_dropout=facts["attention_dropout"],
+        lora=facts["lora"] and LoraSettings.model_validate(facts["lora"]),
+    )
+
+
+def open_session(
+    task: TaskRef,
+    store: Store,
+    device: str,
+    precision: Precision = "float32",
+    sub_batches: int = 1,
+) -> "Session":
+    """Rebuild a task's programs, without weights, from its reference."""
+
+    spec, folder = task_spec(store.open(task).facts), store.open(task.module).folder
+    return Session(spec, folder, device, precision=precision, sub_batches=sub_batches)
+
+
+def parameter_names(request: dict[str, Any], connection: "Connection") -> list[str]:
+    """Names of all parameters of a head on its module, sorted, once both are built; `build_head` has it done by a worker."""
+
+    return sorted(Session(task_spec(request["facts"]), Path(request["module"]), "cpu").names)
+
+
+def open_split(store: Store, encoded: EncodedRef, split: str, random_flip: bool = False) -> "EncodedSplit":
+    """Map one split's encoded rows into memory."""
+    from hubflow.data.encoded import open_images, open_text
+    from hubflow.modules.module import ImageConfig, read_config
+
+    artifact = store.open(encoded)
+    path = artifact.folder / f"{split}.arrow"
+    if encoded.module.module_kind == "text":
+        return open_text(path, artifact.facts["pad_token_id"])
+    config = read_config(store.open(encoded.module).folder, encoded.module.pretrained)
+    assert isinstance(config, ImageConfig)
+    return open_images(path, config.mean, config.std, random_flip)

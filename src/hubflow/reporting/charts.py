@@ -1,12 +1,18 @@
-"""Charts as coordinates of inline SVG: lines with axes, bars behind them. Must not import Paddle or Prefect."""
+"""Charts as coordinates of inline SVG: the history of a training, and reliability diagrams."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+
+from hubflow.schemas.evaluation import Calibration, CalibrationBin
+from hubflow.schemas.frames import require_evaluations, require_steps
+from hubflow.schemas.references import CheckpointRef
 
 WIDTH, HEIGHT = 360, 210
 LEFT, RIGHT, TOP, BOTTOM = 48, 12, 10, 38
@@ -178,3 +184,95 @@ def brief(value: float, step: float) -> str:
     if abs(value) >= MANY or step < FEW:
         return f"{value:.3g}".replace("e-0", "e-").replace("e+0", "e")
     return f"{value:.{max(0, -math.floor(math.log10(step) + 1e-9))}f}"
+
+
+PLACE = ("step", "epoch", "loss")
+
+
+def training_charts(folder: Path, checkpoint: CheckpointRef) -> list[LineChart]:
+    """Loss of training and dev, the metric that picked the weights and the others, learning rate and norm of the gradient.
+
+    Args:
+        folder: of the checkpoint, with `steps.parquet` (`TrainingSteps`) and `evaluations.parquet` (`Evaluations`).
+        checkpoint: says which metric picked the weights, and in which epoch.
+
+    Raises:
+        ContractError: when either table breaks its contract.
+    """
+    steps = require_steps(pd.read_parquet(folder / "steps.parquet"), "steps.parquet")
+    evaluated = require_evaluations(pd.read_parquet(folder / "evaluations.parquet"), "evaluations.parquet")
+    loss = [Series("train", *_points(steps, "loss"))]
+    if len(evaluated) and "loss" in evaluated:
+        loss.append(Series("dev", *_points(evaluated, "loss")))
+    by_metric = {
+        name: Series("dev", *_points(evaluated, name)) for name in evaluated.columns if len(evaluated) and name not in PLACE
+    }
+    first, best = by_metric.pop(checkpoint.best_metric, None), _best(evaluated, checkpoint)
+    charts = [_chart("Loss", loss, best if checkpoint.best_metric == "loss" else None)]
+    charts += [_chart(f"{checkpoint.best_metric} on dev", [first], best)] if first is not None else []
+    for title, column in (("Learning rate", "learning_rate"), ("Norm of the gradient", "grad_norm")):
+        charts.append(_chart(title, [Series("train", *_points(steps, column))]))
+    return charts + [_chart(f"{name} on dev", [one]) for name, one in by_metric.items() if len(evaluated) > 1]
+
+
+def _chart(title: str, series: list[Series], marked: int | None = None) -> LineChart:
+    ends = [f"{one.name} {one.y[0]:.4g} → {one.y[-1]:.4g}" for one in series]
+    return line_chart(title, series, ", ".join(ends), marked=marked)
+
+
+def _points(frame: pd.DataFrame, column: str) -> tuple[Floats, Floats]:
+    return frame["step"].to_numpy(float), frame[column].to_numpy(float)
+
+
+def _best(evaluated: "pd.DataFrame", checkpoint: CheckpointRef) -> int | None:
+    """Which evaluation the weights that were kept come from."""
+    if checkpoint.best_value is None or checkpoint.best_metric not in evaluated:
+        return None
+    values: Any = evaluated[checkpoint.best_metric].to_numpy(float)
+    same = np.flatnonzero(values == checkpoint.best_value)
+    return int(same[0]) if len(same) else None
+
+
+EVEN = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+DIAGONAL = np.array([0.0, 1.0])
+
+
+def calibration_chart(calibration: Calibration | None, unit: str) -> LineChart | None:
+    """Fraction that is right over the mean probability of what was predicted, with the share of rows in each bin behind it.
+
+    Guo et al., arXiv:1706.04599, figure 1; a point is at the mean probability of its bin, not at the bin's middle.
+
+    Args:
+        calibration: of a split.
+        unit: what was counted: rows, or words.
+
+    Returns:
+        None where nothing was counted.
+    """
+    bins = [one for one in calibration.bins if one.count] if calibration is not None else []
+    total = sum(one.count for one in bins)
+    if not total:
+        return None
+    confidence, accuracy = (np.array([getattr(one, name) for one in bins]) for name in ("confidence", "accuracy"))
+    shares = [Bar(one.low, one.high, one.count / total, _said(one, unit)) for one in bins]
+    return line_chart(
+        "Fraction that is right",
+        [Series("this model", confidence, accuracy), Series("as right as sure", DIAGONAL, DIAGONAL, "ideal")],
+        f"bars: share of the {unit}",
+        axis="probability of what was predicted",
+        bars=shares,
+        axes=EVEN,
+    )
+
+
+def _said(one: CalibrationBin, unit: str) -> str:
+    return f"{one.count} {unit} from {one.low:.3g} to {one.high:.3g}: {one.confidence:.3f} sure, {one.accuracy:.3f} right"
+
+
+MAX_LABEL_CHARS = 40
+"""Labels are cut so in tables; whole ones are in the mistakes."""
+
+
+def cut_label(label: str) -> str:
+    """A label as tables show it."""
+    return label if len(label) <= MAX_LABEL_CHARS else f"{label[:MAX_LABEL_CHARS]}…"

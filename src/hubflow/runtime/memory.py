@@ -1,4 +1,4 @@
-"""Memory of the process: what a step frees is kept for the next one, and what to do where it is not enough. No Paddle here."""
+"""Memory of the process: what a step frees is kept for the next one, and what to do where it is not enough."""
 
 import contextlib
 import ctypes

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from hubflow.errors import DeviceError
-from hubflow.runtime.cores import THREADS, compute_cores, given_threads
+from hubflow.runtime.threads import THREADS, compute_cores, given_threads
 
 BYTES_OF_SIGACTION = 512  # more than any system's struct sigaction has
 BUILD_LOCK = threading.RLock()

@@ -1,4 +1,4 @@
-"""Files that a user names and hubflow writes: where they may be, and what of theirs may be replaced. No Paddle, no Prefect.
+"""Files that a user names and hubflow writes: where they may be, and what of theirs may be replaced.
 
 Predictions, their quarantine and the history of a training are written to places of the user's choice, where other files may
 be. Beside each output is a record, `.<name>.hubflow`, of the size and time of what hubflow wrote there: a file that is still

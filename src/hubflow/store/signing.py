@@ -1,4 +1,4 @@
-"""Signatures of exports: ed25519 over the bytes of the manifest, which has the hash of every file. No Paddle, no Prefect here.
+"""Signatures of exports: ed25519 over the bytes of the manifest, which has the hash of every file.
 
 The signature is a file of the export beside the manifest, so that it goes wherever the export goes. Keys are PEM files, as
 openssl makes them: `openssl genpkey -algorithm ed25519`.

@@ -1,4 +1,4 @@
-"""The store: artefact folders found by content, written atomically, verified on every read. Must not import Paddle."""
+"""The store: artefact folders found by content, written atomically, verified on every read."""
 
 import hashlib
 import json
@@ -30,9 +30,9 @@ from hubflow.store.manifest import (
     write_atomically,
 )
 from hubflow.store.outputs import require_in_output_root
-from hubflow.store.remote import CACHE_VARIABLE, Remote
-from hubflow.store.signing import require_trusted, sign, sign_export
-from hubflow.store.sync import (
+from hubflow.store.remote import (
+    CACHE_VARIABLE,
+    Remote,
     fetch_folder,
     fetch_signatures,
     mirror_tree,
@@ -41,6 +41,7 @@ from hubflow.store.sync import (
     send_signatures,
     sha256_of,
 )
+from hubflow.store.signing import require_trusted, sign, sign_export
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

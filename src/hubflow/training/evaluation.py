@@ -14,8 +14,7 @@ from hubflow.metrics.metrics import log_softmax
 from hubflow.metrics.sequence_labelling import SequenceLabellingMetrics
 from hubflow.modules.tokenizer import WordWindows
 from hubflow.programs.session import Session
-from hubflow.schemas.labels import LabelMap
-from hubflow.schemas.tags import OUTSIDE
+from hubflow.schemas.labels import OUTSIDE, LabelMap
 
 EVALUATION_BATCH = 64
 """Rows of a batch while training."""

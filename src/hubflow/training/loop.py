@@ -1,31 +1,300 @@
-"""The training loop: one function that can be read from top to bottom."""
+"""The training loop: one function that can be read from top to bottom, its control and its step."""
 
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hubflow.data.encoded import EncodedSplit, IntArray, epoch_batches
-from hubflow.errors import TrainingError, TrainingStopped
+from hubflow.errors import SettingsError, TrainingError, TrainingStopped, join_limited
 from hubflow.modules.inputs import Feed
 from hubflow.programs.session import Session
 from hubflow.runtime.memory import kept_between_steps
-from hubflow.runtime.prefetch import Prefetcher
+from hubflow.runtime.paddle_import import paddle
+from hubflow.runtime.threads import Prefetcher
+from hubflow.schemas.evaluation import LOWER_IS_BETTER
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.training import TrainSettings
 from hubflow.training.callbacks import Callback, Step, TrainState
-from hubflow.training.checkpoints import Checkpoints
-from hubflow.training.control import TrainerControl
+from hubflow.training.checkpoints import Checkpoints, pack, restore, seed_everything
 from hubflow.training.distributed import World
 from hubflow.training.evaluation import EVALUATION_BATCH, evaluate_split
-from hubflow.training.interrupts import deferred_signals
-from hubflow.training.objective import class_weights_of
-from hubflow.training.program import Update
-from hubflow.training.resuming import pack, restore, seed_everything
-from hubflow.training.step import FIRST_LOSS_SCALE, TrainStep, require_finite
+from hubflow.training.optimizers import schedule_of
+from hubflow.training.program import Report, Update, class_weights_of
 
 __all__ = ["TrainPlan", "TrainState", "TrainingError", "TrainingStopped", "train"]
+
+
+class Interrupt:
+    """Whether somebody asked to stop, and what to do about it when the work is safe."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a signal is held back."""
+        return self.signal is not None
+
+    def hold(self) -> None:
+        """Take SIGTERM and SIGINT from now on; only Python's main thread can. A second SIGINT ends at once."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+
+    def let_go(self) -> None:
+        """Give the signals back to the handlers that were there before."""
+        for number, handler in self._before.items():
+            if handler is not None:  # None: set by other than Python, and cannot be put back
+                signal.signal(number, handler)
+        self._before.clear()
+
+    def hand_on(self) -> None:
+        """Deliver the signal that was held back to the handler that was there before: the engine's, or Python's own."""
+        number, self.signal = self.signal, None
+        self.let_go()
+        if number is not None:
+            signal.raise_signal(number)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal == signal.SIGINT == number:
+            self.hand_on()
+        self.signal = number
+
+
+@contextlib.contextmanager
+def deferred_signals() -> Iterator[Interrupt]:
+    """Hold SIGTERM and SIGINT back inside the block, and hand on at its end what came and has not been handed on."""
+    interrupt = Interrupt()
+    interrupt.hold()
+    try:
+        yield interrupt
+    finally:
+        interrupt.hand_on()
+
+
+class TrainerControl:
+    """What the settings make of a run over `rows` rows.
+
+    Args:
+        settings: of training.
+        blocks: of the module, from bottom to top.
+        rows: of the train split.
+        has_dev: whether there is a dev split to judge on.
+        best_metric: picks the best weights.
+
+    Raises:
+        SettingsError: when more blocks are to be frozen than there are, early stopping has nothing to judge on, or the warm-up
+            is as long as the run.
+    """
+
+    def __init__(self, settings: TrainSettings, blocks: Sequence[str], rows: int, has_dev: bool, best_metric: str) -> None:
+        if settings.freeze_blocks > len(blocks):
+            raise SettingsError(
+                f"train.freeze_blocks is {settings.freeze_blocks}, but the module has {len(blocks)} blocks: {', '.join(blocks)}"
+            )
+        if settings.early_stopping is not None and not has_dev:
+            raise SettingsError("train.early_stopping needs a dev split to judge on; give data.dev or a dev_fraction above 0")
+        self._settings, self._blocks, self._has_dev, self._metric = settings, tuple(blocks), has_dev, best_metric
+        self.steps_per_epoch = -(-rows // settings.batch_size)
+        self.total_steps = settings.max_steps or settings.epochs * self.steps_per_epoch
+        if settings.warmup_steps and settings.warmup_steps >= self.total_steps:
+            raise SettingsError(
+                f"train.warmup_steps is {settings.warmup_steps}, but the run has {self.total_steps} steps ({rows} rows in "
+                f"batches of {settings.batch_size}): the learning rate would rise to the end; "
+                "give fewer, or train.warmup_proportion"
+            )
+        self.schedule = schedule_of(settings, self.total_steps)
+
+    def frozen(self, epoch: int) -> frozenset[str]:
+        """Blocks that stay as they are in the epoch number `epoch`, counted from 0.
+
+        Gradual unfreezing (ULMFiT, arXiv:1801.06146, section 3.3) begins with the head alone and adds a block from the top.
+        """
+        every, blocks = self._settings.unfreeze_every_epochs, self._blocks
+        count = 0 if every is None else max(0, len(blocks) - epoch // every)
+        return frozenset(blocks[: max(self._settings.freeze_blocks, count)])
+
+    @property
+    def never_trained(self) -> frozenset[str]:
+        """Blocks that are still frozen when the run ends, beside those that are to stay as they are."""
+        last_epoch = (self.total_steps - 1) // self.steps_per_epoch
+        return self.frozen(last_epoch) - frozenset(self._blocks[: self._settings.freeze_blocks])
+
+    def advance(self, state: TrainState) -> None:
+        """Count one update."""
+        state.step += 1
+        state.position += 1
+        if state.position == self.steps_per_epoch:
+            state.epoch, state.position = state.epoch + 1, 0
+
+    def should_evaluate(self, state: TrainState) -> bool:
+        """Whether the weights of this step are to be evaluated, and have not been."""
+        if state.step == state.last_evaluated_step:
+            return False
+        every, is_last = self._settings.evaluate_every_steps, state.step == self.total_steps
+        if not self._has_dev:
+            return is_last
+        return is_last or (state.position == 0 if every is None else state.step % every == 0)
+
+    def judge(self, state: TrainState, metrics: Mapping[str, float]) -> bool:
+        """Take the metrics of this step into the state, and say whether its weights are the best so far.
+
+        Without a dev split the last weights are the best. Patience counts evaluations whose value is not better, by more than
+        `min_delta`, than the one that last was (as Keras does it).
+
+        Raises:
+            SettingsError: when the metric that picks the best weights is not measured.
+        """
+        state.last_evaluated_step = state.step
+        epoch = state.epoch if state.position == 0 else state.epoch + 1
+        if not metrics:
+            state.best_step, state.best_epoch = state.step, epoch
+            return True
+        if self._metric not in metrics:
+            raise SettingsError(f"train.best_metric {self._metric!r} is not measured; measured: {', '.join(metrics)}")
+        state.evaluations.append({"epoch": epoch, "step": state.step, **metrics})
+        value = metrics[self._metric]
+        stopping = self._settings.early_stopping
+        if self._is_better(value, state.patience_value, 0.0 if stopping is None else stopping.min_delta):
+            state.patience_value, state.stale = value, 0
+        else:
+            state.stale += 1
+        if not self._is_better(value, state.best_value):
+            return False
+        state.best_value, state.best_step, state.best_epoch = value, state.step, epoch
+        return True
+
+    def should_save(self, state: TrainState) -> bool:
+        """Whether a checkpoint is to be written after this step even if it is not evaluated."""
+        every = self._settings.checkpoints.every_steps
+        return state.position == 0 or (every is not None and state.step % every == 0)
+
+    def is_logged(self, state: TrainState) -> bool:
+        """Whether this step goes into the history."""
+        return state.step == 1 or state.step % self._settings.log_every_steps == 0
+
+    def should_stop(self, state: TrainState) -> bool:
+        """Whether there is nothing left to do but to judge."""
+        stopping = self._settings.early_stopping
+        return state.step >= self.total_steps or (stopping is not None and state.stale >= stopping.patience)
+
+    def _is_better(self, value: float, than: float | None, by: float = 0.0) -> bool:
+        if than is None or math.isnan(than):  # whatever the first is; then any number is better than none
+            return than is None or not math.isnan(value)
+        return value < than - by if self._metric in LOWER_IS_BETTER else value > than + by
+
+
+FIRST_LOSS_SCALE = 2.0**16
+SCALE_GROWS_AFTER = 2000
+SMALLEST_LOSS_SCALE = 1.0
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """What every step of a run needs.
+
+    Attributes:
+        train: the rows.
+        example_weights: by how much each row counts `[rows]`.
+        seed: of the run.
+        parts: how many parts the rows of an update are computed in.
+        world: this process among those that train together.
+    """
+
+    train: EncodedSplit
+    example_weights: NDArray[np.float64]
+    seed: int
+    parts: int
+    world: World
+
+    def feeds(self, rows: IntArray, step: int) -> list[Feed]:
+        """Inputs and labels of each part of an update, augmented as its step, counted from 0, has it.
+
+        A process without rows of its own still takes part in the sum over processes, with one that counts nothing.
+        """
+        generator = np.random.default_rng(self._entropy(step))
+        return [self.train.feed(part if len(part) else rows[:1], generator) for part in self._parts(rows)]
+
+    def take(
+        self,
+        update: Update,
+        state: TrainState,
+        rows: IntArray,
+        rate: float,
+        stop: bool,
+        feeds: Sequence[Feed] | None = None,
+    ) -> Report:
+        """Update the parameters with the rows of one update, and say how it went.
+
+        A loss or gradient that is not finite is reported, not raised. In float16 such an update is left out, and the loss
+        scale halved (Micikevicius et al., arXiv:1710.03740, section 3.2). `feeds` are what `feeds` gives, where that is known.
+        """
+        drawn = int(np.random.SeedSequence(self._entropy(state.step)).generate_state(1, np.uint32)[0])
+        paddle.seed(drawn)
+        update.session.seed_dropout(drawn % 2**24)
+        scale = state.loss_scale or 1.0
+        weight = float(self.example_weights[rows].sum())
+        normaliser = scale / weight if weight > 0 else 0.0
+        loss = 0.0
+        for part, feed in zip(self._parts(rows), feeds or self.feeds(rows, state.step), strict=True):
+            report = update.add(feed, normaliser if len(part) else 0.0, rate, stop)
+            loss += report.loss / scale
+        report = Report(loss, report.stops, {block: norm / scale for block, norm in report.norms.items()})
+        update.finish(rate, scale, keep=_adjust_scale(state, report))
+        return report
+
+    def _entropy(self, step: int) -> list[int]:
+        """Dropout and augmentation are functions of seed and step alone, so that a resumed run draws the same."""
+        return [self.seed, step, self.world.rank]
+
+    def _parts(self, rows: IntArray) -> list[IntArray]:
+        """This process's rows in as many parts as every other process has."""
+        count = min(self.parts, -(-len(rows) // self.world.size))
+        return np.array_split(self.world.shard(rows), count)
+
+
+def _adjust_scale(state: TrainState, report: Report) -> bool:
+    """Move the loss scale of float16 on, and say whether the update counts."""
+    if state.loss_scale is None:
+        return True
+    is_finite = bool(np.isfinite(report.grad_norm))
+    state.scaled_steps += 1
+    if not is_finite:
+        state.loss_scale, state.scaled_steps = state.loss_scale / 2, 0
+    elif state.scaled_steps == SCALE_GROWS_AFTER:
+        state.loss_scale, state.scaled_steps = state.loss_scale * 2, 0
+    return is_finite
+
+
+def require_finite(report: Report, state: TrainState, rows: Any) -> None:
+    """Refuse a step whose loss or gradients are not finite.
+
+    Raises:
+        TrainingError: naming the step, the batch's rows and the norms of the gradients by block.
+    """
+    if state.loss_scale is not None and state.loss_scale >= SMALLEST_LOSS_SCALE and np.isfinite(report.loss):
+        return  # in float16 a gradient that overflows is left out, until the scale can fall no further
+    if np.isfinite(report.loss) and np.isfinite(report.grad_norm):
+        return
+    norms = ", ".join(f"{block} {norm:.4g}" for block, norm in report.norms.items())
+    raise TrainingError(
+        f"step {state.step + 1}: the loss is {report.loss}, the gradients' norm {report.grad_norm}; rows of its batch: "
+        f"{join_limited(rows.tolist())}; norm of the gradients by block: {norms}. The last checkpoint is from before it. "
+        "Lower train.learning_rate, set train.max_grad_norm, or look at those rows"
+    )
+
+
 log = logging.getLogger(__name__)
 
 

@@ -1,5 +1,6 @@
 """Preflight: one batch through every part of a run before the long work, so that a mistake costs seconds."""
 
+import os
 import resource
 import shutil
 import time
@@ -11,13 +12,48 @@ import numpy as np
 
 from hubflow.data.encoded import EncodedSplit, IntArray, epoch_batches, sorted_batches
 from hubflow.errors import StoreError
+from hubflow.files import read_text
 from hubflow.programs.session import Session
 from hubflow.runtime.paddle_import import get_variable, paddle, variable_bytes
+from hubflow.runtime.threads import compute_cores
+from hubflow.schemas.references import TrainRequest
 from hubflow.schemas.training import TrainSettings
-from hubflow.store.manifest import draft_folder
+from hubflow.store.manifest import draft_folder, write_atomically
+from hubflow.store.store import Store, content_key
 from hubflow.training.callbacks import TrainState
+from hubflow.training.checkpoints import versions
+from hubflow.training.loop import TrainStep, require_finite
 from hubflow.training.program import Update
-from hubflow.training.step import TrainStep, require_finite
+
+FOLDER = "preflights"
+
+
+def passed(home: Store, request: TrainRequest) -> str | None:
+    """What the request's preflight told when it passed here; None when it has not."""
+    file = _file(home, request)
+    return read_text(file) if file.exists() else None
+
+
+def keep(home: Store, request: TrainRequest, told: str) -> None:
+    """Remember that the request's preflight passed here."""
+    write_atomically(_file(home, request), told.encode("utf-8"))
+
+
+def forget(home: Store, request: TrainRequest) -> None:
+    """Let the request's preflight be tried again."""
+    _file(home, request).unlink(missing_ok=True)
+
+
+def _file(home: Store, request: TrainRequest) -> Path:
+    """By all that a preflight is a function of; not by the seed, which changes fresh weights and the order of rows alone.
+
+    Object storage is not asked: another machine has other memory.
+    """
+    asked = {name: value for name, value in request.identity().items() if name != "seed"}
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    machine = {"cores": compute_cores(), "memory": memory, "device": request.device, "processes": request.processes}
+    return home.root / FOLDER / f"{content_key('preflight', asked, machine, versions())}.txt"
+
 
 FEW_ROWS = 4
 """So many rows go through a program where it is enough that one does: of the shortest, or of the longest to judge."""

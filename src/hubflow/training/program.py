@@ -1,23 +1,140 @@
-"""Updates: gradients of the objective, what is done to them, and the optimizer, as static programs over a session's scope."""
+"""Training programs: the objective, its gradients, and the optimizer, as static programs over a session's scope."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hubflow.modules.blocks import HEAD
+from hubflow.data.encoded import EncodedSplit
+from hubflow.errors import SettingsError, join_limited
 from hubflow.modules.networks.sub_batches import SEED
+from hubflow.modules.weights import HEAD
 from hubflow.programs.precision import ask_for_both_gradients
 from hubflow.programs.session import Feed, Session
 from hubflow.runtime.paddle_import import BUILD_LOCK, get_variable, paddle, set_variable, variable_bytes, zeros_variable
+from hubflow.runtime.paddle_import import functional as F
+from hubflow.schemas.labels import IGNORED_LABEL, LabelMap
 from hubflow.schemas.training import TrainSettings
+from hubflow.tasks.task import Task
 from hubflow.training.distributed import World
-from hubflow.training.embedding_rows import WIDENED, EmbeddingRows
-from hubflow.training.objective import NORMALISER, add_objective
 from hubflow.training.optimizers import Gradients, apply, is_decayed
+
+NORMALISER = "normaliser"
+"""Input `[1]` float32: 1 / (weight of all examples of the update). The objective of a part is its share of the mean."""
+
+
+def add_objective(task: Task, label_smoothing: float, class_weights: NDArray[np.float32] | None) -> Any:
+    """Add the objective to the current program, the task's main program, and return it: a scalar.
+
+    It is the cross-entropy summed over the examples (tokens) that are not ignored, times the input `normaliser`. With
+    smoothing ε an example of class y weighs `(1 - ε) w[y] nll[y] + ε / C * Σ_c w[c] nll[c]` (Szegedy et al.,
+    arXiv:1512.00567, weighted as `torch.nn.CrossEntropyLoss` does it). The task's own `loss` stays the plain mean, so that
+    evaluations of runs with different objectives can be compared.
+    """
+    normaliser = paddle.static.data(NORMALISER, [1], "float32")
+    logits = task.variable("logits")
+    flat = logits.reshape([-1, logits.shape[-1]]).astype("float32")
+    label = task.variable("label").reshape([-1])
+    is_counted = label != IGNORED_LABEL
+    losses = F.cross_entropy(flat, label, ignore_index=IGNORED_LABEL, reduction="none").reshape([-1])
+    weights = None if class_weights is None else paddle.to_tensor(class_weights)
+    if weights is not None:
+        losses = losses * paddle.gather(weights, paddle.where(is_counted, label, paddle.zeros_like(label)))
+    if label_smoothing:
+        every = -F.log_softmax(flat)
+        even = (every if weights is None else every * weights).mean(-1) * is_counted.astype("float32")
+        losses = (1.0 - label_smoothing) * losses + label_smoothing * even
+    return (losses.sum() * normaliser).reshape([])
+
+
+def class_weights_of(settings: TrainSettings, label_map: LabelMap, train: EncodedSplit) -> NDArray[np.float32] | None:
+    """Weight of each class `[classes]`, or None when all weigh the same.
+
+    `balanced` is `n / (classes * n_c)` over the examples (words, for sequences) of train, as scikit-learn's
+    `compute_class_weight`; a class that train lacks weighs 0.
+
+    Raises:
+        SettingsError: when a label of `class_weights` is not in the label map, or none weighs anything.
+    """
+    given = settings.class_weights
+    if given is None:
+        return None
+    if isinstance(given, Mapping):
+        strange = [label for label in given if label not in label_map.labels]
+        if strange:
+            raise SettingsError(
+                f"train.class_weights: label(s) {join_limited(strange)} are not in the data; its labels: "
+                f"{join_limited(label_map.labels)}"
+            )
+        weights = np.array([given.get(label, 1.0) for label in label_map.labels], np.float32)
+        if not weights.any():
+            raise SettingsError("train.class_weights: every label weighs 0; give at least one a weight above 0")
+        return weights
+    counts = train.class_counts(label_map.num_classes)
+    balanced = counts.sum() / (len(counts) * np.maximum(counts, 1))
+    return np.where(counts > 0, balanced, 0.0).astype(np.float32)
+
+
+WIDENED = "gradient."
+"""How the name of a variable begins that has an embedding's gradient for the optimizer, and zeros between updates."""
+LARGE = 2**20
+"""Weights from which an embedding's rows are worth it."""
+
+
+class EmbeddingRows:
+    """The large embeddings of a program that is being built.
+
+    Paddle's gradient of an embedding has the size of the table: of MiniLM's 11.7 million weights 47 MB of zeros are made,
+    squared and clipped at each step for the few hundred rows that a batch has. Here it has those rows until it reaches the
+    optimizer, which moves the others too: their momentum goes on.
+
+    Args:
+        program: with gradients added to it.
+    """
+
+    def __init__(self, program: Any) -> None:
+        self._block = program.global_block()
+        self._rows: dict[str, Any] = {}
+        self._zeroed: list[tuple[Any, Any, Any]] = []
+
+    def narrowed(self, gradients: Gradients) -> Gradients:
+        """The gradients, of large embeddings `[rows that occur, size]`."""
+        return [(parameter, self._narrow(parameter, gradient)) for parameter, gradient in gradients]
+
+    def widened(self, gradients: Gradients) -> Gradients:
+        """What `narrowed` made, and what has been done to it, in the size of the table, until `clear`."""
+        return [(parameter, self._widen(parameter, gradient)) for parameter, gradient in gradients]
+
+    def clear(self) -> None:
+        """Let what was widened be zeros again; to be called behind the optimizer."""
+        for table, rows, values in self._zeroed:
+            paddle._C_ops.scatter_(table, rows, paddle.zeros_like(values), True)
+        self._zeroed.clear()
+
+    def _narrow(self, parameter: Any, gradient: Any) -> Any:
+        op = gradient.get_defining_op()
+        count, size = parameter.shape[0], parameter.shape[-1]
+        if op.name() != "pd_op.embedding_grad" or count * size < LARGE:
+            return gradient
+        ids, _, slopes = op.operands_source()
+        rows, places = paddle.unique(ids, return_inverse=True)
+        table = paddle.zeros([paddle.shape(rows)[0], size])
+        op.erase()
+        self._rows[parameter.name] = rows
+        return paddle._C_ops.embedding_grad(places.reshape(paddle.shape(ids)), table, slopes, -1, False)
+
+    def _widen(self, parameter: Any, gradient: Any) -> Any:
+        rows = self._rows.get(parameter.name)
+        if rows is None:
+            return gradient
+        zeros = zeros_variable(f"{WIDENED}{parameter.name}", list(parameter.shape))
+        table = paddle._C_ops.scatter_(zeros, rows, gradient, True)
+        self._zeroed.append((table, rows, gradient))
+        return table
+
 
 STOP, SCALE = "stop_asked", "gradient_scale"
 SUM, START, RATE = "sum_of_gradients.", "start.", "learning_rate_"

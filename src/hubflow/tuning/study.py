@@ -1,4 +1,4 @@
-"""An Optuna study in the store: trials by number, gone on with after a kill. Must not import Paddle or Prefect."""
+"""An Optuna study in the store: trials by number, gone on with after a kill."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ from hubflow.schemas.sweep import Dimension, SweepSettings, Trial
 from hubflow.store.manifest import locked, write_atomically
 from hubflow.store.store import Store, content_key
 from hubflow.training.callbacks import Callback, TrainState
-from hubflow.training.resuming import MAX_DIFFERENCES, differences
+from hubflow.training.checkpoints import MAX_DIFFERENCES, differences
 
 if TYPE_CHECKING:
     import optuna

@@ -30,7 +30,7 @@ from hubflow.errors import (
     WorkStoppedError,
     with_remedy,
 )
-from hubflow.runtime import cores
+from hubflow.runtime import threads as cores
 from hubflow.runtime.memory import is_lack_of_memory, lack_of_memory, memory_facts
 from hubflow.workers.connection import AGAIN, BROADCAST, NO_SIGNAL, message_of, rebuilt, warn_again
 from hubflow.workers.server import BEGUN, ENDED, EXECUTE, FORK, REFUSED

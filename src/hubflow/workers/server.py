@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hubflow.runtime import cores
 from hubflow.runtime import paddle_import as runtime
+from hubflow.runtime import threads as cores
 from hubflow.runtime.memory import share_one_heap
 from hubflow.workers.connection import Connection, LogHandler, Stopped, described, send_warnings
 
@@ -32,10 +32,10 @@ FORK, EXECUTE = b"f", b"x"
 BEGUN, ENDED, REFUSED = "begun", "ended", "refused"
 """First words of the lines that tell of a process: with its id, its exit code, or why there is none."""
 MAX_DESCRIPTORS = 4
-PRELOADED = ("hubflow.jobs.training",)
+PRELOADED = ("hubflow.jobs",)
 PRELOADED_WHILE_IDLE = (
-    "hubflow.jobs.evaluation",
-    "hubflow.jobs.export",
+    "hubflow.jobs",
+    "hubflow.jobs",
     "hubflow.inference.verification_worker",
     "sklearn.metrics",
     "sklearn.preprocessing",

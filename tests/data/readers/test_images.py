@@ -15,7 +15,7 @@ from PIL import Image
 
 from hubflow.data.readers.reading import iter_rows, read_rows
 from hubflow.errors import ContractError, DataError, HubflowError
-from hubflow.schemas.base import rgb_of
+from hubflow.schemas.parsing import rgb_of
 from hubflow.schemas.references import DatasetRef, Split
 from hubflow.schemas.settings import DatasetSpec, ModuleSpec
 from hubflow.stages.load_dataset import load_dataset

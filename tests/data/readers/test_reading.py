@@ -228,7 +228,7 @@ def test_a_faulty_json_line_is_named(tmp_path: Path, line: str, said: str) -> No
 def test_an_array_of_objects_gives_the_rows_of_json_lines(
     tmp_path: Path, block: int, indent: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hubflow.data.readers.text.BLOCK_BYTES", block)
+    monkeypatch.setattr("hubflow.data.readers.chunks.BLOCK_BYTES", block)
     records = [{"text": f'é"\\ {place} 𝄞', "label": place % 2, "more": {"a": [1, 2.5, None]}} for place in range(30)]
     lines = read(write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, records))), "jsonl")
     for ascii in (True, False):

@@ -12,8 +12,9 @@ import pytest
 from golden.seeded import seeded_tensor, seeded_tensors
 from small_modules import in_order_of_use
 
-from hubflow.modules import blocks
-from hubflow.modules.networks import image, image_names
+from hubflow.modules import weights as blocks
+from hubflow.modules.networks import image
+from hubflow.modules.networks import image as image_names
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 CASES = [

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hubflow.modules.networks import image, image_names
+from hubflow.modules.networks import image
+from hubflow.modules.networks import image as image_names
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 

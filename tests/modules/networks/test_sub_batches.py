@@ -14,8 +14,8 @@ from hubflow.programs.session import Session, TaskSpec
 from hubflow.runtime.paddle_import import paddle
 from hubflow.training.callbacks import TrainState
 from hubflow.training.distributed import World
+from hubflow.training.loop import TrainStep
 from hubflow.training.program import Update
-from hubflow.training.step import TrainStep
 
 SPECS = {
     "text": TaskSpec("text_classification", 2, head_dropout=0.0),

@@ -1,4 +1,4 @@
-"""Rows of CSV and TSV files, with the line that each begins at, in chunks. Must not import Paddle or Prefect."""
+"""Rows of CSV and TSV files, with the line that each begins at, in chunks."""
 
 import csv
 import io
@@ -10,9 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from hubflow.data.readers.chunks import Chunk, Malformed, kept, pieces
+from hubflow.data.readers.chunks import (
+    Block,
+    Chunk,
+    Malformed,
+    blocks,
+    encoding_fault,
+    is_damaged,
+    kept,
+    max_line_chars,
+    notes,
+    pieces,
+)
 from hubflow.data.readers.source import Request, make_rows, require_few_columns, wanted_columns
-from hubflow.data.readers.text import Block, blocks, encoding_fault, is_damaged, max_line_chars, notes
 from hubflow.errors import DataError, join_limited
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}

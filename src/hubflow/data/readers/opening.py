@@ -1,4 +1,4 @@
-"""Files of rows as bytes: decompressed on the way, and named for what they are. Must not import Paddle or Prefect."""
+"""Files of rows as bytes: decompressed on the way, and named for what they are."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""Rows of Parquet files, in chunks. Must not import Paddle or Prefect."""
+"""Rows of Parquet files, in chunks."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as arrow
 from pyarrow import compute, parquet, types
 
-from hubflow.data.class_names import named_column, names_by_column
 from hubflow.data.columns import in_plain_layout, is_list, levels, to_frame
+from hubflow.data.preview import named_column, names_by_column
 from hubflow.data.readers.chunks import Chunk, Malformed
 from hubflow.data.readers.opening import HEAD_BYTES, what_it_is
 from hubflow.data.readers.parquet_pages import PageError, Plan, plan_of

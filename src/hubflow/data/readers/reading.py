@@ -1,4 +1,4 @@
-"""Reading rows of any format as the frames of their contract. Must not import Paddle or Prefect."""
+"""Reading rows of any format as the frames of their contract."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from hubflow.data.extra_columns import with_file
-from hubflow.data.readers.chunks import CHUNK_ROWS, Chunk, explained, sliced
+from hubflow.data.columns import with_file
+from hubflow.data.readers.chunks import CHUNK_ROWS, Chunk, encoding_fault, explained, sliced
 from hubflow.data.readers.delimited import read_delimited
 from hubflow.data.readers.images import image_chunks, read_digits
 from hubflow.data.readers.parquet import read_parquet
 from hubflow.data.readers.records import read_jsonl
 from hubflow.data.readers.source import Request, expanded, is_glob, matching, read_label_list
-from hubflow.data.readers.text import encoding_fault
 from hubflow.data.readers.tokens import read_conll, read_msra
 from hubflow.errors import DataError, EmptyError
 from hubflow.schemas.references import RowKind, Split

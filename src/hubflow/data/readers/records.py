@@ -1,4 +1,4 @@
-"""Rows of JSON lines, in chunks. Must not import Paddle or Prefect."""
+"""Rows of JSON lines, in chunks."""
 
 import json
 import math
@@ -11,9 +11,19 @@ import pandas as pd
 import pyarrow as arrow
 
 from hubflow.data.columns import JSON, leaves, to_series
-from hubflow.data.readers.chunks import CHUNK_ROWS, Chunk, Malformed, pieces
+from hubflow.data.readers.chunks import (
+    CHUNK_ROWS,
+    Chunk,
+    Malformed,
+    blocks,
+    is_damaged,
+    max_line_chars,
+    notes,
+    numbered,
+    pieces,
+    texts,
+)
 from hubflow.data.readers.source import Request, make_rows, require_few_columns, wanted_columns
-from hubflow.data.readers.text import blocks, is_damaged, max_line_chars, notes, numbered, texts
 from hubflow.errors import DataError
 from hubflow.schemas.library import library_settings
 from hubflow.schemas.parsing import require_flat, shortened

@@ -1,4 +1,4 @@
-"""What every reader shares: the request, decoded text, and rows made from named columns. Must not import Paddle or Prefect."""
+"""What every reader shares: the request, decoded text, and rows made from named columns."""
 
 import codecs
 import difflib

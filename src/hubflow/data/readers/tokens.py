@@ -1,4 +1,4 @@
-"""Rows of token files: CoNLL columns, and tokens and labels joined by \\x02, in chunks. Must not import Paddle or Prefect."""
+"""Rows of token files: CoNLL columns, and tokens and labels joined by \\x02, in chunks."""
 
 import re
 from collections import Counter
@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from hubflow.data.readers.chunks import Chunk, Malformed, pieces
+from hubflow.data.readers.chunks import Chunk, Malformed, blocks, is_damaged, max_line_chars, notes, numbered, pieces
 from hubflow.data.readers.source import Request, require_few_columns
-from hubflow.data.readers.text import blocks, is_damaged, max_line_chars, notes, numbered
 from hubflow.errors import DataError, EmptyError, join_limited
 from hubflow.schemas.settings import Column
 

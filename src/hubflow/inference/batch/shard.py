@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 from pydantic import ValidationError
 
-from hubflow.data.extra_columns import FILE
+from hubflow.data.columns import FILE
 from hubflow.data.quarantine import as_quarantined
 from hubflow.data.readers.chunks import Malformed
 from hubflow.data.staging import as_table
@@ -24,7 +24,7 @@ from hubflow.inference.batch.layout import rows_file
 from hubflow.inference.batch.tables import class_table, word_table
 from hubflow.metrics.prediction_metrics import Evaluated, evaluate_classes, evaluate_words
 from hubflow.runtime.memory import low_memory_explained
-from hubflow.schemas.parts import PredictionJob, ShardRecord, ShardRef
+from hubflow.schemas.references import PredictionJob, ShardRecord, ShardRef
 from hubflow.store.manifest import atomic_file, write_atomically
 from hubflow.store.store import file_sha256
 
@@ -160,8 +160,7 @@ def _images(rows: Any, predictor: "Predictor", work: PredictionJob) -> tuple[Any
     """
     from hubflow.errors import ImageError
     from hubflow.modules.images import CHANGES, seen_image, square_pixels
-    from hubflow.runtime.cores import usable_cores
-    from hubflow.runtime.threads import thread_map
+    from hubflow.runtime.threads import thread_map, usable_cores
 
     size = predictor.signature["image"]["image_size"]
     paths = rows.column("path").to_pylist()

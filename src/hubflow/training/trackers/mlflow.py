@@ -1,4 +1,4 @@
-"""An onlooker that passes the history of a run to MLflow while it trains. Must not import Paddle or Prefect."""
+"""An onlooker that passes the history of a run to MLflow while it trains."""
 
 import json
 import logging
@@ -17,8 +17,7 @@ from hubflow.schemas.library import library_settings
 from hubflow.schemas.urls import local_path
 from hubflow.store.manifest import jsonable
 from hubflow.store.outputs import require_in_output_root
-from hubflow.training.callbacks import Callback, Step, TrainState
-from hubflow.training.trackers.history import extra_of, new_scalars
+from hubflow.training.callbacks import Callback, Step, TrainState, extra_of, new_scalars
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""An onlooker that passes the history of a run to TensorBoard while it trains. Must not import Paddle or Prefect."""
+"""An onlooker that passes the history of a run to TensorBoard while it trains."""
 
 import socket
 import time
@@ -9,8 +9,7 @@ from typing import Any
 
 from hubflow.errors import HubflowError
 from hubflow.store.outputs import require_in_output_root
-from hubflow.training.callbacks import Callback, Step, TrainState
-from hubflow.training.trackers.history import extra_of, new_scalars
+from hubflow.training.callbacks import Callback, Step, TrainState, extra_of, new_scalars
 
 
 class TensorBoardTracker(Callback):

@@ -1,4 +1,4 @@
-"""The onlookers that write a run's history while it trains, made from its settings. Must not import Paddle or Prefect."""
+"""The onlookers that write a run's history while it trains, made from its settings."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,8 +7,7 @@ from typing import Any
 from hubflow.errors import HubflowError
 from hubflow.schemas.training import TrackingSettings
 from hubflow.store.outputs import require_in_output_root
-from hubflow.training.callbacks import Callback
-from hubflow.training.history import HistoryFile
+from hubflow.training.callbacks import Callback, HistoryFile
 from hubflow.training.trackers.mlflow import MlflowTracker
 from hubflow.training.trackers.tensorboard import TensorBoardTracker
 

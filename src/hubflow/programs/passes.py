@@ -1,4 +1,4 @@
-"""Convolutions of a training program computed by oneDNN, and nothing else of it."""
+"""Passes over programs: shared constants, convolutions by oneDNN, and what inference needs alone."""
 
 import functools
 from collections.abc import Sequence
@@ -8,6 +8,32 @@ import numpy as np
 
 from hubflow.programs.precision import ONEDNN
 from hubflow.runtime.paddle_import import BUILD_LOCK, paddle
+
+CONSTANTS = ("pd_op.full", "pd_op.full_int_array")
+MADE_BY = "op_callstack"
+
+
+def share_constants(program: Any) -> int:
+    """Let equal constants of a program be one operator, the first; how many were dropped.
+
+    Paddle makes a constant anew for each operator that takes it: a fifth of a training program's operators. Each is run in
+    every step, and what the executor does before the first step grows with the square of their number. To be called when
+    nothing will be added to the program any more.
+    """
+    first: dict[str, Any] = {}
+    dropped = 0
+    for op in program.global_block().ops:
+        if op.name() not in CONSTANTS:
+            continue
+        made = op.result(0)
+        attributes = {name: value for name, value in op.attrs().items() if name != MADE_BY}
+        known = first.setdefault(f"{op.name()} {attributes} {made.type()}", made)
+        if not known.is_same(made):
+            made.replace_all_uses_with(known)
+            op.erase()
+            dropped += 1
+    return dropped
+
 
 CONVOLUTIONS = ("conv2d", "conv2d_grad", "depthwise_conv2d", "depthwise_conv2d_grad")
 PLACEMENT = "onednn_placement_pass"
@@ -77,3 +103,35 @@ def _register_dialect() -> None:
         paddle.static.Executor(paddle.CPUPlace()).run(program, feed=feed, fetch_list=[one], scope=paddle.static.Scope())
     finally:
         paddle.set_flags(before)
+
+
+_LEFT_OVER = ("pd_op.full_int_array", "pd_op.full")  # operators that made what is no longer used
+
+
+def simplify(program: Any) -> None:
+    """Take out of an inference program what does nothing there and keeps oneDNN from fusing: outputs stay as they are.
+
+    Dropout in test mode copies its input. For the sake of its gradient alone a bias is expanded to its product's shape, or part
+    of an operator that oneDNN has not; added as a vector it is part of oneDNN's product. Dropout and expanding are a tenth of
+    the time of MiniLM-L6.
+    """
+    block = program.global_block()
+    for op in list(block.ops):
+        if op.name() == "pd_op.dropout" and op.attrs()["is_test"] and op.attrs()["mode"] == "upscale_in_train":
+            _replace(block, op, op.operand_source(0))
+        elif op.name() == "pd_op.expand_as" and {user.name() for user in op.results()[0].all_used_ops()} == {"pd_op.add"}:
+            _replace(block, op, op.operand_source(0))
+        elif op.name() == "pd_op.addmm":
+            bias, x, weight = op.operands_source()
+            with paddle.static.program_guard(program):
+                paddle.pir.set_insertion_point(op)
+                product = paddle.matmul(x, weight) + bias
+            _replace(block, op, product)
+    while unused := [op for op in block.ops if op.name() in _LEFT_OVER and all(one.use_empty() for one in op.results())]:
+        for op in unused:
+            block.remove_op(op)
+
+
+def _replace(block: Any, op: Any, value: Any) -> None:
+    op.result(0).replace_all_uses_with(value)
+    block.remove_op(op)

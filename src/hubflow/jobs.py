@@ -1,4 +1,4 @@
-"""Training as the stage `fine_tune` asks for it, in a worker process or several; and its callbacks on the other side."""
+"""Jobs: what worker processes do for the stages, which is training, evaluation and export."""
 
 import json
 import logging
@@ -7,33 +7,133 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
+
+from hubflow.evaluation.custom_metrics import custom_metrics
+from hubflow.evaluation.details import metric_options
+from hubflow.evaluation.folder import keep_split, write_details
+from hubflow.evaluation.slices import EvaluatedSplit
 from hubflow.inference.export import write_export
+from hubflow.inference.verification import verify_export, what_was_trained
 from hubflow.modules.module import module_blocks, read_config
-from hubflow.programs.artifacts import open_session, open_split
+from hubflow.modules.tokenizer import WordWindows, encode_word_windows, load_tokenizer
 from hubflow.programs.precision import require_precision
-from hubflow.programs.session import Session
-from hubflow.runtime.cores import compute_sub_batches
+from hubflow.programs.session import Session, open_session, open_split
 from hubflow.runtime.paddle_import import place_of
+from hubflow.runtime.threads import compute_sub_batches
+from hubflow.schemas.evaluation import SplitDetails, default_best_metric
+from hubflow.schemas.export import VERIFICATION, ExportSettings, VerificationRequest
 from hubflow.schemas.labels import LabelMap
-from hubflow.schemas.metrics import default_best_metric
-from hubflow.schemas.requests import TrainRequest
+from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, TrainRequest
+from hubflow.schemas.settings import EvaluateSettings
 from hubflow.store.manifest import write_atomically
 from hubflow.store.store import Store
-from hubflow.training import preflight_cache as preflights
+from hubflow.training import preflight as preflights
 from hubflow.training.callbacks import Callback, Step, TrainState
-from hubflow.training.checkpoints import Checkpoints
-from hubflow.training.control import TrainerControl
+from hubflow.training.checkpoints import REQUEST, Checkpoints, environment, versions
 from hubflow.training.distributed import World, join, rank_device
-from hubflow.training.evaluation import require_defined
-from hubflow.training.loop import TrainPlan, train
-from hubflow.training.objective import class_weights_of
+from hubflow.training.evaluation import evaluate_split, require_defined
+from hubflow.training.loop import TrainerControl, TrainPlan, TrainStep, train
 from hubflow.training.preflight import preflight, require_room
-from hubflow.training.program import Update
-from hubflow.training.resuming import environment, versions
-from hubflow.training.step import TrainStep
+from hubflow.training.program import Update, class_weights_of
 from hubflow.training.trackers.trackers import trackers
-from hubflow.training.unfinished import REQUEST
 from hubflow.workers.connection import Connection
+
+
+def evaluate_in_worker(request: dict[str, Any], connection: Connection) -> dict[str, dict[str, float]]:
+    """Write the folder of an evaluation, all but its manifest.
+
+    Args:
+        request: `checkpoint`, `encoded`, `settings` and `device` as the stage has them, `store` (a folder here), and
+            `folder` to write.
+        connection: to the stage, which shows how far it is.
+
+    Returns:
+        Metrics by split.
+
+    Raises:
+        HubflowError: as the stage does.
+    """
+    checkpoint, encoded = (
+        CheckpointRef.model_validate(request["checkpoint"]),
+        EncodedRef.model_validate(request["encoded"]),
+    )
+    settings, folder, store = (
+        EvaluateSettings.model_validate(request["settings"]),
+        Path(request["folder"]),
+        Store(request["store"]),
+    )
+    label_map, own = LabelMap.load(store.open(encoded).folder / "label_map.json"), custom_metrics(settings.metrics)
+    session = open_session(checkpoint.task, store, request["device"], sub_batches=compute_sub_batches())
+    session.load(store.open(checkpoint).folder)
+    source, options = store.open(encoded.dataset).folder, metric_options(settings)
+    metrics: dict[str, dict[str, float]] = {}
+    details: dict[str, SplitDetails] = {}
+    for split in [name for name in encoded.dataset.rows if name != "train"]:
+        rows = open_split(store, encoded, split)
+        connection.call("begin", title=f"evaluating {split}", total=len(rows))
+        windows = _windows(store, encoded, split, settings.stride)
+
+        def advance(count: int) -> None:
+            connection.call("advance", units=count)
+
+        found = evaluate_split(session, rows, label_map, settings.batch_size, advance, options, windows)
+        places = getattr(rows, "positions", None)  # of images: those that do not decode are left out
+        places = np.arange(len(rows)) if places is None else places
+        data, kind = source / f"{split}.parquet", encoded.dataset.rows_kind
+        evaluated = EvaluatedSplit(found.judge, label_map, data, kind, places, rows.rows)
+        details[split], given = keep_split(folder, evaluated, settings, own)
+        metrics[split] = {**found.metrics, **given}
+    write_details(folder, details)
+    label_map.save(folder / "label_map.json")
+    return metrics
+
+
+def _windows(store: Store, encoded: EncodedRef, split: str, stride: int | None) -> WordWindows | None:
+    """The sentences of a split in windows, where the settings have a stride."""
+    if stride is None:
+        return None
+    assert encoded.max_seq_len is not None
+    sentences = pq.read_table(store.open(encoded.dataset).folder / f"{split}.parquet", columns=["tokens"]).column("tokens")
+    tokenizer = load_tokenizer(store.open(encoded.module).folder)
+    return encode_word_windows(tokenizer, sentences.to_pylist(), encoded.max_seq_len, stride)
+
+
+def export_in_worker(request: dict[str, Any], connection: Connection) -> None:
+    """Write the exported folder, all but its card and its manifest, and hold the program to the trained one.
+
+    Args:
+        request: `checkpoint`, `encoded`, `evaluation` and `settings` as the stage has them, `sizes` of the inputs, `store` (a
+            folder here), `folder` to write.
+        connection: to the stage, which has the exported program tried by another process when it is called with `verify`.
+
+    Raises:
+        HubflowError: as the stage does.
+    """
+    checkpoint, encoded = CheckpointRef.model_validate(request["checkpoint"]), EncodedRef.model_validate(request["encoded"])
+    evaluation = EvaluationRef.model_validate(request["evaluation"])
+    settings, folder, store = (
+        ExportSettings.model_validate(request["settings"]),
+        Path(request["folder"]),
+        Store(request["store"]),
+    )
+    label_map = LabelMap.load(store.open(encoded).folder / "label_map.json")
+    trained = store.open(checkpoint).folder
+    session = open_session(checkpoint.task, store, "cpu")
+    session.load(trained)
+    written = session
+    if settings.precision != "float32":
+        written = open_session(checkpoint.task, store, "cpu", settings.precision)
+        written.load(trained)
+    write_export(written, folder, label_map, encoded.dataset.rows_kind, request["sizes"])
+
+    def verify(asked: VerificationRequest) -> None:
+        connection.call("verify", request=asked.model_dump(mode="json"))
+
+    verification = verify_export(verify, what_was_trained(session, store, encoded, evaluation, label_map), folder, settings)
+    (folder / VERIFICATION).write_text(verification.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
 
 log = logging.getLogger(__name__)
 

@@ -1,1 +1,0 @@
-"""Jobs: what worker processes do for the stages, training, evaluation and export."""
