@@ -34,14 +34,14 @@ from hubflow.stages.write_report import write_report
 
 given = load_settings(FineTuneSettings, sys.argv[1])
 store = given.store
-dataset = load_dataset(given.data, given.task, store)
-module = load_module(given.module, store)
-encoded = encode_dataset(dataset, module, given.module, store)
-task = build_head(given.task, module, dataset, given.module, given.head, store)
-checkpoint = fine_tune(task, encoded, given.train, store, given.seed, given.device)
-evaluation = evaluate(checkpoint, encoded, given.evaluate, store, given.device)
-export = export_inference_program(checkpoint, encoded, evaluation, store, given.reuse, given.export)
-write_report(given, evaluation, encoded, export, {}, store)
+dataset = load_dataset.fn(given.data, given.task, store)
+module = load_module.fn(given.module, store)
+encoded = encode_dataset.fn(dataset, module, given.module, store)
+task = build_head.fn(given.task, module, dataset, given.module, given.head, store)
+checkpoint = fine_tune.fn(task, encoded, given.train, store, given.seed, given.device)
+evaluation = evaluate.fn(checkpoint, encoded, given.evaluate, store, given.device)
+export = export_inference_program.fn(checkpoint, encoded, evaluation, store, given.reuse, given.export)
+write_report.fn(given, evaluation, encoded, export, {}, store)
 """
 PORT = 4311
 

@@ -5,6 +5,7 @@ Each stage runs in a process of its own, so that its peak memory is its own. `--
 """
 
 import argparse
+import importlib
 import json
 import math
 import os
@@ -207,14 +208,13 @@ def child(config: str, stage: str) -> None:
     """Run the stages up to `stage`, of which those before it find their results in the store; figures as JSON."""
     from hubflow.schemas.parsing import load_settings
     from hubflow.schemas.settings import FineTuneSettings
-    from hubflow.stages import fine_tune as fine_tune_stage
     from hubflow.stages.build_head import build_head
     from hubflow.stages.encode_dataset import encode_dataset
     from hubflow.stages.evaluate import evaluate
     from hubflow.stages.load_dataset import load_dataset
     from hubflow.stages.load_module import load_module
 
-    fine_tune = fine_tune_stage.fine_tune
+    fine_tune_stage = importlib.import_module("hubflow.stages.fine_tune")  # the package has the stage itself under this name
     given = load_settings(FineTuneSettings, config)
     store, clock = given.store, Steps()
     began: dict[str, float] = {}
@@ -242,7 +242,7 @@ def child(config: str, stage: str) -> None:
     if follows:
         fine_tune_stage.TRAIN = f"{Path(__file__).stem}:counted_training"
     callbacks = [clock.callback()] if follows else []
-    checkpoint = fine_tune(
+    checkpoint = fine_tune_stage.fine_tune.fn(
         task, encoded, given.train, store, given.seed, given.device, callbacks=callbacks, processes=given.processes
     )
     if not ends("fine_tune"):

@@ -25,6 +25,7 @@ R = TypeVar("R")
 @flow(name="fine-tune", persist_result=False)
 def fine_tune(settings: FineTuneSettings) -> FineTuneResult:
     """Fine-tune a pretrained module on labelled data, judge it on every split, and export its inference program."""
+    settings.require_fitting_task()
     require_lasting(paths_of(settings))
     require_signing()
     require_places(settings.train.tracking)

@@ -25,6 +25,7 @@ def nightly(settings: NightlySettings) -> NightlyResult:
 
     It emits one event, `hubflow.nightly.` and the outcome: skipped, promoted, rejected or inconclusive.
     """
+    settings.require_fitting_task()
     require_lasting(paths_of(settings))
     require_signing()
     require_places(settings.train.tracking)

@@ -5,24 +5,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from hubflow.schemas.evaluation import TaskType
+from hubflow.errors import SettingsError
 from hubflow.schemas.parsing import Settings
 from hubflow.schemas.references import CheckpointRef, Decision, ExportRef, VerdictRef
 from hubflow.schemas.settings import FineTuneSettings
-
-_COUNTED = (
-    *("accuracy", "balanced_accuracy", "mcc"),
-    *(f"{name}_{kind}" for kind in ("macro", "weighted") for name in ("precision", "recall", "f1")),
-)
-GATED: dict[TaskType, tuple[str, ...]] = {
-    "image_classification": (*_COUNTED, "loss"),
-    "text_classification": (*_COUNTED, "loss"),
-    "sequence_labelling": (
-        "accuracy",
-        *(f"{name}{mode}" for mode in ("", "_strict") for name in ("precision", "recall", "f1")),
-    ),
-}
-"""Metrics that two models can be compared by, row by row, by task."""
+from hubflow.schemas.tasks import BUILT_IN, find_task_type
 
 
 class GateSettings(Settings):
@@ -203,11 +190,26 @@ class NightlySettings(FineTuneSettings):
 
     @model_validator(mode="after")
     def _gated(self) -> Self:
-        known = GATED[self.task]
-        chosen = self.gate.metric or self.train.best_metric
-        if chosen is not None and chosen not in known:
-            raise ValueError(f"gate.metric: {chosen!r} cannot be compared row by row; use one of {', '.join(known)}")
+        if self.task in BUILT_IN and (faults := self._gate_faults()):
+            raise ValueError(faults[0])
         return self
+
+    def require_fitting_task(self) -> None:
+        """Refuse data and metrics that the task type does not have, and a metric that the gate cannot compare row by row.
+
+        Raises:
+            SettingsError: saying what does not fit, and what does; or that the task type cannot be imported, or is none.
+        """
+        super().require_fitting_task()
+        if faults := self._gate_faults():
+            raise SettingsError(faults[0])
+
+    def _gate_faults(self) -> list[str]:
+        known = find_task_type(self.task).gated_metrics
+        chosen = self.gate.metric or self.train.best_metric
+        if chosen is None or chosen in known:
+            return []
+        return [f"gate.metric: {chosen!r} cannot be compared row by row; use one of {', '.join(known)}"]
 
 
 class NightlyRun(BaseModel):

@@ -14,9 +14,9 @@ from pandera.typing import Series
 from pyarrow import compute
 
 from hubflow.errors import ContractError, join_limited
-from hubflow.schemas.evaluation import is_metric, metric_range
 from hubflow.schemas.labels import INVISIBLE, WHITE_SPACE, LabelMap
 from hubflow.schemas.references import Split
+from hubflow.schemas.tasks import MetricRange, metric_range
 
 BLANK = WHITE_SPACE + INVISIBLE
 SEQUENCES = (list, tuple, np.ndarray)
@@ -150,7 +150,7 @@ class TrainingSteps(pa.DataFrameModel):
 
 
 class Evaluations(pa.DataFrameModel):
-    """The evaluations of a run: step and epoch rise, and every other column is a known metric, finite."""
+    """The evaluations of a run: step and epoch rise, and every other column is a metric of the task, finite."""
 
     step: Series[np.int64] = pa.Field(ge=1)
     epoch: Series[np.int64] = pa.Field(ge=1)
@@ -166,10 +166,6 @@ class Evaluations(pa.DataFrameModel):
     def _epochs(cls, values: Any) -> Any:
         return ~(values.diff() < 0)
 
-    @pa.dataframe_check(name="metrics known")
-    def _known(cls, frame: Any) -> bool:
-        return all(is_metric(name) for name in frame.columns if name not in _PLACE)
-
     @pa.dataframe_check(name="metrics finite")
     def _finite(cls, frame: Any) -> Any:
         values = frame.drop(columns=_PLACE)
@@ -179,7 +175,7 @@ class Evaluations(pa.DataFrameModel):
 
 
 class Metrics(pa.DataFrameModel):
-    """One line for each metric of each split: a known name, and a finite value within the metric's range.
+    """One line for each metric of each split: a metric of the task, and a finite value within its range.
 
     Losses are from 0, `mcc` is within -1..1, a user's own metric anywhere, and all others within 0..1.
     """
@@ -195,16 +191,6 @@ class Metrics(pa.DataFrameModel):
     @pa.check("value", name="finite")
     def _finite(cls, values: Any) -> Any:
         return np.isfinite(values)
-
-    @pa.check("metric", name="known metric")
-    def _known(cls, names: Any) -> Any:
-        return names.map(is_metric).astype(bool)
-
-    @pa.dataframe_check(name="in its range (0 to 1; a loss from 0; mcc from -1)")
-    def _range(cls, frame: Any) -> Any:
-        ranges = [metric_range(name) for name in frame["metric"]]
-        lowest, highest = np.array(ranges, float).reshape(-1, 2).T
-        return (frame["value"] >= lowest) & (frame["value"] <= highest)
 
 
 class EvaluatedRows(pa.DataFrameModel):
@@ -315,13 +301,26 @@ def require_steps(frame: pd.DataFrame, source: str, rates: Rates | None = None) 
     return validate_frame(frame, schema, source, "step")
 
 
-def require_evaluations(frame: pd.DataFrame, source: str) -> pd.DataFrame:
+def require_evaluations(frame: pd.DataFrame, source: str, task: str) -> pd.DataFrame:
     """The evaluations of a run, once they keep `Evaluations`; a run without a dev split has none.
+
+    Args:
+        frame: one line for each evaluation.
+        source: named in the error.
+        task: name of the task type, whose metrics these are.
 
     Raises:
         ContractError: naming the check, how many lines break it, and the first of them.
     """
-    return frame if frame.empty else validate_frame(frame, _schema(Evaluations), source, "step")
+    if frame.empty:
+        return frame
+
+    def are_known(found: Any) -> bool:
+        return all(metric_range(task, name) is not None for name in found.columns if name not in _PLACE)
+
+    schema = _schema(Evaluations)
+    schema.checks = [*schema.checks, pa.Check(are_known, name="metrics known")]
+    return validate_frame(frame, schema, source, "step")
 
 
 def metrics_frame(metrics: dict[str, dict[str, float]]) -> pd.DataFrame:
@@ -333,13 +332,30 @@ def metrics_frame(metrics: dict[str, dict[str, float]]) -> pd.DataFrame:
     )
 
 
-def require_metrics(metrics: dict[str, dict[str, float]], source: str) -> dict[str, dict[str, float]]:
+def require_metrics(metrics: dict[str, dict[str, float]], source: str, task: str) -> dict[str, dict[str, float]]:
     """Metrics by split and name, once they keep `Metrics`.
+
+    Args:
+        metrics: by split and name.
+        source: named in the error.
+        task: name of the task type, whose metrics these are, with their ranges.
 
     Raises:
         ContractError: naming the check and the first values that break it.
     """
-    validate_frame(metrics_frame(metrics), _schema(Metrics), source)
+
+    def are_within(frame: Any) -> Any:
+        ranges = [metric_range(task, name) or MetricRange(-np.inf, np.inf) for name in frame["metric"]]
+        lowest, highest = np.array([(one.low, one.high) for one in ranges], float).reshape(-1, 2).T
+        return (frame["value"] >= lowest) & (frame["value"] <= highest)
+
+    def are_known(names: Any) -> Any:
+        return names.map(lambda name: metric_range(task, name) is not None).astype(bool)
+
+    schema = _schema(Metrics)
+    schema.checks = [*schema.checks, pa.Check(are_within, name="in its range (0 to 1; a loss from 0; mcc from -1)")]
+    schema.columns["metric"].checks = [*schema.columns["metric"].checks, pa.Check(are_known, name="known metric")]
+    validate_frame(metrics_frame(metrics), schema, source)
     return metrics
 
 

@@ -2,6 +2,7 @@
 
 import dis
 import functools
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -17,7 +18,7 @@ from typing import Any
 from hubflow.errors import SettingsError, join_limited
 from hubflow.schemas.library import library_settings
 
-PUBLIC_HOOKS = ("hubflow.schemas.rows",)
+PUBLIC_HOOKS = ("hubflow.schemas.rows", "hubflow.tasks")
 """Modules of hubflow's own that settings may name, whatever `trust.import_packages` says."""
 _searched_last: list[str] = []
 
@@ -68,6 +69,22 @@ def import_object(path: str, setting: str, expected: str) -> object:
         if callable(step) or isinstance(step, ModuleType):
             _require_allowed(_module_of(step), where, expected)
     return steps[-1]
+
+
+def source_sha256(cls: type) -> str:
+    """What tells one version of a user's class from another: the source of the modules that it and its bases are from.
+
+    Modules of hubflow and of Python itself are left out; a class whose source is not there has the hash of nothing.
+    """
+    skipped = {"hubflow", *sys.stdlib_module_names}
+    try:
+        modules = dict.fromkeys(
+            sys.modules[one.__module__] for one in cls.__mro__ if one.__module__.split(".")[0] not in skipped
+        )
+        source = "".join([*map(inspect.getsource, modules), cls.__qualname__])
+    except (OSError, TypeError, KeyError):
+        source = ""
+    return hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _require_allowed(module_name: str, where: str, expected: str) -> None:

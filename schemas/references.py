@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from hubflow.schemas.parsing import Policy
-from hubflow.schemas.settings import TaskType
+from hubflow.schemas.tasks import PredictionKind, TaskName
 from hubflow.schemas.training import TrainSettings
 from hubflow.schemas.urls import StoreAddress
 
@@ -64,7 +64,7 @@ class EncodedRef(Reference):
 class TaskRef(Reference):
     """A head on a module: the specification from which the program is rebuilt, the same every time."""
 
-    task: TaskType
+    task: TaskName
     module: ModuleRef
     num_classes: int
     label_map_sha256: str
@@ -90,7 +90,7 @@ class EvaluationRef(Reference):
 class ExportRef(Reference):
     """A folder that stands alone: inference program, label map, preprocessing, signature, metrics."""
 
-    task: TaskType
+    task: TaskName
     num_classes: int
     label_map_sha256: str
     metrics: dict[str, dict[str, float]]
@@ -159,7 +159,7 @@ class PredictionJob(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     folder: str = Field(description="Where the parts are, absolute")
-    task: TaskType
+    task: PredictionKind
     export: str = Field(description="The exported folder, absolute")
     export_sha256: str = Field(description="Of its manifest")
     rows_kind: RowKind

@@ -5,15 +5,15 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from hubflow.errors import SettingsError
 from hubflow.schemas.data_checks import DataChecks
-from hubflow.schemas.evaluation import CUSTOM_METRIC, METRICS, TaskType
+from hubflow.schemas.evaluation import CUSTOM_METRIC
 from hubflow.schemas.export import ExportSettings
 from hubflow.schemas.labels import TagScheme
 from hubflow.schemas.parsing import Colour, Fraction, Settings
+from hubflow.schemas.tasks import BUILT_IN, TaskName, find_task_type
 from hubflow.schemas.training import TrainSettings
 from hubflow.schemas.urls import ExportAddress, InputPath, LinkBase, OutputPath, PathOrName, StoreAddress
-
-__all__ = ["METRICS", "EvaluateSettings", "TaskType"]
 
 
 class SliceSettings(Settings):
@@ -96,11 +96,6 @@ class RunnerSettings(Settings):
 
 
 DataFormat = Literal["csv", "tsv", "jsonl", "parquet", "image_folder", "image_list", "conll", "msra", "digits"]
-FORMATS: dict[TaskType, tuple[DataFormat, ...]] = {
-    "image_classification": ("image_folder", "image_list", "digits"),
-    "text_classification": ("csv", "tsv", "jsonl", "parquet"),
-    "sequence_labelling": ("conll", "msra", "jsonl", "parquet"),
-}
 Column = str | int
 Character = Annotated[
     str,
@@ -251,7 +246,7 @@ class FineTuneSettings(Settings):
     """All that one fine-tune needs: the parameter of the flow `fine-tune`."""
 
     name: str = Field("fine-tune", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the run's folder in the store")
-    task: TaskType
+    task: TaskName
     module: ModuleSpec
     data: DatasetSpec
     head: HeadSettings = HeadSettings()
@@ -274,15 +269,30 @@ class FineTuneSettings(Settings):
 
     @model_validator(mode="after")
     def _fits_task(self) -> Self:
-        fitting, measured, best = FORMATS[self.task], METRICS[self.task], self.train.best_metric
-        faults = []
-        if self.data.format not in fitting:
-            faults.append(f"data.format {self.data.format!r} holds no rows for {self.task}; use one of {', '.join(fitting)}")
-        if best is not None and best not in measured:
-            faults.append(f"train.best_metric {best!r} is not measured for {self.task}; use one of {', '.join(measured)}")
-        if faults:
+        # A task type of the user's own is code, which reading settings does not run: flows ask `require_fitting_task`.
+        if self.task in BUILT_IN and (faults := self._task_faults()):
             raise ValueError("\n  - settings: ".join(faults))
         return self
+
+    def require_fitting_task(self) -> None:
+        """Refuse data and metrics that the task type, which may be a user's own, does not have.
+
+        Raises:
+            SettingsError: saying what does not fit, and what does; or that the task type cannot be imported, or is none.
+        """
+        if faults := self._task_faults():
+            raise SettingsError("\n".join(faults))
+
+    def _task_faults(self) -> list[str]:
+        known, best = find_task_type(self.task), self.train.best_metric
+        faults = []
+        if self.data.format not in known.formats:
+            fitting = ", ".join(known.formats)
+            faults.append(f"data.format {self.data.format!r} holds no rows for {self.task}; use one of {fitting}")
+        if best is not None and best not in known.metrics:
+            measured = ", ".join(known.metrics)
+            faults.append(f"train.best_metric {best!r} is not measured for {self.task}; use one of {measured}")
+        return faults
 
 
 class PredictSettings(Settings):

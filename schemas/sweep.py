@@ -8,11 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hubflow.errors import SettingsError
 from hubflow.schemas.parsing import Settings, parse_settings, put_value
-from hubflow.schemas.settings import METRICS, FineTuneSettings
+from hubflow.schemas.settings import FineTuneSettings
+from hubflow.schemas.tasks import BUILT_IN, find_task_type, is_lower_better
 
 Direction = Literal["maximize", "minimize"]
 NOT_SWEPT = ("name", "store", "store_block", "reuse")
-SMALLER_IS_BETTER = ("loss", "log_loss", "ece")
 
 
 class Dimension(Settings):
@@ -77,8 +77,10 @@ class SweepSettings(Settings):
     @model_validator(mode="after")
     def _values_are_settings(self) -> Self:
         faults = [fault for name, dimension in self.space.items() for fault in self._faults(name, dimension)]
-        is_pruned, known = self.pruner.name != "none", METRICS[self.base.task]
-        if is_pruned and self.dev_metric not in known:
+        is_pruned = self.pruner.name != "none"
+        # A task type of the user's own is code, which reading settings does not run: the trials' trainings ask it.
+        known = find_task_type(self.base.task).metrics if self.base.task in BUILT_IN else None
+        if is_pruned and known is not None and self.dev_metric not in known:
             faults.append(
                 f"metric: {self.dev_metric!r} is not measured while a trial trains, so none can be pruned by it; use one of "
                 f"{', '.join(known)}, or pruner.name: none"
@@ -90,12 +92,12 @@ class SweepSettings(Settings):
     @property
     def dev_metric(self) -> str:
         """What trials are evaluated by."""
-        return self.metric or self.base.train.best_metric or ("f1" if self.base.task == "sequence_labelling" else "accuracy")
+        return self.metric or self.base.train.best_metric or find_task_type(self.base.task).default_best_metric(None)
 
     @property
     def better(self) -> Direction:
         """Which way is better."""
-        return self.direction or ("minimize" if self.dev_metric in SMALLER_IS_BETTER else "maximize")
+        return self.direction or ("minimize" if is_lower_better(self.base.task, self.dev_metric) else "maximize")
 
     def identity(self) -> dict[str, Any]:
         """What trials must share to be compared: all but how many there are, when to give up, and what changes no result."""

@@ -5,12 +5,12 @@ import json
 from hubflow.errors import SettingsError
 from hubflow.orchestration.tasks import stage
 from hubflow.schemas.references import DatasetRef, ModuleRef, TaskRef
-from hubflow.schemas.settings import HeadSettings, ModuleSpec, TaskType
+from hubflow.schemas.settings import HeadSettings, ModuleSpec
+from hubflow.schemas.tasks import TaskName, find_task_type, task_identity
 from hubflow.store.store import Store, content_key
 from hubflow.workers.processes import run
 
 PARAMETER_NAMES = "hubflow.programs.session:parameter_names"
-NEEDED_KIND = {"image_classification": "image", "text_classification": "text", "sequence_labelling": "text"}
 
 
 def _describe(task: TaskRef) -> str:
@@ -19,7 +19,7 @@ def _describe(task: TaskRef) -> str:
 
 @stage(_describe)
 def build_head(
-    task: TaskType,
+    task: TaskName,
     module: ModuleRef,
     dataset: DatasetRef,
     spec: ModuleSpec,
@@ -34,8 +34,9 @@ def build_head(
             given settings that are for text modules alone.
         TaskError: when the head does not fit the task.
     """
-    if module.module_kind != NEEDED_KIND[task]:
-        raise SettingsError(f"module {module.name!r} is of kind {module.module_kind}; {task} needs {NEEDED_KIND[task]}")
+    needed = find_task_type(task).module_kind
+    if module.module_kind != needed:
+        raise SettingsError(f"module {module.name!r} is of kind {module.module_kind}; {task} needs {needed}")
     _check_module_settings(module, spec)
     if settings.num_classes not in (None, dataset.num_classes):
         raise SettingsError(
@@ -55,6 +56,7 @@ def build_head(
         "lora": spec.lora and spec.lora.model_dump(),
         "max_seq_len": spec.max_seq_len if module.module_kind == "text" else None,
         "module": module.model_dump(),
+        **task_identity(task),
     }
     key = content_key("build_head", facts)
     artifact = home.find("tasks", key) if reuse else None

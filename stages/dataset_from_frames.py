@@ -30,7 +30,8 @@ from hubflow.schemas.labels import LabelMap, TagScheme, clean_label, label_text
 from hubflow.schemas.parsing import parse_settings
 from hubflow.schemas.references import DatasetRef, RowKind, Split
 from hubflow.schemas.rows import contract_identity, contract_of
-from hubflow.schemas.settings import Column, DatasetSpec, TaskType
+from hubflow.schemas.settings import Column, DatasetSpec
+from hubflow.schemas.tasks import TaskName, find_task_type
 from hubflow.store.store import Store, content_key, file_sha256
 
 Frame = Any
@@ -47,7 +48,7 @@ EXPECTED = (
 @stage(dataset_summary)
 def dataset_from_frames(
     frames: Mapping[Split, Frame] | Frame,
-    task: TaskType,
+    task: TaskName,
     store: str,
     labels: Sequence[Any] | None = None,
     dev_fraction: float = 0.1,
@@ -113,10 +114,13 @@ def dataset_from_frames(
     tables = {}
     for split, frame in by_split.items():
         tables[split], classes[split] = _frame(frame, f"{source}, {split}")
-    if text_pair_column is None and task == "text_classification" and "text_pair" in tables["train"]:
-        text_pair_column = "text_pair"
+    known = find_task_type(task)
+    is_image = known.module_kind == "image"
+    if text_pair_column is None and "text_pair" in tables["train"] and not is_image:
+        paired = DatasetSpec(format="parquet", train=source, text_pair_column="text_pair")
+        text_pair_column = "text_pair" if known.rows_kind(paired) == "text_pair" else None
     given = {
-        "format": "image_list" if task == "image_classification" else "parquet",
+        "format": "image_list" if is_image else "parquet",
         "train": source,
         "text_column": text_column,
         "text_pair_column": text_pair_column,

@@ -70,6 +70,6 @@ def evaluate(
             metrics = run(
                 EVALUATE, request, bar.answer, cancel_asked, device=device, work="evaluation", memory_remedy=EVALUATE_REMEDY
             )
-            draft.facts |= {**inputs, "metrics": require_metrics(metrics, "evaluate")}
+            draft.facts |= {**inputs, "metrics": require_metrics(metrics, "evaluate", checkpoint.task.task)}
         artifact = home.load("evaluations", key)
     return EvaluationRef(path=artifact.path, sha256=artifact.sha256, checkpoint=checkpoint, metrics=artifact.facts["metrics"])

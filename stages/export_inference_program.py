@@ -12,6 +12,7 @@ from hubflow.orchestration.tasks import stage
 from hubflow.schemas.export import ExportSettings
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, ExportRef
+from hubflow.schemas.tasks import find_task_type
 from hubflow.store.signing import require_signing
 from hubflow.store.store import Store, content_key
 from hubflow.training.checkpoints import versions
@@ -68,6 +69,7 @@ def export_inference_program(
         sizes |= ImageRules.of(source.facts).facts()
     facts = {
         "task": task.task,
+        "prediction": find_task_type(task.task).prediction,
         "num_classes": task.num_classes,
         "label_map_sha256": task.label_map_sha256,
         "metrics": evaluation.metrics,

@@ -15,10 +15,10 @@ from hubflow.deployment.pointer import require_fitting
 from hubflow.errors import GivenUpError, SettingsError, TrainingStopped, WorkStoppedError
 from hubflow.orchestration.progress import cancel_asked, is_followed, training_answers, watched
 from hubflow.orchestration.tasks import stage
-from hubflow.schemas.evaluation import default_best_metric, measured_while_training
 from hubflow.schemas.frames import require_evaluations, require_steps
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import CheckpointRef, EncodedRef, TaskRef, TrainRequest
+from hubflow.schemas.tasks import find_task_type
 from hubflow.schemas.training import TrainSettings
 from hubflow.store.manifest import locked
 from hubflow.store.store import Artifact, Store, content_key
@@ -103,7 +103,7 @@ def fine_tune(
                 shutil.rmtree(working, ignore_errors=True)
             require_or_tell(working, request.identity(), settings.checkpoints.resume == "required")
             try:
-                metric = settings.best_metric or default_best_metric(task.task, label_map.labels)
+                metric = settings.best_metric or find_task_type(task.task).default_best_metric(label_map.labels)
                 with watched(metric) as watchers:
                     done = _train(request, home, working, watchers, callbacks, starts_over=not reuse)
             except GivenUpError:
@@ -126,7 +126,7 @@ def _require_sense(request: TrainRequest, reuse: bool) -> None:
         )
     if len(set(gpus)) != len(gpus):
         raise SettingsError(f"device {request.device!r} names a GPU twice")
-    known = measured_while_training(request.task.task, request.task.num_classes)
+    known = find_task_type(request.task.task).measured_while_training(request.task.num_classes)
     if settings.best_metric not in (None, *known):
         raise SettingsError(f"train.best_metric {settings.best_metric!r} is not measured; use one of {', '.join(known)}")
 
@@ -198,13 +198,13 @@ def _keep(store: Store, key: str, working: Path, done: Mapping[str, Any], reques
     state = TrainState(**done["state"])
     checkpoints = Checkpoints(working, request.settings.checkpoints.keep)
     label_map = LabelMap.load(store.open(request.encoded).folder / "label_map.json")
-    metric = request.settings.best_metric or default_best_metric(request.task.task, label_map.labels)
+    metric = request.settings.best_metric or find_task_type(request.task.task).default_best_metric(label_map.labels)
     outcome = {"best_metric": metric, "best_value": state.best_value, "best_epoch": state.best_epoch, "steps": state.step}
     with store.create("checkpoints", key) as draft:
         shutil.copy2(checkpoints.best(state.best_step) / WEIGHTS, draft.folder / WEIGHTS)
         steps, evaluations = pd.DataFrame(state.steps), pd.DataFrame(state.evaluations)
         require_steps(steps, "steps.parquet", _rates(request, done["train_rows"]))
-        require_evaluations(evaluations, "evaluations.parquet")
+        require_evaluations(evaluations, "evaluations.parquet", request.task.task)
         steps.to_parquet(draft.folder / "steps.parquet", index=False)
         evaluations.to_parquet(draft.folder / "evaluations.parquet", index=False)
         draft.facts |= {**request.identity(), **outcome, **done["facts"]}

@@ -11,11 +11,11 @@ from hubflow.errors import GateError, LabelMapError, SettingsError
 from hubflow.evaluation.exported import evaluate_exported
 from hubflow.metrics.paired_bootstrap import PairedValues, evaluated_classes, evaluated_losses, evaluated_tags, paired_interval
 from hubflow.orchestration.tasks import stage
-from hubflow.schemas.deployment import GATED, VERDICT, GateSettings, Rule, Verdict
-from hubflow.schemas.evaluation import LOWER_IS_BETTER
+from hubflow.schemas.deployment import VERDICT, GateSettings, Rule, Verdict
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef, Decision, ExportEvaluationRef, ExportRef, VerdictRef
 from hubflow.schemas.settings import EvaluateSettings
+from hubflow.schemas.tasks import find_task_type, is_lower_better
 from hubflow.store.store import Store, content_key
 from hubflow.text import markdown_text
 
@@ -112,7 +112,7 @@ def _compare(
     metric = settings.metric or home.open(candidate).facts.get("training", {}).get("best_metric")
     if metric is None:
         raise SettingsError(f"gate.metric: {candidate.path} does not say which metric it was trained for; name one")
-    known = GATED[candidate.task]
+    known = find_task_type(candidate.task).gated_metrics
     if metric not in known:
         raise SettingsError(f"gate.metric {metric!r} cannot be compared row by row; use one of {', '.join(known)}")
     ours = evaluate_exported(candidate, dataset, evaluate, store, split, reuse)
@@ -164,7 +164,7 @@ def _evaluated(frame: pd.DataFrame, labels: LabelMap, metric: str) -> PairedValu
 
 def _shown(value: float, metric: str) -> float:
     """What a person calls the value: `Evaluated` negates what is better when it is smaller."""
-    return -value if metric in LOWER_IS_BETTER else value
+    return -value if metric == "loss" else value
 
 
 def _label_notes(home: Store, candidate: ExportRef, deployed: ExportRef) -> tuple[str, ...]:
@@ -181,7 +181,12 @@ def _decide(
     home: Store, compared: _Comparison, deployed: ExportRef | None, settings: GateSettings, name: str, revision: int
 ) -> Verdict:
     rules = [
-        *value_rule(settings, compared.metric, compared.candidate_value),
+        *value_rule(
+            settings,
+            compared.metric,
+            compared.candidate_value,
+            is_lower_better(compared.candidate.export.task, compared.metric),
+        ),
         *absolute_rules(settings, home.open(compared.candidate.export).sealed),
     ]
     notes = list(compared.notes)

@@ -28,7 +28,8 @@ from hubflow.orchestration.tasks import stage
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef, Split
 from hubflow.schemas.rows import contract_identity, contract_of
-from hubflow.schemas.settings import DatasetSpec, TaskType
+from hubflow.schemas.settings import DatasetSpec
+from hubflow.schemas.tasks import TaskName
 from hubflow.store.store import Store, content_key, file_sha256
 
 Chunks = dict[Split, list[Chunk]]
@@ -36,7 +37,7 @@ LOG = logging.getLogger(__name__)
 
 
 @stage(dataset_summary)
-def load_dataset(spec: DatasetSpec, task: TaskType, store: str, reuse: bool = True, contract: type | None = None) -> DatasetRef:
+def load_dataset(spec: DatasetSpec, task: TaskName, store: str, reuse: bool = True, contract: type | None = None) -> DatasetRef:
     """Accepted rows of each split (`TextRows`, `TextPairRows`, `TokenRows` or `ImageRows`), and the label map.
 
     The label map is made once, from the label list or from train, and every split is held to it. Where `dev` or `test`
@@ -89,7 +90,7 @@ def load_dataset(spec: DatasetSpec, task: TaskType, store: str, reuse: bool = Tr
     )
 
 
-def _plan(spec: DatasetSpec, task: TaskType, contract: type | None) -> Plan:
+def _plan(spec: DatasetSpec, task: TaskName, contract: type | None) -> Plan:
     kind = rows_kind(spec, task)
     model = contract_of(kind, contract or spec.contract)
     if spec.format == "digits":

@@ -55,7 +55,7 @@ def write_report(
         StoreError: when an artefact is missing or altered, or the page cannot be written.
     """
     home = Store(store)
-    require_metrics(evaluation.metrics, "the evaluation")
+    require_metrics(evaluation.metrics, "the evaluation", evaluation.checkpoint.task.task)
     now = datetime.datetime.now(datetime.UTC)
     place = f"{RUNS}/{began or now:%Y%m%dT%H%M%S.%f}-{settings.name}"
     created = f"{now:%Y-%m-%d %H:%M:%S} UTC"

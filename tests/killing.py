@@ -52,9 +52,10 @@ from small_modules import (
 
 from hubflow.data.encoded import EncodedSplit
 from hubflow.modules.download import resolve_module
-from hubflow.programs.session import Session, TaskSpec
+from hubflow.programs.session import Session
 from hubflow.runtime.threads import compute_sub_batches
 from hubflow.schemas.labels import LabelMap
+from hubflow.tasks.task import TaskSpec
 from hubflow.training import loop as training
 from hubflow.training.callbacks import Callback, Step, TrainState
 from hubflow.training.checkpoints import Checkpoints

@@ -546,7 +546,7 @@ class Harness:
         if own_clock.is_there():
             own_clock.set_clock(0)
         proxy, folder = self.services.proxy, self.folder / f"series-{self._number}"
-        return Home.load(folder, self.services.endpoint, proxy.url if proxy else None, self.faults.kind == "disk")
+        return Home.made(folder, self.services.endpoint, proxy.url if proxy else None, self.faults.kind == "disk")
 
 
 def wait_for_silence(services: set[int]) -> list[str]:

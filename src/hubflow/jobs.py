@@ -22,11 +22,12 @@ from hubflow.programs.precision import require_precision
 from hubflow.programs.session import Session, open_session, open_split
 from hubflow.runtime.paddle_import import place_of
 from hubflow.runtime.threads import compute_sub_batches
-from hubflow.schemas.evaluation import SplitDetails, default_best_metric
+from hubflow.schemas.evaluation import SplitDetails
 from hubflow.schemas.export import VERIFICATION, ExportSettings, VerificationRequest
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, TrainRequest
 from hubflow.schemas.settings import EvaluateSettings
+from hubflow.schemas.tasks import find_task_type
 from hubflow.store.manifest import write_atomically
 from hubflow.store.store import Store
 from hubflow.training import preflight as preflights
@@ -171,14 +172,14 @@ def _require_trainable(request: TrainRequest) -> None:
     """Find what would end the run before its first step, while nothing is written."""
     store, settings, encoded = Store(request.store), request.settings, request.encoded
     place = place_of(request.device)
-    require_precision(settings.precision, place, request.task.task == "image_classification")
+    require_precision(settings.precision, place, find_task_type(request.task.task).module_kind == "image")
     blocks = module_blocks(read_config(store.open(request.task.module).folder, request.task.module.pretrained))
     rows = open_split(store, encoded, "train")
     TrainerControl(settings, blocks, len(rows), "dev" in encoded.dataset.rows, settings.best_metric or "")
     label_map = LabelMap.load(store.open(encoded).folder / "label_map.json")
     class_weights_of(settings, label_map, rows)
     if "dev" in encoded.dataset.rows:
-        metric = settings.best_metric or default_best_metric(request.task.task, label_map.labels)
+        metric = settings.best_metric or find_task_type(request.task.task).default_best_metric(label_map.labels)
         require_defined(metric, open_split(store, encoded, "dev"), label_map)
 
 
@@ -190,7 +191,7 @@ def run_training(request: TrainRequest, store: Store, working: Path, callbacks: 
     session = open_session(request.task, store, device, settings.precision, compute_sub_batches())
     rows = open_split(store, encoded, "train", settings.random_flip)
     dev = open_split(store, encoded, "dev") if "dev" in encoded.dataset.rows else None
-    best_metric = settings.best_metric or default_best_metric(request.task.task, label_map.labels)
+    best_metric = settings.best_metric or find_task_type(request.task.task).default_best_metric(label_map.labels)
     warm = None if request.warm_start is None else store.open(request.warm_start).folder
     plan = TrainPlan(settings, request.seed, label_map, best_metric, rows, dev, request.identity(), warm)
 

@@ -26,10 +26,11 @@ from hubflow.stages.load_dataset import load_dataset
 
 Values = dict[str, Any]
 SLOW_CHECK = """
-import os, pathlib, signal, time
+import os, pathlib, signal, time, types
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell ignore it
 from hubflow.cli import check
-check.load_dataset = lambda *_, **__: (pathlib.Path(os.environ["BEGUN"]).touch(), time.sleep(300))
+slow = lambda *_, **__: (pathlib.Path(os.environ["BEGUN"]).touch(), time.sleep(300))
+check.load_dataset = types.SimpleNamespace(fn=slow)
 from hubflow.cli.main import main
 main()
 """

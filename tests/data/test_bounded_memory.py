@@ -14,7 +14,7 @@ import resource, sys
 from hubflow.schemas.settings import DatasetSpec
 from hubflow.stages.load_dataset import load_dataset
 spec = DatasetSpec(format="csv", train=sys.argv[1], max_invalid_fraction=0.1)
-print(sum(load_dataset(spec, "text_classification", sys.argv[2]).rows.values()))
+print(sum(load_dataset.fn(spec, "text_classification", sys.argv[2]).rows.values()))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

@@ -18,9 +18,10 @@ from hubflow.data.columns import to_frame
 from hubflow.data.readers.parquet_pages import HADOOP_LZ4, ColumnChunk, PageError, _decompressed, column_pages
 from hubflow.data.readers.reading import iter_rows
 from hubflow.errors import DataError
-from hubflow.schemas.settings import DatasetSpec, TaskType
+from hubflow.schemas.settings import DatasetSpec
+from hubflow.schemas.tasks import TaskName
 
-TEXT: TaskType = "text_classification"
+TEXT: TaskName = "text_classification"
 BIG = "x" * 1_000_000
 
 
@@ -45,13 +46,13 @@ def repeated(value: Any, rows: int, kind: Any = None) -> Any:
     return arrow.DictionaryArray.from_arrays(arrow.array(np.zeros(rows, np.int32)), arrow.array([value], kind))
 
 
-def read(path: Path, task: TaskType = TEXT) -> Iterator[pd.DataFrame]:
+def read(path: Path, task: TaskName = TEXT) -> Iterator[pd.DataFrame]:
     for chunk in iter_rows(DatasetSpec(train="x", format="parquet"), path, "train", task, True):
         assert not len(chunk.malformed)
         yield chunk.rows
 
 
-def refused(path: Path, fault: str, task: TaskType = TEXT) -> None:
+def refused(path: Path, fault: str, task: TaskName = TEXT) -> None:
     with within(30, 1_500), pytest.raises(DataError, match=fault) as caught:
         for _ in read(path, task):
             pass

@@ -19,10 +19,11 @@ from hubflow.data.readers.chunks import Chunk
 from hubflow.data.readers.reading import iter_rows, read_label_list
 from hubflow.data.staging import as_table
 from hubflow.errors import DataError
-from hubflow.schemas.settings import DatasetSpec, TaskType
+from hubflow.schemas.settings import DatasetSpec
+from hubflow.schemas.tasks import TaskName
 
-TEXT: TaskType = "text_classification"
-WORDS: TaskType = "sequence_labelling"
+TEXT: TaskName = "text_classification"
+WORDS: TaskName = "sequence_labelling"
 MIB = 1 << 20
 
 
@@ -35,7 +36,7 @@ def within(seconds: float, mib: int = 1_500) -> Iterator[None]:
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) // 1024 < mib
 
 
-def chunks(path: Path, task: TaskType = TEXT, **settings: Any) -> list[Chunk]:
+def chunks(path: Path, task: TaskName = TEXT, **settings: Any) -> list[Chunk]:
     return list(iter_rows(DatasetSpec(train="x", **settings), path, "train", task, True))
 
 
@@ -145,7 +146,7 @@ def test_sentences_of_too_many_columns_are_refused(tmp_path: Path) -> None:
         chunks(path, WORDS, format="conll")
 
 
-ENDLESS: dict[str, tuple[str, str, TaskType]] = {
+ENDLESS: dict[str, tuple[str, str, TaskName]] = {
     "a field": ("a.csv", "text,label\n" + "x" * 5_000_000, TEXT),
     "a field without quotes": ("a.tsv", "text\tlabel\n" + "x" * 5_000_000, TEXT),
     "a quoted field": ("a.csv", 'text,label\n"' + "x\n" * 2_500_000, TEXT),

@@ -13,13 +13,14 @@ from runs import Run
 
 from hubflow.errors import ContractError
 from hubflow.schemas.references import DatasetRef
-from hubflow.schemas.settings import DatasetSpec, PredictSettings, TaskType
+from hubflow.schemas.settings import DatasetSpec, PredictSettings
+from hubflow.schemas.tasks import TaskName
 from hubflow.stages.dataset_from_frames import dataset_from_frames
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.stages.predict import predict
 from hubflow.store.store import Store
 
-TEXT: TaskType = "text_classification"
+TEXT: TaskName = "text_classification"
 
 
 class Loader:
@@ -28,7 +29,7 @@ class Loader:
     def __init__(self, folder: Path) -> None:
         self.folder, self.store = folder, str(folder / "store")
 
-    def load(self, path: Path, format: str = "csv", task: TaskType = TEXT, **spec: Any) -> DatasetRef:
+    def load(self, path: Path, format: str = "csv", task: TaskName = TEXT, **spec: Any) -> DatasetRef:
         settings = DatasetSpec.model_validate({"format": format, "train": str(path), "dev_fraction": 0, **spec})
         return load_dataset.fn(settings, task, self.store)
 

@@ -20,7 +20,8 @@ from hubflow.errors import ContractError, HubflowError
 from hubflow.schemas.frames import PROBABILITY, require_predictions
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.rows import ImageRows, RowModel, TextPairRows, TextRows, TokenRows
-from hubflow.schemas.settings import DatasetSpec, TaskType
+from hubflow.schemas.settings import DatasetSpec
+from hubflow.schemas.tasks import TaskName
 from hubflow.stages.dataset_from_frames import dataset_from_frames
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.store.store import Store
@@ -33,7 +34,7 @@ seeded = settings(
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
-TASKS: dict[RowModel, TaskType] = {
+TASKS: dict[RowModel, TaskName] = {
     TextRows: "text_classification",
     TextPairRows: "text_classification",
     TokenRows: "sequence_labelling",

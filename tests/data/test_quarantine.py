@@ -30,12 +30,13 @@ from hubflow.errors import ContractError, DataError, SettingsError
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef, Finding, Split
 from hubflow.schemas.rows import RowsError, TextRows, TokenRows, contract_identity, row_schema
-from hubflow.schemas.settings import DatasetSpec, TaskType
+from hubflow.schemas.settings import DatasetSpec
+from hubflow.schemas.tasks import TaskName
 from hubflow.stages.dataset_from_frames import dataset_from_frames
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.store.store import Store
 
-TEXT: TaskType = "text_classification"
+TEXT: TaskName = "text_classification"
 
 
 class Priced(TextRows):
@@ -68,7 +69,7 @@ class Loader:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return str(path)
 
-    def load(self, task: TaskType = TEXT, contract: Any = None, reuse: bool = True, **spec: Any) -> DatasetRef:
+    def load(self, task: TaskName = TEXT, contract: Any = None, reuse: bool = True, **spec: Any) -> DatasetRef:
         settings = DatasetSpec.model_validate({"format": "csv", "dev_fraction": 0, **spec})
         return load_dataset.fn(settings, task, str(self.store), reuse, contract)
 

@@ -38,8 +38,9 @@ from hubflow.programs.operators import checked_program
 from hubflow.schemas.deployment import NightlySettings
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.parsing import parse_settings, read_settings, with_overrides
-from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, PredictSettings, TaskType
+from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, PredictSettings
 from hubflow.schemas.sweep import SweepSettings
+from hubflow.schemas.tasks import TaskName
 from hubflow.store.manifest import verify_folder
 from hubflow.store.signing import require_trusted
 
@@ -141,12 +142,12 @@ YAML_TOKENS = (
 JSON_TOKENS = (b"{", b"}", b"[", b"]", b",", b":", b'"', b"null", b"true", b"\\u0000", b"\\ud83d", b'{"a":', b"[[[[[[[[")
 
 
-Variant = tuple[dict[str, Any], TaskType, bool, str]
+Variant = tuple[dict[str, Any], TaskName, bool, str]
 """Settings of the data, the task, whether rows need labels, and the file's name."""
 
 
 def _rows(variants: Sequence[Variant], chunk_rows: int = 50) -> Callable[[bytes, Path], object]:
-    made: list[tuple[DatasetSpec, TaskType, bool, str]] = [
+    made: list[tuple[DatasetSpec, TaskName, bool, str]] = [
         (DatasetSpec(train="x", **settings), task, labelled, name) for settings, task, labelled, name in variants
     ]
 
@@ -167,8 +168,8 @@ def _rows(variants: Sequence[Variant], chunk_rows: int = 50) -> Callable[[bytes,
     return read
 
 
-TEXT: TaskType = "text_classification"
-TOKENS: TaskType = "sequence_labelling"
+TEXT: TaskName = "text_classification"
+TOKENS: TaskName = "sequence_labelling"
 DELIMITED: list[Variant] = [
     ({"format": "csv"}, TEXT, True, "a.csv"),
     ({"format": "csv", "quoting": False}, TEXT, True, "a.csv"),

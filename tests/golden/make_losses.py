@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "stages" / "hub")]
+sys.path[:0] = [str(TESTS), str(TESTS / "helpers")]
 
 from learning import GOLDEN_ROWS, GOLDEN_STEPS, TASKS, learn
 from small_modules import GOLDEN, write_tiny_bert

@@ -15,19 +15,20 @@ from small_modules import (
 )
 
 from hubflow.data.encoded import EncodedSplit
-from hubflow.programs.session import Session, TaskSpec
+from hubflow.programs.session import Session
 from hubflow.schemas.labels import LabelMap
-from hubflow.schemas.settings import TaskType
+from hubflow.schemas.tasks import TaskName
+from hubflow.tasks.task import TaskSpec
 from hubflow.training.callbacks import TrainState
 from hubflow.training.checkpoints import Checkpoints
 from hubflow.training.loop import TrainPlan, train
 
 SIDES = LabelMap(labels=("left", "right"))
-TASKS: tuple[TaskType, ...] = ("text_classification", "image_classification", "sequence_labelling")
+TASKS: tuple[TaskName, ...] = ("text_classification", "image_classification", "sequence_labelling")
 GOLDEN_ROWS, GOLDEN_STEPS = 40, 20
 
 
-def learn(task: TaskType, rows: int, folder: Path, tiny_bert: Path, digits_module: Path, **values: Any) -> TrainState:
+def learn(task: TaskName, rows: int, folder: Path, tiny_bert: Path, digits_module: Path, **values: Any) -> TrainState:
     """Train one kind of head on `rows` rows that a model can learn."""
     module, labels, split = _rows(task, rows, folder, tiny_bert, digits_module)
     plan = TrainPlan(settings(**values), 0, labels, "loss", split, None)
@@ -36,7 +37,7 @@ def learn(task: TaskType, rows: int, folder: Path, tiny_bert: Path, digits_modul
 
 
 def _rows(
-    task: TaskType, count: int, folder: Path, tiny_bert: Path, digits_module: Path
+    task: TaskName, count: int, folder: Path, tiny_bert: Path, digits_module: Path
 ) -> tuple[Path, LabelMap, EncodedSplit]:
     if task == "image_classification":
         return digits_module, SIDES, image_split(folder / "rows", count)

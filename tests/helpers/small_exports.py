@@ -20,11 +20,12 @@ from small_modules import (
 
 from hubflow.data.encoded import EncodedSplit
 from hubflow.inference.export import write_export
-from hubflow.programs.session import Session, TaskSpec
+from hubflow.programs.session import Session
 from hubflow.runtime.paddle_import import set_variable
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import RowKind
 from hubflow.store.store import Store
+from hubflow.tasks.task import TaskSpec
 
 ROWS = 11
 ROWS_KINDS: dict[str, RowKind] = {"text": "text", "token": "tokens", "image": "image"}

@@ -15,10 +15,11 @@ from hubflow.errors import TaskError, WeightsError
 from hubflow.inference.export import as_exported, write_export
 from hubflow.inference.predictor import Predictor
 from hubflow.modules.networks.text import is_adapter, merged
-from hubflow.programs.session import Session, TaskSpec
+from hubflow.programs.session import Session
 from hubflow.runtime.paddle_import import set_variable
 from hubflow.schemas.settings import LoraSettings
 from hubflow.store.store import Store
+from hubflow.tasks.task import TaskSpec
 
 ROWS = 6
 BASE = TaskSpec("text_classification", 2)

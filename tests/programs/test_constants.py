@@ -8,8 +8,9 @@ from small_modules import settings, some_texts, text_split
 
 from hubflow.programs import session as session_module
 from hubflow.programs.passes import CONSTANTS, share_constants
-from hubflow.programs.session import Session, TaskSpec
+from hubflow.programs.session import Session
 from hubflow.runtime.paddle_import import leave_dynamic_mode, paddle
+from hubflow.tasks.task import TaskSpec
 from hubflow.training.callbacks import TrainState
 from hubflow.training.distributed import World
 from hubflow.training.loop import TrainStep

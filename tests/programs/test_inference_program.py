@@ -7,7 +7,8 @@ import numpy as np
 from small_modules import some_texts, text_split
 
 from hubflow.programs.passes import simplify
-from hubflow.programs.session import Session, TaskSpec
+from hubflow.programs.session import Session
+from hubflow.tasks.task import TaskSpec
 
 
 def test_dropout_and_ways_to_add_biases_go_and_the_outputs_stay(tiny_bert: Path, tmp_path: Path) -> None:

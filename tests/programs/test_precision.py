@@ -10,10 +10,11 @@ from small_modules import settings, some_texts, text_split
 from hubflow.errors import DeviceError, TrainingError
 from hubflow.programs import precision as mixed
 from hubflow.programs.precision import require_precision
-from hubflow.programs.session import Session, TaskSpec
+from hubflow.programs.session import Session
 from hubflow.runtime.paddle_import import paddle
 from hubflow.schemas.settings import LoraSettings
 from hubflow.schemas.training import Precision
+from hubflow.tasks.task import TaskSpec
 from hubflow.training.callbacks import TrainState
 from hubflow.training.distributed import World
 from hubflow.training.loop import FIRST_LOSS_SCALE, TrainStep, require_finite

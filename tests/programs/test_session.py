@@ -11,8 +11,9 @@ from small_modules import image_split, some_texts, some_tokens, text_split, toke
 from small_sessions import add_descent
 
 from hubflow.errors import TaskError, WeightsError
-from hubflow.programs.session import Session, TaskSpec
+from hubflow.programs.session import Session
 from hubflow.runtime.paddle_import import paddle
+from hubflow.tasks.task import TaskSpec
 
 TEXT = TaskSpec("text_classification", 2)
 

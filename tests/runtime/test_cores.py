@@ -7,7 +7,7 @@ import sys
 import pytest
 
 SHOW = "from hubflow.runtime import paddle_import; from hubflow.runtime.threads import compute_cores; import os; "
-SHOW += "runtime.paddle.__version__; "
+SHOW += "paddle_import.paddle.__version__; "
 TELL = "print(compute_cores(), os.environ.get('OMP_NUM_THREADS'))"
 
 

@@ -62,8 +62,8 @@ def test_each_breach_of_a_history_names_the_step(columns: dict[str, Any], expect
 
 def test_evaluations_hold_known_metrics_that_are_finite() -> None:
     good = pd.DataFrame({"step": [5, 10], "epoch": [1, 2], "loss": [1.5, 0.5], "accuracy": [0.5, 1.0]})
-    assert require_evaluations(good, "evaluations") is good
-    assert require_evaluations(pd.DataFrame([]), "evaluations").empty
+    assert require_evaluations(good, "evaluations", "text_classification") is good
+    assert require_evaluations(pd.DataFrame([]), "evaluations", "text_classification").empty
     for column, values, expected in [
         ("accuracy", [0.5, np.nan], "metrics finite; 1 line.s.: step 10"),
         ("accurracy", [0.5, 0.5], "metrics known"),
@@ -71,7 +71,7 @@ def test_evaluations_hold_known_metrics_that_are_finite() -> None:
         ("step", [10, 10], "step: expected rising"),
     ]:
         with pytest.raises(ContractError, match=expected):
-            require_evaluations(good.assign(**{column: values}), "evaluations")
+            require_evaluations(good.assign(**{column: values}), "evaluations", "text_classification")
 
 
 @pytest.mark.parametrize(
@@ -93,10 +93,10 @@ def test_metrics_are_known_finite_and_in_their_range(metrics: dict[str, dict[str
         "dev": {"loss": 1.5, "accuracy": 0.5, "mcc": -0.5},
         "test": {"accuracy": 1.0, "top_7_accuracy": 1.0, "my:cost": -9.0},
     }
-    assert require_metrics(good, "evaluate") is good
-    assert require_metrics({}, "evaluate") == {}
+    assert require_metrics(good, "evaluate", "text_classification") is good
+    assert require_metrics({}, "evaluate", "text_classification") == {}
     with pytest.raises(ContractError, match=expected):
-        require_metrics(metrics, "evaluate")
+        require_metrics(metrics, "evaluate", "text_classification")
 
 
 def predictions(**columns: Any) -> pd.DataFrame:

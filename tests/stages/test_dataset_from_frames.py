@@ -17,12 +17,13 @@ from prefect import flow
 from hubflow.errors import ContractError, DataError
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef
-from hubflow.schemas.settings import DatasetSpec, TaskType
+from hubflow.schemas.settings import DatasetSpec
+from hubflow.schemas.tasks import TaskName
 from hubflow.stages.dataset_from_frames import dataset_from_frames
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.store.store import Store
 
-TEXT: TaskType = "text_classification"
+TEXT: TaskName = "text_classification"
 TEXTS = [f"text {place}" for place in range(10)]
 KEYS = [2**60 + 1, None, *range(8)]
 
@@ -47,13 +48,13 @@ class Batched:
         return self._batch.__arrow_c_array__(requested_schema)
 
 
-def kept(folder: Path, frames: Any, task: TaskType = TEXT, **options: Any) -> pa.Table:
+def kept(folder: Path, frames: Any, task: TaskName = TEXT, **options: Any) -> pa.Table:
     """What is kept of train."""
     reference = dataset_from_frames.fn(frames, task, str(folder / "store"), dev_fraction=0, **options)
     return pa.parquet.read_table(Store(folder / "store").open(reference).folder / "train.parquet")
 
 
-def fault(folder: Path, frames: Any, task: TaskType = TEXT, **options: Any) -> str:
+def fault(folder: Path, frames: Any, task: TaskName = TEXT, **options: Any) -> str:
     with pytest.raises((DataError, ContractError)) as caught:
         kept(folder, frames, task, **options)
     return str(caught.value)

@@ -25,7 +25,8 @@ from hubflow.modules.images import load_pixels
 from hubflow.reporting.splits import shown_mistakes
 from hubflow.schemas.data_checks import DataChecks, DriftLimits, DriftSettings
 from hubflow.schemas.references import DatasetRef, EncodedRef, Split
-from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, ModuleSpec, TaskType
+from hubflow.schemas.settings import DatasetSpec, FineTuneSettings, ModuleSpec
+from hubflow.schemas.tasks import TaskName
 from hubflow.stages.dataset_from_frames import dataset_from_frames
 from hubflow.stages.encode_dataset import encode_dataset
 from hubflow.stages.load_dataset import load_dataset
@@ -58,7 +59,7 @@ def test_rows_of_another_kind_than_the_module_are_refused(text_run: Run, digits_
         encode_dataset.fn(digits_run.dataset, text_run.module, text_run.settings.module, digits_run.settings.store)
 
 
-def encode_texts(folder: Path, frame: pd.DataFrame, task: TaskType, max_seq_len: int, **more: Any) -> EncodedRef:
+def encode_texts(folder: Path, frame: pd.DataFrame, task: TaskName, max_seq_len: int, **more: Any) -> EncodedRef:
     """Rows, for train and dev alike, encoded with a tiny BERT of words."""
     store, spec = str(folder / "store"), ModuleSpec(name=str(folder / "bert"), max_seq_len=max_seq_len)
     if not (folder / "bert").is_dir():

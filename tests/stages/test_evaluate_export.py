@@ -14,7 +14,8 @@ from small_modules import some_tokens
 from hubflow.errors import LabelMapError, SettingsError
 from hubflow.evaluation.folder import read_details
 from hubflow.schemas.references import DatasetRef, ExportRef
-from hubflow.schemas.settings import METRICS, DatasetSpec, EvaluateSettings
+from hubflow.schemas.settings import DatasetSpec, EvaluateSettings
+from hubflow.schemas.tasks import find_task_type
 from hubflow.stages.evaluate_export import evaluate_export
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.store.manifest import file_sha256
@@ -109,7 +110,7 @@ def test_sentences_are_evaluated_as_the_trained_program_judges_them(tiny_exports
     found = evaluate_export.fn(reference, dataset, EvaluateSettings(batch_size=3), str(tmp_path))
     expected = evaluate_split(exported.session, exported.split, exported.label_map, 4)
     assert found.metrics == pytest.approx(expected.metrics, rel=1e-4, abs=1e-6)
-    assert tuple(found.metrics) == METRICS["sequence_labelling"]
+    assert tuple(found.metrics) == tuple(find_task_type("sequence_labelling").metrics)
     evaluated = pd.read_parquet(tmp_path / found.path / "test.parquet")
     names = exported.label_map.labels
     assert [list(row) for row in evaluated["predicted"]] == [[names[tag] for tag in row] for row in expected.predicted]

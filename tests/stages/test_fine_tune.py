@@ -140,7 +140,7 @@ from hubflow.schemas.training import TrainSettings
 from hubflow.stages.fine_tune import fine_tune
 store, task, encoded, settings = sys.argv[1:]
 references = TaskRef.model_validate_json(task), EncodedRef.model_validate_json(encoded)
-made = fine_tune(*references, TrainSettings.model_validate_json(settings), store)
+made = fine_tune.fn(*references, TrainSettings.model_validate_json(settings), store)
 print(made.model_dump_json())
 """
 

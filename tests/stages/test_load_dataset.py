@@ -15,13 +15,14 @@ from hubflow.errors import ContractError, DataError, HubflowError
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef
 from hubflow.schemas.rows import ROW_MODELS, validate_rows
-from hubflow.schemas.settings import DatasetSpec, TaskType
+from hubflow.schemas.settings import DatasetSpec
+from hubflow.schemas.tasks import TaskName
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.store.store import Store, StoreError
 
-TEXT: TaskType = "text_classification"
-TAGS: TaskType = "sequence_labelling"
-IMAGES: TaskType = "image_classification"
+TEXT: TaskName = "text_classification"
+TAGS: TaskName = "sequence_labelling"
+IMAGES: TaskName = "image_classification"
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def reviews(labels: str, text: str = "fine") -> str:
     return "text\tlabel\n" + "".join(f"{text} {place}\t{label}\n" for place, label in enumerate(labels))
 
 
-def load(tmp_path: Path, task: TaskType = TEXT, reuse: bool = True, **spec: Any) -> DatasetRef:
+def load(tmp_path: Path, task: TaskName = TEXT, reuse: bool = True, **spec: Any) -> DatasetRef:
     return load_dataset.fn(DatasetSpec.model_validate({"format": "tsv", **spec}), task, str(tmp_path / "store"), reuse)
 
 

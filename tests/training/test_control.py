@@ -14,7 +14,9 @@ BLOCKS = ("embeddings", "encoder.0", "encoder.1")
 
 
 def control(rows: int = 20, has_dev: bool = True, metric: str = "loss", **values: Any) -> TrainerControl:
-    return TrainerControl(TrainSettings(**{"batch_size": 8, **values}), BLOCKS, rows, has_dev, metric)
+    return TrainerControl(
+        TrainSettings(**{"batch_size": 8, **values}), BLOCKS, rows, has_dev, metric, lower_is_better=metric == "loss"
+    )
 
 
 def walk(

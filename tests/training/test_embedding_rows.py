@@ -8,8 +8,9 @@ import pytest
 from small_modules import settings, some_texts, text_split
 
 from hubflow.data.encoded import TextSplit
-from hubflow.programs.session import Session, TaskSpec
+from hubflow.programs.session import Session
 from hubflow.runtime.paddle_import import get_variable
+from hubflow.tasks.task import TaskSpec
 from hubflow.training import program as embedding_rows
 from hubflow.training.callbacks import TrainState
 from hubflow.training.distributed import World

@@ -14,9 +14,10 @@ from hubflow.data.encoded import EncodedSplit
 from hubflow.errors import SettingsError
 from hubflow.metrics.metrics import log_softmax
 from hubflow.metrics.sequence_labelling import outside_id
-from hubflow.programs.session import Session, TaskSpec
+from hubflow.programs.session import Session
 from hubflow.runtime.paddle_import import set_variable
 from hubflow.schemas.labels import LabelMap
+from hubflow.tasks.task import TaskSpec
 from hubflow.training.evaluation import evaluate_split, require_defined
 
 ROWS = 23

@@ -10,7 +10,8 @@ from small_modules import image_split, some_texts, some_tokens, text_split, toke
 from small_sessions import add_descent, moved, step
 
 from hubflow.errors import TaskError
-from hubflow.programs.session import Session, TaskSpec
+from hubflow.programs.session import Session
+from hubflow.tasks.task import TaskSpec
 
 TEXT = TaskSpec("text_classification", 2)
 IMAGE = TaskSpec("image_classification", 2)

@@ -8,11 +8,11 @@ import pytest
 from learning import GOLDEN_ROWS, GOLDEN_STEPS, TASKS, learn
 from small_modules import GOLDEN
 
-from hubflow.schemas.settings import TaskType
+from hubflow.schemas.tasks import TaskName
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_first_20_losses_are_the_golden_ones(task: TaskType, tiny_bert: Path, digits_module: Path, tmp_path: Path) -> None:
+def test_the_first_20_losses_are_the_golden_ones(task: TaskName, tiny_bert: Path, digits_module: Path, tmp_path: Path) -> None:
     """A change of row order, dropout, objective, optimizer or schedule shows here; `make_losses.py` writes them anew."""
     golden = json.loads((GOLDEN / "losses.json").read_text())[task]
     state = learn(task, GOLDEN_ROWS, tmp_path, tiny_bert, digits_module, max_steps=GOLDEN_STEPS)
@@ -22,7 +22,7 @@ def test_the_first_20_losses_are_the_golden_ones(task: TaskType, tiny_bert: Path
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_32_rows_are_learned_by_heart(task: TaskType, tiny_bert: Path, digits_module: Path, tmp_path: Path) -> None:
+def test_32_rows_are_learned_by_heart(task: TaskName, tiny_bert: Path, digits_module: Path, tmp_path: Path) -> None:
     values = {"learning_rate": 3e-3, "schedule": "constant", "weight_decay": 0.0}
     state = learn(task, 32, tmp_path, tiny_bert, digits_module, max_steps=240, **values)
     assert state.steps[0]["loss"] > 0.3

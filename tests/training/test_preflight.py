@@ -11,8 +11,9 @@ from small_modules import SENTIMENT, settings, some_texts, text_split
 from hubflow.data.encoded import TextSplit, epoch_batches
 from hubflow.errors import StoreError, TrainingError
 from hubflow.inference.export import write_export
-from hubflow.programs.session import Session, TaskSpec
+from hubflow.programs.session import Session
 from hubflow.schemas.labels import LabelMap
+from hubflow.tasks.task import TaskSpec
 from hubflow.training.callbacks import TrainState
 from hubflow.training.checkpoints import Checkpoints
 from hubflow.training.loop import TrainPlan, TrainStep, train

@@ -24,9 +24,10 @@ from small_modules import (
 from hubflow.data.encoded import EncodedSplit
 from hubflow.errors import DeviceError
 from hubflow.programs.precision import BFLOAT16_FLAGS
-from hubflow.programs.session import Session, TaskSpec
+from hubflow.programs.session import Session
 from hubflow.runtime.paddle_import import BUILD_LOCK, paddle, set_variable
 from hubflow.schemas.labels import LabelMap
+from hubflow.tasks.task import TaskSpec
 from hubflow.training.callbacks import Callback, Step, TrainState
 from hubflow.training.checkpoints import Checkpoints
 from hubflow.training.distributed import World

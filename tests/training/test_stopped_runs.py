@@ -19,17 +19,17 @@ from hubflow.training.callbacks import Callback, Step, TrainState
 
 EVERY_STEP = CheckpointSettings(every_steps=1)
 TROUBLE = """
-import json, sys
+import importlib, json, sys
 from pathlib import Path
 from hubflow.errors import HubflowError
 from hubflow.schemas.references import TrainRequest
-from hubflow.stages import fine_tune as stage
 
 request, kind = TrainRequest.model_validate_json(sys.argv[1]), sys.argv[2]
 store = Path(request.store)
+stage = importlib.import_module("hubflow.stages.fine_tune")  # the package has the stage itself under this name
 stage.TRAIN = f"trouble_targets:{kind}"
 try:
-    stage.fine_tune(request.task, request.encoded, request.settings, request.store, request.seed, "cpu")
+    stage.fine_tune.fn(request.task, request.encoded, request.settings, request.store, request.seed, "cpu")
 except HubflowError as error:
     for folder in store.glob("training/*/"):
         folder.chmod(0o755)

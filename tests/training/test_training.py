@@ -23,9 +23,10 @@ from small_modules import (
 
 from hubflow.data.encoded import EncodedSplit
 from hubflow.errors import SettingsError
-from hubflow.programs.session import Session, TaskSpec
+from hubflow.programs.session import Session
 from hubflow.runtime.paddle_import import get_variable
 from hubflow.schemas.labels import LabelMap
+from hubflow.tasks.task import TaskSpec
 from hubflow.training.callbacks import Callback, Step
 from hubflow.training.checkpoints import Checkpoints
 from hubflow.training.evaluation import evaluate_split

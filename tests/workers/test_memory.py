@@ -27,7 +27,7 @@ def test_runs_one_after_another_take_no_more_memory(tmp_path: Path) -> None:
     dataset, module = load_dataset.fn(settings.data, settings.task, store), load_module.fn(settings.module, store)
     encoded = encode_dataset.fn(dataset, module, settings.module, store)
     task = build_head.fn(settings.task, module, dataset, settings.module, settings.head, store)
-    (server,) = [child for child in children_of() if "worker.server" in Path(f"/proc/{child}/cmdline").read_text()]
+    (server,) = [child for child in children_of() if "workers.server" in Path(f"/proc/{child}/cmdline").read_text()]
     taken: list[list[int]] = []
     for _ in range(12):
         checkpoint = fine_tune.fn(task, encoded, settings.train, store, settings.seed, "cpu", reuse=False)

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 @pytest.fixture(autouse=True)
 def targets_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker's import path is that of the process that asks."""
-    for folder in (HERE.parent / "hub", HERE):
+    for folder in (HERE.parent / "helpers", HERE):
         monkeypatch.syspath_prepend(str(folder))
 
 
@@ -231,7 +231,7 @@ def test_processes_that_are_stopped_and_continued_lose_nothing(tmp_path: Path, w
     (tmp_path / "alone").mkdir()
     command = [sys.executable, "-c", textwrap.dedent(PARENT).replace("100_000", "60"), str(tmp_path), "2"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(HERE.parent / "hub")}
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(HERE.parent / "helpers")}
     ) as parent:
         assert parent.stdout is not None
         assert [parent.stdout.readline() for _ in range(3)] == ["1\n", "2\n", "3\n"]
@@ -270,7 +270,7 @@ PARENT = """
 )
 def test_nothing_outlives_the_process_that_asked(tmp_path: Path, number: signal.Signals, ranks: int) -> None:
     command = [sys.executable, "-c", textwrap.dedent(PARENT), str(tmp_path), str(ranks)]
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parent / "hub")}
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent / "helpers")}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
     ) as parent:
@@ -498,7 +498,7 @@ STARTED = """
 def test_the_server_begins_alike_whatever_the_process_that_starts_it_is_like(tmp_path: Path, how: str) -> None:
     script, out = tmp_path / "script.py", tmp_path / "out.txt"
     script.write_text(textwrap.dedent(STARTED), encoding="utf-8")  # it has no `if __name__ == "__main__"`
-    environment = {**os.environ, "PYTHONPATH": "" if how == "import path" else f"{HERE}:{HERE.parents[1]}"}
+    environment = {**os.environ, "PYTHONPATH": "" if how == "import path" else f"{HERE}:{HERE.parent}"}
     with (tmp_path / "errors.txt").open("w") as errors:
         command = [sys.executable, str(script), how, str(out), str(HERE)]
         done = subprocess.run(command, stderr=errors, timeout=120, check=False, env=environment)

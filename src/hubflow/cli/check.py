@@ -1,13 +1,14 @@
 """Check of a settings file: settings, data and module, without training; every fault at once."""
 
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,15 +20,8 @@ from hubflow.evaluation.folder import require_evaluable
 from hubflow.schemas.library import library_settings
 from hubflow.schemas.parsing import close_name, parse_settings
 from hubflow.schemas.references import DatasetRef, EncodedRef, ModuleRef
-from hubflow.schemas.settings import (
-    FORMATS,
-    DatasetSpec,
-    EvaluateSettings,
-    FineTuneSettings,
-    HeadSettings,
-    ModuleSpec,
-    TaskType,
-)
+from hubflow.schemas.settings import DatasetSpec, EvaluateSettings, FineTuneSettings, HeadSettings, ModuleSpec
+from hubflow.schemas.tasks import BUILT_IN, OWN_TASK, TaskName, find_task_type
 from hubflow.schemas.training import TrainSettings
 from hubflow.schemas.urls import absolute_address, is_url
 from hubflow.stages.build_head import build_head
@@ -94,14 +88,16 @@ def check(values: dict[str, Any], source: str, allow_imports: bool = False) -> C
     """
     report = CheckReport()
     with _Faults(report):
-        parse_settings(FineTuneSettings, values, source)
+        settings = parse_settings(FineTuneSettings, values, source)
+        if allow_imports:
+            settings.require_fitting_task()
     data, module = _part(DatasetSpec, values.get("data")), _part(ModuleSpec, values.get("module"))
-    task = next((known for known in get_args(TaskType) if known == values.get("task")), None)
+    task = _task(report, values.get("task"), allow_imports)
     evaluation = _sound(EvaluateSettings, values.get("evaluate", {}))
     if not allow_imports:
         data, evaluation = _without_code(report, data, evaluation)
     with _store_for_now() as store:
-        if data is not None and task is not None and data.format in FORMATS[task]:
+        if data is not None and task is not None and data.format in find_task_type(task).formats:
             with _Faults(report):
                 report.dataset = load_dataset.fn(data, task, store)
                 report.labels = preview.label_counts(Store(store), report.dataset)
@@ -123,6 +119,22 @@ def check(values: dict[str, Any], source: str, allow_imports: bool = False) -> C
     with _Faults(report):
         _check_device(_given(values, "device"))
     return report
+
+
+def _task(report: CheckReport, given: Any, allow_imports: bool) -> TaskName | None:
+    """The task type, where it is known; one of the user's own is code, which is imported only when that is allowed."""
+    if given in BUILT_IN:
+        return str(given)
+    if not isinstance(given, str) or re.match(OWN_TASK, given) is None:
+        return None
+    if not allow_imports:
+        remedy = "to import it, which runs its code, pass --allow-imports"
+        report.not_imported.append(f"task {given!r} was not imported: data and head were not checked; {remedy}")
+        return None
+    with _Faults(report):
+        find_task_type(given)
+        return given
+    return None
 
 
 def _without_code(
@@ -189,7 +201,7 @@ def _check_store(address: str, is_opened_here: bool) -> None:
 
 
 def _check_together(
-    report: CheckReport, task: TaskType, spec: ModuleSpec, data: DatasetSpec | None, head: HeadSettings | None, store: str
+    report: CheckReport, task: TaskName, spec: ModuleSpec, data: DatasetSpec | None, head: HeadSettings | None, store: str
 ) -> None:
     """Check what data, module and head must agree on, as far as they are sound."""
     if report.dataset is None or report.module is None or data is None:

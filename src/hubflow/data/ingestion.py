@@ -30,7 +30,8 @@ from hubflow.errors import ContractError, DataError, HubflowError, TagError, joi
 from hubflow.schemas.labels import LabelMap, TagScheme, require_names
 from hubflow.schemas.references import DatasetRef, Finding, Observer, RowKind, Split
 from hubflow.schemas.rows import RowModel, RowsError, row_schema
-from hubflow.schemas.settings import DatasetSpec, TaskType
+from hubflow.schemas.settings import DatasetSpec
+from hubflow.schemas.tasks import TaskName
 from hubflow.store.store import Artifact, Store
 
 KIND = "datasets"
@@ -52,7 +53,7 @@ class Plan:
     """
 
     spec: DatasetSpec
-    task: TaskType
+    task: TaskName
     kind: RowKind
     sources: dict[Split, Path]
     model: RowModel

@@ -25,7 +25,8 @@ from pyarrow import compute
 from hubflow.errors import StoreError
 from hubflow.schemas.data_checks import DriftLimits, DriftSettings
 from hubflow.schemas.references import Finding, RowKind, Split
-from hubflow.schemas.settings import DatasetSpec, TaskType
+from hubflow.schemas.settings import DatasetSpec
+from hubflow.schemas.tasks import TaskName
 from hubflow.store.store import Store, content_key
 
 FORMAT_VERSION = 1
@@ -460,7 +461,7 @@ class Kept:
 
 
 def series_of(
-    spec: DatasetSpec, task: TaskType, settings: DriftSettings, named: str | None = None, run: str | None = None
+    spec: DatasetSpec, task: TaskName, settings: DriftSettings, named: str | None = None, run: str | None = None
 ) -> str:
     """Name of the series of data sets that one belongs to: the same for tonight's rows as for last night's.
 

@@ -6,7 +6,6 @@ from typing import Any
 from hubflow.errors import StoreError, join_limited
 from hubflow.evaluation.folder import read_details
 from hubflow.schemas.deployment import GateSettings, Outcome, Rule
-from hubflow.schemas.evaluation import LOWER_IS_BETTER
 from hubflow.schemas.references import ExportEvaluationRef
 from hubflow.store.manifest import SealedFolder
 from hubflow.store.store import Store
@@ -15,13 +14,13 @@ VERIFICATION = "verification.json"
 MEGABYTE = 10**6
 
 
-def value_rule(settings: GateSettings, metric: str, value: float) -> list[Rule]:
+def value_rule(settings: GateSettings, metric: str, value: float, lower_is_better: bool) -> list[Rule]:
     """The smallest value of the metric, or of one that is better when smaller the largest."""
     if settings.min_value is None:
         return []
-    limit, is_small = settings.min_value, metric in LOWER_IS_BETTER
-    kept = value <= limit if is_small else value >= limit
-    text = f"{metric} {value:.4f}, at {'most' if is_small else 'least'} {limit:g} asked for"
+    limit = settings.min_value
+    kept = value <= limit if lower_is_better else value >= limit
+    text = f"{metric} {value:.4f}, at {'most' if lower_is_better else 'least'} {limit:g} asked for"
     return [Rule(name="min_value", outcome=_outcome(kept), threshold=limit, value=value, text=text)]
 
 

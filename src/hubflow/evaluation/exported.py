@@ -79,7 +79,7 @@ def evaluate_exported(
             write_details(draft.folder, {split: details.model_copy(update={"notes": [*details.notes, *notes]})})
             label_map.save(draft.folder / "label_map.json")
             metrics = {split: {"loss": judge.loss, **judge.metrics(), **given}}
-            draft.facts |= {**inputs, "metrics": require_metrics(metrics, "evaluate_export")}
+            draft.facts |= {**inputs, "metrics": require_metrics(metrics, "evaluate_export", export.task)}
         artifact = home.load("evaluations", key)
     found = artifact.facts["metrics"][split]
     return ExportEvaluationRef(

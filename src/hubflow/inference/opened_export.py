@@ -13,13 +13,13 @@ from hubflow.errors import LabelMapError, StoreError, join_limited
 from hubflow.files import read_file
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import RowKind
-from hubflow.schemas.settings import TaskType
+from hubflow.schemas.tasks import PredictionKind
 from hubflow.store.artifacts import EXPORTS, LABEL_MAP, require_artifact
 from hubflow.store.manifest import SealedFolder, unlisted, verify_folder
 from hubflow.store.signing import require_trusted
 
 SIGNATURE, TOKENIZER = "signature.json", "tokenizer.json"
-ROWS_OF_TASK: dict[TaskType, tuple[RowKind, ...]] = {
+ROWS_OF_TASK: dict[PredictionKind, tuple[RowKind, ...]] = {
     "text_classification": ("text", "text_pair"),
     "sequence_labelling": ("tokens",),
     "image_classification": ("image",),
@@ -56,7 +56,7 @@ class Signature(BaseModel):
     """What an inference program takes and gives: `signature.json` of an export."""
 
     model_config = ConfigDict(frozen=True, strict=True)
-    task: TaskType
+    task: PredictionKind
     inputs: dict[str, _Tensor]
     outputs: dict[str, _Tensor]
     rows_kind: RowKind
@@ -138,7 +138,7 @@ def open_export(folder: Path, keys: tuple[str, ...] | None = None) -> OpenedExpo
     require_artifact(sealed)
     export = _opened(folder, sealed)
     facts, labels = sealed.facts, export.label_map
-    if facts["task"] != export.signature["task"]:
+    if (facts.get("prediction") or facts["task"]) != export.signature["task"]:
         raise StoreError(
             f"{folder / SIGNATURE}: task {export.signature['task']}, the manifest has {facts['task']}; make it again"
         )

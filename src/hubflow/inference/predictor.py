@@ -141,7 +141,7 @@ class Predictor:
         Raises:
             PredictError: naming the row whose type does not fit the task; ImageError for an image that does not decode.
         """
-        if self.task == "sequence_labelling":
+        if self.signature["rows_kind"] == "tokens":
             scores = self.word_scores(inputs, batch_size, stride)
             return [self._sequence(one.labels, one.probabilities) for one in scores]
         if stride is not None:

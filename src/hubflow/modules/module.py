@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from hubflow.errors import HubflowError, ModuleError
+from hubflow.errors import HubflowError, ModuleError, TaskError
 from hubflow.modules.download import resolve_module
 from hubflow.modules.inputs import normalised, pad_text, pixels_of, rows_of
 from hubflow.modules.networks import image, text
@@ -80,6 +80,16 @@ class ModuleGraph:
     parameters: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
     adapter_startup: Any = None
+
+    def output(self, name: str, needed_by: str) -> Any:
+        """An output of the module, such as `pooled_output`.
+
+        Raises:
+            TaskError: when the module has none of this name.
+        """
+        if name not in self.outputs:
+            raise TaskError(f"{needed_by} needs a module with the output {name!r}; this one has {', '.join(self.outputs)}")
+        return self.outputs[name]
 
 
 class Module:

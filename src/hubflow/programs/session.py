@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from hubflow.errors import TaskError, WeightsError, join_limited
 from hubflow.modules.module import (
     ImageConfig,
-    ModuleGraph,
     build_graph,
     load_weights,
     module_block_of,
@@ -28,10 +27,11 @@ from hubflow.runtime.memory import require_threads
 from hubflow.runtime.paddle_import import BUILD_LOCK, get_variable, paddle, place_of, set_variable, use_own_threads
 from hubflow.schemas.labels import IGNORED_LABEL
 from hubflow.schemas.references import EncodedRef, TaskRef
-from hubflow.schemas.settings import LoraSettings, TaskType
+from hubflow.schemas.settings import LoraSettings
+from hubflow.schemas.tasks import find_task_type
 from hubflow.schemas.training import Precision
 from hubflow.store.store import Store
-from hubflow.tasks.task import Task, create_img_cls_task, create_seq_label_task, create_text_cls_task
+from hubflow.tasks.task import Task, TaskSpec
 
 if TYPE_CHECKING:
     from hubflow.data.encoded import EncodedSplit
@@ -40,26 +40,6 @@ if TYPE_CHECKING:
 Feed = dict[str, NDArray[Any]]
 ROWS_OF = ("input_ids", "position_ids", "segment_ids", "input_mask", "seq_len", "image", "label")
 """Inputs of programs that have a row for each row of the batch."""
-
-
-@dataclass(frozen=True)
-class TaskSpec:
-    """All that a task's programs are a function of, beside the module's files.
-
-    `head_dropout`, `dropout` and `attention_dropout` are the head's and the module's own when None; the last two and `lora`
-    (adapters that train in place of the module's weights) are of text modules alone.
-    """
-
-    task: TaskType
-    num_classes: int
-    hidden_units: tuple[int, ...] = ()
-    trainable: bool = True
-    pretrained: bool = True
-    max_seq_len: int | None = None
-    head_dropout: float | None = None
-    dropout: float | None = None
-    attention_dropout: float | None = None
-    lora: LoraSettings | None = None
 
 
 class Session:
@@ -95,7 +75,8 @@ class Session:
         self.device, self.precision = device, precision
         require_threads()
         self.place = place_of(device)
-        is_image = spec.task == "image_classification"
+        self.task_type = find_task_type(spec.task)
+        self.is_image = is_image = self.task_type.module_kind == "image"
         is_in_float32 = isinstance(self.place, paddle.CPUPlace) and precision == "float32"
         # With operators of oneDNN, which computes bfloat16 and convolutions, Paddle runs one after the other; GPUs spread each.
         self.sub_batches = sub_batches if is_in_float32 and not is_image else 1
@@ -120,10 +101,15 @@ class Session:
                 self.spec.max_seq_len,
                 self.spec.lora,
                 self.sub_batches,
-                first_only=self.spec.task == "text_classification",
+                first_only=self.task_type.reads_first_token,
                 fuses_biases=self._fuses_biases,
             )
-            self.task = _put_head(self.spec, self.graph)
+            self.task: Task = self.task_type.build_head(self.graph, self.spec)
+            if self.task.task_type != self.task_type.prediction:
+                raise TaskError(
+                    f"{self.spec.task} says that its exports predict as {self.task_type.prediction}, but its head is of "
+                    f"{self.task.task_type}; build a Task of the former"
+                )
         self.speed_up(self.task.test_program())
         if self.sub_batches > 1:
             self.seed_dropout(0)
@@ -261,26 +247,6 @@ def _configured(config: TextConfig | ImageConfig, spec: TaskSpec) -> TextConfig 
             raise TaskError("an image module has no attention projections for LoRA; leave lora out")
         return config
     return replace(config, **chosen)
-
-
-def _put_head(spec: TaskSpec, graph: ModuleGraph) -> Task:
-    classes, units, dropout = spec.num_classes, spec.hidden_units, spec.head_dropout
-    if spec.task == "image_classification":
-        return create_img_cls_task(_output(graph, "feature_map", spec), classes, units, dropout=dropout)
-    if spec.task == "text_classification":
-        return create_text_cls_task(_output(graph, "pooled_output", spec), classes, units, dropout=dropout)
-    feature = _output(graph, "sequence_output", spec)
-    if spec.hidden_units:
-        raise TaskError(f"hidden_units {list(spec.hidden_units)}: a sequence labelling head has one layer; leave them out")
-    with paddle.static.program_guard(graph.program):
-        seq_len = paddle.static.data("seq_len", [-1], "int64")
-    return create_seq_label_task(feature, seq_len, classes, dropout=dropout)
-
-
-def _output(graph: ModuleGraph, name: str, spec: TaskSpec) -> Any:
-    if name not in graph.outputs:
-        raise TaskError(f"{spec.task} needs a module with the output {name!r}; this one has {', '.join(graph.outputs)}")
-    return graph.outputs[name]
 
 
 def task_spec(facts: dict[str, Any]) -> "TaskSpec":

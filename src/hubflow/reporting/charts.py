@@ -200,7 +200,9 @@ def training_charts(folder: Path, checkpoint: CheckpointRef) -> list[LineChart]:
         ContractError: when either table breaks its contract.
     """
     steps = require_steps(pd.read_parquet(folder / "steps.parquet"), "steps.parquet")
-    evaluated = require_evaluations(pd.read_parquet(folder / "evaluations.parquet"), "evaluations.parquet")
+    evaluated = require_evaluations(
+        pd.read_parquet(folder / "evaluations.parquet"), "evaluations.parquet", checkpoint.task.task
+    )
     loss = [Series("train", *_points(steps, "loss"))]
     if len(evaluated) and "loss" in evaluated:
         loss.append(Series("dev", *_points(evaluated, "loss")))

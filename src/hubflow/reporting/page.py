@@ -15,9 +15,10 @@ from hubflow.data.report import data_view, finding_lines, part
 from hubflow.evaluation.folder import read_details
 from hubflow.reporting.charts import training_charts
 from hubflow.reporting.splits import SplitView, split_view, with_explanations
-from hubflow.schemas.evaluation import LOWER_IS_BETTER, Interval, SplitDetails
+from hubflow.schemas.evaluation import Interval, SplitDetails
 from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, ExportRef, RowKind
 from hubflow.schemas.settings import FineTuneSettings
+from hubflow.schemas.tasks import find_task_type, is_lower_better
 from hubflow.store.manifest import SealedFolder
 from hubflow.store.store import Store
 
@@ -148,7 +149,7 @@ class Notice:
 
 
 def metric_lines(
-    metrics: Mapping[str, Mapping[str, float]], first: str, before: Since, details: Mapping[str, SplitDetails]
+    metrics: Mapping[str, Mapping[str, float]], first: str, before: Since, details: Mapping[str, SplitDetails], task: str
 ) -> list[MetricLine]:
     """Metrics as lines, `first` being the first of them.
 
@@ -157,17 +158,29 @@ def metric_lines(
         first: the metric that picked the weights.
         before: the last run.
         details: by split, what evaluate found beyond the metrics.
+        task: name of the task type.
     """
     intervals = {split: details[split].intervals for split in metrics}
     names = list(dict.fromkeys(name for values in metrics.values() for name in values))
     return [
-        MetricLine(name, tuple(value(metrics, split, name, before, intervals[split].get(name)) for split in metrics))
+        MetricLine(
+            name,
+            tuple(
+                value(metrics, split, name, before, intervals[split].get(name), is_lower_better(task, name))
+                for split in metrics
+            ),
+        )
         for name in sorted(names, key=lambda name: name != first)
     ]
 
 
 def value(
-    metrics: Mapping[str, Mapping[str, float]], split: str, name: str, before: Since, interval: Interval | None
+    metrics: Mapping[str, Mapping[str, float]],
+    split: str,
+    name: str,
+    before: Since,
+    interval: Interval | None,
+    lower_is_better: bool,
 ) -> Value | None:
     """A metric, with its interval, and what it was before where that was measured on the same rows."""
     now = metrics[split].get(name)
@@ -175,7 +188,7 @@ def value(
         return None
     last = (before.metrics or {}).get(split, {}).get(name) if (before.same_rows or {}).get(split) else None
     change = None if last is None else now - last
-    return Value(now, change, change is not None and change != 0 and (change > 0) != (name in LOWER_IS_BETTER), interval)
+    return Value(now, change, change is not None and change != 0 and (change > 0) != lower_is_better, interval)
 
 
 def evaluated_split(metrics: Mapping[str, Mapping[str, float]]) -> str | None:
@@ -251,7 +264,7 @@ def run_view(
     return {
         "settings": settings,
         "splits": list(metrics),
-        "metrics": metric_lines(metrics, checkpoint.best_metric, before, details),
+        "metrics": metric_lines(metrics, checkpoint.best_metric, before, details, settings.task),
         "confidence": next((one.confidence for one in details.values() if one.intervals), None),
         "since": before,
         "notices": found,
@@ -279,7 +292,7 @@ def _views(
 ) -> list[SplitView]:
     evaluated, data = home.open(evaluation).folder, home.open(encoded.dataset).folder
     explained = settings.report.explained_mistakes
-    best = evaluation.checkpoint.best_metric
+    best, task = evaluation.checkpoint.best_metric, find_task_type(settings.task)
     views = [
         split_view(
             to_frame(pq.read_table(evaluated / f"{split}.parquet")),
@@ -287,11 +300,14 @@ def _views(
             evaluation.metrics[split],
             best,
             data / f"{split}.parquet",
+            task,
         )
         for split, one in details.items()
     ]
-    is_text = settings.task == "text_classification" and explained > 0 and any(view.mistakes for view in views[:1])
-    return [with_explanations(view, exported if is_text and not place else None, explained) for place, view in enumerate(views)]
+    is_explained = task.explains_words and explained > 0 and any(view.mistakes for view in views[:1])
+    return [
+        with_explanations(view, exported if is_explained and not place else None, explained) for place, view in enumerate(views)
+    ]
 
 
 def _data_report(home: Store, encoded: EncodedRef) -> dict[str, Any]:

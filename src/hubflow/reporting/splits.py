@@ -21,6 +21,7 @@ from hubflow.reporting.charts import LineChart, calibration_chart, cut_label
 from hubflow.schemas import evaluation
 from hubflow.schemas.evaluation import ClassScore, ConfusedPair, Interval, Slice, SplitDetails
 from hubflow.schemas.frames import PROBABILITY
+from hubflow.schemas.tasks import ScoreSection, TaskType
 from hubflow.workers.processes import run
 
 if TYPE_CHECKING:
@@ -63,25 +64,11 @@ class ScoreTable:
         return any(line.score.roc_auc is not None for line in self.lines)
 
 
-def score_tables(details: SplitDetails, is_sequence: bool) -> list[ScoreTable]:
-    """By label; of sentences by type of entity, as conlleval and as seqeval's strict mode have them, and by tag."""
-    if not is_sequence:
-        return [_table("By label", "label", "rows", details.per_class, details.averages)]
-    tables = [_table("By type of entity", "type", "entities", details.per_class, details.averages)]
-    if details.strict is not None:
-        title = f"By type of entity, strictly by {details.scheme}" if details.scheme else "By type of entity, strictly"
-        tables.append(_table(title, "type", "entities", details.strict.per_class, details.strict.averages))
-    if details.per_tag is not None:
-        tables.append(_table("By tag", "tag", "words", details.per_tag, {}))
-    return tables
-
-
-def _table(
-    title: str, what: str, unit: str, scores: Mapping[str, ClassScore], averages: Mapping[str, Mapping[str, float]]
-) -> ScoreTable:
-    worst_first = sorted(scores.items(), key=lambda one: one[1].f1)
+def score_table(section: ScoreSection) -> ScoreTable:
+    """A section of the task type as a table, the worst label first."""
+    worst_first = sorted(section.scores.items(), key=lambda one: one[1].f1)
     lines = [ScoreLine(cut_label(label), score) for label, score in worst_first[:MAX_LABELS]]
-    return ScoreTable(title, what, unit, lines, len(scores) - len(lines), averages)
+    return ScoreTable(section.title, section.what, section.unit, lines, len(section.scores) - len(lines), section.averages)
 
 
 MAX_LINES = 40
@@ -131,14 +118,14 @@ class SliceTable:
         return any(line.interval is not None for line in self.lines)
 
 
-def slice_tables(details: SplitDetails, metrics: Mapping[str, float], best: str, is_sequence: bool) -> list[SliceTable]:
+def slice_tables(details: SplitDetails, metrics: Mapping[str, float], best: str, task: TaskType) -> list[SliceTable]:
     """A table for each thing that the split is sliced by, in the order that evaluate has them.
 
     Args:
         details: of the split, whose slices by one thing come after each other.
         metrics: of the whole split.
         best: the metric that picked the weights, shown where slices have it.
-        is_sequence: whether rows are sentences.
+        task: the task type, which names what lengths count.
     """
     tables = []
     for (by, column), found in groupby(details.slices, key=lambda one: (one.by, one.column)):
@@ -148,7 +135,7 @@ def slice_tables(details: SplitDetails, metrics: Mapping[str, float], best: str,
         )
         lines = tuple(_line(one, names, metrics) for one in group[:MAX_LINES])
         whole = SliceLine("the whole split", details.rows, _values(metrics, names), details.intervals.get(ACCURACY), False)
-        tables.append(SliceTable(_title(by, column, is_sequence), names, lines, len(group) - len(lines), whole))
+        tables.append(SliceTable(_title(by, column, task), names, lines, len(group) - len(lines), whole))
     return tables
 
 
@@ -164,12 +151,10 @@ def _values(metrics: Mapping[str, float], names: Sequence[str]) -> tuple[float |
     return tuple(metrics.get(name) for name in names)
 
 
-def _title(by: str, column: str | None, is_sequence: bool) -> str:
+def _title(by: str, column: str | None, task: TaskType) -> str:
     if by == "column":
         return f"By {cut_label(column or '')}"
-    if by == "length":
-        return f"By length in {'words' if is_sequence else 'characters'}"
-    return "By entities in the sentence" if is_sequence else "By true label"
+    return f"By length in {task.length_unit}" if by == "length" else task.label_slices
 
 
 MAX_SPANS = 32
@@ -474,7 +459,8 @@ class SplitView:
         name: train, dev or test.
         rows: how many were evaluated.
         wrong: of how many any label was predicted wrong.
-        is_sequence: whether its rows are sentences.
+        row_unit: what a row is, in the plural.
+        label_unit: what has a label, in the plural: a row, or a word of it.
         scores: by label, or by type of entity and by tag.
         top: of each k that evaluate was asked for; empty of sentences.
         labels: of the matrix; empty when there are too many.
@@ -492,7 +478,8 @@ class SplitView:
     name: str
     rows: int
     wrong: int
-    is_sequence: bool
+    row_unit: str
+    label_unit: str
     scores: list[ScoreTable]
     top: list[Top]
     labels: list[str]
@@ -512,13 +499,18 @@ class SplitView:
         return any(mistake.is_explained for mistake in self.mistakes)
 
     @property
+    def has_labelled_parts(self) -> bool:
+        """Whether parts of a row, its words, have a label each."""
+        return self.label_unit != self.row_unit
+
+    @property
     def is_images(self) -> bool:
         """Whether its rows are images."""
         return any(mistake.name for mistake in self.mistakes)
 
 
 def split_view(
-    evaluated: pd.DataFrame, details: SplitDetails, metrics: Mapping[str, float], best: str, source: Path
+    evaluated: pd.DataFrame, details: SplitDetails, metrics: Mapping[str, float], best: str, source: Path, task: TaskType
 ) -> SplitView:
     """What the page shows of a split.
 
@@ -528,26 +520,27 @@ def split_view(
         metrics: of the split.
         best: the metric that picked the weights.
         source: Parquet file of the split in the data set, whose name is the split's.
+        task: the task type.
     """
     calibration, confusion = details.calibration, details.confusion
-    is_sequence = len(evaluated) > 0 and not isinstance(evaluated["label"].iloc[0], str)
     labels, counts = confusion.labels or [], confusion.counts or []
     few = len(labels) <= MAX_MATRIX_LABELS
     return SplitView(
         name=source.stem,
         rows=len(evaluated),
         wrong=int(is_wrong(evaluated).sum()),
-        is_sequence=is_sequence,
-        scores=score_tables(details, is_sequence),
+        row_unit=task.row_unit,
+        label_unit=task.label_unit,
+        scores=[score_table(section) for section in task.score_sections(details)],
         top=[Top(k, share, details.intervals.get(f"top_{k}_accuracy")) for k, share in details.top_k.items()],
         labels=[cut_label(label) for label in labels] if few else [],
         matrix=_matrix(counts, labels) if few else [],
         pairs=confusion.pairs[:MAX_PAIRS],
         more_pairs=max(0, len(confusion.pairs) - MAX_PAIRS) + confusion.left_out,
-        calibration=calibration_chart(calibration, "words" if is_sequence else "rows"),
+        calibration=calibration_chart(calibration, task.label_unit),
         ece=None if calibration is None else calibration.ece,
         ece_interval=details.intervals.get("ece"),
-        slices=slice_tables(details, metrics, best, is_sequence),
+        slices=slice_tables(details, metrics, best, task),
         notes=details.notes,
         mistakes=shown_mistakes(evaluated, details.worst, source),
     )

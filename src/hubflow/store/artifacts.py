@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hubflow.errors import StoreError, join_limited
 from hubflow.schemas.references import DatasetRef, Decision, EncodedRef, ExportRef, ModuleKind, ModuleRef, RowKind, TaskRef
-from hubflow.schemas.settings import LoraSettings, TaskType
+from hubflow.schemas.settings import LoraSettings
+from hubflow.schemas.tasks import PredictionKind, TaskName
 from hubflow.store.manifest import SealedFolder, unlisted
 
 EXPORTS = "exports"
@@ -68,7 +69,7 @@ class _Encoded(_Facts):
 
 
 class _Task(_Facts):
-    task: TaskType
+    task: TaskName
     num_classes: int = Field(ge=1)
     label_map_sha256: Sha256
     hidden_units: list[Annotated[int, Field(ge=1)]]
@@ -79,6 +80,7 @@ class _Task(_Facts):
     lora: LoraSettings | None
     max_seq_len: Count | None
     module: ModuleRef
+    task_source_sha256: Sha256 | None = None
 
     def files(self) -> Iterable[str]:
         return ["parameters.json"]
@@ -114,7 +116,8 @@ class _Training(BaseModel):
 class ExportFacts(_Facts):
     """Facts of an export's manifest; those that may be missing are of an export made by hand."""
 
-    task: TaskType
+    task: TaskName
+    prediction: PredictionKind | None = None
     num_classes: int = Field(ge=1)
     label_map_sha256: Sha256
     metrics: Metrics | None = None

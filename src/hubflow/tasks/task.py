@@ -2,18 +2,40 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, get_args
+from typing import Any
 
 from hubflow.errors import TaskError, join_limited
 from hubflow.modules.module import context_of
 from hubflow.runtime.paddle_import import BUILD_LOCK, paddle, truncated_normal
 from hubflow.runtime.paddle_import import functional as F
 from hubflow.schemas.labels import IGNORED_LABEL
-from hubflow.schemas.settings import TaskType
+from hubflow.schemas.settings import LoraSettings
+from hubflow.schemas.tasks import BUILT_IN, PredictionKind, TaskName
 
 NOT_METRICS = frozenset({"label", "logits", "probs", "num_examples"})
 """Names of variables that do not measure: inputs, outputs, and the count that weighs a batch's metrics."""
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """All that a task's programs are a function of, beside the module's files.
+
+    `head_dropout`, `dropout` and `attention_dropout` are the head's and the module's own when None; the last two and `lora`
+    (adapters that train in place of the module's weights) are of text modules alone.
+    """
+
+    task: TaskName
+    num_classes: int
+    hidden_units: tuple[int, ...] = ()
+    trainable: bool = True
+    pretrained: bool = True
+    max_seq_len: int | None = None
+    head_dropout: float | None = None
+    dropout: float | None = None
+    attention_dropout: float | None = None
+    lora: LoraSettings | None = None
 
 
 class Task:
@@ -33,14 +55,14 @@ class Task:
 
     def __init__(
         self,
-        task_type: TaskType,
+        task_type: PredictionKind,
         graph_var_dict: Mapping[str, Any],
         main_program: Any,
         startup_program: Any,
         inference_program: Any = None,
     ) -> None:
-        if task_type not in get_args(TaskType):
-            raise TaskError(f"task_type {task_type!r} is not known; use one of {', '.join(get_args(TaskType))}")
+        if task_type not in BUILT_IN:
+            raise TaskError(f"task_type {task_type!r} is not known; use one of {', '.join(BUILT_IN)}")
         strange = [name for name, value in graph_var_dict.items() if program_of(value) != main_program]
         if strange:
             raise TaskError(
@@ -234,7 +256,7 @@ def create_seq_label_task(
 
 
 def _classification(
-    task_type: TaskType,
+    task_type: PredictionKind,
     feature: Any,
     num_classes: int,
     hidden_units: Sequence[int] | None,
@@ -254,7 +276,7 @@ def _classification(
     return _build(task_type, feature, graph)
 
 
-def _build(task_type: TaskType, feature: Any, graph: Callable[[], dict[str, Any]]) -> Task:
+def _build(task_type: PredictionKind, feature: Any, graph: Callable[[], dict[str, Any]]) -> Task:
     paddle.enable_static()
     main, startup = program_of(feature), paddle.static.Program()
     if any(op.name().endswith(("_grad", "_grad_")) for op in main.global_block().ops):

@@ -21,8 +21,8 @@ from hubflow.programs.session import Session
 from hubflow.runtime.memory import kept_between_steps
 from hubflow.runtime.paddle_import import paddle
 from hubflow.runtime.threads import Prefetcher
-from hubflow.schemas.evaluation import LOWER_IS_BETTER
 from hubflow.schemas.labels import LabelMap
+from hubflow.schemas.tasks import find_task_type, is_lower_better
 from hubflow.schemas.training import TrainSettings
 from hubflow.training.callbacks import Callback, Step, TrainState
 from hubflow.training.checkpoints import Checkpoints, pack, restore, seed_everything
@@ -92,20 +92,30 @@ class TrainerControl:
         rows: of the train split.
         has_dev: whether there is a dev split to judge on.
         best_metric: picks the best weights.
+        lower_is_better: whether the smallest value of it is the best.
 
     Raises:
         SettingsError: when more blocks are to be frozen than there are, early stopping has nothing to judge on, or the warm-up
             is as long as the run.
     """
 
-    def __init__(self, settings: TrainSettings, blocks: Sequence[str], rows: int, has_dev: bool, best_metric: str) -> None:
+    def __init__(
+        self,
+        settings: TrainSettings,
+        blocks: Sequence[str],
+        rows: int,
+        has_dev: bool,
+        best_metric: str,
+        lower_is_better: bool = False,
+    ) -> None:
         if settings.freeze_blocks > len(blocks):
             raise SettingsError(
                 f"train.freeze_blocks is {settings.freeze_blocks}, but the module has {len(blocks)} blocks: {', '.join(blocks)}"
             )
         if settings.early_stopping is not None and not has_dev:
             raise SettingsError("train.early_stopping needs a dev split to judge on; give data.dev or a dev_fraction above 0")
-        self._settings, self._blocks, self._has_dev, self._metric = settings, tuple(blocks), has_dev, best_metric
+        self._settings, self._blocks, self._has_dev = settings, tuple(blocks), has_dev
+        self._metric, self._lower_is_better = best_metric, lower_is_better
         self.steps_per_epoch = -(-rows // settings.batch_size)
         self.total_steps = settings.max_steps or settings.epochs * self.steps_per_epoch
         if settings.warmup_steps and settings.warmup_steps >= self.total_steps:
@@ -192,7 +202,7 @@ class TrainerControl:
     def _is_better(self, value: float, than: float | None, by: float = 0.0) -> bool:
         if than is None or math.isnan(than):  # whatever the first is; then any number is better than none
             return than is None or not math.isnan(value)
-        return value < than - by if self._metric in LOWER_IS_BETTER else value > than + by
+        return value < than - by if self._lower_is_better else value > than + by
 
 
 FIRST_LOSS_SCALE = 2.0**16
@@ -356,7 +366,7 @@ def train(
         ResumeError: when the checkpoint is of a run with other data or settings, listing what differs.
     """
     # Convolutions wait for pages; encoders, whose products take longer, do not.
-    with deferred_signals() as interrupt, kept_between_steps(large=session.spec.task == "image_classification"):
+    with deferred_signals() as interrupt, kept_between_steps(large=session.is_image):
         run = _Run(session, plan, checkpoints, callbacks, world or World.alone())
         state, control = run.state, run.control
         if not run.is_resumed:
@@ -408,7 +418,10 @@ class _Run:
         settings = plan.settings
         self.plan, self.world, self.session = plan, world, session
         self._checkpoints, self._callbacks = checkpoints, callbacks
-        self.control = TrainerControl(settings, session.blocks, len(plan.train), plan.dev is not None, plan.best_metric)
+        lower_is_better = is_lower_better(session.spec.task, plan.best_metric)
+        self.control = TrainerControl(
+            settings, session.blocks, len(plan.train), plan.dev is not None, plan.best_metric, lower_is_better
+        )
         self._class_weights = class_weights_of(settings, plan.label_map, plan.train)
         weights = plan.train.example_weights(self._class_weights)
         self.train_step = TrainStep(plan.train, weights, plan.seed, settings.gradient_accumulation_steps, world)
@@ -494,7 +507,7 @@ class _Run:
     def _rows(self) -> IntArray:
         plan, state = self.plan, self.state
         if self._batches[0] != state.epoch:
-            by_tokens = self.session.spec.task == "sequence_labelling"  # its loss is a mean over tokens
+            by_tokens = find_task_type(self.session.spec.task).averages_over_tokens
             lengths, size = plan.train.lengths, plan.settings.batch_size
             self._batches = (state.epoch, epoch_batches(lengths, size, plan.seed, state.epoch, by_tokens))
         return self._batches[1][state.position]

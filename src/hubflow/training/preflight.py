@@ -17,6 +17,7 @@ from hubflow.programs.session import Session
 from hubflow.runtime.paddle_import import get_variable, paddle, variable_bytes
 from hubflow.runtime.threads import compute_cores
 from hubflow.schemas.references import TrainRequest
+from hubflow.schemas.tasks import find_task_type
 from hubflow.schemas.training import TrainSettings
 from hubflow.store.manifest import draft_folder, write_atomically
 from hubflow.store.store import Store, content_key
@@ -114,7 +115,7 @@ def preflight(
     # At a rate of 0 weights stay as they are; copies of all that changes would be in memory beside the costliest batch.
     statistics = {name: get_variable(session.scope, name) for name in session.statistics}
     weights, total = _bytes_of(session, update)
-    is_sequences = session.spec.task == "sequence_labelling"
+    is_sequences = find_task_type(session.spec.task).averages_over_tokens
     batches = epoch_batches(train_step.train.lengths, settings.batch_size, train_step.seed, 0, is_sequences)
     rows = max(batches, key=lambda batch: len(batch) * int(train_step.train.lengths[batch].max()))
     state = TrainState(loss_scale=1.0 if settings.precision == "float16" else None)

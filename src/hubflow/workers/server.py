@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hubflow.runtime import paddle_import as runtime
-from hubflow.runtime import threads as cores
+from hubflow.runtime import paddle_import
 from hubflow.runtime.memory import share_one_heap
+from hubflow.runtime.threads import take_given_threads
 from hubflow.workers.connection import Connection, LogHandler, Stopped, described, send_warnings
 
 FORK, EXECUTE = b"f", b"x"
@@ -64,7 +64,7 @@ def main() -> None:
     before = set(os.environ)
     for module in PRELOADED:
         importlib.import_module(module)
-    assert runtime.paddle.__version__  # which imports it
+    assert paddle_import.paddle.__version__  # which imports it
     _set_by_imports.update({name: value for name, value in os.environ.items() if name not in before})
     sys.stdout.flush()  # what an import printed, so that no process prints it again
     _serve(control)
@@ -254,7 +254,7 @@ def _take_over(request: dict[str, Any]) -> None:
     if request["cores"] is not None:
         with contextlib.suppress(OSError):
             os.sched_setaffinity(0, request["cores"])
-    cores.take_given_threads()
+    take_given_threads()
 
 
 if __name__ == "__main__":

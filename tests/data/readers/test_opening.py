@@ -19,10 +19,11 @@ import pytest
 from hubflow.data.readers.opening import plain_name
 from hubflow.data.readers.reading import iter_rows, read_label_list, read_rows
 from hubflow.errors import DataError
-from hubflow.schemas.settings import DatasetSpec, TaskType
+from hubflow.schemas.settings import DatasetSpec
+from hubflow.schemas.tasks import TaskName
 
 CSV = b"text,label\n" + b"".join(b"good %d,pos\nbad %d,neg\n" % (number, number) for number in range(50))
-SOURCES: dict[str, tuple[bytes, TaskType]] = {
+SOURCES: dict[str, tuple[bytes, TaskName]] = {
     "csv": (CSV, "text_classification"),
     "tsv": (CSV.replace(b",", b"\t"), "text_classification"),
     "jsonl": (b'{"text": "good", "label": 1}\n{"text": "bad", "label": 0}\n', "text_classification"),
@@ -63,7 +64,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def read(path: Path, content: bytes, format: str = "csv", task: TaskType | None = None, **options: Any) -> pd.DataFrame:
+def read(path: Path, content: bytes, format: str = "csv", task: TaskName | None = None, **options: Any) -> pd.DataFrame:
     path.write_bytes(content)
     spec = DatasetSpec.model_validate({"format": format, "train": str(path), **options})
     return read_rows(spec, path, "train", task)

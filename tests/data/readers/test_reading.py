@@ -20,7 +20,8 @@ from pyarrow import parquet
 from hubflow.data.readers.reading import iter_rows, read_label_list, read_rows
 from hubflow.errors import DataError
 from hubflow.schemas.references import Split
-from hubflow.schemas.settings import DatasetSpec, TaskType
+from hubflow.schemas.settings import DatasetSpec
+from hubflow.schemas.tasks import TaskName
 
 few = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 characters = st.characters(exclude_categories=["Cs"])
@@ -33,7 +34,7 @@ def write(path: Path, content: str | bytes) -> Path:
     return path
 
 
-def read(path: Path, format: str, task: TaskType | None = None, labelled: bool = True, **options: object) -> pd.DataFrame:
+def read(path: Path, format: str, task: TaskName | None = None, labelled: bool = True, **options: object) -> pd.DataFrame:
     spec = DatasetSpec.model_validate({"format": format, "train": str(path), **options})
     return read_rows(spec, path, TRAIN, task, labelled)
 

@@ -10,8 +10,9 @@ from small_modules import settings, some_texts, some_tokens, text_split, token_s
 
 from hubflow.data.encoded import EncodedSplit
 from hubflow.modules.module import build_graph, load_weights, read_config
-from hubflow.programs.session import Session, TaskSpec
+from hubflow.programs.session import Session
 from hubflow.runtime.paddle_import import paddle
+from hubflow.tasks.task import TaskSpec
 from hubflow.training.callbacks import TrainState
 from hubflow.training.distributed import World
 from hubflow.training.loop import TrainStep

@@ -17,7 +17,8 @@ from hubflow.data.readers.source import Request, expanded, is_glob, matching, re
 from hubflow.data.readers.tokens import read_conll, read_msra
 from hubflow.errors import DataError, EmptyError
 from hubflow.schemas.references import RowKind, Split
-from hubflow.schemas.settings import FORMATS, DataFormat, DatasetSpec, TaskType
+from hubflow.schemas.settings import DataFormat, DatasetSpec
+from hubflow.schemas.tasks import BUILT_IN, TaskName, find_task_type
 
 __all__ = [
     "CHUNK_ROWS",
@@ -33,7 +34,7 @@ __all__ = [
 
 LOG = logging.getLogger(__name__)
 DIGITS_SOURCE = Path("scikit-learn digits")
-IMAGE_FORMATS: tuple[DataFormat, ...] = FORMATS["image_classification"]
+IMAGE_FORMATS: tuple[DataFormat, ...] = ("image_folder", "image_list", "digits")
 READERS: dict[DataFormat, Callable[[Request, int], Iterator[Chunk]]] = {
     "csv": read_delimited,
     "tsv": read_delimited,
@@ -47,24 +48,23 @@ WHOLE_READERS: dict[DataFormat, Callable[[Request], pd.DataFrame]] = {
 }
 
 
-def rows_kind(spec: DatasetSpec, task: TaskType) -> RowKind:
+def rows_kind(spec: DatasetSpec, task: TaskName) -> RowKind:
     """Kind of rows that `spec` gives for `task`.
 
     Raises:
         DataError: when the format holds no rows for the task.
     """
-    if spec.format not in FORMATS[task]:
-        raise DataError(f"format {spec.format!r} holds no rows for {task}; use one of {', '.join(FORMATS[task])}")
-    if task == "text_classification":
-        return "text" if spec.text_pair_column is None else "text_pair"
-    return "tokens" if task == "sequence_labelling" else "image"
+    known = find_task_type(task)
+    if spec.format not in known.formats:
+        raise DataError(f"format {spec.format!r} holds no rows for {task}; use one of {', '.join(known.formats)}")
+    return known.rows_kind(spec)
 
 
 def iter_rows(
     spec: DatasetSpec,
     path: str | Path | None,
     split: Split,
-    task: TaskType | None = None,
+    task: TaskName | None = None,
     labelled: bool = True,
     chunk_rows: int = CHUNK_ROWS,
     images: Sequence[Path] = (),
@@ -99,8 +99,12 @@ def iter_rows(
     if is_glob(request.path):
         yield from _of_several(request, chunk_rows)
         return
+    yield from _of_one(request, chunk_rows)
+
+
+def _of_one(request: Request, chunk_rows: int) -> Iterator[Chunk]:
     is_empty = True
-    for chunk in READERS[spec.format](request, chunk_rows):
+    for chunk in READERS[request.spec.format](request, chunk_rows):
         if len(chunk.rows) or len(chunk.malformed):
             is_empty = False
             yield chunk
@@ -114,7 +118,7 @@ def _of_several(request: Request, chunk_rows: int) -> Iterator[Chunk]:
     last: Chunk | None = None
     for path in paths:
         try:
-            for chunk in iter_rows(request.spec, path, request.split, _task_of(request), request.labelled, chunk_rows):
+            for chunk in _of_one(replace(request, path=path), chunk_rows):
                 if last is not None:
                     yield last
                 malformed = chunk.malformed.assign(found=f"{path.name}: " + chunk.malformed["found"])
@@ -127,12 +131,8 @@ def _of_several(request: Request, chunk_rows: int) -> Iterator[Chunk]:
     yield replace(last, skipped={**last.skipped, **({"empty files": skipped} if skipped else {})})
 
 
-def _task_of(request: Request) -> TaskType | None:
-    return "sequence_labelling" if request.kind == "tokens" else None
-
-
 def read_rows(
-    spec: DatasetSpec, path: str | Path | None, split: Split, task: TaskType | None = None, labelled: bool = True
+    spec: DatasetSpec, path: str | Path | None, split: Split, task: TaskName | None = None, labelled: bool = True
 ) -> pd.DataFrame:
     """Rows of one source at once, as `iter_rows` gives them; a malformed line is an error.
 
@@ -161,8 +161,8 @@ def malformed_texts(source: Path, encoding: str, malformed: pd.DataFrame) -> lis
     return [*texts, *(f"{source}: {text}" for text in explained(malformed))]
 
 
-def _request(spec: DatasetSpec, path: str | Path | None, split: Split, task: TaskType | None, labelled: bool) -> Request:
-    usual: TaskType = next(known for known, formats in FORMATS.items() if spec.format in formats)
+def _request(spec: DatasetSpec, path: str | Path | None, split: Split, task: TaskName | None, labelled: bool) -> Request:
+    usual = next(name for name in BUILT_IN if spec.format in find_task_type(name).formats)
     if path is None and spec.format != "digits":
         raise DataError(f"format {spec.format} needs a file or folder for {split}, found none; set `{split}`")
     source = DIGITS_SOURCE if path is None or spec.format == "digits" else expanded(path)

@@ -33,7 +33,8 @@ from hubflow.modules.images import is_image_file
 from hubflow.schemas.data_checks import DataChecks
 from hubflow.schemas.references import PredictionJob, RowKind, ShardRef
 from hubflow.schemas.rows import ROW_MODELS, RowsError, label_column, row_schema
-from hubflow.schemas.settings import FORMATS, DataFormat, DatasetSpec, PredictSettings, TaskType
+from hubflow.schemas.settings import DataFormat, DatasetSpec, PredictSettings
+from hubflow.schemas.tasks import PredictionKind, find_task_type
 from hubflow.store.outputs import Output
 from hubflow.store.store import content_key, file_sha256
 
@@ -120,7 +121,7 @@ def is_several(settings: PredictSettings) -> bool:
     return not isinstance(settings.data, str) or is_glob(settings.data)
 
 
-def sources_of(settings: PredictSettings, task: TaskType, trained_on: RowKind, output: Output) -> list[Source]:
+def sources_of(settings: PredictSettings, task: PredictionKind, trained_on: RowKind, output: Output) -> list[Source]:
     """Every file or folder to predict on, in the order given, those of a glob sorted; the predictions are none of them.
 
     Raises:
@@ -132,7 +133,7 @@ def sources_of(settings: PredictSettings, task: TaskType, trained_on: RowKind, o
     found: list[tuple[bool, Path]] = []
     for pattern in patterns:
         paths = [path for path in matching(pattern) if path.absolute() not in ours]
-        is_image = _images_among(paths, settings, task)
+        is_image = _images_among(paths, settings, trained_on)
         found += [(is_image(path), path) for path in paths]
     sources: list[Source] = []
     for are_images, group in itertools.groupby(found, key=lambda one: one[0]):
@@ -148,9 +149,9 @@ def sources_of(settings: PredictSettings, task: TaskType, trained_on: RowKind, o
     return sources
 
 
-def _images_among(paths: Sequence[Path], settings: PredictSettings, task: TaskType) -> Callable[[Path], bool]:
+def _images_among(paths: Sequence[Path], settings: PredictSettings, trained_on: RowKind) -> Callable[[Path], bool]:
     """Which of the paths of a pattern are read as images: of files beside images all, since what is no image is counted."""
-    if task != "image_classification" or settings.format not in (None, "image_folder"):
+    if trained_on != "image" or settings.format not in (None, "image_folder"):
         return lambda _path: False
     files = {path for path in paths if os.path.lexists(path) and not path.is_dir()}
     has_images = any(map(is_image_file, files))
@@ -158,13 +159,12 @@ def _images_among(paths: Sequence[Path], settings: PredictSettings, task: TaskTy
 
 
 def _spec(
-    settings: PredictSettings, path: Path, task: TaskType, trained_on: RowKind, known: DataFormat | None = None
+    settings: PredictSettings, path: Path, task: PredictionKind, trained_on: RowKind, known: DataFormat | None = None
 ) -> DatasetSpec:
-    kind = known or settings.format or _format(path, task)
-    if kind not in FORMATS[task]:
-        raise SettingsError(
-            f"format {kind!r} holds no rows for this export's task {task}; use one of {', '.join(FORMATS[task])}"
-        )
+    fitting = find_task_type(task).formats
+    kind = known or settings.format or _format(path, trained_on, fitting)
+    if kind not in fitting:
+        raise SettingsError(f"format {kind!r} holds no rows for this export's task {task}; use one of {', '.join(fitting)}")
     given = {name: getattr(settings, name) for name in (*_NAMES, *(("image_root",) if kind == "image_list" else ()))}
     spec = DatasetSpec(format=kind, train=str(path), **given)
     if rows_kind(spec, task) != trained_on:
@@ -175,14 +175,13 @@ def _spec(
     return spec
 
 
-def _format(path: Path, task: TaskType) -> DataFormat:
-    if task == "image_classification":
+def _format(path: Path, trained_on: RowKind, fitting: Sequence[DataFormat]) -> DataFormat:
+    if trained_on == "image":
         return "image_list" if path.is_file() else "image_folder"
     known = ENDINGS.get(PurePath(plain_name(path)).suffix.lower())
     if known is None:
         raise SettingsError(
-            f"{path}: the ending does not tell the format; set format to one of "
-            f"{join_limited(FORMATS[task], len(FORMATS[task]))}"
+            f"{path}: the ending does not tell the format; set format to one of {join_limited(fitting, len(fitting))}"
         )
     return known
 
@@ -216,7 +215,7 @@ def rejected_file(folder: Path, number: int) -> Path:
 
 
 def lay_out(
-    settings: PredictSettings, task: TaskType, sources: Sequence[Source], work: PredictionJob, output: Output
+    settings: PredictSettings, task: PredictionKind, sources: Sequence[Source], work: PredictionJob, output: Output
 ) -> Layout:
     """Read every source in chunks, hold the rows to their contract but for their labels, and write each chunk as a part.
 
@@ -306,9 +305,9 @@ def _sorted_chunk(chunk: Chunk, kind: RowKind, report: SplitReport) -> tuple[pd.
     return accepted[order], as_quarantined(rejected, chunk.malformed)
 
 
-def _chunks(source: Source, task: TaskType, chunk_rows: int) -> Iterator[Chunk]:
+def _chunks(source: Source, task: PredictionKind, chunk_rows: int) -> Iterator[Chunk]:
     """Chunks of a source; with a label list, labels that are numbers are named by it, as `load_dataset` names them."""
-    spec, column = source.spec, "labels" if task == "sequence_labelling" else "label"
+    spec, column = source.spec, label_column(ROW_MODELS[rows_kind(source.spec, task)])
     names = [] if spec.label_list is None else read_label_list(spec.label_list, spec.encoding, spec.format == "image_list")
     for chunk in iter_rows(spec, source.path, "test", task, labelled=False, chunk_rows=chunk_rows, images=source.images):
         rows, count = named_rows(with_clean_labels(chunk, column).rows, column, names)

@@ -128,7 +128,7 @@ def predict_files(settings: PredictSettings, mapped: Mapped | None = None) -> Pr
         records = _records(work, layout, mapped or in_threads)
         path = quarantine(settings, work, layout, records, output)
         write_predictions(settings, work, layout, records, output)
-    metrics, notes = evaluated(records, label_map, task == "sequence_labelling")
+    metrics, notes = evaluated(records, label_map, work.rows_kind == "tokens")
     invalid = layout.invalid + sum(record.bad for record in records)
     return PredictResult(
         export=str(export.absolute()),
@@ -166,7 +166,7 @@ def _truncated(export: OpenedExport, records: Sequence[ShardRecord]) -> list[str
     if not rows:
         return []
     limit, of = export.signature["text"]["max_seq_len"], sum(record.rows for record in records)
-    if export.signature["task"] == "sequence_labelling":
+    if export.signature["rows_kind"] == "tokens":
         return [
             f"{rows} of {of} sentences are longer than max_seq_len {limit}: the model did not see {count} of their words, "
             f"which have no probability (see {NUM_TRUNCATED_WORDS}); set stride to read such sentences in windows that overlap"
@@ -260,11 +260,11 @@ def _records(work: PredictionJob, layout: Layout, mapped: Mapped) -> list[ShardR
 
 
 def _work(settings: PredictSettings, export: OpenedExport, folder: Path) -> PredictionJob:
-    task = export.signature["task"]
+    task, is_sequence = export.signature["task"], export.signature["rows_kind"] == "tokens"
     assert export.sealed is not None
-    if settings.top_k is not None and task == "sequence_labelling":
+    if settings.top_k is not None and is_sequence:
         raise SettingsError("top_k is for classification, this export's task is sequence_labelling; leave it out")
-    if settings.stride is not None and task != "sequence_labelling":
+    if settings.stride is not None and not is_sequence:
         raise SettingsError(f"stride is for sequence_labelling, this export's task is {task}; leave it out")
     return PredictionJob(
         folder=str(folder),
