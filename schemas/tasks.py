@@ -125,13 +125,14 @@ class TaskType(Protocol):
         """
         ...
 
-    def streaming_metrics(self, labels: Any, label_map: Any, options: Any) -> Any:
+    def streaming_metrics(self, labels: Any, label_map: Any, options: Any, others: Sequence[str] = ()) -> Any:
         """Metrics of a split, to be updated batch by batch (`hubflow.metrics.streaming.StreamingMetrics`).
 
         Args:
             labels: true label ids of every row `[rows]`; of sequences an array of them by row.
             label_map: of the model.
             options: `hubflow.metrics.streaming.MetricOptions`.
+            others: labels that predictions may have and the map has not; their ids follow those of the map.
         """
         ...
 

@@ -1,25 +1,30 @@
-"""Stage gate: judge a candidate and what is in use on the same rows, and decide by rules."""
+"""Stage gate: evaluate a candidate and what is in use on the same rows, and decide by rules."""
 
 import datetime
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from hubflow.deployment.gate_rules import absolute_rules, class_rule, gain_rule, value_rule
 from hubflow.deployment.pointer import VERDICTS, read_deployed, verdict_reference
 from hubflow.errors import GateError, LabelMapError, SettingsError
+from hubflow.evaluation.details import metric_options
 from hubflow.evaluation.exported import evaluate_exported
-from hubflow.metrics.paired_bootstrap import PairedValues, evaluated_classes, evaluated_losses, evaluated_tags, paired_interval
+from hubflow.metrics import StreamingMetrics
+from hubflow.metrics.bootstrap import improvement, paired_interval
 from hubflow.orchestration.tasks import stage
 from hubflow.schemas.deployment import VERDICT, GateSettings, Rule, Verdict
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef, Decision, ExportEvaluationRef, ExportRef, VerdictRef
 from hubflow.schemas.settings import EvaluateSettings
-from hubflow.schemas.tasks import find_task_type, is_lower_better
+from hubflow.schemas.tasks import TaskType, find_task_type, is_lower_better
 from hubflow.store.store import Store, content_key
 from hubflow.text import markdown_text
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ def gate(
     against: int | None = None,
     reuse: bool = True,
 ) -> VerdictRef:
-    """Judge a candidate and the export in use under `name` on the same rows, and decide by the rules of the settings.
+    """Evaluate a candidate and the export in use under `name` on the same rows, and decide by the rules of the settings.
 
     The verdict is `promoted` when every rule is kept, `rejected` when one is broken, and `inconclusive` when none is broken but
     one cannot be told: the interval of the difference, a paired bootstrap over the rows (sentences, of sequences), lies on
@@ -64,13 +69,13 @@ def gate(
     decide. Averages over labels are over those of the data set, for both.
 
     Args:
-        candidate: the export to judge.
+        candidate: the export to evaluate.
         dataset: whose rows both are evaluated on.
         settings: the rules.
         evaluate: how exports are evaluated.
         name: of the deployed pointer.
         store: the store's root folder.
-        against: revision of the pointer to judge against; the latest by default.
+        against: revision of the pointer to compare with; the latest by default.
         reuse: take what the store already holds for the same.
 
     Returns:
@@ -112,28 +117,30 @@ def _compare(
     metric = settings.metric or home.open(candidate).facts.get("training", {}).get("best_metric")
     if metric is None:
         raise SettingsError(f"gate.metric: {candidate.path} does not say which metric it was trained for; name one")
-    known = find_task_type(candidate.task).gated_metrics
+    task = find_task_type(candidate.task)
+    known = task.gated_metrics
     if metric not in known:
         raise SettingsError(f"gate.metric {metric!r} cannot be compared row by row; use one of {', '.join(known)}")
     ours = evaluate_exported(candidate, dataset, evaluate, store, split, reuse)
     labels = LabelMap.load(home.open(dataset).folder / "label_map.json")
     frame = _frame(home, ours)
-    mine = _evaluated(frame, labels, metric)
-    found = _Comparison(ours, None, metric, len(frame), _shown(mine.value, metric))
+    mine = _metrics(frame, task, labels, evaluate)
+    value = mine.compute()[metric]
+    found = _Comparison(ours, None, metric, len(frame), value)
     if deployed is None:
         return found
     try:
         theirs = evaluate_exported(deployed, dataset, evaluate, store, split, reuse)
     except (LabelMapError, SettingsError) as error:
         return replace(found, obstacle=str(error))
-    other = _evaluated(_paired(frame, _frame(home, theirs), theirs), labels, metric)
-    interval = paired_interval(mine, other, settings.resamples, settings.confidence, settings.seed)
+    other = _metrics(_paired(frame, _frame(home, theirs), theirs), task, labels, evaluate)
+    deployed_value, smaller = other.compute()[metric], is_lower_better(candidate.task, metric)
     return replace(
         found,
         deployed=theirs,
-        deployed_value=_shown(other.value, metric),
-        difference=mine.value - other.value,
-        interval=interval,
+        deployed_value=deployed_value,
+        difference=improvement(value, deployed_value, smaller),
+        interval=paired_interval(mine, other, metric, smaller, settings.resamples, settings.confidence, settings.seed),
         notes=_label_notes(home, candidate, deployed),
     )
 
@@ -153,18 +160,21 @@ def _paired(ours: pd.DataFrame, theirs: pd.DataFrame, evaluation: ExportEvaluati
     return theirs
 
 
-def _evaluated(frame: pd.DataFrame, labels: LabelMap, metric: str) -> PairedValues:
-    if metric == "loss":
-        return evaluated_losses(frame["loss"].tolist())
+def _metrics(frame: pd.DataFrame, task: TaskType, labels: LabelMap, evaluate: EvaluateSettings) -> StreamingMetrics:
+    """Metrics of evaluated rows, averages over the labels of the data set; a prediction that is none of them is wrong."""
     truth, predicted = frame["label"].tolist(), frame["predicted"].tolist()
-    if truth and not isinstance(truth[0], str):
-        return evaluated_tags(truth, predicted, metric, labels.tagging)
-    return evaluated_classes(labels.labels, truth, predicted, metric)
+    is_sequence = bool(truth) and not isinstance(truth[0], str)
+    known, given = set(labels.labels), (tag for row in predicted for tag in row) if is_sequence else predicted
+    others = [label for label in dict.fromkeys(given) if label not in known]
+    index = {label: label_id for label_id, label in enumerate([*labels.labels, *others])}
 
+    def ids(values: Iterable[str]) -> NDArray[np.int64]:
+        return np.array([index[label] for label in values], np.int64)
 
-def _shown(value: float, metric: str) -> float:
-    """What a person calls the value: `Evaluated` negates what is better when it is smaller."""
-    return -value if metric == "loss" else value
+    truth_ids, predicted_ids = ([ids(row) for row in rows] if is_sequence else ids(rows) for rows in (truth, predicted))
+    metrics: StreamingMetrics = task.streaming_metrics(truth_ids, labels, metric_options(evaluate), others)
+    metrics.update_predicted(np.arange(len(frame)), predicted_ids, frame["loss"].to_numpy())
+    return metrics
 
 
 def _label_notes(home: Store, candidate: ExportRef, deployed: ExportRef) -> tuple[str, ...]:

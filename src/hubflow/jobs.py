@@ -83,7 +83,7 @@ def evaluate_in_worker(request: dict[str, Any], connection: Connection) -> dict[
         places = getattr(rows, "positions", None)  # of images: those that do not decode are left out
         places = np.arange(len(rows)) if places is None else places
         data, kind = source / f"{split}.parquet", encoded.dataset.rows_kind
-        evaluated = EvaluatedSplit(found.judge, label_map, data, kind, places, rows.rows)
+        evaluated = EvaluatedSplit(found.streamed, label_map, data, kind, places, rows.rows)
         details[split], given = keep_split(folder, evaluated, settings, own)
         metrics[split] = {**found.metrics, **given}
     write_details(folder, details)

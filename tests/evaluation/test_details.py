@@ -22,23 +22,23 @@ from hubflow.schemas.settings import EvaluateSettings
 
 def test_scores_of_each_label_are_scikit_learns(tmp_path: Path) -> None:
     evaluated = classes(tmp_path, 200, 5)
-    judge: Any = evaluated.judge
+    streamed: Any = evaluated.metrics
     found = split_details(evaluated, EvaluateSettings())
-    report: Any = sklearn.metrics.classification_report(judge.labels, judge.predicted, output_dict=True, zero_division=0)
+    report: Any = sklearn.metrics.classification_report(streamed.labels, streamed.predicted, output_dict=True, zero_division=0)
     for place, (name, score) in enumerate(found.per_class.items()):
         assert name == f"label {place}"
         theirs = report[str(place)]
         assert [score.precision, score.recall, score.f1, score.support] == pytest.approx(
             [theirs["precision"], theirs["recall"], theirs["f1-score"], theirs["support"]]
         )
-        area = sklearn.metrics.roc_auc_score(judge.labels == place, judge.scores[:, place])
+        area = sklearn.metrics.roc_auc_score(streamed.labels == place, streamed.scores[:, place])
         assert score.roc_auc == pytest.approx(area)
     assert found.averages["weighted"]["f1"] == pytest.approx(report["weighted avg"]["f1-score"])
     assert found.averages["micro"]["f1"] == pytest.approx(report["accuracy"])
-    assert found.confusion.counts == sklearn.metrics.confusion_matrix(judge.labels, judge.predicted).tolist()
-    assert found.top_k == {3: judge.metrics()["top_3_accuracy"]}
+    assert found.confusion.counts == sklearn.metrics.confusion_matrix(streamed.labels, streamed.predicted).tolist()
+    assert found.top_k == {3: streamed.compute()["top_3_accuracy"]}
     assert found.calibration is not None
-    assert found.calibration.ece == judge.metrics()["ece"]
+    assert found.calibration.ece == streamed.compute()["ece"]
     assert sum(one.count for one in found.calibration.bins) == 200
 
 
@@ -64,10 +64,10 @@ def test_scores_of_entities_are_seqevals_in_both_modes(tmp_path: Path) -> None:
 
 def test_the_worst_mistakes_are_the_wrong_rows_of_the_largest_loss(tmp_path: Path) -> None:
     evaluated = classes(tmp_path, 200)
-    judge: Any = evaluated.judge
+    streamed: Any = evaluated.metrics
     worst = split_details(evaluated, EvaluateSettings(worst_mistakes=7)).worst
-    wrong = np.flatnonzero(judge.labels != judge.predicted)
-    expected = wrong[np.argsort(-judge.losses[wrong])][:7]
+    wrong = np.flatnonzero(streamed.labels != streamed.predicted)
+    expected = wrong[np.argsort(-streamed.losses[wrong])][:7]
     assert [one.position for one in worst] == expected.tolist()
     data = pd.read_parquet(evaluated.data)
     for one in worst:
@@ -89,7 +89,7 @@ def test_sentences_among_the_mistakes_have_their_words_and_tags(tmp_path: Path) 
 def test_ten_thousand_labels_are_told_in_a_small_file(tmp_path: Path) -> None:
     started = time.perf_counter()
     evaluated = classes(tmp_path, 3000, 10_000)
-    assert evaluated.judge.scores is None  # type: ignore[union-attr]
+    assert evaluated.metrics.scores is None  # type: ignore[attr-defined]
     (tmp_path / "kept").mkdir()
     found, _ = keep_split(tmp_path / "kept", evaluated, EvaluateSettings(), {})
     write_details(tmp_path / "kept", {"test": found})

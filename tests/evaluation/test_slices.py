@@ -9,10 +9,9 @@ import pytest
 import seqeval.metrics
 import sklearn.metrics
 from evaluated_splits import classes, sentences, tags_of
-from scipy.stats import binomtest
 
 from hubflow.errors import SettingsError
-from hubflow.evaluation.slices import slices_of, wilson
+from hubflow.evaluation.slices import slices_of
 from hubflow.schemas.settings import SliceSettings
 
 ROWS = 120
@@ -28,16 +27,16 @@ def test_each_value_of_a_column_is_evaluated_as_its_rows_alone(tmp_path: Path) -
     values = np.array(["web", "shop", None], object)[np.arange(ROWS) % 3]
     found = by_column(tmp_path, values)
     assert set(found) == {"web", "shop", "(missing)"}
-    judge: Any = classes(tmp_path, ROWS).judge
+    streamed: Any = classes(tmp_path, ROWS).metrics
     for place, name in enumerate(["web", "shop", "(missing)"]):
         rows = np.arange(ROWS) % 3 == place
-        labels, predicted = judge.labels[rows], judge.predicted[rows]
+        labels, predicted = streamed.labels[rows], streamed.predicted[rows]
         metrics = found[name].metrics
         assert found[name].rows == rows.sum()
         assert metrics["accuracy"] == (labels == predicted).mean()
         assert metrics["f1_macro"] == pytest.approx(sklearn.metrics.f1_score(labels, predicted, average="macro"))
         assert metrics["mcc"] == pytest.approx(sklearn.metrics.matthews_corrcoef(labels, predicted))
-        assert metrics["loss"] == pytest.approx(judge.losses[rows].mean())
+        assert metrics["loss"] == pytest.approx(streamed.losses[rows].mean())
         low, high = found[name].accuracy_interval
         assert low < metrics["accuracy"] < high
 
@@ -63,9 +62,9 @@ def test_lengths_are_cut_at_the_edges_or_into_quarters(tmp_path: Path) -> None:
 
 def test_the_slices_by_label_have_the_recall_of_each(tmp_path: Path) -> None:
     evaluated = classes(tmp_path, ROWS, 6)
-    judge: Any = evaluated.judge
+    streamed: Any = evaluated.metrics
     found = slices_of(evaluated, SliceSettings(length=False), 0.95)
-    recall = sklearn.metrics.recall_score(judge.labels, judge.predicted, average=None)
+    recall = sklearn.metrics.recall_score(streamed.labels, streamed.predicted, average=None)
     assert {one.value: one.metrics["accuracy"] for one in found} == pytest.approx(
         {f"label {place}": value for place, value in enumerate(recall)}
     )
@@ -88,17 +87,3 @@ def test_sentences_are_cut_by_the_entities_that_are_in_them(tmp_path: Path) -> N
 def test_a_column_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"test has no column 'sauce'; it has row, text, label"):
         slices_of(classes(tmp_path, 5), SliceSettings(columns=("sauce",)), 0.95)
-
-
-@pytest.mark.parametrize(("right", "rows"), [(0, 10), (40, 50), (1, 1), (7, 2000)])
-def test_the_interval_of_an_accuracy_is_scipys(right: int, rows: int) -> None:
-    theirs = binomtest(right, rows).proportion_ci(0.9, "wilson")
-    assert wilson(right / rows, rows, 0.9) == pytest.approx((theirs.low, theirs.high))
-
-
-def test_the_interval_of_a_perfect_slice_holds_its_accuracy() -> None:
-    """Rounding left the upper end below 1 for every other number of rows, and the report marked the slice as worse."""
-    for rows in range(1, 500):
-        for confidence in (0.9, 0.95, 0.99):
-            assert wilson(1.0, rows, confidence)[1] == 1.0
-            assert wilson(0.0, rows, confidence)[0] == 0.0

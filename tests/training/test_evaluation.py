@@ -12,13 +12,12 @@ from small_modules import ENTITY_LABELS, SENTIMENT, image_split, some_texts, som
 
 from hubflow.data.encoded import EncodedSplit
 from hubflow.errors import SettingsError
-from hubflow.metrics.metrics import log_softmax
 from hubflow.metrics.sequence_labelling import outside_id
 from hubflow.programs.session import Session
 from hubflow.runtime.paddle_import import set_variable
 from hubflow.schemas.labels import LabelMap
 from hubflow.tasks.task import TaskSpec
-from hubflow.training.evaluation import evaluate_split, require_defined
+from hubflow.training.evaluation import evaluate_split, log_probabilities, require_defined
 
 ROWS = 23
 BATCH_SIZES = (1, 4, 7, 22, 23, 64)
@@ -76,7 +75,7 @@ def test_classification_is_exact_for_every_batch_size(case: tuple[Session, Any])
     logits = np.stack(one_by_one(session, split))
     predicted = logits.argmax(-1)
     assert set(predicted) == {0, 1}
-    losses = -log_softmax(logits)[np.arange(ROWS), split.label]
+    losses = -log_probabilities(logits)[np.arange(ROWS), split.label]
     right = int((predicted == split.label).sum())
     for batch_size in BATCH_SIZES:
         seen: list[int] = []
@@ -138,7 +137,7 @@ def test_the_loss_of_a_sequence_task_is_the_mean_over_its_words(
     for row, logits in enumerate(one_by_one(token_session, split)):
         pieces = split.first_piece[row]
         kept = pieces >= 0
-        losses += (-log_softmax(logits[pieces[kept]])[np.arange(kept.sum()), split.word_labels[row][kept]]).tolist()
+        losses += (-log_probabilities(logits[pieces[kept]])[np.arange(kept.sum()), split.word_labels[row][kept]]).tolist()
     for batch_size in BATCH_SIZES:
         found = evaluate_split(token_session, split, ENTITY_LABELS, batch_size)
         assert found.metrics["loss"] == pytest.approx(np.mean(losses), rel=1e-5)

@@ -25,17 +25,6 @@ Hashes = NDArray[np.uint64]
 Integers = NDArray[np.int64]
 BITS = 64
 PAIRS_AT_ONCE = 2_000_000
-_M1, _M2, _M4 = (np.uint64(mask) for mask in (0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0F0F0F))
-_BYTES = np.uint64(0x0101010101010101)
-
-
-def bit_count(values: Hashes) -> Integers:
-    """Number of bits set in each value."""
-    pairs = values - ((values >> np.uint64(1)) & _M1)
-    nibbles = (pairs & _M2) + ((pairs >> np.uint64(2)) & _M2)
-    total = ((nibbles + (nibbles >> np.uint64(4))) & _M4) * _BYTES
-    counts: Integers = (total >> np.uint64(56)).astype(np.int64)
-    return counts
 
 
 def nearest(known: Hashes, asked: Hashes, distance: int) -> tuple[Integers, Integers]:
@@ -50,7 +39,7 @@ def nearest(known: Hashes, asked: Hashes, distance: int) -> tuple[Integers, Inte
     for low, high in _bands(distance + 1):
         mask = np.uint64((1 << (high - low)) - 1)
         for one, other in _sharing((ours >> np.uint64(low)) & mask, (theirs >> np.uint64(low)) & mask):
-            apart = bit_count(ours[one] ^ theirs[other])
+            apart = np.bitwise_count(ours[one] ^ theirs[other])
             near = apart <= distance
             order = np.lexsort((first[one[near]], apart[near]))[::-1]  # the best is written last, and stays
             one, other, apart = one[near][order], other[near][order], apart[near][order]  # noqa: PLW2901

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from hubflow.data.duplicates import MAX_EXAMPLES, SPLITS, bit_count, nearest
+from hubflow.data.duplicates import MAX_EXAMPLES, SPLITS, nearest
 from hubflow.data.encoded import ROWS_PER_CHUNK
 from hubflow.errors import ImageError
-from hubflow.metrics.entities import TagReader
+from hubflow.metrics.sequence_labelling import TagReader
 from hubflow.modules.images import CHANGES, DecodedImage, ImageRules, decode_image
 from hubflow.modules.tokenizer import encode_texts, encode_words, full_lengths, load_tokenizer, pad_token_id
 from hubflow.runtime.threads import SMALL, thread_map, usable_cores
@@ -307,7 +307,7 @@ def _near_duplicates(folder: Path, splits: Sequence[Split], checks: DataChecks) 
 
 def _has_detail(images: pd.DataFrame) -> NDArray[np.bool_]:
     """Whether an image shows enough for its hash to tell it from others."""
-    has_structure = bit_count(images["phash"].to_numpy(np.uint64)) >= _STRUCTURE
+    has_structure: NDArray[np.bool_] = np.bitwise_count(images["phash"].to_numpy(np.uint64)) >= _STRUCTURE
     large: NDArray[np.bool_] = images[["width", "height"]].min(axis=1).to_numpy() >= _SMALLEST_SIDE
     return large & has_structure
 

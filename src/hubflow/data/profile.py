@@ -316,14 +316,11 @@ def stability_index(previous: Fraction, current: Fraction) -> float:
 
 def shannon_distance(previous: Fraction, current: Fraction) -> float:
     """Jensen-Shannon distance, base 2, of two distributions over the same bins: 0..1 (Endres and Schindelin 2003)."""
-    middle = (previous + current) / 2
-    halves = [_divergence(share, middle) for share in (previous, current)]
-    return math.sqrt(max(0.0, sum(halves) / 2))
+    from scipy.spatial.distance import jensenshannon
 
-
-def _divergence(shares: Fraction, reference: Fraction) -> float:
-    present = shares > 0
-    return float((shares[present] * np.log2(shares[present] / reference[present])).sum())
+    with np.errstate(invalid="ignore"):
+        distance = float(jensenshannon(previous, current, base=2))
+    return 0.0 if math.isnan(distance) else distance  # rounding makes the square of nearly equal ones negative
 
 
 def by_chance(bins: int, counts: tuple[int, int]) -> float:

@@ -1,4 +1,4 @@
-"""Judge an exported folder alone, by its own preprocessing, on one split of a data set."""
+"""Evaluate an exported folder alone, by its own preprocessing, on one split of a data set."""
 
 import contextlib
 from collections.abc import Sequence
@@ -15,16 +15,17 @@ from hubflow.evaluation.custom_metrics import custom_metrics
 from hubflow.evaluation.details import identity_of, metric_options
 from hubflow.evaluation.folder import keep_split, try_custom_metrics, write_details
 from hubflow.evaluation.slices import EvaluatedSplit, require_columns
+from hubflow.metrics import StreamingMetrics
+from hubflow.metrics.classification import log_of
 from hubflow.schemas.frames import require_metrics
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef, ExportEvaluationRef, ExportRef, RowKind
 from hubflow.schemas.settings import EvaluateSettings
+from hubflow.schemas.tasks import TaskType, find_task_type
 from hubflow.store.store import Store, content_key
 
 if TYPE_CHECKING:
     from hubflow.inference.predictor import Prediction, Predictor
-    from hubflow.metrics.classification import ClassificationMetrics
-    from hubflow.metrics.sequence_labelling import SequenceLabellingMetrics
 
 FORMAT_VERSION = 2
 ROWS_PER_PART = 1024
@@ -38,7 +39,7 @@ def evaluate_exported(
     split: str = "test",
     reuse: bool = True,
 ) -> ExportEvaluationRef:
-    """Judge an exported folder alone, by its own preprocessing, on one split of a data set, exactly over all its rows.
+    """Evaluate an exported folder alone, by its own preprocessing, on one split of a data set, exactly over all its rows.
 
     Nothing but the export is used, so that one of an earlier run, whose checkpoint is gone, can be compared with that of
     today on the same rows. The folder is laid out as that of the stage `evaluate` (`EvaluatedRows` or `EvaluatedTokens`,
@@ -71,14 +72,14 @@ def evaluate_exported(
         known = LabelMap.load(data.parent / "label_map.json")
         try_custom_metrics(own, data, dataset.rows_kind, known, settings)
         with home.create("evaluations", key, holds=[data.parent]) as draft:
-            judge, numbers = _judge(predictor, data, dataset.rows_kind, settings)
+            streamed, numbers = _evaluate(predictor, find_task_type(export.task), data, dataset.rows_kind, settings)
             label_map, places = predictor.label_map, np.arange(len(numbers))
-            evaluated = EvaluatedSplit(judge, label_map, data, dataset.rows_kind, places, numbers)
+            evaluated = EvaluatedSplit(streamed, label_map, data, dataset.rows_kind, places, numbers)
             details, given = keep_split(draft.folder, evaluated, settings, own)
             notes = _notes(len(numbers) - len(evaluated.rows), label_map, known)
             write_details(draft.folder, {split: details.model_copy(update={"notes": [*details.notes, *notes]})})
             label_map.save(draft.folder / "label_map.json")
-            metrics = {split: {"loss": judge.loss, **judge.metrics(), **given}}
+            metrics = {split: {**streamed.compute(), **given}}
             draft.facts |= {**inputs, "metrics": require_metrics(metrics, "evaluate_export", export.task)}
         artifact = home.load("evaluations", key)
     found = artifact.facts["metrics"][split]
@@ -97,31 +98,25 @@ def _load(home: Store, export: ExportRef, dataset: DatasetRef) -> "Predictor":
     return predictor
 
 
-def _judge(
-    predictor: "Predictor", data: Path, kind: RowKind, settings: EvaluateSettings
-) -> tuple["ClassificationMetrics | SequenceLabellingMetrics", Any]:
-    """What was evaluated, and the row numbers of all rows of the split `[rows]`."""
-    from hubflow.metrics.classification import ClassificationMetrics
-    from hubflow.metrics.sequence_labelling import SequenceLabellingMetrics
-
-    label = "labels" if kind == "tokens" else "label"
-    table = pq.read_table(data, columns=["row", label])
-    ids = _ids(table.column(label).to_pylist(), predictor.label_map, table.column("row").to_pylist(), data)
-    options = metric_options(settings)
-    if kind == "tokens":
-        judge: ClassificationMetrics | SequenceLabellingMetrics = SequenceLabellingMetrics(ids, predictor.label_map, options)
-    else:
-        judge = ClassificationMetrics(len(ids), predictor.label_map.num_classes, options)
+def _evaluate(
+    predictor: "Predictor", task: TaskType, data: Path, kind: RowKind, settings: EvaluateSettings
+) -> tuple[StreamingMetrics, Any]:
+    """The metrics, and the row numbers of all rows of the split `[rows]`."""
+    is_sequence = kind == "tokens"
+    table = pq.read_table(data, columns=["row", "labels" if is_sequence else "label"])
+    numbers, labels = table.columns
+    ids = _ids(labels.to_pylist(), predictor.label_map, numbers.to_pylist(), data)
+    streamed: StreamingMetrics = task.streaming_metrics(ids, predictor.label_map, metric_options(settings))
     with progress_bar(f"evaluating the export on {data.stem}", len(ids)) as bar:
         start = 0
         for part in pq.ParquetFile(data).iter_batches(ROWS_PER_PART, columns=_columns(data, kind)):
             frame = part.to_pandas()
             rows, predictions = _predict(predictor, _inputs(frame, kind), settings.batch_size, settings.stride)
             if len(rows):
-                _add(judge, rows + start, [ids[row + start] for row in rows.tolist()], predictions)
+                _update(streamed, rows + start, predictions, is_sequence)
             start += len(frame)
             bar.advance(len(frame))
-    return judge, table.column("row").to_numpy()
+    return streamed, numbers.to_numpy()
 
 
 def _columns(data: Path, kind: RowKind) -> list[str]:
@@ -151,7 +146,7 @@ def _ids(labels: list[Any], label_map: LabelMap, numbers: list[int], data: Path)
         examples = join_limited(f"{label!r} (row {number})" for label, number in unknown.items())
         raise LabelMapError(
             f"{data.name}: {len(unknown)} label(s) that the export does not know: {examples}; its labels are "
-            f"{join_limited(label_map.labels)}; judge an export that was trained on them, or rows without them"
+            f"{join_limited(label_map.labels)}; evaluate an export that was trained on them, or rows without them"
         )
     found = [np.array([index[label] for label in tags], np.int64) for tags in rows]
     return found if labels and isinstance(labels[0], list) else [int(ids[0]) for ids in found]
@@ -175,17 +170,15 @@ def _predict(
     return np.array(rows, np.int64), predictions
 
 
-def _add(
-    judge: "ClassificationMetrics | SequenceLabellingMetrics", rows: Any, ids: list[Any], predictions: list["Prediction"]
+def _update(
+    streamed: StreamingMetrics, rows: "np.ndarray[Any, np.dtype[np.int64]]", predictions: list["Prediction"], is_sequence: bool
 ) -> None:
-    from hubflow.metrics.classification import ClassificationMetrics, log_of
-
-    if isinstance(judge, ClassificationMetrics):
-        judge.add(rows, np.array(ids, np.int64), log_of([one.probabilities for one in predictions]))
+    if not is_sequence:
+        streamed.update(rows, log_of([one.probabilities for one in predictions]))
         return
     seen = [~np.isnan(one.probabilities[:, 0]) for one in predictions]
     scores = np.concatenate([one.probabilities[kept] for one, kept in zip(predictions, seen, strict=True)])
-    judge.add(rows, seen, log_of(scores))
+    streamed.update(rows, log_of(scores), seen)
 
 
 def _notes(undecoded: int, of_export: LabelMap, of_data: LabelMap) -> list[str]:

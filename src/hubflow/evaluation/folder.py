@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from hubflow.data.columns import to_frame, with_extra_columns
@@ -17,8 +16,9 @@ from hubflow.evaluation.custom_metrics import CustomMetric, custom_metrics, meas
 from hubflow.evaluation.details import metric_options, split_details
 from hubflow.evaluation.slices import EvaluatedSplit, require_columns
 from hubflow.files import read_text
+from hubflow.metrics import metrics_for
 from hubflow.schemas.evaluation import DETAILS, SplitDetails
-from hubflow.schemas.frames import PROBABILITY, require_evaluated
+from hubflow.schemas.frames import require_evaluated
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef, EvaluationRef, ExportEvaluationRef, RowKind
 from hubflow.schemas.settings import EvaluateSettings
@@ -26,9 +26,6 @@ from hubflow.store.store import Store
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from hubflow.metrics.classification import ClassificationMetrics
-    from hubflow.metrics.sequence_labelling import SequenceLabellingMetrics
 
 TRIED_ROWS = 1000
 """So many rows at most are tried with a user's own metrics before training."""
@@ -66,27 +63,18 @@ def try_custom_metrics(
 
 def _with_made_up_predictions(data: Path, kind: RowKind, label_map: LabelMap, settings: EvaluateSettings) -> EvaluatedSplit:
     """Rows from all over a split, evaluated by predictions that are right or wrong by chance."""
-    from hubflow.metrics.classification import ClassificationMetrics
-    from hubflow.metrics.metrics import log_softmax
-    from hubflow.metrics.sequence_labelling import SequenceLabellingMetrics
+    from scipy.special import log_softmax
 
-    table = pq.read_table(data, columns=["row", "labels" if kind == "tokens" else "label"])
+    is_sequence = kind == "tokens"
+    table = pq.read_table(data, columns=["row", "labels" if is_sequence else "label"])
     places = np.unique(np.linspace(0, len(table) - 1, min(TRIED_ROWS, len(table))).round().astype(np.int64))
     rows, labels = (column.to_pylist() for column in table.take(places).columns)
-    index, generator = label_map.index(), np.random.default_rng(0)
-
-    def scores(count: int) -> NDArray[np.float64]:
-        return log_softmax(generator.standard_normal((count, label_map.num_classes)).astype(np.float32))
-
-    options, evaluated_rows = metric_options(settings), np.arange(len(rows))
-    if kind == "tokens":
-        ids = [np.array([index[label] for label in tags], np.int64) for tags in labels]
-        sequences = SequenceLabellingMetrics(ids, label_map, options)
-        sequences.add(evaluated_rows, [np.ones(len(tags), bool) for tags in ids], scores(sum(map(len, ids))))
-        return EvaluatedSplit(sequences, label_map, data, kind, places, np.array(rows, np.int64))
-    classes = ClassificationMetrics(len(rows), label_map.num_classes, options)
-    classes.add(evaluated_rows, np.array([index[label] for label in labels], np.int64), scores(len(rows)))
-    return EvaluatedSplit(classes, label_map, data, kind, places, np.array(rows, np.int64))
+    index = label_map.index()
+    truth = [np.array([index[label] for label in tags], np.int64) for tags in (labels if is_sequence else [labels])]
+    logits = np.random.default_rng(0).standard_normal((sum(map(len, truth)), label_map.num_classes)).astype(np.float32)
+    metrics = metrics_for(truth if is_sequence else truth[0], label_map, metric_options(settings), is_sequence)
+    metrics.update(np.arange(len(rows)), log_softmax(logits.astype(np.float64), axis=-1))
+    return EvaluatedSplit(metrics, label_map, data, kind, places, np.array(rows, np.int64))
 
 
 def _evaluated_table(evaluated: EvaluatedSplit) -> "pa.Table":
@@ -95,29 +83,12 @@ def _evaluated_table(evaluated: EvaluatedSplit) -> "pa.Table":
     columns = {
         "row": evaluated.numbers[evaluated.rows],
         "position": evaluated.positions,
-        "loss": evaluated.judge.losses[evaluated.rows],
+        "loss": evaluated.metrics.losses[evaluated.rows],
+        **evaluated.metrics.columns(evaluated.label_map.labels),
     }
-    frame = _with_labels(pd.DataFrame(columns), evaluated.judge, evaluated.rows, evaluated.label_map)
+    frame = pd.DataFrame(columns)
     require_evaluated(frame, evaluated.label_map, expected, f"evaluate, {evaluated.name}")
     return with_extra_columns(frame, evaluated.data, evaluated.kind)
-
-
-def _with_labels(
-    frame: pd.DataFrame, judge: "ClassificationMetrics | SequenceLabellingMetrics", rows: NDArray[np.int64], label_map: LabelMap
-) -> pd.DataFrame:
-    from hubflow.metrics.classification import ClassificationMetrics
-
-    names = np.array(label_map.labels, object)
-    if not isinstance(judge, ClassificationMetrics):
-        frame["label"] = [names[judge.labels[row]].tolist() for row in rows]
-        frame["predicted"] = [names[judge.predicted[row]].tolist() for row in rows]
-        return frame
-    frame["label"], frame["predicted"] = names[judge.labels[rows]], names[judge.predicted[rows]]
-    frame["probability"] = judge.confidence[rows].astype(np.float64)
-    if judge.scores is None:
-        return frame
-    columns = [f"{PROBABILITY}{label}" for label in label_map.labels]
-    return pd.concat([frame, pd.DataFrame(np.exp(judge.scores[rows]), columns=columns)], axis=1)
 
 
 def keep_split(

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,14 +15,11 @@ from pyarrow import compute
 
 from hubflow.data.columns import in_plain_layout, texts, to_series
 from hubflow.errors import SettingsError, join_limited
+from hubflow.metrics import StreamingMetrics
 from hubflow.schemas.evaluation import Slice
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import RowKind
 from hubflow.schemas.settings import SliceSettings
-
-if TYPE_CHECKING:
-    from hubflow.metrics.classification import ClassificationMetrics
-    from hubflow.metrics.sequence_labelling import SequenceLabellingMetrics
 
 
 @dataclass(frozen=True)
@@ -31,15 +27,15 @@ class EvaluatedSplit:
     """What was evaluated of a split.
 
     Attributes:
-        judge: the sums, and what is kept of each row.
+        metrics: the sums, and what is kept of each row.
         label_map: of the model.
         data: Parquet file of the split in the data set.
         kind: of its rows.
-        places: where each row of the judge is in `data`, from 0 `[rows]`.
+        places: where each row of `metrics` is in `data`, from 0 `[rows]`.
         numbers: its row number in its source file `[rows]`.
     """
 
-    judge: "ClassificationMetrics | SequenceLabellingMetrics"
+    metrics: StreamingMetrics
     label_map: LabelMap
     data: Path
     kind: RowKind
@@ -53,8 +49,8 @@ class EvaluatedSplit:
 
     @cached_property
     def rows(self) -> NDArray[np.int64]:
-        """Rows of the judge that were evaluated `[evaluated]`."""
-        return self.judge.rows
+        """Rows of `metrics` that were evaluated `[evaluated]`."""
+        return self.metrics.rows
 
     @property
     def positions(self) -> NDArray[np.int64]:
@@ -101,7 +97,7 @@ def slices_of(evaluated: EvaluatedSplit, settings: SliceSettings, confidence: fl
     require_columns(evaluated.data, settings)
     cuts = [*_by_columns(evaluated, settings), *(_by_length(evaluated, settings) if settings.length else ())]
     cuts += _by_label(evaluated, settings) if settings.labels else []
-    return [_evaluated(evaluated.judge, cut, confidence) for cut in cuts if cut.rows.any()]
+    return [_evaluated(evaluated.metrics, cut, confidence) for cut in cuts if cut.rows.any()]
 
 
 def _by_columns(evaluated: EvaluatedSplit, settings: SliceSettings) -> Iterator[Cut]:
@@ -154,59 +150,16 @@ def _by_length(evaluated: EvaluatedSplit, settings: SliceSettings) -> Iterator[C
 
 
 def _by_label(evaluated: EvaluatedSplit, settings: SliceSettings) -> Iterator[Cut]:
-    from hubflow.metrics.classification import ClassificationMetrics
-
-    judge, rows, label_map = evaluated.judge, evaluated.rows, evaluated.label_map
-    if isinstance(judge, ClassificationMetrics):
-        labels = judge.labels[rows]
-        counts = np.bincount(labels, minlength=label_map.num_classes)
-        for label in np.argsort(-counts, kind="stable")[: settings.max_values].tolist():
-            yield Cut("label", label_map.labels[label], labels == label)
-        return
-    has = np.zeros((len(judge.reader.kinds), len(rows)), bool)
-    for place, row in enumerate(rows.tolist()):
-        has[judge.reader.read(judge.reader.flat([judge.labels[row]]), "default").kind, place] = True
-    for kind in np.argsort(-has.sum(1), kind="stable")[: settings.max_values].tolist():
-        yield Cut("label", judge.reader.kinds[kind], has[kind])
-    yield Cut("label", "(no entity)", np.asarray(~has.any(0)))
+    for name, rows in evaluated.metrics.label_slices(evaluated.label_map.labels, settings.max_values):
+        yield Cut("label", name, rows)
 
 
-def _evaluated(judge: "ClassificationMetrics | SequenceLabellingMetrics", cut: Cut, confidence: float) -> Slice:
-    from hubflow.metrics.classification import ClassificationMetrics
-
-    count, interval = int(cut.rows.sum()), None
-    if isinstance(judge, ClassificationMetrics):
-        metrics = _class_metrics(judge, judge.rows[cut.rows], cut.by == "label")
-        interval = wilson(metrics["accuracy"], count, confidence)
-    else:
-        metrics = _sequence_metrics(judge, cut.rows)
-    return Slice(by=cut.by, column=cut.column, value=cut.value, rows=count, metrics=metrics, accuracy_interval=interval)
-
-
-def _class_metrics(judge: "ClassificationMetrics", rows: NDArray[np.int64], is_one_label: bool) -> dict[str, float]:
-    """Metrics of some rows; the macro F1 is over the labels that are true or predicted in them."""
-    from hubflow.metrics.classification import Calibration
-    from hubflow.metrics.metrics import ClassCounts, count_metrics
-
-    occurring, places = np.unique(np.concatenate([judge.labels[rows], judge.predicted[rows]]), return_inverse=True)
-    labels, predicted = np.split(places, 2)
-    counts, calibration = ClassCounts(len(occurring)), Calibration(judge.options.bins)
-    counts.add(labels, predicted)
-    calibration.add(judge.confidence[rows], labels == predicted)
-    flat = count_metrics(counts)
-    names = ("accuracy",) if is_one_label else ("accuracy", "balanced_accuracy", "f1_macro", "mcc")
-    return {"loss": float(judge.losses[rows].mean()), **{name: flat[name] for name in names}, "ece": calibration.error}
-
-
-def _sequence_metrics(judge: "SequenceLabellingMetrics", rows: Mask) -> dict[str, float]:
-    from hubflow.metrics.weighted import SequenceStatistics
-
-    return {name: float(values[0]) for name, values in SequenceStatistics(judge)(rows[None, :]).items()}
-
-
-def wilson(share: float, count: int, confidence: float) -> tuple[float, float]:
-    """Interval of a share of `count` rows (Wilson, J. Am. Stat. Assoc. 22, 1927): sound for few rows and shares near 0 or 1."""
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * (share * (1 - share) / count + z**2 / (4 * count**2)) ** 0.5
-    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))  # at 0 and 1, rounding would leave it out
+def _evaluated(metrics: StreamingMetrics, cut: Cut, confidence: float) -> Slice:
+    return Slice(
+        by=cut.by,
+        column=cut.column,
+        value=cut.value,
+        rows=int(cut.rows.sum()),
+        metrics=metrics.slice_metrics(cut.rows, cut.by == "label"),
+        accuracy_interval=metrics.accuracy_interval(cut.rows, confidence),
+    )

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from hubflow.errors import ExportError, StoreError
 from hubflow.files import read_file, read_text
+from hubflow.metrics import MetricOptions
 from hubflow.programs.session import open_split
 from hubflow.schemas.export import (
     LATENCY_BATCHES,
@@ -88,8 +89,7 @@ def what_was_trained(
         lists = {name: evaluated.column(name).to_pylist() for name in evaluated.column_names}
         index = label_map.index()
         truth, predicted = (_ids(lists[name], index) for name in ("label", "predicted"))
-        is_sequences = session.spec.task == "sequence_labelling"
-        words = np.array([len(tags) for tags in lists["label"]]) if is_sequences else None
+        words = np.array([len(tags) for tags in lists["label"]]) if encoded.dataset.rows_kind == "tokens" else None
     else:
         truth, predicted, words = _of_training(session, rows)
     predicted = _all_labelled(predicted, label_map)
@@ -248,19 +248,17 @@ def _all_labelled(predicted: NDArray[np.int64], label_map: LabelMap) -> NDArray[
 
 
 def _metrics(trained: Trained, predicted: NDArray[np.int64]) -> dict[str, float]:
-    from hubflow.metrics.metrics import entity_metrics
+    """Metrics of the first rows by what was predicted of them, class ids `[rows]`, or of every word of theirs."""
+    truth, guess = (_by_row(trained, ids) for ids in (trained.truth, predicted))
+    metrics = trained.session.task_type.streaming_metrics(truth, trained.label_map, MetricOptions())
+    metrics.update_predicted(np.arange(len(truth)), guess)
+    found: dict[str, float] = metrics.compute()
+    return found
 
-    accuracy = {"accuracy": float((trained.truth == predicted).mean())}
-    if trained.words is None:
-        return accuracy
-    truth, found = _tags(trained, trained.truth), _tags(trained, predicted)
-    return {**accuracy, **entity_metrics(truth, found, tagging=trained.label_map.tagging)}
 
-
-def _tags(trained: Trained, ids: NDArray[np.int64]) -> list[list[str]]:
-    assert trained.words is not None
-    labels = trained.label_map.labels
-    return [[labels[label] for label in row] for row in np.split(ids, np.cumsum(trained.words)[:-1])]
+def _by_row(trained: Trained, ids: NDArray[np.int64]) -> Any:
+    """Ids of all words as a list by row; of classes as they are."""
+    return ids if trained.words is None else np.split(ids, np.cumsum(trained.words)[:-1])
 
 
 def _ids(values: Iterable[Any], index: dict[str, int]) -> NDArray[np.int64]:
@@ -271,13 +269,13 @@ def _of_training(session: "Session", rows: "EncodedSplit") -> tuple[NDArray[np.i
     """Truth, what the test program predicts, and words by row, of the first training rows."""
     from hubflow.data.encoded import TextSplit
     from hubflow.inference.verification_worker import predicted_ids
-    from hubflow.training.evaluation import labels_of
+    from hubflow.training.evaluation import truth_of
 
     count, task = min(len(rows), MOST_TRAINING_ROWS), session.task
     probs = [task.test_variable("probs")]
     predicted = predicted_ids(lambda feed: session.run(task.test_program(), feed, probs)[0], rows, count, BATCH_SIZE)
     if not isinstance(rows, TextSplit) or rows.word_labels is None:
-        return np.asarray(labels_of(rows))[:count], predicted, None
+        return np.asarray(truth_of(rows))[:count], predicted, None
     labels = [np.asarray(rows.word_labels[row]) for row in range(count)]
     words = np.array([len(row) for row in labels])
     return np.concatenate(labels), predicted, words

@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hubflow.metrics.classification import ClassificationMetrics
+from hubflow.metrics.streaming import MetricOptions
 from hubflow.schemas.evaluation import SCORED_WHILE_TRAINING, SplitDetails
+from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.tasks import MetricRange, ScoreSection
 
 _COUNTED = (
@@ -52,10 +55,10 @@ class Classification:
         """Accuracy."""
         return "accuracy"
 
-    def streaming_metrics(self, labels: Any, label_map: Any, options: Any) -> Any:
+    def streaming_metrics(
+        self, labels: Any, label_map: LabelMap, options: MetricOptions, others: Sequence[str] = ()
+    ) -> ClassificationMetrics:
         """Metrics by label."""
-        from hubflow.metrics.classification import ClassificationMetrics
-
         return ClassificationMetrics(labels, label_map.num_classes, options)
 
     def score_sections(self, details: SplitDetails) -> list[ScoreSection]:

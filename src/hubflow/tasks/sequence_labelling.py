@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hubflow.errors import TaskError
+from hubflow.metrics.sequence_labelling import SequenceLabellingMetrics
+from hubflow.metrics.streaming import MetricOptions
 from hubflow.schemas.evaluation import SplitDetails
-from hubflow.schemas.labels import has_entities
+from hubflow.schemas.labels import LabelMap, has_entities
 from hubflow.schemas.references import ModuleKind, RowKind
 from hubflow.schemas.settings import DataFormat, DatasetSpec
 from hubflow.schemas.tasks import MetricRange, PredictionKind, ScoreSection
@@ -66,11 +68,11 @@ class SequenceLabelling:
             seq_len = paddle.static.data("seq_len", [-1], "int64")
         return create_seq_label_task(feature, seq_len, spec.num_classes, dropout=spec.head_dropout)
 
-    def streaming_metrics(self, labels: Any, label_map: Any, options: Any) -> Any:
+    def streaming_metrics(
+        self, labels: Any, label_map: LabelMap, options: MetricOptions, others: Sequence[str] = ()
+    ) -> SequenceLabellingMetrics:
         """Metrics by word and by entity."""
-        from hubflow.metrics.sequence_labelling import SequenceLabellingMetrics
-
-        return SequenceLabellingMetrics(labels, label_map, options)
+        return SequenceLabellingMetrics(labels, label_map, options, others)
 
     def score_sections(self, details: SplitDetails) -> list[ScoreSection]:
         """By type of entity, as conlleval and as seqeval's strict mode have them, and by tag."""

@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 
 from hubflow.data.encoded import EncodedSplit, ListColumn, TextSplit, sorted_batches
 from hubflow.errors import SettingsError
-from hubflow.metrics.classification import ClassificationMetrics, MetricOptions
-from hubflow.metrics.metrics import log_softmax
-from hubflow.metrics.sequence_labelling import SequenceLabellingMetrics
+from hubflow.metrics import MetricOptions, StreamingMetrics
 from hubflow.modules.tokenizer import WordWindows
 from hubflow.programs.session import Session
 from hubflow.schemas.labels import OUTSIDE, LabelMap
@@ -32,21 +30,21 @@ class Evaluation:
 
     Attributes:
         metrics: value by name.
-        judge: the sums, and what is kept of each row.
+        streamed: the sums, and what is kept of each row.
     """
 
     metrics: dict[str, float]
-    judge: ClassificationMetrics | SequenceLabellingMetrics
+    streamed: StreamingMetrics
 
     @property
     def predicted(self) -> list[Any]:
         """Class id by row, or ids of every word by row for sequences."""
-        return [np.asarray(value).tolist() for value in self.judge.predicted]
+        return [np.asarray(value).tolist() for value in self.streamed.predicted]
 
     @property
     def losses(self) -> NDArray[np.float64]:
         """Cross-entropy by row (mean over its words for sequences) `[rows]`."""
-        return self.judge.losses
+        return self.streamed.losses
 
 
 def evaluate_split(
@@ -67,7 +65,7 @@ def evaluate_split(
     names = task.metric_variable_names()
     fetch = [task.test_variable(name) for name in (*names, "num_examples", "logits")]
     sums, count = np.zeros(len(names)), 0.0
-    judge = _judge_of(split, label_map, options)
+    streamed: StreamingMetrics = session.task_type.streaming_metrics(truth_of(split), label_map, options)
     windowed = None if windows is None else WindowedRows.of(split, windows, label_map.num_classes)
     rows = split if windowed is None else windowed.split
     for batch in sorted_batches(rows.lengths, batch_size):
@@ -75,15 +73,16 @@ def evaluate_split(
         sums += np.array([float(value) for value in values]) * float(weight)
         count += float(weight)
         if windowed is None:
-            _add(judge, split, batch, scores)
+            _update(streamed, split, batch, scores)
         else:
-            windowed.add(judge, batch, scores)
+            windowed.update(streamed, batch, scores)
         if on_batch is not None:
             on_batch(len(batch))
     if windowed is not None:
-        windowed.finish(judge)
+        windowed.finish(streamed)
     metrics = dict(zip(names, (sums / max(count, 1.0)).tolist(), strict=True))
-    return Evaluation({**metrics, **judge.metrics()}, judge)
+    exact = {name: value for name, value in streamed.compute().items() if name != "loss"}  # which the program measures
+    return Evaluation({**metrics, **exact}, streamed)
 
 
 def require_defined(metric: str, split: EncodedSplit, label_map: LabelMap) -> None:
@@ -156,10 +155,8 @@ class WindowedRows:
         )
         return cls(rows, of_window, windows, kept, num_classes)
 
-    def add(
-        self, judge: ClassificationMetrics | SequenceLabellingMetrics, batch: NDArray[np.int64], logits: NDArray[np.float32]
-    ) -> None:
-        """Take the logits `[batch, pieces, classes]` of a batch of windows, and judge the rows that are whole."""
+    def update(self, streamed: StreamingMetrics, batch: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
+        """Take the logits `[batch, pieces, classes]` of a batch of windows, and evaluate the rows that are whole."""
         assert self.split.first_piece is not None
         whole = []
         for place, window in enumerate(batch.tolist()):
@@ -168,14 +165,13 @@ class WindowedRows:
             kept[int(self._kept[window])] = logits[place][self.split.first_piece[window]]
             if len(kept) == self._left[row]:
                 whole.append(row)
-        self._judge(judge, whole)
+        self._update_whole(streamed, whole)
 
-    def finish(self, judge: ClassificationMetrics | SequenceLabellingMetrics) -> None:
-        """Judge the rows of which no word has a piece."""
-        self._judge(judge, np.flatnonzero(self._left == 0).tolist())
+    def finish(self, streamed: StreamingMetrics) -> None:
+        """Evaluate the rows of which no word has a piece."""
+        self._update_whole(streamed, np.flatnonzero(self._left == 0).tolist())
 
-    def _judge(self, judge: ClassificationMetrics | SequenceLabellingMetrics, rows: list[int]) -> None:
-        assert isinstance(judge, SequenceLabellingMetrics)
+    def _update_whole(self, streamed: StreamingMetrics, rows: list[int]) -> None:
         if not rows:
             return
         seen, scores = [], [np.zeros((0, self._classes), np.float32)]
@@ -187,7 +183,7 @@ class WindowedRows:
             for window, logits in self._scores.pop(row, {}).items():
                 found[of_seen == window] = logits
             scores.append(found)
-        judge.add(np.array(rows, np.int64), seen, log_softmax(np.concatenate(scores)))
+        streamed.update(np.array(rows, np.int64), log_probabilities(np.concatenate(scores)), seen)
 
 
 class _Lists(ListColumn):
@@ -206,33 +202,32 @@ class _Lists(ListColumn):
         return np.array([len(row) for row in self._lists], np.int64)
 
 
-def labels_of(split: EncodedSplit) -> NDArray[np.int64]:
-    """True class ids `[rows]` of a classification split."""
-    labels: NDArray[np.int64] = split.label  # type: ignore[attr-defined]
-    return labels
+def is_sequence(split: EncodedSplit) -> bool:
+    """Whether each word of a row has a label."""
+    return isinstance(split, TextSplit) and split.word_labels is not None
 
 
-def _judge_of(
-    split: EncodedSplit, label_map: LabelMap, options: MetricOptions
-) -> ClassificationMetrics | SequenceLabellingMetrics:
+def truth_of(split: EncodedSplit) -> Any:
+    """True class ids `[rows]`; of sequences the ids of the words of each row."""
     if isinstance(split, TextSplit) and split.word_labels is not None:
-        return SequenceLabellingMetrics([split.word_labels[row] for row in range(len(split))], label_map, options)
-    return ClassificationMetrics(len(split), label_map.num_classes, options)
+        return [split.word_labels[row] for row in range(len(split))]
+    return split.label  # type: ignore[attr-defined]
 
 
-def _add(
-    judge: ClassificationMetrics | SequenceLabellingMetrics,
-    split: EncodedSplit,
-    batch: NDArray[np.int64],
-    logits: NDArray[np.float32],
-) -> None:
-    """Judge a batch: logits `[batch, classes]`, or `[batch, pieces, classes]` of sequences."""
-    if isinstance(judge, ClassificationMetrics):
-        judge.add(batch, labels_of(split)[batch], log_softmax(logits))
+def log_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Log probabilities over the last dimension, in float64."""
+    from scipy.special import log_softmax
+
+    found: NDArray[np.float64] = log_softmax(logits.astype(np.float64), axis=-1)
+    return found
+
+
+def _update(streamed: StreamingMetrics, split: EncodedSplit, batch: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
+    """Evaluate a batch: logits `[batch, classes]`, or `[batch, pieces, classes]` of sequences."""
+    if not isinstance(split, TextSplit) or split.first_piece is None:
+        streamed.update(batch, log_probabilities(logits))
         return
-    assert isinstance(split, TextSplit)
-    assert split.first_piece is not None
     pieces = [split.first_piece[row] for row in batch]
     seen = [row >= 0 for row in pieces]
     scores = [row[first[kept]] for row, first, kept in zip(logits, pieces, seen, strict=True)]
-    judge.add(batch, seen, log_softmax(np.concatenate(scores)))
+    streamed.update(batch, log_probabilities(np.concatenate(scores)), seen)

@@ -186,7 +186,7 @@ def _format(path: Path, trained_on: RowKind, fitting: Sequence[DataFormat]) -> D
     return known
 
 
-FORMAT_VERSION = 3  # of a part: raise it when the same rows would be predicted differently
+FORMAT_VERSION = 4  # of a part: raise it when the same rows would be predicted differently
 LOG = logging.getLogger(__name__)
 
 

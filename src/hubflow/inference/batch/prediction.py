@@ -13,12 +13,12 @@ import pandas as pd
 from pyarrow import parquet
 
 from hubflow.console import progress_bar
-from hubflow.errors import DataError, HubflowError, SettingsError, StoreError, join_limited
+from hubflow.errors import DataError, HubflowError, SettingsError, StoreError, TagError, join_limited
 from hubflow.inference.batch.layout import Layout, lay_out, output_of, quarantine_rows, require_free, sources_of
-from hubflow.inference.batch.shard import bad_file, predict_part, predictions_file, predictor_of
+from hubflow.inference.batch.shard import MAX_EXAMPLES, bad_file, predict_part, predictions_file, predictor_of
 from hubflow.inference.batch.tables import NUM_TRUNCATED_TOKENS, NUM_TRUNCATED_WORDS, write_tables
 from hubflow.inference.opened_export import OpenedExport, open_export
-from hubflow.metrics.prediction_metrics import MAX_EXAMPLES, metrics_of, unreadable_tags
+from hubflow.metrics import counts_for
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import PredictionJob, ShardRecord, ShardRef
 from hubflow.schemas.settings import PredictResult, PredictSettings
@@ -78,10 +78,14 @@ def evaluated(records: Sequence[ShardRecord], label_map: LabelMap, is_sequence: 
         return {}, [f"no metrics: {unknown} label(s) are not in the export's label map: {named}{more}"]
     if not labelled:
         return {}, []
-    if is_sequence and (reason := unreadable_tags(label_map)):
-        return {}, [f"no metrics: {reason}"]
+    try:
+        counts = counts_for(label_map, is_sequence)
+    except TagError as error:
+        return {}, [f"no metrics: {error}"]
+    for record in records:
+        counts.merge(counts.from_state(record.counts))
     notes = [] if labelled == rows else [f"metrics are of the {labelled} rows, of {rows}, that have a label"]
-    return metrics_of([record.counts for record in records], label_map.num_classes, is_sequence), notes
+    return counts.compute(), notes
 
 
 AT_ONCE = 2

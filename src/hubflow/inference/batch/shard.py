@@ -4,7 +4,8 @@ import itertools
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,14 @@ from hubflow.data.columns import FILE
 from hubflow.data.quarantine import as_quarantined
 from hubflow.data.readers.chunks import Malformed
 from hubflow.data.staging import as_table
-from hubflow.errors import StoreError
+from hubflow.errors import StoreError, TagError
 from hubflow.files import read_text
 from hubflow.inference.batch.layout import rows_file
 from hubflow.inference.batch.tables import class_table, word_table
-from hubflow.metrics.prediction_metrics import Evaluated, evaluate_classes, evaluate_words
+from hubflow.metrics import counts_for
 from hubflow.runtime.memory import low_memory_explained
+from hubflow.schemas.frames import BLANK
+from hubflow.schemas.labels import LabelMap, clean_label
 from hubflow.schemas.references import PredictionJob, ShardRecord, ShardRef
 from hubflow.store.manifest import atomic_file, write_atomically
 from hubflow.store.store import file_sha256
@@ -32,8 +35,19 @@ if TYPE_CHECKING:
     from hubflow.inference.predictor import Predictor
 
 DECODES = "decodes"  # the check that an image fails when it cannot be decoded, as encode_dataset calls it
+MAX_EXAMPLES = 5
 _LOADING = threading.Lock()
 _LOADED: dict[tuple[str, str, int | None], "Predictor"] = {}
+
+
+@dataclass
+class Evaluated:
+    """What the labels of a part's rows say of its predictions; the fields are those of `ShardRecord`."""
+
+    labelled: int = 0
+    counts: dict[str, Any] = field(default_factory=dict)
+    unknown: int = 0
+    unknown_examples: tuple[str, ...] = ()
 
 
 @low_memory_explained("prediction", "Give a smaller batch_size")
@@ -130,6 +144,69 @@ def _words(rows: Any, predictor: "Predictor", work: PredictionJob) -> tuple[Any,
         return table, Evaluated(), num_cut
     numbers, labels = rows.column("row").to_pylist(), rows.column("labels").to_pylist()
     return table, evaluate_words(numbers, labels, [one.labels for one in words], predictor.label_map), num_cut
+
+
+def evaluate_words(
+    rows: Sequence[int], labels: Sequence[Sequence[str] | None], predicted: Sequence[NDArray[np.int64]], label_map: LabelMap
+) -> Evaluated:
+    """Counts of the entities of the sentences that have labels: how many of each type there are, were found, and are right.
+
+    Args:
+        rows: numbers `[rows]`.
+        labels: of each sentence's words, as the data has them.
+        predicted: class ids of each sentence's words.
+        label_map: of the export.
+    """
+    index = label_map.index()
+    given = [
+        (row, [_as_known(label, index) for label in truth], guess)
+        for row, truth, guess in zip(rows, labels, predicted, strict=True)
+        if truth is not None
+    ]
+    strange = [(row, label) for row, truth, _ in given for label in truth if label not in index]
+    known = [(truth, guess) for _, truth, guess in given if all(label in index for label in truth)]
+    try:
+        counts = counts_for(label_map, is_sequence=True)
+    except TagError:  # the predictions are sound all the same; `evaluated` says why there are no metrics
+        return Evaluated(len(given), {}, len(strange), _named(strange))
+    truth_ids = [np.array([index[label] for label in truth], np.int64) for truth, _ in known]
+    counts.update(truth_ids, [guess for _, guess in known])
+    return Evaluated(len(given), counts.state(), len(strange), _named(strange))
+
+
+def evaluate_classes(
+    rows: Sequence[int], labels: Sequence[str | None], predicted: NDArray[Any], label_map: LabelMap
+) -> Evaluated:
+    """Counts of the rows that have a label: by class, how many are of it, are predicted as it, and are both.
+
+    Args:
+        rows: numbers `[rows]`.
+        labels: as the data has them.
+        predicted: class ids `[rows]`.
+        label_map: of the export.
+    """
+    index = label_map.index()
+    labels = [_as_known(label, index) for label in labels]
+    known = [(place, index[label]) for place, label in enumerate(labels) if label is not None and label in index]
+    strange = [(rows[place], label) for place, label in enumerate(labels) if has_label(label) and label not in index]
+    places, truth = np.array(known, np.int64).reshape(-1, 2).T
+    counts = counts_for(label_map, is_sequence=False)
+    counts.update(truth, predicted[places])
+    return Evaluated(len(known) + len(strange), counts.state(), len(strange), _named(strange))
+
+
+def has_label(label: str | None) -> bool:
+    """Whether a row has a label: more than white space and characters that show nothing."""
+    return label is not None and bool(label.strip(BLANK))
+
+
+def _as_known(label: Any, index: Mapping[str, int]) -> Any:
+    """A label as `load_dataset` has it, unless the label map has it as it is written."""
+    return label if label in index or not isinstance(label, str) else clean_label(label)
+
+
+def _named(strange: Sequence[tuple[int, Any]]) -> tuple[str, ...]:
+    return tuple(f"row {row} ({label!r})" for row, label in strange[:MAX_EXAMPLES])
 
 
 def _evaluated_classes(rows: Any, scores: NDArray[np.float32], predictor: "Predictor") -> Evaluated:

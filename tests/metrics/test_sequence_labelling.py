@@ -1,5 +1,6 @@
-"""Metrics: exactly what scikit-learn and seqeval give, over all rows."""
+"""Sequence labelling: entities exactly as seqeval reads and counts them, over all rows."""
 
+import json
 import warnings
 from typing import Any
 
@@ -7,17 +8,14 @@ import numpy as np
 import pytest
 import seqeval.metrics
 import seqeval.scheme
-import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import IOB2
 
-from hubflow.metrics.classification import Calibration, ClassificationMetrics, MetricOptions
-from hubflow.metrics.entities import Scheme, TagReader, scheme_of
-from hubflow.metrics.metrics import ClassCounts, averages, classification_metrics, confusion, entity_metrics, log_softmax
-from hubflow.schemas.labels import Tagging
+from hubflow.metrics.sequence_labelling import EntityCounts, Mode, Scheme, SequenceLabellingMetrics, TagReader, scheme_of
+from hubflow.metrics.streaming import MetricOptions
+from hubflow.schemas.labels import LabelMap, Tagging
 
 IOB_TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-a-b", "I-a-b"]
 ANY_TAGS = [*IOB_TAGS, "E-PER", "S-LOC", "E-LOC", "S-PER"]
@@ -36,6 +34,16 @@ def by_seqeval(truth: list[list[str]], predicted: list[list[str]], **mode: Any) 
         names = {"precision": seqeval.metrics.precision_score, "recall": seqeval.metrics.recall_score}
         scores = {**names, "f1": seqeval.metrics.f1_score}
         return {name: float(score(truth, predicted, zero_division=0, **mode)) for name, score in scores.items()}
+
+
+def entity_metrics(
+    truth: list[list[str]], predicted: list[list[str]], mode: Mode = "default", tagging: Tagging | None = None
+) -> dict[str, float]:
+    labels = sorted({tag for rows in (truth, predicted) for row in rows for tag in row})
+    counts = EntityCounts(TagReader(labels, "IOB2", tagging), mode)
+    ids = ([np.array([labels.index(tag) for tag in row], np.int64) for row in rows] for rows in (truth, predicted))
+    counts.update(*ids)
+    return counts.compute()
 
 
 @settings(max_examples=200, deadline=None)
@@ -133,91 +141,9 @@ def test_entities_do_not_run_over_the_end_of_a_row() -> None:
 
 
 def test_rows_of_different_lengths_are_refused_rather_than_cut() -> None:
-    with pytest.raises(ValueError, match=r"shorter|longer"):
-        entity_metrics([["O"], ["O"]], [["O"]])
-    with pytest.raises(ValueError, match="more tags, or fewer"):
-        entity_metrics([["O", "O"]], [["O"]])
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(1, 60).flatmap(lambda n: st.tuples(*[arrays(np.int64, n, elements=st.integers(0, 3))] * 2)))
-def test_classification_scores_are_scikit_learns(labels: tuple[np.ndarray, np.ndarray]) -> None:
-    truth, predicted = labels
-    found = classification_metrics(truth, predicted, 4)
-    averaged: dict[str, Any] = {"labels": [0, 1, 2, 3], "zero_division": 0}
-    kinds = {
-        "precision": sklearn.metrics.precision_score,
-        "recall": sklearn.metrics.recall_score,
-        "f1": sklearn.metrics.f1_score,
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert found == pytest.approx(
-            {
-                "accuracy": sklearn.metrics.accuracy_score(truth, predicted),
-                **{
-                    f"{name}_{kind}": score(truth, predicted, average=kind, **averaged)
-                    for kind in ("macro", "weighted")
-                    for name, score in kinds.items()
-                },
-                "balanced_accuracy": sklearn.metrics.recall_score(
-                    truth, predicted, labels=np.unique(truth), average="macro", zero_division=0
-                ),
-                "mcc": sklearn.metrics.matthews_corrcoef(truth, predicted),
-            }
-        )
-        counts = ClassCounts(4)
-        counts.add(truth, predicted)
-        micro = averages(counts.right, counts.predicted, counts.true)["micro"]
-        assert micro == pytest.approx(
-            {name: score(truth, predicted, average="micro", **averaged) for name, score in kinds.items()}
-        )
-    assert found["accuracy"] == int((truth == predicted).sum()) / len(truth)
-    np.testing.assert_array_equal(
-        confusion(truth, predicted, 4), sklearn.metrics.confusion_matrix(truth, predicted, labels=range(4))
-    )
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.integers(0, 2**31), st.integers(2, 7), st.integers(1, 40), st.integers(1, 9))
-def test_scores_of_probabilities_are_scikit_learns_for_any_batches(seed: int, classes: int, rows: int, batch: int) -> None:
-    generator = np.random.default_rng(seed)
-    labels = generator.integers(0, classes, rows)
-    logits = log_softmax(generator.normal(size=(rows, classes)).round(1).astype(np.float32) * 3)  # rounded: some are equal
-    judge = ClassificationMetrics(rows, classes, MetricOptions(top_k=(1, 3), bins=5))
-    order = generator.permutation(rows)
-    for start in range(0, rows, batch):
-        places = order[start : start + batch]
-        judge.add(places, labels[places], logits[places])
-    found, probabilities = judge.metrics(), np.exp(logits)
-    assert found["log_loss"] == pytest.approx(sklearn.metrics.log_loss(labels, probabilities, labels=range(classes)))
-    assert found["top_1_accuracy"] == found["accuracy"] == (logits.argmax(-1) == labels).mean()
-    assert ("top_3_accuracy" in found) == (classes > 3)
-    if classes > 3:
-        apart = logits - 1e-9 * np.arange(classes)  # of equal scores the first class wins here, the last in scikit-learn
-        top = sklearn.metrics.top_k_accuracy_score(labels, apart, k=3, labels=range(classes))
-        assert found["top_3_accuracy"] == pytest.approx(top)
-    present, kept = np.unique(labels), logits.astype(np.float32)  # as scores are kept; what it makes equal counts by half
-    areas = [sklearn.metrics.roc_auc_score(labels == one, kept[:, one]) for one in present] if len(present) > 1 else []
-    if classes == 2 and areas:
-        areas = [sklearn.metrics.roc_auc_score(labels, kept[:, 1] - kept[:, 0])]
-    assert found.get("roc_auc") == (pytest.approx(np.mean(areas)) if areas else None)
-
-
-def test_the_calibration_error_is_that_of_its_definition() -> None:
-    confidence = np.array([0.05, 0.1, 0.15, 0.9, 0.95, 1.0])
-    right = np.array([False, True, False, True, True, False])
-    calibration = Calibration(10)
-    calibration.add(confidence[:4], right[:4])
-    calibration.add(confidence[4:], right[4:])
-    assert calibration.count.tolist() == [2, 1, 0, 0, 0, 0, 0, 0, 1, 2]
-    gaps = [2 * abs(0.5 - 0.075), abs(0 - 0.15), abs(1 - 0.9), 2 * abs(0.5 - 0.975)]
-    assert calibration.error == pytest.approx(sum(gaps) / 6)
-
-
-def test_log_probabilities_of_large_scores_are_finite() -> None:
-    found = log_softmax(np.array([[1000.0, 0.0], [-1000.0, -1000.0]], np.float32))
-    np.testing.assert_allclose(found, [[0, -1000], [-np.log(2)] * 2])
+    for truth, predicted in (([["O"], ["O"]], [["O"]]), ([["O", "O"]], [["O"]])):
+        with pytest.raises(ValueError, match="more words, or fewer"):
+            entity_metrics(truth, predicted)
 
 
 def entities(rows: list[list[str]], labels: list[str], mode: Any = "default") -> list[list[tuple[str, int, int]]]:
@@ -269,3 +195,24 @@ def test_single_words_of_bilou_and_bmes_are_entities_of_their_own(mode: Any) -> 
     expected = [[("x", 0, 0), ("x", 1, 1), ("x", 2, 4)]]
     assert entities([["U-x", "U-x", "B-x", "I-x", "L-x"]], bilou, mode) == expected
     assert entities([["S-x", "S-x", "B-x", "M-x", "E-x"]], bmes, mode) == expected
+
+
+def test_entities_are_counted_by_row_and_read_back_from_json() -> None:
+    counts = EntityCounts(TagReader(IOB_TAGS, "IOB2", PREFIXED))
+    truth, predicted = (
+        [np.array([1, 2, 0, 3]), np.array([0]), np.array([3])],
+        [np.array([1, 2, 0, 0]), np.array([1]), np.array([3])],
+    )
+    assert counts.update(truth, predicted).tolist() == [[1, 1, 2], [0, 1, 0], [1, 1, 1]]
+    again = counts.from_state(json.loads(json.dumps(counts.state())))
+    assert again.compute() == counts.compute() == {name: pytest.approx(2 / 3) for name in ("precision", "recall", "f1")}
+    again.merge(counts)
+    assert again.by_type.true.sum() == 6
+
+
+def test_a_tag_that_the_data_does_not_have_is_a_wrong_entity() -> None:
+    label_map = LabelMap(labels=("O", "B-x", "I-x"))
+    metrics = SequenceLabellingMetrics([np.array([1, 2, 0, 0])], label_map, MetricOptions(), others=["B-y"])
+    metrics.update_predicted(np.arange(1), [np.array([1, 2, 0, 3])])
+    found = metrics.compute()
+    assert (found["accuracy"], found["precision"], found["recall"]) == (0.75, 0.5, 1.0)
