@@ -14,8 +14,8 @@ from hubflow.schemas.labels import IGNORED_LABEL
 from hubflow.schemas.settings import LoraSettings
 from hubflow.schemas.tasks import BUILT_IN, PredictionKind, TaskName
 
-NOT_METRICS = frozenset({"label", "logits", "probs", "num_examples"})
-"""Names of variables that do not measure: inputs, outputs, and the count that weighs a batch's metrics."""
+NOT_METRICS = frozenset({"label", "logits", "probs", "num_examples", "losses"})
+"""Names of variables that do not measure: inputs, outputs, losses by example, and the count that weighs a batch's metrics."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ class Task:
     Args:
         task_type: image_classification, text_classification or sequence_labelling.
         graph_var_dict: variables of `main_program` by name: `loss`, `label`, metrics such as `accuracy`; `probs` gives the
-            inference program its output; `num_examples` is how many examples (tokens) the batch's metrics average over.
+            inference program its output; `num_examples` is how many examples (tokens) the batch's metrics average over;
+            `losses` `[examples]`, where it is given, is what training minimises in place of the cross-entropy of `logits`, 0
+            where an example's label is -100.
         main_program: forward and loss; the optimizer is added to it by whoever trains.
         startup_program: initialises what the head added. The module's weights are not touched by it.
         inference_program: forward only, from the inputs to `probs`, needs no label. Made from `main_program` when not given.
@@ -82,6 +84,10 @@ class Task:
             TaskError: for an unknown name, listing the known ones.
         """
         return self._lookup(self._variables, var_name)
+
+    def has_variable(self, var_name: str) -> bool:
+        """Whether the task has a variable of this name."""
+        return var_name in self._variables
 
     def test_variable(self, var_name: str) -> Any:
         """The same variable in the test program.

@@ -32,14 +32,24 @@ def add_objective(task: Task, label_smoothing: float, class_weights: NDArray[np.
     It is the cross-entropy summed over the examples (tokens) that are not ignored, times the input `normaliser`. With
     smoothing ε an example of class y weighs `(1 - ε) w[y] nll[y] + ε / C * Σ_c w[c] nll[c]` (Szegedy et al.,
     arXiv:1512.00567, weighted as `torch.nn.CrossEntropyLoss` does it). The task's own `loss` stays the plain mean, so that
-    evaluations of runs with different objectives can be compared.
+    evaluations of runs with different objectives can be compared. A task that has `losses` by example is trained by these.
+
+    Raises:
+        SettingsError: for label smoothing of a task with losses of its own.
     """
     normaliser = paddle.static.data(NORMALISER, [1], "float32")
     logits = task.variable("logits")
     flat = logits.reshape([-1, logits.shape[-1]]).astype("float32")
     label = task.variable("label").reshape([-1])
     is_counted = label != IGNORED_LABEL
-    losses = F.cross_entropy(flat, label, ignore_index=IGNORED_LABEL, reduction="none").reshape([-1])
+    if task.has_variable("losses"):
+        if label_smoothing:
+            raise SettingsError(
+                "train.label_smoothing is for the cross-entropy, and this task has losses of its own; leave it out"
+            )
+        losses = task.variable("losses").reshape([-1])
+    else:
+        losses = F.cross_entropy(flat, label, ignore_index=IGNORED_LABEL, reduction="none").reshape([-1])
     weights = None if class_weights is None else paddle.to_tensor(class_weights)
     if weights is not None:
         losses = losses * paddle.gather(weights, paddle.where(is_counted, label, paddle.zeros_like(label)))
