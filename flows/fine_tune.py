@@ -24,7 +24,27 @@ R = TypeVar("R")
 
 @flow(name="fine-tune", persist_result=False)
 def fine_tune(settings: FineTuneSettings) -> FineTuneResult:
-    """Fine-tune a pretrained module on labelled data, judge it on every split, and export its inference program."""
+    """Fine-tune a pretrained module on labelled data, evaluate it on every split, and export its inference program.
+
+    Every stage takes its result from the store where the same content and settings gave it before (`settings.reuse`). A run
+    that was stopped resumes from its last checkpoint.
+
+    Args:
+        settings: data, module, head, training, evaluation, export and store.
+
+    Returns:
+        Where the store, the export and the report are, the metrics by split, and the seconds of each stage.
+
+    Raises:
+        SettingsError: when settings contradict each other, the data or the module.
+        DataError: when a source of rows is missing or cannot be read.
+        ContractError: when rows break their contract.
+        ModuleError: when the module is not known or cannot be read.
+        TrainingError: when a loss or a gradient is not finite.
+        ExportError: when the exported program does not give what the trained one gives.
+        StoreError: when the store cannot be written.
+        HubflowError: base class of these and of every other error that hubflow raises on purpose.
+    """
     settings.require_fitting_task()
     require_lasting(paths_of(settings))
     require_signing()

@@ -1,4 +1,4 @@
-"""Flow nightly: new data to a model that is evaluated against the one in use, and put to use, or rejected, by itself."""
+"""Flow nightly: fine-tune on new data, evaluate against the model in use, and promote or reject."""
 
 from prefect import flow
 from prefect.events import emit_event
@@ -21,9 +21,21 @@ from hubflow.workers.processes import start_early
 
 @flow(name="nightly", persist_result=False)
 def nightly(settings: NightlySettings) -> NightlyResult:
-    """Fine-tune on new data, judge the model against the one in use, and put it to use or keep it back; skip what is unchanged.
+    """Fine-tune on new data, evaluate the model against the one in use, and promote or reject it; skip what is unchanged.
 
-    It emits one event, `hubflow.nightly.` and the outcome: skipped, promoted, rejected or inconclusive.
+    It emits one event, `hubflow.nightly.` and the outcome: skipped, promoted, rejected or inconclusive. When a stage after the
+    promotion fails, the promotion is taken back.
+
+    Args:
+        settings: those of a fine-tune, with the rules of the gate, the name of the deployed pointer and the concurrency limit.
+
+    Returns:
+        The outcome and its reason, the candidate, the export in use, and where the verdict and the report are.
+
+    Raises:
+        ConcurrencyError: when the concurrency limit is missing and must not be made.
+        PromotionError: when another run moved the deployed pointer in the meantime.
+        HubflowError: as `fine_tune` does; the export in use stays in use.
     """
     settings.require_fitting_task()
     require_lasting(paths_of(settings))

@@ -18,7 +18,21 @@ THREADS: Any = ThreadPoolTaskRunner(max_workers=AT_ONCE)
 
 @flow(name="predict", persist_result=False, task_runner=THREADS)
 def predict(settings: PredictSettings) -> PredictResult:
-    """Label files of rows, or folders of images, with an exported folder; the parts are mapped over the flow's task runner."""
+    """Label files of rows, or folders of images, with an exported folder; the shards are mapped over the flow's task runner.
+
+    Args:
+        settings: the export, the data, and where the predictions go.
+
+    Returns:
+        Absolute path of the predictions file, the number of rows, what was quarantined, and metrics where the data has labels.
+
+    Raises:
+        DataError: when the data cannot be read.
+        ContractError: when too many rows are quarantined, or all.
+        SettingsError: when the format does not fit the export's task, or the output's ending is not known.
+        SignatureError: when `trust.keys` is set, and none of them has signed the export.
+        StoreError: when the export is incomplete or altered, or the output cannot be written.
+    """
     require_lasting(paths_of(settings))
     if settings.store_block is not None:
         use_block(split_address(settings.export)[0], settings.store_block)

@@ -31,7 +31,19 @@ log = logging.getLogger(__name__)
 def sweep(settings: SweepSettings) -> SweepResult:
     """Fine-tune with settings drawn from a space, prune trials that fall behind, and write the best settings as YAML.
 
-    The study is kept in the store by its name: the same sweep goes on where it was stopped. A trial that fails is recorded.
+    The study is kept in the store by its name: the same sweep resumes where it was stopped. A trial that fails is recorded.
+    Trials are drawn and pruned by Optuna (Akiba et al. 2019, arXiv:1907.10902); it needs the extra `sweep`.
+
+    Args:
+        settings: the settings that every trial has, the space to draw from, and the number of trials.
+
+    Returns:
+        The best trial, the YAML file of its settings, and every trial.
+
+    Raises:
+        SweepError: when too many trials in a row fail, none is completed, or the extra is not installed.
+        SettingsError: when settings of the base or the space are wrong.
+        StoreError: when the store cannot be written.
     """
     require_lasting(paths_of(settings))
     store, failures = open_store(settings.base.store, settings.base.store_block), 0

@@ -8,10 +8,10 @@ from hubflow.schemas.parsing import Fraction, Policy, Settings
 
 
 class DriftLimits(Settings):
-    """From which value on a change is a warning, and from which the stage fails; None: never."""
+    """From which value on a change is a warning, and from which it makes the stage fail."""
 
-    warn: float | None = Field(None, ge=0)
-    fail: float | None = Field(None, ge=0)
+    warn: float | None = Field(None, ge=0, description="From this value on, a change is a warning; null never warns")
+    fail: float | None = Field(None, ge=0, description="From this value on, a change makes the stage fail; null never fails")
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -21,10 +21,10 @@ class DriftLimits(Settings):
 
 
 class DriftSettings(Settings):
-    """How a data set may differ from the last other one that was accepted from the same sources.
+    """How much a data set may differ from the last other one that was accepted from the same sources.
 
-    Nothing fails by default: that tonight's rows differ from last night's is a fact about the world as often as a fault, and
-    only who knows the data can say how much is too much.
+    Nothing fails by default: new rows that differ from the last ones may be a change of the world as well as a fault, and only
+    who knows the data can say how much is too much.
     """
 
     psi: DriftLimits = Field(
@@ -103,14 +103,18 @@ class DataChecks(Settings):
     )
     class_imbalance: Policy = Field("warn", description="Largest class of train over the smallest above max_imbalance_ratio")
     max_imbalance_ratio: float = Field(
-        20.0, ge=1, description="Times that the largest class of train may have the rows (tokens, without O) of the smallest"
+        20.0,
+        ge=1,
+        description="Largest ratio of rows (tokens, without O) of the largest class of train to those of its smallest class",
     )
     truncated_rows: Policy = Field("warn", description="Rows that max_seq_len cuts, above max_truncated_fraction of a split")
-    max_truncated_fraction: Fraction = Field(0.0, description="Fraction of a split's rows that may be cut without a word")
+    max_truncated_fraction: Fraction = Field(
+        0.0, description="Fraction of a split's rows that max_seq_len may cut before the check reports it"
+    )
     lost_words: Policy = Field("warn", description="Words that max_seq_len cuts off, above max_lost_fraction; they count as O")
     lost_entities: Policy = Field("warn", description="Entities that lose a word to max_seq_len, above max_lost_fraction")
     max_lost_fraction: Fraction = Field(
-        0.0, description="Fraction of a split's words, or entities, that may be lost without a word"
+        0.0, description="Fraction of a split's words, or entities, that may be lost before the checks report it"
     )
     near_duplicate_images: Policy = Field(
         "warn",

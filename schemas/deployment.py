@@ -13,25 +13,35 @@ from hubflow.schemas.tasks import BUILT_IN, find_task_type
 
 
 class GateSettings(Settings):
-    """What a candidate must keep to be put in use; a rule that is not set is not asked."""
+    """What a candidate must keep to be put in use; a rule that is not set is not asked.
 
-    metric: str | None = Field(None, description="The one that picked the best weights when not given")
-    split: Literal["test", "dev"] = Field("test", description="Rows that candidate and deployed model are compared on")
-    min_value: float | None = Field(None, description="The candidate's metric is at least this (of the loss: at most)")
+    Example:
+        >>> GateSettings(metric="f1_macro", min_value=0.8, max_latency_ms={1: 20}).max_latency_ms
+        {'1': 20.0}
+    """
+
+    metric: str | None = Field(
+        None, description="Metric that both models are compared by; the one that picked the best weights when not given"
+    )
+    split: Literal["test", "dev"] = Field(
+        "test", description="Split whose rows the candidate and the deployed model are compared on"
+    )
+    min_value: float | None = Field(None, description="Smallest value of the candidate's metric (largest, for the loss)")
     min_gain: float = Field(
         0.0,
-        description="By how much the candidate is better than the deployed model at least, by the whole interval of the "
-        "difference; below 0: by how much it may be worse",
+        description="Smallest gain over the deployed model, which the whole interval of the difference must reach; below "
+        "0 it is how much worse the candidate may be",
     )
-    confidence: float = Field(0.95, gt=0.5, lt=1, description="Of the interval of the difference")
-    resamples: int = Field(2000, ge=100, description="Of the paired bootstrap")
-    seed: int = Field(0, ge=0, description="Of the paired bootstrap")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence level of the interval of the difference")
+    resamples: int = Field(2000, ge=100, description="Number of draws of the paired bootstrap")
+    seed: int = Field(0, ge=0, description="Seed of the paired bootstrap")
     max_class_f1_drop: float | None = Field(
-        None, ge=0, le=1, description="No label (of sequences: type of entity) may lose more than this of its F1"
+        None, ge=0, le=1, description="Largest drop of the F1 of any label (for sequences: any type of entity), 0 to 1"
     )
     max_latency_ms: dict[Annotated[str, Field(pattern=r"^[1-9]\d*$")], Annotated[float, Field(gt=0)]] = Field(
         {},
-        description="Largest median latency by rows of the batch, such as {1: 20}, as the export's verification measured it",
+        description="Largest median latency in milliseconds, by rows of the batch, such as {1: 20}, as the export's "
+        "verification measured it",
     )
     max_size_mb: float | None = Field(None, gt=0, description="Largest size of program and weights, in 10^6 bytes")
 
@@ -58,65 +68,73 @@ class Rule(BaseModel):
     """One rule, and what came of it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str = Field(description="The setting of the gate that asks for it")
-    outcome: Outcome
-    threshold: float
-    value: float | None = Field(description="What is held against the threshold; None where it is not known")
-    text: str = Field(description="What a person reads")
+    name: str = Field(description="Setting of the gate that asks for the rule")
+    outcome: Outcome = Field(description="Whether the rule is kept; inconclusive where that cannot be told")
+    threshold: float = Field(description="What the value is compared with")
+    value: float | None = Field(description="Value that is compared with the threshold; None where it is not known")
+    text: str = Field(description="Sentence for a person")
 
 
 class Verdict(BaseModel):
-    """What the gate found of a candidate, and what it decided: `verdict.json` of `verdicts/<key>`."""
+    """What the gate measured of a candidate, and what it decided: `verdict.json` of `verdicts/<key>`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    verdict: Decision
-    reason: str
-    name: str = Field(description="Of the deployed pointer")
-    revision: int = Field(description="Of the pointer that the candidate was evaluated against; 0: nothing was deployed yet")
-    candidate: ExportRef
-    deployed: ExportRef | None = Field(description="What was in use; None: nothing")
-    split: str
-    rows: int = Field(description="Of the split that both were evaluated on")
-    metric: str
-    candidate_value: float
-    deployed_value: float | None = Field(description="None where nothing is in use, or it cannot be evaluated on these rows")
+    verdict: Decision = Field(description="What the gate decided")
+    reason: str = Field(description="Why, for a person")
+    name: str = Field(description="Name of the deployed pointer")
+    revision: int = Field(
+        description="Revision of the pointer that the candidate was evaluated against; 0: nothing was deployed"
+    )
+    candidate: ExportRef = Field(description="Export that was evaluated")
+    deployed: ExportRef | None = Field(description="Export that was in use; None: nothing was")
+    split: str = Field(description="Split that both were evaluated on")
+    rows: int = Field(description="Number of rows of that split")
+    metric: str = Field(description="Metric that both were compared by")
+    candidate_value: float = Field(description="Its value for the candidate")
+    deployed_value: float | None = Field(
+        description="Its value for the export in use; None where there is none, or it cannot be evaluated on these rows"
+    )
     difference: float | None = Field(description="By how much the candidate is better: positive also of a smaller loss")
-    interval: tuple[float, float] | None = Field(description="Of the difference, by a paired bootstrap over the rows")
-    confidence: float
-    resamples: int
-    threshold: float = Field(description="That the interval is held against: the smallest gain")
-    rules: tuple[Rule, ...]
+    interval: tuple[float, float] | None = Field(
+        description="Confidence interval of the difference, by a paired bootstrap over the rows"
+    )
+    confidence: float = Field(description="Confidence level of the interval")
+    resamples: int = Field(description="Number of draws of the paired bootstrap")
+    threshold: float = Field(description="Smallest gain, which the interval is compared with")
+    rules: tuple[Rule, ...] = Field(description="Every rule, and what came of it")
     notes: tuple[str, ...] = Field(description="What a person should know, such as labels that differ")
-    at: datetime.datetime
+    at: datetime.datetime = Field(description="When the gate decided, in UTC")
 
 
 Action = Literal["promoted", "overridden", "rolled_back", "undone"]
 
 
 class PointerChange(BaseModel):
-    """One move of the pointer: to what, by whom, and why."""
+    """One change of the deployed pointer: to which export, by whom, and why."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    revision: int = Field(ge=1, description="Number of the move, from 1")
+    revision: int = Field(ge=1, description="Number of the change, from 1")
     action: Action = Field(
         description="promoted by a verdict, overridden by a person against it or without one, rolled_back by a person, "
         "undone because the run failed afterwards"
     )
-    export: ExportRef | None = Field(description="What is in use from then on; None: nothing")
-    checkpoint: CheckpointRef | None = Field(None, description="The weights it was made of, while they were in the store")
-    verdict: VerdictRef | None = Field(None, description="The gate's, where there was one")
+    export: ExportRef | None = Field(description="Export that is in use from then on; None: nothing")
+    checkpoint: CheckpointRef | None = Field(
+        None, description="Weights that the export was made of, while they were in the store"
+    )
+    verdict: VerdictRef | None = Field(None, description="The gate's verdict, where there was one")
     before: int = Field(ge=0, description="Revision that a rollback goes back to; 0: nothing in use")
-    at: datetime.datetime
-    by: str
-    reason: str
+    at: datetime.datetime = Field(description="When the pointer was changed, in UTC")
+    by: str = Field(description="Who changed it")
+    reason: str = Field(description="Why, for a person")
 
 
 class Deployed(BaseModel):
-    """The pointer of one name, with every move that it made, the first one first."""
+    """The deployed pointer of one name, with every change of it, the first one first."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str
-    history: tuple[PointerChange, ...] = ()
+    name: str = Field(description="Name that the export is in use under")
+    history: tuple[PointerChange, ...] = Field((), description="Every change of the pointer, the first one first")
 
     @model_validator(mode="after")
     def _numbered(self) -> Self:
@@ -127,39 +145,42 @@ class Deployed(BaseModel):
 
     @property
     def revision(self) -> int:
-        """How many moves there were: what a promotion is evaluated against."""
+        """Number of changes: what a promotion is evaluated against."""
         return len(self.history)
 
     @property
     def move(self) -> PointerChange | None:
-        """The move that holds now."""
+        """The last change, which holds now; None where nothing was ever in use."""
         return self.history[-1] if self.history else None
 
     @property
     def export(self) -> ExportRef | None:
-        """The export in use."""
+        """The export in use; None where nothing is."""
         return self.move.export if self.move else None
 
     @property
     def predecessor(self) -> PointerChange | None:
-        """The move that a rollback goes back to, or None where nothing was in use before."""
+        """The change that a rollback goes back to; None where nothing was in use before."""
         return self.history[self.move.before - 1] if self.move and self.move.before else None
 
 
 class PruneSettings(Settings):
-    """What is old enough to go: what is neither among the newest of its kind nor young, and nothing in use needs."""
+    """What of the store is old enough to be removed.
 
-    keep_last: int = Field(5, ge=0, description="The newest so many of each kind stay: reports, exports, checkpoints …")
-    min_age_days: float = Field(7.0, ge=0, description="What is younger stays")
+    An artefact is removed when it is not among the newest of its kind, not young, and nothing in use needs it.
+    """
+
+    keep_last: int = Field(5, ge=0, description="Number of the newest of each kind that stay: reports, exports, checkpoints …")
+    min_age_days: float = Field(7.0, ge=0, description="Age in days below which everything stays")
 
 
 class Pruned(BaseModel):
     """What one pruning removed, or would remove."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    is_dry: bool = Field(description="Nothing was removed: it is only said what would be")
+    is_dry: bool = Field(description="True: nothing was removed, and `removed` lists what would be")
     removed: tuple[str, ...] = Field(description="Paths in the store, by kind, the oldest first")
-    bytes: int = Field(description="That they take")
+    bytes: int = Field(description="Size of what was removed, in bytes")
     kept_in_use: tuple[str, ...] = Field(description="Paths that stay because something in use, or its predecessor, needs them")
 
 
@@ -169,24 +190,28 @@ NightlyOutcome = Literal["skipped", "promoted", "rejected", "inconclusive"]
 class ConcurrencySettings(Settings):
     """A slot of a concurrency limit of Prefect's server, held while a run trains and evaluates."""
 
-    name: str = Field("gpu", min_length=1, description="Of the global concurrency limit")
-    slots: int = Field(1, ge=1, description="That the limit is made with where there is none")
-    create: bool = Field(True, description="Make a missing limit; False: a missing one is an error")
+    name: str = Field("gpu", min_length=1, description="Name of the global concurrency limit on Prefect's server")
+    slots: int = Field(1, ge=1, description="Number of slots that a missing limit is made with")
+    create: bool = Field(True, description="True makes a missing limit; False: a missing one is an error")
     lease_seconds: float = Field(
-        120, ge=60, le=86_400, description="After so long a slot of a run that was killed is given back"
+        120, ge=60, le=86_400, description="Seconds after which a slot is given back when its run was killed"
     )
-    held: Literal["gpu", "always", "never"] = Field("gpu", description="gpu: when the run trains on a GPU")
+    held: Literal["gpu", "always", "never"] = Field(
+        "gpu", description="When a run holds a slot: gpu, when it trains on a GPU; always; never"
+    )
 
 
 class NightlySettings(FineTuneSettings):
-    """All that a nightly run needs, the settings of a fine-tune among it: the parameter of the flow `nightly`."""
+    """All that a nightly run needs, the settings of a fine-tune included: the parameter of the flow `nightly`."""
 
     start_from: Literal["deployed", "module"] = Field(
-        "deployed", description="Begin with the weights in use, where they fit, or with the module's own"
+        "deployed", description="Weights that training begins with: those in use, where they fit, or the module's own"
     )
-    gate: GateSettings = GateSettings()
-    sample_rows: int = Field(20, ge=0, description="Rows of the gate's split that are predicted with what is in use at last")
-    slot: ConcurrencySettings = ConcurrencySettings()
+    gate: GateSettings = Field(GateSettings(), description="Rules that a candidate must keep to be put in use")
+    sample_rows: int = Field(
+        20, ge=0, description="Number of rows of the gate's split that are predicted with the export in use at the end"
+    )
+    slot: ConcurrencySettings = Field(ConcurrencySettings(), description="Concurrency limit that a run holds a slot of")
 
     @model_validator(mode="after")
     def _gated(self) -> Self:
@@ -229,14 +254,14 @@ class NightlyResult(BaseModel):
     """What the flow `nightly` returns."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    outcome: NightlyOutcome
-    reason: str
-    name: str
+    outcome: NightlyOutcome = Field(description="What came of the run")
+    reason: str = Field(description="Why, for a person")
+    name: str = Field(description="Name that the export is in use under")
     store: str = Field(description="Absolute path, or URL, of the store")
-    started_from: str | None = Field(None, description="Whose weights training began with")
+    started_from: str | None = Field(None, description="Whose weights training began with, and why, for a person")
     candidate: str | None = Field(None, description="Path of the export that was evaluated, in the store")
     deployed: str | None = Field(description="Path of the export in use now, in the store; None: nothing")
-    revision: int = Field(description="Of the deployed pointer now")
+    revision: int = Field(description="Revision of the deployed pointer now")
     verdict: str | None = Field(None, description="Path of the verdict's folder, in the store")
     sample: str | None = Field(None, description="Path of the sample's predictions, in the store")
     report: str | None = Field(None, description="Absolute path, or URL, of the HTML report")

@@ -15,11 +15,12 @@ class ExportSettings(Settings):
 
     precision: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="Of matrix products where the export predicts; bfloat16 is for text modules and CPUs that have it",
+        description="Precision of matrix products where the export predicts; bfloat16 is for text modules and CPUs that "
+        "have it",
     )
     onnx: bool = Field(False, description="Write program.onnx too, verified through onnxruntime; needs the extra `onnx`")
     latency_rounds: int = Field(
-        20, ge=3, description="Timed runs at batch 1 and at 32; fewer where 5 s are over, never below 3"
+        20, ge=3, description="Number of timed runs at batch 1 and at 32; fewer where they take more than 5 s, never below 3"
     )
 
     @model_validator(mode="after")
@@ -56,19 +57,19 @@ class VerifiedProbe(BaseModel):
     """What one batch gave."""
 
     model_config = ConfigDict(frozen=True)
-    rows: int
+    rows: int = Field(description="Rows of the batch")
     length: int | None = Field(description="Tokens of each row, padding included; None of images")
-    max_abs_difference: float = Field(description="Of probabilities, trained against exported")
+    max_abs_difference: float = Field(description="Largest absolute difference of a probability, trained against exported")
 
 
 class VerifiedMetric(BaseModel):
     """A metric of the split by both programs."""
 
     model_config = ConfigDict(frozen=True)
-    name: str
-    trained: float
-    exported: float
-    tolerance: float
+    name: str = Field(description="Name of the metric")
+    trained: float = Field(description="Value by the trained program")
+    exported: float = Field(description="Value by the exported program")
+    tolerance: float = Field(description="Largest difference that is accepted")
     differing_labels: int = Field(description="Rows, or words of sequences, that the two programs label differently")
 
 
@@ -76,9 +77,9 @@ class Latency(BaseModel):
     """Milliseconds of a batch, encoded rows to probabilities."""
 
     model_config = ConfigDict(frozen=True)
-    median: float
-    p95: float
-    rounds: int
+    median: float = Field(description="Median of the timed runs, in milliseconds")
+    p95: float = Field(description="95th percentile of the timed runs, in milliseconds")
+    rounds: int = Field(description="Number of timed runs")
     length: int | None = Field(description="Tokens of each row, padding included; None of images")
 
 
@@ -86,31 +87,33 @@ class Trial(BaseModel):
     """What one program gave, held to what the trained one gives."""
 
     model_config = ConfigDict(frozen=True)
-    max_abs_difference: float = Field(description="Largest of all probes")
-    tolerance: float
-    probes: tuple[VerifiedProbe, ...]
-    metric: VerifiedMetric
-    latency_ms: dict[str, Latency] = Field(description="By rows of the batch")
-    size_bytes: int = Field(description="Program and weights")
+    max_abs_difference: float = Field(description="Largest absolute difference of a probability over all probes")
+    tolerance: float = Field(description="Largest difference that is accepted")
+    probes: tuple[VerifiedProbe, ...] = Field(description="What each probe gave")
+    metric: VerifiedMetric = Field(description="Metric of the split by both programs")
+    latency_ms: dict[str, Latency] = Field(description="Milliseconds of a batch, by its number of rows")
+    size_bytes: int = Field(description="Size of program and weights, in bytes")
 
 
 class OnnxTrial(Trial):
     """What `program.onnx` gave through onnxruntime."""
 
-    opset: int
+    opset: int = Field(description="Version of ONNX's set of operators")
 
 
 class Verification(Trial):
     """What a fresh process found of the exported program: `verification.json` of the export."""
 
-    split: Literal["train", "dev", "test"]
+    split: Literal["train", "dev", "test"] = Field(description="Split that both programs were run on")
     rows: int = Field(description="Rows of the split that the metric is over")
-    precision: Literal["float32", "bfloat16"] = "float32"
-    threads: int
-    cpu: str
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="Precision of matrix products of the export")
+    threads: int = Field(description="Number of threads that the program used")
+    cpu: str = Field(description="Name of the CPU")
     peak_memory_bytes: int = Field(
-        description="Resident at most while probes and timed batches ran; Python and Paddle included"
+        description="Largest resident memory while probes and timed batches ran, in bytes; Python and Paddle are included"
     )
-    imports_memory_bytes: int = Field(description="Of that, resident before the program was loaded")
-    seconds: float = Field(description="That verification took, from the fresh process's question to its answer")
-    onnx: OnnxTrial | None = Field(None, description="Of `program.onnx`, where there is one")
+    imports_memory_bytes: int = Field(
+        description="Part of that memory, in bytes, that was resident before the program was loaded"
+    )
+    seconds: float = Field(description="Seconds from the fresh process's question to its answer")
+    onnx: OnnxTrial | None = Field(None, description="What `program.onnx` gave, where there is one")

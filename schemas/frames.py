@@ -109,11 +109,14 @@ Rates = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 class SplitSummary(pa.DataFrameModel):
     """One line for each label of each split: `count` rows, or tokens, have it, which is `share` of the split's."""
 
-    split: Series[str] = pa.Field(isin=_SPLITS)
-    rows: Series[np.int64] = pa.Field(ge=1)
-    label: Series[str]
-    count: Series[np.int64] = pa.Field(ge=0)
-    share: Series[float] = pa.Field(in_range={"min_value": 0.0, "max_value": 1.0})
+    split: Series[str] = pa.Field(isin=_SPLITS, description="train, dev or test")
+    rows: Series[np.int64] = pa.Field(ge=1, description="Number of rows of the split")
+    label: Series[str] = pa.Field(description="A label of the label map")
+    count: Series[np.int64] = pa.Field(ge=0, description="Number of rows, or tokens, of the split that have the label")
+    share: Series[float] = pa.Field(
+        in_range={"min_value": 0.0, "max_value": 1.0},
+        description="Fraction of the split's rows, or tokens, that have the label",
+    )
 
     class Config:
         unique = ("split", "label")
@@ -127,11 +130,11 @@ class SplitSummary(pa.DataFrameModel):
 class TrainingSteps(pa.DataFrameModel):
     """The logged steps of a run: step and epoch rise, loss and gradient are finite, the rate is what the schedule says."""
 
-    step: Series[np.int64] = pa.Field(ge=1)
-    epoch: Series[np.int64] = pa.Field(ge=1)
-    loss: Series[float]
-    learning_rate: Series[float] = pa.Field(ge=0)
-    grad_norm: Series[float] = pa.Field(ge=0)
+    step: Series[np.int64] = pa.Field(ge=1, description="Number of updates that were made, from 1")
+    epoch: Series[np.int64] = pa.Field(ge=1, description="Epoch, from 1")
+    loss: Series[float] = pa.Field(description="Mean loss of the update's rows (tokens)")
+    learning_rate: Series[float] = pa.Field(ge=0, description="Learning rate of the update, as the schedule gives it")
+    grad_norm: Series[float] = pa.Field(ge=0, description="Global L2 norm of the gradients, before clipping")
 
     class Config:
         strict = True
@@ -152,8 +155,8 @@ class TrainingSteps(pa.DataFrameModel):
 class Evaluations(pa.DataFrameModel):
     """The evaluations of a run: step and epoch rise, and every other column is a metric of the task, finite."""
 
-    step: Series[np.int64] = pa.Field(ge=1)
-    epoch: Series[np.int64] = pa.Field(ge=1)
+    step: Series[np.int64] = pa.Field(ge=1, description="Number of updates that were made before the evaluation")
+    epoch: Series[np.int64] = pa.Field(ge=1, description="Epoch, from 1")
 
     class Config:
         strict = False  # the metrics differ by task: they are checked together
@@ -180,9 +183,9 @@ class Metrics(pa.DataFrameModel):
     Losses are from 0, `mcc` is within -1..1, a user's own metric anywhere, and all others within 0..1.
     """
 
-    split: Series[str] = pa.Field(isin=_SPLITS)
-    metric: Series[str]
-    value: Series[float]
+    split: Series[str] = pa.Field(isin=_SPLITS, description="train, dev or test")
+    metric: Series[str] = pa.Field(description="Name of the metric")
+    value: Series[float] = pa.Field(description="Value of the metric")
 
     class Config:
         unique = ("split", "metric")
@@ -196,12 +199,14 @@ class Metrics(pa.DataFrameModel):
 class EvaluatedRows(pa.DataFrameModel):
     """What evaluate keeps of each row of a split, in its order; further columns of the data are carried through."""
 
-    row: Series[np.int64] = pa.Field(ge=1)
-    position: Series[np.int64] = pa.Field(ge=0, description="In the data set's file, from 0")
-    loss: Series[float] = pa.Field(ge=0)
-    label: Series[str]
-    predicted: Series[str]
-    probability: Series[float] | None = pa.Field(in_range={"min_value": 0.0, "max_value": 1.0}, description="Of `predicted`")
+    row: Series[np.int64] = pa.Field(ge=1, description="Number of the row in its source file, from 1")
+    position: Series[np.int64] = pa.Field(ge=0, description="Position of the row in the data set's file, from 0")
+    loss: Series[float] = pa.Field(ge=0, description="Cross-entropy loss of the row, in nats")
+    label: Series[str] = pa.Field(description="True label")
+    predicted: Series[str] = pa.Field(description="Label that was predicted")
+    probability: Series[float] | None = pa.Field(
+        in_range={"min_value": 0.0, "max_value": 1.0}, description="Probability of `predicted`"
+    )
 
     class Config:
         strict = False
@@ -214,11 +219,11 @@ class EvaluatedRows(pa.DataFrameModel):
 class EvaluatedTokens(pa.DataFrameModel):
     """EvaluatedRows of sentences: `label` and `predicted` are lists of one length, a label for each token."""
 
-    row: Series[np.int64] = pa.Field(ge=1)
-    position: Series[np.int64] = pa.Field(ge=0, description="In the data set's file, from 0")
-    loss: Series[float] = pa.Field(ge=0)
-    label: Series[object]
-    predicted: Series[object]
+    row: Series[np.int64] = pa.Field(ge=1, description="Number of the row in its source file, from 1")
+    position: Series[np.int64] = pa.Field(ge=0, description="Position of the row in the data set's file, from 0")
+    loss: Series[float] = pa.Field(ge=0, description="Mean cross-entropy loss of the sentence's words, in nats")
+    label: Series[object] = pa.Field(description="True label of each token")
+    predicted: Series[object] = pa.Field(description="Label that was predicted for each token")
 
     class Config:
         strict = False
@@ -235,9 +240,11 @@ class EvaluatedTokens(pa.DataFrameModel):
 class Predictions(pa.DataFrameModel):
     """One line for each input row, in order: the label predicted, and a probability for every label, which sum to one."""
 
-    row: Series[np.int64] = pa.Field(ge=1)
-    predicted: Series[str]
-    probability: Series[float] = pa.Field(in_range={"min_value": 0.0, "max_value": 1.0})
+    row: Series[np.int64] = pa.Field(ge=1, description="Number of the row in its source file, from 1")
+    predicted: Series[str] = pa.Field(description="Label that was predicted")
+    probability: Series[float] = pa.Field(
+        in_range={"min_value": 0.0, "max_value": 1.0}, description="Probability of `predicted`"
+    )
 
     class Config:
         strict = False
@@ -249,10 +256,12 @@ class TokenPredictions(pa.DataFrameModel):
     A token that `max_seq_len` cut off has no probability: NaN.
     """
 
-    row: Series[np.int64] = pa.Field(ge=1)
-    tokens: Series[object]
-    predicted: Series[object]
-    probability: Series[object]
+    row: Series[np.int64] = pa.Field(ge=1, description="Number of the row in its source file, from 1")
+    tokens: Series[object] = pa.Field(description="Tokens of the sentence")
+    predicted: Series[object] = pa.Field(description="Label that was predicted for each token")
+    probability: Series[object] = pa.Field(
+        description="Probability of the label that was predicted for each token; NaN for a token that was cut off"
+    )
 
     class Config:
         strict = False

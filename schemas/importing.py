@@ -16,7 +16,6 @@ from types import ModuleType
 from typing import Any
 
 from hubflow.errors import SettingsError, join_limited
-from hubflow.schemas.library import library_settings
 
 PUBLIC_HOOKS = ("hubflow.schemas.rows", "hubflow.tasks")
 """Modules of hubflow's own that settings may name, whatever `trust.import_packages` says."""
@@ -89,6 +88,8 @@ def source_sha256(cls: type) -> str:
 
 def _require_allowed(module_name: str, where: str, expected: str) -> None:
     """Refuse a module that settings may not name."""
+    from hubflow.schemas.library import library_settings  # and Pydantic, for which `hubflow --help` need not wait
+
     parts = module_name.split(".")
     if "__main__" in parts[1:]:
         raise SettingsError(f"{where}: importing {module_name} runs a program; expected {expected}")

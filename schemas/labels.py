@@ -244,11 +244,20 @@ class LabelMap(BaseModel):
 
     Raises:
         ValueError: when a label repeats or is empty, or when there are none.
+
+    Example:
+        >>> label_map = LabelMap.from_values(["positive", "negative", "positive"])
+        >>> label_map.labels
+        ('negative', 'positive')
+        >>> label_map.index()["positive"], label_map.num_classes
+        (1, 2)
+        >>> label_map.sha256 == LabelMap(labels=("positive", "negative")).sha256
+        False
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    labels: tuple[str, ...]
-    tag_scheme: TagScheme = Field("auto", description="Of labels that are tags; told by the labels when auto")
+    labels: tuple[str, ...] = Field(description="Labels in the order of their class ids, from 0")
+    tag_scheme: TagScheme = Field("auto", description="Scheme of labels that are tags; auto reads it from the labels")
 
     @field_validator("labels")
     @classmethod
@@ -284,7 +293,12 @@ class LabelMap(BaseModel):
         return {label: position for position, label in enumerate(self.labels)}
 
     def require_same(self, other: Self | str, here: str, there: str) -> None:
-        """Refuse to go on when `other` (a map or a hash) is not this map.
+        """Refuse to go on when `other` is not this map.
+
+        Args:
+            other: a label map, or its hash.
+            here: what this map belongs to, named in the error.
+            there: what the other map belongs to, named in the error.
 
         Raises:
             LabelMapError: naming both sides and the remedy.
@@ -297,12 +311,22 @@ class LabelMap(BaseModel):
             )
 
     def save(self, path: Path) -> None:
-        """Write the labels as a JSON list; with a scheme of tags that is set, as an object with `labels` and `tag_scheme`."""
+        """Write the labels as a JSON list; with a scheme of tags that is set, as an object with `labels` and `tag_scheme`.
+
+        Args:
+            path: the file; one that is there is replaced.
+        """
         path.write_text(json.dumps(self._content, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote.
+
+        Args:
+            path: the file.
+
+        Returns:
+            The label map.
 
         Raises:
             LabelMapError: when the file cannot be read, or is no label map.
@@ -314,11 +338,14 @@ class LabelMap(BaseModel):
 
     @classmethod
     def parse(cls, content: bytes, source: Path) -> Self:
-        """The label map of a file's content.
+        """Parse the content of a label map's file.
 
         Args:
             content: what `save` wrote.
             source: names the file in errors.
+
+        Returns:
+            The label map.
 
         Raises:
             LabelMapError: when it is none.
@@ -335,7 +362,18 @@ class LabelMap(BaseModel):
 
     @classmethod
     def from_values(cls, values: Iterable[str], tag_scheme: TagScheme = "auto") -> Self:
-        """Map of the distinct values: in numeric order when all are integers, in code-point order otherwise."""
+        """Map of the distinct values: in numeric order when all are integers, in code-point order otherwise.
+
+        Args:
+            values: labels, repeats included.
+            tag_scheme: scheme of labels that are tags; auto reads it from the labels.
+
+        Returns:
+            The label map.
+
+        Raises:
+            ValueError: when there are none, or one is empty.
+        """
         return cls(labels=tuple(sorted_labels(list(dict.fromkeys(values)))), tag_scheme=tag_scheme)
 
     @property

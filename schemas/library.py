@@ -111,8 +111,8 @@ class Trust(Settings):
 class LibrarySettings(Settings):
     """Every setting of the library, by section."""
 
-    limits: Limits = Limits()
-    trust: Trust = Trust()
+    limits: Limits = Field(Limits(), description="How much one input may ask of the machine")
+    trust: Trust = Field(Trust(), description="Whom and what the machine trusts")
 
 
 def library_settings() -> LibrarySettings:

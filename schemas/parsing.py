@@ -74,8 +74,25 @@ MAX_NUMBER_CHARS = 1_000
 def parse_settings(model: type[AnySettings], values: object, source: str = "settings") -> AnySettings:
     """Validate `values` as `model`, reporting every fault at once with a suggestion for misspelt names.
 
+    Args:
+        model: class of the settings.
+        values: settings by name, in groups.
+        source: where they are from, named in the error.
+
+    Returns:
+        The settings.
+
     Raises:
         SettingsError: naming `source` and, for each fault, the setting, what was found and what is expected.
+
+    Example:
+        >>> from hubflow.schemas import TrainSettings
+        >>> parse_settings(TrainSettings, {"epochs": 2, "schedule": "cosine"}).schedule
+        Cosine(name='cosine')
+        >>> parse_settings(TrainSettings, {"epoch": 2}, "my.yaml")
+        Traceback (most recent call last):
+        hubflow.errors.SettingsError: my.yaml: 1 setting(s) are wrong
+          - epoch: unknown setting; did you mean 'epochs'?
     """
     if not isinstance(values, dict):
         raise SettingsError(f"{source}: expected a mapping of settings, found {type(values).__name__}")
@@ -94,7 +111,15 @@ def parse_settings(model: type[AnySettings], values: object, source: str = "sett
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """Values of a YAML or JSON settings file, not yet validated; relative paths in it are relative to the working directory.
+    """Read the values of a YAML or JSON settings file, not yet validated.
+
+    Relative paths in it are relative to the working directory.
+
+    Args:
+        path: the file; JSON where it ends in `.json`, else YAML.
+
+    Returns:
+        Settings by name, in groups.
 
     Raises:
         SettingsError: when the file is missing, is not YAML or JSON, is not a mapping, or exceeds a limit of the library.
@@ -117,7 +142,14 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
 
 def load_settings(model: type[AnySettings], path: str | Path) -> AnySettings:
-    """Settings of a YAML or JSON file.
+    """Read and validate the settings of a YAML or JSON file.
+
+    Args:
+        model: class of the settings.
+        path: the file; JSON where it ends in `.json`, else YAML.
+
+    Returns:
+        The settings.
 
     Raises:
         SettingsError: when the file cannot be read, or naming every fault in it.
@@ -128,8 +160,19 @@ def load_settings(model: type[AnySettings], path: str | Path) -> AnySettings:
 def with_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """Copy of `values` with `a.b=value` entries put in; each value is read as YAML.
 
+    Args:
+        values: settings by name, in groups; they stay as they are.
+        overrides: entries `name=value`, the name with dots between groups.
+
+    Returns:
+        The copy.
+
     Raises:
         SettingsError: when an entry has no name or no `=`, goes below something that is not a mapping, or is not YAML.
+
+    Example:
+        >>> with_overrides({"name": "a", "train": {"epochs": 3}}, ["train.epochs=2", "train.optimizer=sgd"])
+        {'name': 'a', 'train': {'epochs': 2, 'optimizer': 'sgd'}}
     """
     result = copy.deepcopy(values)
     for entry in overrides:

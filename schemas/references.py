@@ -32,104 +32,108 @@ class Reference(BaseModel):
 
 
 class DatasetRef(Reference):
-    """Accepted rows of each split as Parquet, with the label map."""
+    """Accepted rows of each split as Parquet (`train.parquet`, …), with the label map (`label_map.json`)."""
 
-    rows_kind: RowKind
+    rows_kind: RowKind = Field(description="What a row is: text, pair of texts, list of tokens or image")
     rows: dict[str, int] = Field(description="Number of rows by split")
-    num_classes: int
-    label_map_sha256: str
+    num_classes: int = Field(description="Number of labels in the label map")
+    label_map_sha256: str = Field(description="Hash of the label map")
 
 
 class ModuleRef(Reference):
-    """A pretrained module's files."""
+    """Files of a pretrained module, and what the stages need to know of its network."""
 
-    name: str
-    module_kind: ModuleKind
-    architecture: str
-    pretrained: bool
-    max_positions: int | None = Field(None, description="Text: longest sequence that the position table allows")
-    image_size: int | None = Field(None, description="Images: the side in pixels that the module was trained on")
-    pooled_output: Literal["pooler", "first token"] | None = Field(None, description="Text: what pooled_output is made by")
+    name: str = Field(description="Name that the settings gave the module")
+    module_kind: ModuleKind = Field(description="Whether the module takes texts or images")
+    architecture: str = Field(description="Name of the network's architecture, such as bert or resnet50")
+    pretrained: bool = Field(description="Whether there are pretrained weights; False: fresh ones")
+    max_positions: int | None = Field(
+        None, description="Text: length in tokens of the longest sequence that the position table allows"
+    )
+    image_size: int | None = Field(None, description="Images: side in pixels that the module was trained on")
+    pooled_output: Literal["pooler", "first token"] | None = Field(
+        None, description="Text: what pooled_output is computed from"
+    )
 
 
 class EncodedRef(Reference):
-    """Rows of each split as model inputs, memory-mapped Arrow."""
+    """Rows of each split as model inputs: memory-mapped Arrow (`train.arrow`, …)."""
 
-    dataset: DatasetRef
-    module: ModuleRef
-    max_seq_len: int | None = None
-    image_size: int | None = None
+    dataset: DatasetRef = Field(description="Rows that were encoded")
+    module: ModuleRef = Field(description="Module whose tokenizer, or image size, the rows were encoded by")
+    max_seq_len: int | None = Field(None, description="Text: length in tokens of the longest row; longer ones were cut")
+    image_size: int | None = Field(None, description="Images: side in pixels")
 
 
 class TaskRef(Reference):
     """A head on a module: the specification from which the program is rebuilt, the same every time."""
 
-    task: TaskName
-    module: ModuleRef
-    num_classes: int
-    label_map_sha256: str
+    task: TaskName = Field(description="What is predicted")
+    module: ModuleRef = Field(description="Module that the head is put on")
+    num_classes: int = Field(description="Number of units of the output layer")
+    label_map_sha256: str = Field(description="Hash of the label map")
 
 
 class CheckpointRef(Reference):
     """The best weights of one fine-tune, with its history."""
 
-    task: TaskRef
-    best_metric: str
-    best_value: float | None = Field(description="None without a dev split: the last weights are kept")
-    best_epoch: int
-    steps: int
+    task: TaskRef = Field(description="Task that was trained")
+    best_metric: str = Field(description="Metric on dev that picked the weights")
+    best_value: float | None = Field(description="Its value; None without a dev split, when the last weights are kept")
+    best_epoch: int = Field(description="Epoch of the weights that are kept, from 1")
+    steps: int = Field(description="Number of updates that were made")
 
 
 class EvaluationRef(Reference):
     """Metrics of a checkpoint, exactly over all rows of each split."""
 
-    checkpoint: CheckpointRef
+    checkpoint: CheckpointRef = Field(description="Checkpoint that was evaluated")
     metrics: dict[str, dict[str, float]] = Field(description="Value by split and metric")
 
 
 class ExportRef(Reference):
     """A folder that stands alone: inference program, label map, preprocessing, signature, metrics."""
 
-    task: TaskName
-    num_classes: int
-    label_map_sha256: str
-    metrics: dict[str, dict[str, float]]
+    task: TaskName = Field(description="What is predicted")
+    num_classes: int = Field(description="Number of labels in the label map")
+    label_map_sha256: str = Field(description="Hash of the label map")
+    metrics: dict[str, dict[str, float]] = Field(description="Value by split and metric, of the checkpoint that was exported")
 
 
 class ExportEvaluationRef(Reference):
     """Metrics of an exported folder, exactly over all rows of one split of a data set."""
 
-    export: ExportRef
-    dataset: DatasetRef
-    split: str
+    export: ExportRef = Field(description="Export that was evaluated")
+    dataset: DatasetRef = Field(description="Data set that it was evaluated on")
+    split: str = Field(description="Split of the data set")
     metrics: dict[str, float] = Field(description="Value by metric")
 
 
 class VerdictRef(Reference):
     """What the gate decided about a candidate."""
 
-    verdict: Decision
-    candidate: ExportRef
-    name: str = Field(description="Of the deployed pointer that the candidate was evaluated for")
+    verdict: Decision = Field(description="What the gate decided")
+    candidate: ExportRef = Field(description="Export that was evaluated")
+    name: str = Field(description="Name of the deployed pointer that the candidate was evaluated for")
     revision: int = Field(
-        description="Of that pointer when the candidate was evaluated against it; 0: nothing had been deployed"
+        description="Revision of that pointer when the candidate was evaluated against it; 0: nothing was deployed"
     )
-    reason: str
+    reason: str = Field(description="Why, for a person")
 
 
 class FineTuneResult(BaseModel):
-    """What the flow returns: one machine-readable summary of the run."""
+    """What the flow `fine_tune` returns: one machine-readable summary of the run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str
+    name: str = Field(description="Name of the run")
     store: str = Field(description="Absolute path, or URL, of the store")
     export: str = Field(description="Absolute path, or URL, of the exported folder")
     report: str = Field(description="Absolute path, or URL, of the HTML report")
-    metrics: dict[str, dict[str, float]]
+    metrics: dict[str, dict[str, float]] = Field(description="Value by split and metric")
     seconds: dict[str, float] = Field(description="Seconds by stage")
     reused: tuple[str, ...] = Field((), description="Stages that took their result from the store")
-    evaluation: EvaluationRef
-    exported: ExportRef
+    evaluation: EvaluationRef = Field(description="Reference to the evaluation")
+    exported: ExportRef = Field(description="Reference to the export")
 
 
 class Finding(BaseModel):
@@ -138,7 +142,7 @@ class Finding(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     check: str = Field(description="Name of the check, as the settings have it")
     policy: Policy = Field(description="warn: said and written down; fail: the stage fails once the report is published")
-    splits: tuple[Split, ...]
+    splits: tuple[Split, ...] = Field(description="Splits that it concerns")
     count: int = Field(ge=0, description="How many rows, labels or values it concerns")
     message: str = Field(description="What was expected, what was found, what to do")
     examples: tuple[str, ...] = Field((), max_length=5, description="The first few, with their row numbers")

@@ -39,17 +39,28 @@ FAILURE_COLUMNS = ["row", "column", "check", "value"]
 
 
 class _Rows(pa.DataFrameModel):
-    row: Series[np.int64] = pa.Field(ge=1, description="1-based line or record number in the source file")
+    row: Series[np.int64] = pa.Field(ge=1, description="Number of the line or record in the source file, from 1")
 
     class Config:
         strict = False  # further columns are carried through
 
 
 class TextRows(_Rows):
-    """One labelled text a row."""
+    """One labelled text a row.
 
-    text: Series[str]
-    label: Series[str]
+    Example:
+        >>> rows = pd.DataFrame({"row": [1, 2], "text": ["a fine film", " "], "label": ["positive", "negative"]})
+        >>> len(validate_rows(rows[:1], TextRows, "train.csv"))
+        1
+        >>> try:
+        ...     validate_rows(rows, TextRows, "train.csv")
+        ... except RowsError as error:
+        ...     print(error.failures.to_dict("records"))
+        [{'row': 2, 'column': 'text', 'check': 'has_text', 'value': ' '}]
+    """
+
+    text: Series[str] = pa.Field(description="The text, with at least one visible character")
+    label: Series[str] = pa.Field(description="Its label")
 
     @pa.check("text", name="has_text")
     def _has_text(cls, values: Any) -> Any:
@@ -63,7 +74,7 @@ class TextRows(_Rows):
 class TextPairRows(TextRows):
     """One labelled pair of texts a row."""
 
-    text_pair: Series[str]
+    text_pair: Series[str] = pa.Field(description="The second text of the pair")
 
     @pa.check("text_pair", name="has_text")
     def _has_text_pair(cls, values: Any) -> Any:
@@ -71,10 +82,16 @@ class TextPairRows(TextRows):
 
 
 class TokenRows(_Rows):
-    """One sentence a row: `tokens` and `labels` are lists of str of one length, at least 1."""
+    """One sentence a row: `tokens` and `labels` are lists of str of one length, at least 1.
 
-    tokens: Series[object]
-    labels: Series[object]
+    Example:
+        >>> rows = pd.DataFrame({"row": [1], "tokens": [["New", "York"]], "labels": [["B-LOC", "I-LOC"]]})
+        >>> validate_rows(rows, TokenRows, "train.conll")["labels"].tolist()
+        [['B-LOC', 'I-LOC']]
+    """
+
+    tokens: Series[object] = pa.Field(description="List of the sentence's tokens")
+    labels: Series[object] = pa.Field(description="List with the label of each token")
 
     @pa.check("tokens", name="string_list")
     def _token_lists(cls, values: Any) -> Any:
@@ -90,11 +107,11 @@ class TokenRows(_Rows):
 
 
 class ImageRows(_Rows):
-    """One labelled image file a row, identified by the hash of its content."""
+    """One labelled image file a row, identified by the SHA-256 of its content."""
 
-    path: Series[str]
-    label: Series[str]
-    sha256: Series[str]
+    path: Series[str] = pa.Field(description="Path of the image file")
+    label: Series[str] = pa.Field(description="Its label")
+    sha256: Series[str] = pa.Field(description="SHA-256 of the file's content, 64 lower-case hexadecimal digits")
 
     @pa.check("label", name="has_label")
     def _has_label(cls, values: Any) -> Any:
@@ -395,13 +412,14 @@ def contract_identity(model: RowModel) -> dict[str, str]:
 
 
 class EncodedRows(pa.DataFrameModel):
-    """Encoded text rows: `row`, `input_ids` and `segment_ids` of equal lengths, and labels.
+    """Encoded text rows: `row`, integers `input_ids` and `segment_ids` `[tokens]`, and labels.
 
-    Classification rows carry `label`; token rows carry `word_labels` and `first_piece` of equal lengths, each piece inside
-    its row. `check_encoded_text` holds the lists to the limits of module and label map, as flat arrays.
+    Classification rows carry the class id `label`; token rows carry `word_labels` and `first_piece` `[words]`: the class id of
+    each word, and the position of its first piece in the row, or -1. `check_encoded_text` checks the lists against the limits
+    of module and label map, as flat arrays.
     """
 
-    row: int = pa.Field(ge=1)
+    row: int = pa.Field(ge=1, description="Number of the row in its source file, from 1")
 
     class Config:
         """Columns beyond `row` are checked together, as flat arrays."""

@@ -17,7 +17,7 @@ from hubflow.schemas.urls import ExportAddress, InputPath, LinkBase, OutputPath,
 
 
 class SliceSettings(Settings):
-    """Into which slices a split is cut, each evaluated by itself."""
+    """Parts that a split is cut into, each evaluated by itself."""
 
     columns: tuple[str, ...] = Field((), description="Further columns of the data; each of their values is a slice")
     max_values: int = Field(
@@ -40,33 +40,39 @@ class SliceSettings(Settings):
 
 
 class BootstrapSettings(Settings):
-    """Confidence intervals of the metrics, by drawing the split's rows again, with replacement."""
+    """Confidence intervals of the metrics: percentiles of a bootstrap over the split's rows (Efron 1979)."""
 
-    resamples: int = Field(1000, ge=0, description="How often; 0 for no intervals")
-    confidence: float = Field(0.95, gt=0, lt=1)
-    seed: int = Field(0, ge=0)
+    resamples: int = Field(1000, ge=0, description="Number of times the rows are drawn; 0 computes no intervals")
+    confidence: float = Field(0.95, gt=0, lt=1, description="Confidence level of the intervals, above 0 and below 1")
+    seed: int = Field(0, ge=0, description="Seed of the draws")
 
 
 class EvaluateSettings(Settings):
     """How the best weights are evaluated."""
 
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(64, ge=1, description="Rows that are predicted together")
     stride: int | None = Field(
         None,
         ge=0,
         description="Sequence labelling: read sentences longer than max_seq_len in windows that share at least so many tokens, "
         "as predict does; when not given they are cut, and words cut off count as O",
     )
-    worst_mistakes: int = Field(20, ge=0, description="How many of the wrong rows with the largest loss are told and shown")
+    worst_mistakes: int = Field(
+        20, ge=0, description="Number of wrong rows, those with the largest loss, that are listed and shown"
+    )
     top_k: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (3, 5), description="For each k below the number of labels: how often the true label is among the k most probable"
     )
-    calibration_bins: int = Field(15, ge=1, description="Of equal width, for the expected calibration error")
-    scheme: TagScheme = Field("auto", description="Of tags, for strict entity scores; by labels and true tags when auto")
-    slices: SliceSettings = SliceSettings()
-    bootstrap: BootstrapSettings = BootstrapSettings()
+    calibration_bins: int = Field(
+        15, ge=1, description="Number of bins of equal width for the expected calibration error (Naeini et al. 2015)"
+    )
+    scheme: TagScheme = Field(
+        "auto", description="Scheme of the tags for strict entity scores; auto reads it from labels and true tags"
+    )
+    slices: SliceSettings = Field(SliceSettings(), description="Slices of each split that are evaluated by themselves")
+    bootstrap: BootstrapSettings = Field(BootstrapSettings(), description="How confidence intervals are computed")
     metrics: tuple[Annotated[str, Field(pattern=CUSTOM_METRIC)], ...] = Field(
-        (), description="package.module:function of metrics of your own"
+        (), description="Your own metrics, each as package.module:function"
     )
 
 
@@ -86,13 +92,13 @@ class ReportSettings(Settings):
 
 
 class RunnerSettings(Settings):
-    """What the parts of a prediction are mapped over in the flow."""
+    """What runs the shards of a prediction in the flow."""
 
     kind: Literal["flow", "dask", "ray"] = Field(
         "flow", description="flow: the flow's own task runner, which is threads; dask, ray: a cluster (extras `dask`, `ray`)"
     )
-    workers: int = Field(2, ge=1, description="Processes of a cluster that is started here, which share the cores")
-    address: str | None = Field(None, description="Of a cluster that runs; its workers must see the same files")
+    workers: int = Field(2, ge=1, description="Number of processes of a cluster that is started here; they share the cores")
+    address: str | None = Field(None, description="Address of a running cluster, whose workers must see the same files")
 
 
 DataFormat = Literal["csv", "tsv", "jsonl", "parquet", "image_folder", "image_list", "conll", "msra", "digits"]
@@ -111,11 +117,16 @@ Projection = Literal["query", "key", "value", "output"]
 
 
 class LoraSettings(Settings):
-    """Low-rank adapters on the attention projections (Hu et al., arXiv:2106.09685): they and the head are all that trains."""
+    """Low-rank adapters on the attention projections (Hu et al., arXiv:2106.09685): they and the head are all that trains.
+
+    Example:
+        >>> LoraSettings(rank=8, alpha=16).scale
+        2.0
+    """
 
     rank: int = Field(8, ge=1, description="Inner size of each adapter")
-    alpha: float = Field(16.0, gt=0, description="What an adapter adds is times alpha / rank")
-    dropout: Fraction = Field(0.0, description="Of an adapter's input, in training")
+    alpha: float = Field(16.0, gt=0, description="Scale: what an adapter adds is multiplied by alpha / rank")
+    dropout: Fraction = Field(0.0, description="Dropout rate of an adapter's input, in training")
     targets: tuple[Projection, ...] = Field(("query", "value"), min_length=1, description="Projections with an adapter")
 
     @field_validator("targets")
@@ -139,10 +150,15 @@ class ModuleSpec(Settings):
     max_seq_len: int = Field(128, ge=1, description="Text: longest sequence in tokens, special tokens included")
     image_size: int | None = Field(None, ge=8, description="Images: side in pixels; the module's own when not given")
     background: Colour = Field(
-        "white", description="Images: what transparent parts show; a colour's name, '#rrggbb' or three numbers from 0 to 255"
+        "white",
+        description="Images: colour that transparent parts show: a colour's name, '#rrggbb' or three numbers from 0 to 255",
     )
-    dropout: Fraction | None = Field(None, description="Text: of the module's hidden vectors; the module's own when not given")
-    attention_dropout: Fraction | None = Field(None, description="Text: of attention weights; the module's own when not given")
+    dropout: Fraction | None = Field(
+        None, description="Text: dropout rate of the module's hidden vectors; the module's own when not given"
+    )
+    attention_dropout: Fraction | None = Field(
+        None, description="Text: dropout rate of attention weights; the module's own when not given"
+    )
     lora: LoraSettings | None = Field(
         None, description="Text: train low-rank adapters, merged at export, in place of the module's weights"
     )
@@ -155,13 +171,20 @@ class ModuleSpec(Settings):
 
 
 class DatasetSpec(Settings):
-    """Where the rows are and how they are written."""
+    """Where the rows are and how they are written.
 
-    format: DataFormat
+    Example:
+        >>> DatasetSpec(format="tsv", train="train.tsv", text_column="sentence", test_fraction=0.1).label_column
+        'label'
+    """
+
+    format: DataFormat = Field(description="How the rows are written; the formats of each task are in docs/data-formats.md")
     train: InputPath | None = Field(None, description="File or folder of the training rows, or a glob of files of rows")
-    dev: InputPath | None = Field(None, description="Likewise of the development rows; made from train when not given")
+    dev: InputPath | None = Field(
+        None, description="File, folder or glob of the development rows; made from train by dev_fraction when not given"
+    )
     test: InputPath | None = Field(
-        None, description="Likewise of the test rows; none, or made by test_fraction, when not given"
+        None, description="File, folder or glob of the test rows; none, or made from train by test_fraction, when not given"
     )
     encoding: str = Field("utf-8", description="Character encoding of text files; a UTF-8 byte-order mark is accepted")
     header: bool = Field(True, description="CSV and TSV: whether the first line names the columns")
@@ -170,7 +193,9 @@ class DatasetSpec(Settings):
     quote: Character | None = Field(None, description=QUOTE)
     escape: Character | None = Field(None, description=ESCAPE)
     text_column: Column = Field("text", description="Name, or 0-based position without a header")
-    text_pair_column: Column | None = Field(None, description="Second text of a pair")
+    text_pair_column: Column | None = Field(
+        None, description="Column of the second text of a pair; rows are single texts when not given"
+    )
     label_column: Column = Field(
         "label",
         description="Name, or 0-based position; for CoNLL that of the tag, from the end where negative, the last by default",
@@ -199,7 +224,9 @@ class DatasetSpec(Settings):
     test_fraction: Fraction = Field(
         0.0, description="Fraction of train that becomes test when there is none, stratified by label"
     )
-    max_rows: int | None = Field(None, ge=1, description="Use at most so many rows of each split, drawn by seed")
+    max_rows: int | None = Field(
+        None, ge=1, description="Largest number of rows that are used of each split, drawn by split_seed"
+    )
     split_seed: int = Field(0, ge=0, description="Seed of the splits made here")
     digits: tuple[Annotated[int, Field(ge=0, le=9)], ...] = Field(tuple(range(10)), description="Format digits: which classes")
     max_invalid_fraction: Fraction = Field(
@@ -234,26 +261,46 @@ class DatasetSpec(Settings):
 class HeadSettings(Settings):
     """The layers put on top of the module."""
 
-    hidden_units: tuple[Annotated[int, Field(ge=1)], ...] = Field((), description="Hidden fully connected layers with ReLU")
-    num_classes: int | None = Field(None, ge=2, description="Checked against the labels when given; taken from them otherwise")
+    hidden_units: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (), description="Units of each hidden fully connected layer with ReLU, from the module to the output"
+    )
+    num_classes: int | None = Field(
+        None, ge=2, description="Number of classes; checked against the labels when given, taken from them otherwise"
+    )
     dropout: Fraction | None = Field(
         None,
-        description="Of the module's output before the head's layers; 0.1 for text classification, 0 for others when not given",
+        description="Dropout rate of the module's output before the head's layers; 0.1 for text classification and 0 for "
+        "others when not given",
     )
 
 
 class FineTuneSettings(Settings):
-    """All that one fine-tune needs: the parameter of the flow `fine-tune`."""
+    """All that one fine-tune needs: the parameter of the flow `fine-tune`.
 
-    name: str = Field("fine-tune", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the run's folder in the store")
-    task: TaskName
-    module: ModuleSpec
-    data: DatasetSpec
-    head: HeadSettings = HeadSettings()
-    train: TrainSettings = TrainSettings()
-    evaluate: EvaluateSettings = EvaluateSettings()
-    export: ExportSettings = ExportSettings()
-    report: ReportSettings = ReportSettings()
+    Example:
+        >>> settings = FineTuneSettings(
+        ...     task="text_classification",
+        ...     module=ModuleSpec(name="hf://org/name", max_seq_len=64),
+        ...     data=DatasetSpec(format="csv", train="train.csv"),
+        ... )
+        >>> settings.train.epochs, settings.device
+        (3, 'auto')
+    """
+
+    name: str = Field(
+        "fine-tune", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Name of the run, and of its folder in the store"
+    )
+    task: TaskName = Field(
+        description="What is predicted: image_classification, text_classification, sequence_labelling, or "
+        "package.module:ClassName of a task type of your own"
+    )
+    module: ModuleSpec = Field(description="Which pretrained module is fine-tuned")
+    data: DatasetSpec = Field(description="Where the rows are, how they are written, and how they are checked")
+    head: HeadSettings = Field(HeadSettings(), description="Layers that are put on top of the module")
+    train: TrainSettings = Field(TrainSettings(), description="How the weights are fine-tuned")
+    evaluate: EvaluateSettings = Field(EvaluateSettings(), description="How the best weights are evaluated")
+    export: ExportSettings = Field(ExportSettings(), description="How the inference program is exported")
+    report: ReportSettings = Field(ReportSettings(), description="What the report shows")
     store: StoreAddress = Field(
         "hubflow-store", description="Folder under which everything is kept, or URL on object storage (s3://…)"
     )
@@ -264,7 +311,9 @@ class FineTuneSettings(Settings):
         "auto", pattern=r"^(auto|cpu|gpu(:\d+(,\d+)*)?)$", description="auto, cpu, gpu, gpu:N, or gpu:N,M to train on several"
     )
     processes: int = Field(1, ge=1, description="Processes that train together on CPU; on GPUs it is one for each of them")
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(
+        0, ge=0, lt=2**31, description="Seed of what is random in training: the head's weights, the order of the rows, dropout"
+    )
     reuse: bool = Field(True, description="Take what the store already holds for the same content and settings")
 
     @model_validator(mode="after")
@@ -305,7 +354,7 @@ class PredictSettings(Settings):
     data: InputPath | tuple[InputPath, ...] = Field(
         description="File of rows, image, folder of images, or a glob of these, or several; labels are not needed"
     )
-    format: DataFormat | None = Field(None, description="By the file's ending when not given")
+    format: DataFormat | None = Field(None, description="How the rows are written; told by the file's ending when not given")
     output: OutputPath | None = Field(
         None,
         description="Predictions file (.parquet, .csv or .jsonl); beside the data when not given, needed for several files",
@@ -321,15 +370,21 @@ class PredictSettings(Settings):
     delimiter: Character | None = Field(None, description=DELIMITER)
     quote: Character | None = Field(None, description=QUOTE)
     escape: Character | None = Field(None, description=ESCAPE)
-    text_column: Column = "text"
-    text_pair_column: Column | None = None
-    label_column: Column = Field("label", description="When the data has it, metrics are computed; never needed")
-    tokens_column: Column = "tokens"
+    text_column: Column = Field("text", description="Column of the texts: name, or 0-based position without a header")
+    text_pair_column: Column | None = Field(
+        None, description="Column of the second texts; needed where the export was trained on pairs"
+    )
+    label_column: Column = Field("label", description="Column of the labels; where the data has it, metrics are computed")
+    tokens_column: Column = Field(
+        "tokens", description="Column of the token lists; for CoNLL that of the token by position, or by name"
+    )
     image_root: InputPath | None = Field(
         None, description="Image lists: folder that paths are relative to; the list's own when not given"
     )
     label_list: InputPath | None = Field(None, description="Labels that are numbers: file with the label of each, from 0")
-    batch_size: int = Field(64, ge=1, description="Most rows of a run; long texts share one with fewer")
+    batch_size: int = Field(
+        64, ge=1, description="Largest number of rows that are predicted together; long texts share a batch with fewer"
+    )
     top_k: int | None = Field(
         None, ge=1, description="Classification: the most probable labels as lists, in place of a column for each label"
     )
@@ -342,8 +397,8 @@ class PredictSettings(Settings):
     max_invalid_fraction: float = Field(
         1.0, ge=0, le=1, description="Fraction of the rows that may be quarantined; with more, or no row left, the stage fails"
     )
-    rows_per_part: int = Field(4096, ge=1, description="Rows that are predicted, kept and resumed together")
-    runner: RunnerSettings = Field(RunnerSettings(), description="What the parts are mapped over; in the flow only")
+    rows_per_part: int = Field(4096, ge=1, description="Rows of one shard, which is predicted, kept and resumed as a whole")
+    runner: RunnerSettings = Field(RunnerSettings(), description="What the shards are mapped over, in the flow alone")
 
     @model_validator(mode="after")
     def _characters(self) -> Self:
@@ -364,9 +419,9 @@ class PredictResult(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     export: str = Field(description="Absolute path of the exported folder")
     output: str = Field(description="Absolute path of the predictions file: one row for each sound input row, in order")
-    rows: int = Field(description="That were predicted")
-    invalid_rows: int = Field(0, description="That were quarantined")
+    rows: int = Field(description="Number of rows that were predicted")
+    invalid_rows: int = Field(0, description="Number of rows that were quarantined")
     quarantine: str | None = Field(None, description="File of the rows that were quarantined, with all that is wrong with each")
-    metrics: dict[str, float] = Field(description="Against the data's labels; empty when it has none")
+    metrics: dict[str, float] = Field(description="Metrics against the data's labels, by name; empty when it has none")
     notes: list[str] = Field(description="What a person should know, such as labels that are not in the export's label map")
-    seconds: float
+    seconds: float = Field(description="Seconds that the prediction took")

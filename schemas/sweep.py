@@ -16,13 +16,22 @@ NOT_SWEPT = ("name", "store", "store_block", "reuse")
 
 
 class Dimension(Settings):
-    """The values of one setting: from `low` to `high`, or one of `choices`. Whole numbers when both ends are."""
+    """The values of one setting: from `low` to `high`, or one of `choices`. Whole numbers when both ends are.
 
-    low: int | float | None = None
-    high: int | float | None = Field(None, description="Included")
+    Example:
+        >>> Dimension(low=1e-5, high=1e-3, log=True).is_whole
+        False
+        >>> Dimension(low=1, high=4).is_whole
+        True
+        >>> Dimension(choices=("adamw", "lamb")).ends
+        ('adamw', 'lamb')
+    """
+
+    low: int | float | None = Field(None, description="Smallest value; whole numbers are drawn when both ends are whole")
+    high: int | float | None = Field(None, description="Largest value, which is drawn too")
     log: bool = Field(False, description="Draw by the logarithm: as often between 1e-5 and 1e-4 as between 1e-4 and 1e-3")
     step: int | float | None = Field(None, gt=0, description="Only low, low + step, low + 2 step … up to high")
-    choices: tuple[Any, ...] | None = Field(None, min_length=1, description="Any values, groups of settings too")
+    choices: tuple[Any, ...] | None = Field(None, min_length=1, description="Values to choose from; groups of settings too")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -51,28 +60,44 @@ class Dimension(Settings):
 
 
 class PrunerSettings(Settings):
-    """When a trial is ended early, evaluated after each evaluation of dev."""
+    """When a trial is ended early; it is checked after each evaluation of dev."""
 
     name: Literal["median", "successive_halving", "none"] = Field(
-        "median", description="median: worse than half of the trials before at the same evaluation; Optuna's own pruners"
+        "median",
+        description="median: end a trial that is worse than half of the trials before it at the same evaluation; "
+        "successive_halving (arXiv:1810.05934); none",
     )
-    startup_trials: int = Field(4, ge=0, description="median: none is pruned before so many have ended")
-    warmup_evaluations: int = Field(0, ge=0, description="median: none is pruned in its first so many evaluations")
+    startup_trials: int = Field(4, ge=0, description="median: prune no trial before this many trials have ended")
+    warmup_evaluations: int = Field(0, ge=0, description="median: prune no trial in its first N evaluations")
 
 
 class SweepSettings(Settings):
     """All that one sweep needs: the parameter of the flow `sweep`."""
 
-    name: str = Field("sweep", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Names the study: the same goes on with it")
-    base: FineTuneSettings = Field(description="What every trial has, and the store; what the space names takes its place")
-    space: dict[str, Dimension] = Field(min_length=1, description="By dotted name, such as train.learning_rate")
-    trials: int = Field(20, ge=1, description="How many the study has when it is done, those that failed or were pruned too")
-    metric: str | None = Field(None, description="On dev; train.best_metric, else accuracy, or f1 of sequences, when not given")
-    direction: Direction | None = Field(None, description="minimize for loss, log_loss and ece, else maximize, when not given")
-    sampler: Literal["tpe", "random"] = Field("tpe", description="Tree-structured Parzen estimator, or no learning at all")
-    pruner: PrunerSettings = PrunerSettings()
-    seed: int = Field(0, ge=0, lt=2**31, description="Of the sampler; base.seed is that of each training")
-    max_failures: int = Field(3, ge=1, description="End the sweep when so many trials in a row fail")
+    name: str = Field(
+        "sweep",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Name of the study; a sweep of the same name goes on with it",
+    )
+    base: FineTuneSettings = Field(
+        description="Settings that every trial has, the store among them; what the space names takes their place"
+    )
+    space: dict[str, Dimension] = Field(
+        min_length=1, description="Values to try, by the dotted name of the setting, such as train.learning_rate"
+    )
+    trials: int = Field(20, ge=1, description="Number of trials of the complete study; failed and pruned trials count")
+    metric: str | None = Field(
+        None, description="Metric on dev; when not given train.best_metric, else accuracy, or f1 for sequences"
+    )
+    direction: Direction | None = Field(
+        None, description="Which way the metric is better; when not given minimize for loss, log_loss and ece, else maximize"
+    )
+    sampler: Literal["tpe", "random"] = Field(
+        "tpe", description="tpe: tree-structured Parzen estimator (Bergstra et al. 2011); random: draws that learn nothing"
+    )
+    pruner: PrunerSettings = Field(PrunerSettings(), description="When a trial is ended early")
+    seed: int = Field(0, ge=0, lt=2**31, description="Seed of the sampler; base.seed is the seed of each training")
+    max_failures: int = Field(3, ge=1, description="End the sweep when this many trials in a row fail")
 
     @model_validator(mode="after")
     def _values_are_settings(self) -> Self:
@@ -107,7 +132,18 @@ class SweepSettings(Settings):
         return json.loads(json.dumps({**asked, "metric": self.dev_metric, "direction": self.better, "base": base}))  # type: ignore[no-any-return]
 
     def candidate(self, values: Mapping[str, Any], name: str | None = None) -> dict[str, Any]:
-        """The base's settings as they were given, with `values` by dotted name in their places."""
+        """Settings of a trial: the base's settings as they were given, with `values` in their places.
+
+        Args:
+            values: values by dotted name of the setting.
+            name: of the run; the base's own when not given.
+
+        Returns:
+            Settings by name, in groups, not yet validated.
+
+        Raises:
+            SettingsError: when a name goes below something that is not a group of settings.
+        """
         given = self.base.model_dump(mode="json", exclude_unset=True)
         for setting, value in values.items():
             put_value(given, setting, value, f"space.{setting}")
@@ -129,21 +165,23 @@ class Trial(BaseModel):
     """One trial of a study."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    number: int
-    state: Literal["complete", "pruned", "failed", "running"]
-    value: float | None = Field(description="The metric on dev of the weights kept, or the last one of a pruned trial")
-    values: dict[str, Any] = Field(description="By dotted name")
-    evaluations: int = Field(description="After how many evaluations of dev it ended")
-    error: str = ""
+    number: int = Field(description="Number of the trial in the study, from 0")
+    state: Literal["complete", "pruned", "failed", "running"] = Field(description="How the trial ended")
+    value: float | None = Field(
+        description="Metric on dev of the weights that were kept, or the last one of a pruned trial; None of a failed one"
+    )
+    values: dict[str, Any] = Field(description="Values that were drawn, by dotted name of the setting")
+    evaluations: int = Field(description="Number of evaluations of dev after which the trial ended")
+    error: str = Field("", description="Message of the error of a failed trial; empty for others")
 
 
 class SweepResult(BaseModel):
     """What the flow `sweep` returns."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str
-    metric: str
-    direction: Direction
-    best: Trial
+    name: str = Field(description="Name of the study")
+    metric: str = Field(description="Metric on dev that trials are compared by")
+    direction: Direction = Field(description="Which way the metric is better")
+    best: Trial = Field(description="The best trial")
     best_settings: str = Field(description="Absolute path, or URL, of the YAML file of the best trial's settings")
-    trials: list[Trial]
+    trials: list[Trial] = Field(description="Every trial, in the order of their numbers")

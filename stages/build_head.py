@@ -29,10 +29,23 @@ def build_head(
 ) -> TaskRef:
     """Put a Task head on a module: checked against the data's labels, built once, and kept as its specification.
 
+    Args:
+        task: what is predicted.
+        module: that the head is put on.
+        dataset: whose labels are the classes.
+        spec: settings of the module, which its programs are rebuilt with.
+        settings: settings of the head.
+        store: folder, or URL, of the store.
+        reuse: take what the store already holds for the same content and settings.
+
+    Returns:
+        Reference to the specification, and to `parameters.json`, the names of the program's parameters.
+
     Raises:
         SettingsError: when `num_classes` disagrees with the labels, the module's kind does not fit the task, or the module is
             given settings that are for text modules alone.
         TaskError: when the head does not fit the task.
+        OutOfMemoryError: when memory runs out while the network is built.
     """
     needed = find_task_type(task).module_kind
     if module.module_kind != needed:

@@ -68,7 +68,7 @@ def dataset_from_frames(
     max_rows: int | None = None,
     tag_scheme: TagScheme = "auto",
 ) -> DatasetRef:
-    """Keep rows that are at hand, from a query for example, as `load_dataset` keeps those of files.
+    """Ingest rows that are at hand, from a query for example, as `load_dataset` ingests those of files.
 
     The rows keep `TextRows`, `TextPairRows`, `TokenRows` or `ImageRows`. Labels follow the rule of all formats: a number or a
     Boolean becomes its text (`1` and `1.0` are `1`, `True` is `true`), and outer white space is taken off.
@@ -79,16 +79,16 @@ def dataset_from_frames(
             of dicts. A column `row` holds numbers from 1 that errors name the rows by; they are counted when it is not
             there. Further columns are carried through. Images may be bytes in a column `image`.
         task: what the rows are for.
-        store: the store's root folder.
+        store: folder, or URL, of the store.
         labels: every label in order; from train when not given.
-        dev_fraction: share of train that becomes `dev` when there is none; `test_fraction` likewise; `split_seed` draws both.
-        test_fraction: see `dev_fraction`.
-        split_seed: see `dev_fraction`.
+        dev_fraction: fraction of train that becomes `dev` when there is none.
+        test_fraction: fraction of train that becomes `test` when there is none.
+        split_seed: seed that draws the rows of both.
         source: what errors and facts name as the origin of the rows; with their columns, it says which data sets are compared
             with each other.
         reuse: take what the store already holds for the same rows.
         contract: your own contract, a subclass of that of the rows' kind.
-        max_invalid_fraction: share of a split's rows that may break their contract and be quarantined.
+        max_invalid_fraction: fraction of a split's rows that may break their contract and be quarantined.
         group_column: column whose values should not be in two splits; those made here keep the rows of a value together.
         checks: what is done about faults that no single row shows.
         text_column: name, or 0-based position, of the column of texts.
@@ -103,7 +103,7 @@ def dataset_from_frames(
         Reference to `train.parquet`, `dev.parquet`, `test.parquet` (those that exist) and `label_map.json`.
 
     Raises:
-        SettingsError: an argument is none of its kind.
+        SettingsError: an argument is not of its type, or out of its range.
         DataError: no `train`, something that is no frame, a column that is missing or of another type, fewer than two classes,
             a split without rows, or an image file that is missing.
         ContractError: rows break their contract.

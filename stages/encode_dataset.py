@@ -39,24 +39,29 @@ def encode_dataset(
 ) -> EncodedRef:
     """Turn accepted rows into model inputs (`EncodedRows`): token ids by the module's own tokenizer, or pixels at its size.
 
-    Every image is decoded, once, to what a person sees (see `hubflow.modules.images`). Those that do not decode are set
-    aside in `quarantine/<key>/<split>.parquet` of the store. What max_seq_len cuts off is counted, and what was done to images;
-    sizes and channel means of images are compared with those of the last data set. What is found is published as an artifact,
-    and kept in `data-reports/<key>` of the store.
+    Text rows have `input_ids` and `segment_ids` `[tokens]`; images have `uint8` pixels `[3, size, size]`. Every image is
+    decoded, once, to what a person sees (see `hubflow.modules.images`). Images that do not decode are quarantined in
+    `quarantine/<key>/<split>.parquet` of the store. What max_seq_len cuts off is counted, and what was done to images; sizes
+    and channel means of images are compared with those of the last data set. The findings are published as an artifact, and
+    kept in `data-reports/<key>` of the store.
 
     Args:
         dataset: the accepted rows.
         module: whose tokenizer or image size is used.
-        spec: its settings.
-        store: the store's root folder.
-        reuse: take what the store already holds for the same rows, module and sizes.
+        spec: settings of the module: `max_seq_len` in tokens, `image_size` in pixels.
+        store: folder, or URL, of the store.
+        reuse: take what the store already holds for the same content and settings.
         checks: what is done about rows that are cut and images that look alike; the result does not depend on it.
-        max_invalid_fraction: share of a split's images that may be left out because they do not decode.
+        max_invalid_fraction: fraction of a split's images that may be left out because they do not decode.
+
+    Returns:
+        Reference to one memory-mapped Arrow file for each split, with the label map beside them.
 
     Raises:
         SettingsError: when the rows' kind does not fit the module's.
         ContractError: when a check whose policy is `fail` finds something.
-        ImageError: naming every image that does not decode; TokenizerError when the module has no usable tokenizer.
+        ImageError: naming every image that does not decode.
+        TokenizerError: when the module has no usable tokenizer.
     """
     is_image = dataset.rows_kind == "image"
     if is_image != (module.module_kind == "image"):

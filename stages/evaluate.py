@@ -1,4 +1,4 @@
-"""Stage evaluate: judge the best weights on every split but train, exactly over all rows."""
+"""Stage evaluate: evaluate the best weights on every split but train, exactly over all rows."""
 
 from typing import Any
 
@@ -38,18 +38,30 @@ def evaluate(
     device: str = "auto",
     reuse: bool = True,
 ) -> EvaluationRef:
-    """Judge the best weights on every split but train, exactly over all rows.
+    """Evaluate the best weights on every split but train, exactly over all rows.
 
     Beside the metrics (contract `Metrics`), each split's predictions are kept as `<split>.parquet` (`EvaluatedRows`, or
     `EvaluatedTokens` of sentences): row, position (in the data set's file, from 0), label, predicted, loss, of a classification
-    the probability of `predicted` and of every label, and the further columns of the data. One of these that has a name of
-    ours is called `source_<name>`. `details.json` holds the `SplitDetails` of each split (`read_details`).
+    the probability of `predicted` and of every label, and the further columns of the data. A further column with the name of
+    one of these is called `source_<name>`. `details.json` holds the `SplitDetails` of each split (`read_details`).
+
+    Args:
+        checkpoint: the weights to evaluate.
+        encoded: the rows to evaluate on.
+        settings: batch size, slices, confidence intervals and your own metrics.
+        store: folder, or URL, of the store.
+        device: `auto`, `cpu`, `gpu` or `gpu:N`.
+        reuse: take what the store already holds for the same content and settings.
+
+    Returns:
+        Reference to the evaluation, with the value of each metric by split.
 
     Raises:
         ContractError: when what was computed breaks its contract.
         LabelMapError: when checkpoint and rows were made from different label maps.
-        MetricError: when a metric of the user's own fails; SettingsError when it cannot be imported, or the data has no column
-            that the settings slice by.
+        MetricError: when a metric of the user's own fails.
+        SettingsError: when such a metric cannot be imported, or the data has no column that the settings slice by.
+        OutOfMemoryError: when memory runs out.
     """
     home = Store(store)
     label_map = LabelMap.load(home.open(encoded).folder / "label_map.json")

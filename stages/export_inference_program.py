@@ -41,16 +41,27 @@ def export_inference_program(
 ) -> ExportRef:
     """Write the best weights as a folder that stands alone: program, labels, preprocessing, signature, metrics, checksums.
 
-    Before it counts, the program is loaded in a fresh process and held to the trained one: `verification.json`
-    (`Verification`). `card.md` and `card.html` tell a person what it is.
+    Before the folder is kept, a fresh process loads the program and compares its probabilities with those of the trained one:
+    `verification.json` (`Verification`). `card.md` and `card.html` tell a person what it is.
+
+    Args:
+        checkpoint: the weights to export.
+        encoded: rows that the program is verified on; their preprocessing goes into the folder.
+        evaluation: whose metrics go into the folder.
+        store: folder, or URL, of the store.
+        reuse: take what the store already holds for the same content and settings.
+        settings: precision, ONNX, and what is measured.
+
+    Returns:
+        Reference to the exported folder.
 
     Raises:
         ExportError: when the exported program does not give what the trained one gives; nothing is kept then.
         SettingsError: for ONNX without the extra `onnx`, and bfloat16 for images.
         DeviceError: for bfloat16 on a CPU without it.
         LabelMapError: when checkpoint and rows were made from different label maps.
-        SignatureError: when `trust.keys` asks for signed exports, and this machine cannot sign one, or the one that the store
-            holds is not signed.
+        SignatureError: when `trust.keys` asks for signed exports, and this machine cannot sign one, or the export that the
+            store holds is not signed.
     """
     require_signing()
     if settings.onnx:

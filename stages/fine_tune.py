@@ -58,14 +58,30 @@ def fine_tune(
 ) -> CheckpointRef:
     """Train a task on encoded rows and keep the best weights with their history (`TrainingSteps`, `Evaluations`).
 
-    A run that was stopped goes on from its last checkpoint as if it had not been. With `warm_start` it begins with the weights
-    of that checkpoint, module and head, in place of the module's own and a fresh head.
+    A run that was stopped resumes from its last checkpoint, with the same result as if it had not been stopped. With
+    `warm_start` it begins with the weights of that checkpoint, module and head, in place of the module's own and a fresh head.
+
+    Args:
+        task: head and module to train.
+        encoded: the rows to train on.
+        settings: how the weights are trained.
+        store: folder, or URL, of the store.
+        seed: of what is random in training.
+        device: `auto`, `cpu`, `gpu`, `gpu:N`, or `gpu:N,M` to train on several GPUs.
+        reuse: take the weights that the store already holds for the same rows and settings; False trains from the first step.
+        callbacks: called at each step and evaluation; with one process only.
+        processes: number of processes that train together on the CPU.
+        warm_start: checkpoint of the same task whose weights training begins with.
+
+    Returns:
+        Reference to the best weights, with the metric that picked them and its value.
 
     Raises:
         LabelMapError: when head and rows were made from different label maps.
         SettingsError: when settings do not fit the module or the data, `warm_start` is of another task, or a callback has a
             method that would never be called.
         TrainingError: at the first loss or gradient that is not finite.
+        TrainingStopped: when the run is asked to stop; it has written a checkpoint.
         ResumeError: when a checkpoint is required and there is none of a run with these data and settings.
         StoreError: when the store cannot be written; the checkpoints in it are unharmed.
         OutOfMemoryError: when memory runs out; the checkpoints in the store are unharmed.

@@ -1,4 +1,4 @@
-"""Stage gate: evaluate a candidate and what is in use on the same rows, and decide by rules."""
+"""Stage gate: evaluate a candidate and the export in use on the same rows, and decide by rules."""
 
 import datetime
 from collections.abc import Iterable
@@ -64,9 +64,9 @@ def gate(
     """Evaluate a candidate and the export in use under `name` on the same rows, and decide by the rules of the settings.
 
     The verdict is `promoted` when every rule is kept, `rejected` when one is broken, and `inconclusive` when none is broken but
-    one cannot be told: the interval of the difference, a paired bootstrap over the rows (sentences, of sequences), lies on
-    both sides of the smallest gain, or a rule asks for what is not known. Where nothing is in use the absolute rules alone
-    decide. Averages over labels are over those of the data set, for both.
+    the outcome of one is not known: the interval of the difference, a paired bootstrap over the rows (sentences, of sequences;
+    Efron and Tibshirani 1993), lies on both sides of the smallest gain, or a rule asks for what is not known. Where nothing is
+    in use the absolute rules alone decide. Averages over labels are over the labels of the data set, for both.
 
     Args:
         candidate: the export to evaluate.
@@ -74,9 +74,9 @@ def gate(
         settings: the rules.
         evaluate: how exports are evaluated.
         name: of the deployed pointer.
-        store: the store's root folder.
+        store: folder, or URL, of the store.
         against: revision of the pointer to compare with; the latest by default.
-        reuse: take what the store already holds for the same.
+        reuse: take what the store already holds for the same content and settings.
 
     Returns:
         Reference to `verdict.json` (`hubflow.schemas.deployment.Verdict`).

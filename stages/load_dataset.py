@@ -38,10 +38,10 @@ LOG = logging.getLogger(__name__)
 
 @stage(dataset_summary)
 def load_dataset(spec: DatasetSpec, task: TaskName, store: str, reuse: bool = True, contract: type | None = None) -> DatasetRef:
-    """Accepted rows of each split (`TextRows`, `TextPairRows`, `TokenRows` or `ImageRows`), and the label map.
+    """Load the accepted rows of each split (`TextRows`, `TextPairRows`, `TokenRows` or `ImageRows`), and the label map.
 
-    The label map is made once, from the label list or from train, and every split is held to it. Where `dev` or `test`
-    is not given, `dev_fraction` and `test_fraction` of train take its place, by seed. Rows that break their contract are
+    The label map is made once, from the label list or from train, and every split is checked against it. Where `dev` or `test`
+    is not given, `dev_fraction` and `test_fraction` of train take its place, drawn by seed. Rows that break their contract are
     quarantined in `quarantine/<key>/<split>.parquet`; `max_invalid_fraction` says how many may be.
 
     Splits are checked against each other, and against the last data set of these sources, as `spec.checks` says; the report is
@@ -50,7 +50,7 @@ def load_dataset(spec: DatasetSpec, task: TaskName, store: str, reuse: bool = Tr
     Args:
         spec: where the rows are and how they are written.
         task: what the rows are for.
-        store: the store's root folder.
+        store: folder, or URL, of the store.
         reuse: take what the store already holds for the same settings and the same content of every source.
         contract: your own contract, a subclass of that of the rows' kind; in place of `spec.contract`.
 

@@ -27,6 +27,14 @@ def _describe(module: ModuleRef) -> str:
 def load_module(spec: ModuleSpec, store: str, reuse: bool = True) -> ModuleRef:
     """Fetch a pretrained module by name and keep its files in the store.
 
+    Args:
+        spec: name and revision of the module, and how its context is built.
+        store: folder, or URL, of the store.
+        reuse: take what the store already holds for the same content and settings.
+
+    Returns:
+        Reference to the module's files, with its architecture and its limits.
+
     Raises:
         ModuleError: for an unknown name or architecture, `max_seq_len` or a number of config.json out of range, a file beyond a
             limit, a link out of the folder, or a folder without weights.

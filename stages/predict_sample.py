@@ -24,11 +24,20 @@ def _describe(path: str) -> str:
 def predict_sample(export: ExportRef, dataset: DatasetRef, split: str, rows: int, store: str, reuse: bool = True) -> str:
     """Label the first rows of a split with an export, by the stage `predict` and from files, as a user of it would.
 
+    Args:
+        export: the export that predicts.
+        dataset: whose rows are predicted.
+        split: split of the data set.
+        rows: number of rows.
+        store: folder, or URL, of the store.
+        reuse: take what the store already holds for the same content and settings.
+
     Returns:
         Store-relative path of the predictions (contract of `predict`), in `samples/<key>` beside the rows.
 
     Raises:
-        StoreError: when export or data set are missing or altered; and as `predict` does.
+        StoreError: when the export or the data set is missing or altered.
+        HubflowError: as `predict` does.
     """
     home = Store(store)
     inputs = {"export": export, "dataset": dataset, "split": split, "rows": rows}

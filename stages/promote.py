@@ -1,4 +1,4 @@
-"""Stage promote: put the export that the gate let pass in use."""
+"""Stage promote: put the export that the gate has promoted in use."""
 
 from prefect.transactions import Transaction, get_transaction
 
@@ -20,18 +20,21 @@ def _describe(deployed: Deployed) -> str:
 
 @stage(_describe)
 def promote(verdict: VerdictRef, store: str, by: str | None = None) -> Deployed:
-    """Put a candidate in use that the gate let pass, if the pointer is still where it was when the candidate was evaluated.
+    """Put a candidate in use that the gate has promoted, if the pointer is still where it was when the candidate was evaluated.
 
-    One that is in use already stays so. Of several promotions at once one wins, the others are told. In a transaction of
-    Prefect's, the promotion is taken back when what comes after it fails.
+    A candidate that is in use already stays in use. When several runs promote at the same time, one succeeds, and the others
+    get an error. In a transaction of Prefect's, the promotion is taken back when what comes after it fails.
 
     Args:
-        verdict: the gate's, whose candidate and name count.
-        store: the store's root folder.
+        verdict: the gate's verdict, which names the candidate and the deployed pointer.
+        store: folder, or URL, of the store.
         by: who promotes; the user of this process by default.
 
+    Returns:
+        The pointer with all its changes, this one the last.
+
     Raises:
-        PromotionError: when the verdict is another than `promoted`, or the pointer has moved since.
+        PromotionError: when the verdict is not `promoted`, or the pointer has moved since.
         StoreError: when candidate or verdict are missing or altered, or the pointer cannot be written.
     """
     deployed, transaction = promote_candidate(verdict, store, by), get_transaction()

@@ -42,8 +42,8 @@ def write_report(
         evaluation: of the trained weights.
         encoded: the rows that they were trained and evaluated on.
         export: what was made of them.
-        seconds: by stage.
-        store: the store's root folder.
+        seconds: duration of each stage in seconds, by its name.
+        store: folder, or URL, of the store.
         verdict: the gate's, when it was asked.
         began: when the run began, where tries of one run share a report: the last one stays.
 

@@ -23,7 +23,6 @@ from typer.core import TyperGroup
 
 from hubflow.console import Terminal, say, show_progress
 from hubflow.errors import HubflowError, ServerError
-from hubflow.orchestration.temporary_server import TemporaryServer, is_nothing_configured, require_prefect_home
 from hubflow.text import printable, printable_json
 
 FAULT = 2
@@ -95,6 +94,7 @@ def prefect_settled(verbose: bool) -> Iterator[None]:
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     show_progress(True)
+    from hubflow.orchestration.temporary_server import TemporaryServer, is_nothing_configured, require_prefect_home
     from hubflow.workers.processes import start_early
 
     start_early()  # it imports Paddle while this process imports Prefect

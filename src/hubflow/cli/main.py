@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from hubflow import __version__
+import hubflow
+from hubflow import schemas  # whose names are imported when they are used, and Pydantic with them
 from hubflow.cli.app import (
     FAULT,
     Config,
@@ -30,15 +30,13 @@ from hubflow.cli.app import (
 from hubflow.console import show_progress
 from hubflow.errors import HubflowError, SettingsError
 from hubflow.runtime.memory import share_one_heap
-from hubflow.schemas.deployment import NightlySettings, PruneSettings
 from hubflow.schemas.importing import search_folder_last
-from hubflow.schemas.parsing import parse_settings, read_settings, with_overrides
-from hubflow.schemas.settings import FineTuneSettings, PredictSettings
-from hubflow.schemas.sweep import SweepResult, SweepSettings
 from hubflow.text import printable
 
 if TYPE_CHECKING:
-    from hubflow.schemas.deployment import Deployed, PointerChange
+    from rich.table import Table
+
+    from hubflow.schemas import Deployed, PointerChange, SweepResult
 
 __all__ = ["app", "main"]
 
@@ -128,7 +126,7 @@ def _line(one: "Deployed") -> str:
 
 def _show_history(one: "Deployed") -> None:
     out.print(_line(one), soft_wrap=True)
-    table = Table("revision", "when", "what", "export", "by", "why", box=None)
+    table = _lines("revision", "when", "what", "export", "by", "why")
     for move in reversed(one.history):
         when = f"{move.at:%Y-%m-%d %H:%M}"
         table.add_row(str(move.revision), when, move.action, Path(_path(move)).name, move.by, move.reason)
@@ -153,7 +151,7 @@ def prune(
     """Remove old runs, exports, checkpoints and evaluations that nothing in use needs; --set keep_last=5, min_age_days=7."""
     from hubflow.deployment.pruning import prune as run
 
-    settings = parse_settings(PruneSettings, with_overrides({}, overrides or []), "hubflow prune")
+    settings = schemas.parse_settings(schemas.PruneSettings, schemas.with_overrides({}, overrides or []), "hubflow prune")
     pruned = run(settings, store, dry_run)
     if as_json:
         print_json(pruned.model_dump(mode="json"))
@@ -241,8 +239,10 @@ def _of_block(name: str) -> str:
 
 @app.command()
 def nightly(config: Config, overrides: Override = None, as_json: Json = False, verbose: Verbose = False) -> None:
-    """Run the nightly flow with the settings of CONFIG: train on what is new, judge it, put it to use or keep it back."""
-    settings = parse_settings(NightlySettings, with_overrides(read_settings(config), overrides or []), str(config))
+    """Run the nightly flow with the settings of CONFIG: train on what is new, evaluate it, and promote or reject it."""
+    settings = schemas.parse_settings(
+        schemas.NightlySettings, schemas.with_overrides(schemas.read_settings(config), overrides or []), str(config)
+    )
     from hubflow.store.store import Store
 
     home = Store(settings.store)  # before a server is started: a store that cannot be written is told at once
@@ -264,8 +264,10 @@ def nightly(config: Config, overrides: Override = None, as_json: Json = False, v
 @app.command()
 def sweep(config: Config, overrides: Override = None, as_json: Json = False, verbose: Verbose = False) -> None:
     """Fine-tune with settings drawn from the space in CONFIG, and write the best as a file that `fine-tune` takes."""
-    settings = parse_settings(
-        SweepSettings, _with_base(with_overrides(read_settings(config), overrides or []), config), str(config)
+    settings = schemas.parse_settings(
+        schemas.SweepSettings,
+        _with_base(schemas.with_overrides(schemas.read_settings(config), overrides or []), config),
+        str(config),
     )
     from hubflow.store.store import Store
 
@@ -286,12 +288,12 @@ def sweep(config: Config, overrides: Override = None, as_json: Json = False, ver
 def _with_base(values: dict[str, Any], config: Path) -> dict[str, Any]:
     """The settings with `base` read from its file, relative to theirs, when a file is named."""
     base = values.get("base")
-    return {**values, "base": read_settings(config.parent / base)} if isinstance(base, str) else values
+    return {**values, "base": schemas.read_settings(config.parent / base)} if isinstance(base, str) else values
 
 
-def _table(result: SweepResult) -> Table:
+def _table(result: "SweepResult") -> "Table":
     names = list(result.best.values)
-    table = Table("trial", "state", result.metric, *names, box=None)
+    table = _lines("trial", "state", result.metric, *names)
     for one in result.trials:
         value = "" if one.value is None else f"{one.value:.4f}"
         shown = [
@@ -305,7 +307,9 @@ def _table(result: SweepResult) -> Table:
 @app.command("fine-tune")
 def fine_tune(config: Config, overrides: Override = None, as_json: Json = False, verbose: Verbose = False) -> None:
     """Run the fine-tune flow with the settings of CONFIG."""
-    settings = parse_settings(FineTuneSettings, with_overrides(read_settings(config), overrides or []), str(config))
+    settings = schemas.parse_settings(
+        schemas.FineTuneSettings, schemas.with_overrides(schemas.read_settings(config), overrides or []), str(config)
+    )
     from hubflow.store.store import Store
 
     home = Store(settings.store)  # before a server is started: a store that cannot be written is told at once
@@ -326,7 +330,7 @@ def fine_tune(config: Config, overrides: Override = None, as_json: Json = False,
 
 def _print_version(is_asked: bool) -> None:
     if is_asked:
-        typer.echo(f"hubflow {__version__}")
+        typer.echo(f"hubflow {hubflow.__version__}")
         raise typer.Exit
 
 
@@ -357,7 +361,9 @@ def check(
 
     try:
         with stdout_kept(), unwound():
-            report = run_check(with_overrides(read_settings(config), overrides or []), str(config), allow_imports)
+            report = run_check(
+                schemas.with_overrides(schemas.read_settings(config), overrides or []), str(config), allow_imports
+            )
     except SettingsError as error:  # no settings to check
         report = CheckReport([str(error)])
     if as_json:
@@ -399,7 +405,7 @@ def modules(as_json: Json = False) -> None:
             }
         )
         return
-    table = Table("name", "kind", "source", "what it is", box=None)
+    table = _lines("name", "kind", "source", "what it is")
     for one in known_modules():
         table.add_row(one.name, one.kind, one.source, one.description)
     out.print(table)
@@ -423,8 +429,8 @@ def predict(
     """Label DATA with an exported folder; --set names columns, for example --set header=false --set text_column=0."""
     one_or_more = data[0] if len(data) == 1 else data
     named = {"output": output, "stride": stride, "overwrite": overwrite, "escape_formulas": escape_formulas}
-    given = with_overrides({"export": export, "data": one_or_more, **named}, overrides or [])
-    settings = parse_settings(PredictSettings, given, "hubflow predict")
+    given = schemas.with_overrides({"export": export, "data": one_or_more, **named}, overrides or [])
+    settings = schemas.parse_settings(schemas.PredictSettings, given, "hubflow predict")
     show_progress(True)
     with without_prefect_files():
         from hubflow.stages.predict import predict as run
@@ -448,10 +454,10 @@ def schema(
 ) -> None:
     """Print the JSON schema of the settings, for editors."""
     models: dict[str, Any] = {
-        "fine-tune": FineTuneSettings,
-        "nightly": NightlySettings,
-        "predict": PredictSettings,
-        "sweep": SweepSettings,
+        "fine-tune": schemas.FineTuneSettings,
+        "nightly": schemas.NightlySettings,
+        "predict": schemas.PredictSettings,
+        "sweep": schemas.SweepSettings,
     }
     if which not in models:
         raise typer.BadParameter(f"expected one of {', '.join(models)}")
@@ -476,7 +482,7 @@ def demo(
     if as_json:
         print_json(result)
         return
-    table = Table("", *[f"test {name}" for name in ("accuracy", "loss")], title=result["title"], box=None, title_justify="left")
+    table = _lines("", *[f"test {name}" for name in ("accuracy", "loss")], title=result["title"], title_justify="left")
     for name, metrics in result["metrics"].items():
         table.add_row(name, f"{metrics['accuracy']:.4f}", f"{metrics['loss']:.4f}")
     out.print(table)
@@ -496,9 +502,16 @@ def main() -> None:
         sys.exit(1)
 
 
-def _metrics_table(metrics: dict[str, dict[str, float]]) -> Table:
+def _metrics_table(metrics: dict[str, dict[str, float]]) -> "Table":
     names = list(dict.fromkeys(name for values in metrics.values() for name in values))
-    table = Table("metric", *metrics, box=None)  # a line each: there are too many for a terminal's width
+    table = _lines("metric", *metrics)  # a line each: there are too many for a terminal's width
     for name in names:
         table.add_row(name, *[f"{values[name]:.4f}" if name in values else "" for values in metrics.values()])
     return table
+
+
+def _lines(*columns: str, **options: Any) -> "Table":
+    """A table without a frame."""
+    from rich.table import Table  # which `--help` and `--version` need not wait for
+
+    return Table(*columns, box=None, **options)

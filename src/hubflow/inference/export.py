@@ -229,8 +229,8 @@ def export(
     takes its place only when the program that was written gives what the task's inference program gives.
 
     Args:
-        task: of a head on what `Module.context` gave, trained.
-        folder: that is not there yet, is empty, or holds an earlier export, which it then replaces.
+        task: a trained task, whose head is on what `Module.context` gave.
+        folder: a folder that is not there yet, is empty, or holds an earlier export, which is then replaced.
         labels: name of each class, in the order of their ids.
         rows_kind: what the rows are: `text` or `text_pair`, `tokens`, `image`; by the task's type when None, texts alone.
         max_seq_len: longest row in tokens, longer ones are cut; that of the context when None.

@@ -85,7 +85,23 @@ class Prediction:
 
 
 class Predictor:
-    """An exported model.
+    """An exported model, made by `Predictor.load`.
+
+    Args:
+        export: the opened folder, verified against its manifest.
+        threads: of one prediction; as many as the cores that this process may use when None.
+
+    Attributes:
+        folder: the exported folder.
+        task: image_classification, text_classification or sequence_labelling.
+        signature: content of the export's `signature.json`.
+        label_map: labels in the order of their class ids.
+        image_rules: how images become pixels, as in training.
+        threads: as given.
+
+    Raises:
+        DeviceError: for an export in bfloat16 on a CPU without it.
+        ProgramError: when the program does anything but compute, or cannot be loaded.
 
     Example:
         predictor = Predictor.load("hubflow-store/exports/…")
@@ -108,12 +124,20 @@ class Predictor:
     def load(cls, path: str | Path, threads: int | None = None) -> Self:
         """Load an exported folder, every file verified against its manifest.
 
+        Args:
+            path: the folder.
+            threads: of one prediction; as many as the cores that this process may use when None.
+
+        Returns:
+            The predictor.
+
         Raises:
             StoreError: when the folder is incomplete, or a file was altered or is not what it must be.
             LabelMapError: when its label map is none, or that of another export.
             SignatureError: when `trust.keys` is set, and none of them has signed it.
             ProgramError: when its program does anything but compute, or cannot be loaded.
             DeviceError: for an export in bfloat16 on a CPU without it.
+            OutOfMemoryError: when memory runs out.
         """
         return cls(open_export(Path(path)), threads)
 
@@ -135,11 +159,16 @@ class Predictor:
             inputs: texts; pairs `(text, text_pair)`; lists of words for sequence labelling; image paths, bytes, open files, PIL
                 images or uint8 arrays. One text, one tuple of two texts or one image is one row. A frame has them in the
                 columns `text`, `text` and `text_pair`, `tokens`, or `image` (else `path`).
-            batch_size: rows a run; rows of like length share one.
-            stride: of sequence labelling, the tokens that two windows of a longer sentence share at least; None cuts it.
+            batch_size: largest number of rows that are predicted together; rows of similar length share a batch.
+            stride: sequence labelling: smallest number of tokens that two windows of a longer sentence share; None cuts it.
+
+        Returns:
+            A prediction for each row.
 
         Raises:
-            PredictError: naming the row whose type does not fit the task; ImageError for an image that does not decode.
+            PredictError: naming the row whose type does not fit the task, or for a stride with another task.
+            ImageError: for an image that does not decode.
+            OutOfMemoryError: when memory runs out.
         """
         if self.signature["rows_kind"] == "tokens":
             scores = self.word_scores(inputs, batch_size, stride)
@@ -149,7 +178,14 @@ class Predictor:
         return [self._one(probabilities) for probabilities in self.scores(inputs, batch_size)]
 
     def run(self, feed: Feed) -> NDArray[np.float32]:
-        """Probabilities for one batch of encoded inputs, as the signature describes them.
+        """Run the program on one batch of encoded inputs, as the signature describes them.
+
+        Args:
+            feed: arrays by input: for texts `input_ids`, `position_ids`, `segment_ids` int64 and `input_mask` float32, all
+                `[rows, tokens]`; for images `image` `[rows, 3, size, size]` float32.
+
+        Returns:
+            Probabilities `[rows, classes]`, or `[rows, tokens, classes]` for sequence labelling.
 
         Raises:
             ProgramError: when the program cannot be run on them, or gives something else.
@@ -175,7 +211,20 @@ class Predictor:
 
     @low_memory_explained("prediction", MEMORY_REMEDY)
     def scores(self, inputs: Any, batch_size: int = 64) -> NDArray[np.float32]:
-        """Probabilities `[rows, classes]`, for classification; inputs and errors are those of `predict`."""
+        """Probabilities of every label for each row, for classification.
+
+        Args:
+            inputs: as `predict` takes them.
+            batch_size: largest number of rows that are predicted together.
+
+        Returns:
+            Probabilities `[rows, classes]`, classes in the label map's order.
+
+        Raises:
+            PredictError: naming the row whose type does not fit the task.
+            ImageError: for an image that does not decode.
+            OutOfMemoryError: when memory runs out.
+        """
         if "image" not in self.signature:
             return self.text_scores(inputs, batch_size)[0]
         rows, batch_size = rows_of(inputs, self.signature["rows_kind"]), require_batch_size(batch_size)
@@ -184,7 +233,19 @@ class Predictor:
 
     @low_memory_explained("prediction", MEMORY_REMEDY)
     def text_scores(self, inputs: Any, batch_size: int = 64) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Probabilities `[rows, classes]` of texts or pairs, and how many tokens of each `max_seq_len` cut off `[rows]`."""
+        """Probabilities of texts or pairs, and what `max_seq_len` cut off.
+
+        Args:
+            inputs: texts, or pairs `(text, text_pair)`.
+            batch_size: largest number of rows that are predicted together.
+
+        Returns:
+            Probabilities `[rows, classes]`, and the number of tokens that were cut off `[rows]`.
+
+        Raises:
+            PredictError: naming the row that is no text, or no pair.
+            OutOfMemoryError: when memory runs out.
+        """
         rows, batch_size = rows_of(inputs, self.signature["rows_kind"]), require_batch_size(batch_size)
         num_cut = np.zeros(len(rows), np.int64)
         if not rows:
@@ -197,22 +258,38 @@ class Predictor:
         return np.stack(scores), num_cut
 
     def pixel_scores(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities `[rows, classes]` of one batch of images `[rows, 3, size, size]`."""
+        """Probabilities of one batch of images whose pixels are at the size of the export.
+
+        Args:
+            pixels: `[rows, 3, size, size]` uint8, RGB.
+
+        Returns:
+            Probabilities `[rows, classes]`.
+
+        Raises:
+            ProgramError: when the program cannot be run on them.
+            OutOfMemoryError: when memory runs out.
+        """
         spec = self.signature["image"]
         mean, std = np.asarray(spec["mean"], np.float32), np.asarray(spec["std"], np.float32)
         return self.run({"image": normalised(pixels, mean, std)})
 
     @low_memory_explained("prediction", MEMORY_REMEDY)
     def word_scores(self, inputs: Any, batch_size: int = 64, stride: int | None = None) -> list[WordScores]:
-        """Of each row of words, the class of each word and its probabilities, as `Prediction` has them.
+        """For each row of words, the class of each word and its probabilities, as `Prediction` has them.
 
         Args:
             inputs: lists of words.
-            batch_size: rows a run.
-            stride: as `predict` has it.
+            batch_size: largest number of rows that are predicted together.
+            stride: smallest number of tokens that two windows of a longer sentence share; None cuts it.
+
+        Returns:
+            Labels `[words]`, probabilities `[words, classes]` and the number of words that were cut off, for each row.
 
         Raises:
-            PredictError: naming the row that is no list of words; TokenizerError for a stride that leaves no room.
+            PredictError: naming the row that is no list of words.
+            TokenizerError: for a stride that leaves no room.
+            OutOfMemoryError: when memory runs out.
         """
         words, batch_size, stride = rows_of(inputs, "tokens"), require_batch_size(batch_size), require_stride(stride)
         encoded = encode_word_windows(self._tokenizer, words, self.signature["text"]["max_seq_len"], stride)

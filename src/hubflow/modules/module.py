@@ -100,8 +100,13 @@ class Module:
         revision: of a hub module: branch, tag or commit.
         pretrained: False builds the same network with fresh weights and needs no weight files.
 
+    Attributes:
+        folder: the module's files.
+        config: what its `config.json` says of the network.
+
     Raises:
-        ModuleError: for an unknown name or architecture; DownloadError when files cannot be fetched or fail their checksum.
+        ModuleError: for an unknown name or architecture.
+        DownloadError: when files cannot be fetched or fail their checksum.
 
     Example:
         >>> inputs, outputs, program = Module(name="digits").context()
@@ -172,7 +177,8 @@ class Module:
             `image`.
 
         Raises:
-            PredictError: naming the row of another type; ImageError for an image that does not decode.
+            PredictError: naming the row of another type.
+            ImageError: for an image that does not decode.
             ModuleError: when the rows do not fit the module, or `max_seq_len` or `word_labels` do not fit the rows.
         """
         kind = rows_kind or ("image" if self.kind == "image" else "text")
