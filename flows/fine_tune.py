@@ -1,25 +1,13 @@
 """Flow fine-tune: data and module to evaluated weights and an exported program, one stage after the other."""
 
-import time
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
-
 from prefect import flow
 
 from hubflow import stages
 from hubflow.evaluation.folder import require_evaluable
-from hubflow.inference.export import require_onnx
-from hubflow.orchestration.run_context import open_store, require_lasting
+from hubflow.orchestration.run_context import Run, open_run
 from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, FineTuneResult
 from hubflow.schemas.settings import FineTuneSettings
-from hubflow.schemas.urls import paths_of
-from hubflow.store.signing import require_signing
-from hubflow.store.store import noted_lookups
-from hubflow.training.trackers.trackers import require_places
 from hubflow.workers.processes import start_early
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 @flow(name="fine-tune", persist_result=False)
@@ -45,63 +33,42 @@ def fine_tune(settings: FineTuneSettings) -> FineTuneResult:
         StoreError: when the store cannot be written.
         HubflowError: base class of these and of every other error that hubflow raises on purpose.
     """
-    settings.require_fitting_task()
-    require_lasting(paths_of(settings))
-    require_signing()
-    require_places(settings.train.tracking)
-    start_early()
-    if settings.export.onnx:
-        require_onnx()
-    clock, store, reuse = Stopwatch(), open_store(settings.store, settings.store_block), settings.reuse
-    encoded, checkpoint, evaluation = train_and_evaluate(settings, store, clock)
-    export = clock(stages.export_inference_program, checkpoint, encoded, evaluation, store, reuse, settings.export)
-    report = clock(stages.write_report, settings, evaluation, encoded, export, clock.seconds, store)
+    with open_run(settings) as run:
+        encoded, checkpoint, evaluation = train_and_evaluate(settings, run)
+        export = stages.export_inference_program(checkpoint, encoded, evaluation, run.store, run.reuse, settings.export)
+        report = stages.write_report(settings, evaluation, encoded, export, run.seconds, run.store)
     return FineTuneResult(
         name=settings.name,
-        store=store,
-        export=f"{store}/{export.path}",
+        store=run.store,
+        export=f"{run.store}/{export.path}",
         report=report,
         metrics=evaluation.metrics,
-        seconds=clock.seconds,
-        reused=tuple(clock.reused),
+        seconds=run.seconds,
+        reused=tuple(run.reused),
         evaluation=evaluation,
         exported=export,
     )
 
 
-def train_and_evaluate(
-    settings: FineTuneSettings, store: str, clock: "Stopwatch"
-) -> tuple[EncodedRef, CheckpointRef, EvaluationRef]:
-    """The stages from data and module to evaluated weights, one after the other."""
-    reuse, device = settings.reuse, settings.device
-    dataset = clock(stages.load_dataset, settings.data, settings.task, store, reuse)
-    require_evaluable(settings.evaluate, dataset, store)
-    module = clock(stages.load_module, settings.module, store, reuse)
-    data = settings.data
-    encoded = clock(
-        stages.encode_dataset, dataset, module, settings.module, store, reuse, data.checks, data.max_invalid_fraction
+def train_and_evaluate(settings: FineTuneSettings, run: Run) -> tuple[EncodedRef, CheckpointRef, EvaluationRef]:
+    """The stages from data and module to evaluated weights, one after the other.
+
+    Args:
+        settings: data, module, head, training and evaluation.
+        run: that the stages are part of.
+
+    Returns:
+        The encoded rows, the best weights, and how good they are.
+    """
+    start_early()
+    data, module_spec = settings.data, settings.module
+    dataset = stages.load_dataset(data, settings.task, run.store, run.reuse)
+    require_evaluable(settings.evaluate, dataset, run.store)
+    module = stages.load_module(module_spec, run.store, run.reuse)
+    encoded = stages.encode_dataset(dataset, module, module_spec, run.store, run.reuse, data.checks, data.max_invalid_fraction)
+    task = stages.build_head(settings.task, module, dataset, module_spec, settings.head, run.store, run.reuse)
+    checkpoint = stages.fine_tune(
+        task, encoded, settings.train, run.store, settings.seed, run.device, run.reuse, processes=settings.processes
     )
-    task = clock(stages.build_head, settings.task, module, dataset, settings.module, settings.head, store, reuse)
-    train, seed = settings.train, settings.seed
-    checkpoint = clock(stages.fine_tune, task, encoded, train, store, seed, device, reuse, processes=settings.processes)
-    evaluation = clock(stages.evaluate, checkpoint, encoded, settings.evaluate, store, device, reuse)
+    evaluation = stages.evaluate(checkpoint, encoded, settings.evaluate, run.store, run.device, run.reuse)
     return encoded, checkpoint, evaluation
-
-
-class Stopwatch:
-    """Calls stages and remembers how many seconds each took, and which took its result from the store."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.reused: list[str] = []
-
-    def __call__(self, stage: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        started, name = time.perf_counter(), getattr(stage, "name", "stage")
-        try:
-            with noted_lookups() as found:
-                result = stage(*args, **kwargs)
-        finally:
-            self.seconds[name] = round(time.perf_counter() - started, 3)
-        if getattr(result, "path", None) in found:
-            self.reused.append(name)
-        return result

@@ -9,9 +9,9 @@ from rich.markup import escape
 
 from hubflow.console import say
 from hubflow.errors import PrunedError, StoppedError, SweepError
-from hubflow.flows.fine_tune import Stopwatch, train_and_evaluate
+from hubflow.flows.fine_tune import train_and_evaluate
 from hubflow.orchestration.progress import followed_by
-from hubflow.orchestration.run_context import artifact_key, open_store, require_lasting
+from hubflow.orchestration.run_context import Run, artifact_key, open_store, require_lasting
 from hubflow.schemas.references import EvaluationRef
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.schemas.sweep import SweepResult, SweepSettings
@@ -72,7 +72,7 @@ def sweep(settings: SweepSettings) -> SweepResult:
 def sweep_trial(settings: FineTuneSettings, store: str) -> tuple[EvaluationRef, str] | None:
     """Train and judge with the settings of one trial: what was evaluated, and the hash of the data; None when it was pruned."""
     try:
-        encoded, _, evaluation = train_and_evaluate(settings, store, Stopwatch())
+        encoded, _, evaluation = train_and_evaluate(settings, Run(store, settings.reuse, settings.device))
     except PrunedError as pruned:
         say(f"[bold]{escape(settings.name)}[/bold] {escape(str(pruned))}")
         return None

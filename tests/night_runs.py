@@ -126,7 +126,7 @@ class Board:
 
 def watch_places(board: Board) -> None:
     """Child: have what writes, renames, removes and sends tell the board."""
-    from hubflow.flows.fine_tune import Stopwatch
+    from hubflow.orchestration import tasks
     from hubflow.store.remote import Remote
     from hubflow.training.loop import TrainStep
 
@@ -137,9 +137,9 @@ def watch_places(board: Board) -> None:
 
         return run
 
-    def timed(self: Any, stage: Any, *args: Any, call: Callable[..., Any] = Stopwatch.__call__, **kwargs: Any) -> Any:
-        with board.in_stage(getattr(stage, "name", "")):
-            return call(self, stage, *args, **kwargs)
+    def in_stage(function: Callable[..., Any], *args: Any, call: Callable[..., Any] = tasks._run_in_task, **kwargs: Any) -> Any:
+        with board.in_stage(function.__name__):
+            return call(function, *args, **kwargs)
 
     places = {"rename": RENAME, "replace": RENAME, "unlink": REMOVAL, "rmdir": REMOVAL, "mkdir": FOLDER, "fsync": SYNC}
     for name, place in places.items():
@@ -148,7 +148,7 @@ def watch_places(board: Board) -> None:
     for name, place in remote.items():
         setattr(Remote, name, at(place, getattr(Remote, name)))
     TrainStep.take = at(STEP, TrainStep.take)  # type: ignore[method-assign]
-    Stopwatch.__call__ = timed  # type: ignore[method-assign]
+    tasks._run_in_task = in_stage
 
 
 class ForkedServer:

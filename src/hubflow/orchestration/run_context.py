@@ -5,7 +5,10 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,9 +17,13 @@ from prefect.types import SecretDict
 from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from hubflow.errors import SettingsError
-from hubflow.schemas.urls import PathSetting, absolute_address, is_under, is_url, url_fault
+from hubflow.inference.export import require_onnx
+from hubflow.schemas.settings import FineTuneSettings
+from hubflow.schemas.urls import PathSetting, absolute_address, is_under, is_url, paths_of, url_fault
 from hubflow.store.remote import use_options
+from hubflow.store.signing import require_signing
 from hubflow.store.store import Store
+from hubflow.training.trackers.trackers import require_places
 
 STARTED_BY_A_RUNNER = ("PREFECT__FLOW_RUN_ID", "PREFECT__RUNTIME__DEPLOYMENT__ID")
 """Variables of the environment that workers and runners set for the process that they start."""
@@ -182,3 +189,67 @@ def _loaded(block: str) -> StoreCredentials:
             f"store_block: {error}; make it on this Prefect server: StoreCredentials(url=…, options=…).save({block!r}), see "
             "docs/production.md. A Secret block says for no URL what it is for, and is not used"
         ) from None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the stages of a flow run share, and what is known of those that have ended.
+
+    Attributes:
+        store: absolute path, or URL, of the store.
+        reuse: whether stages take what the store already holds for the same content and settings.
+        device: that programs run on, as the settings have it.
+        seconds: how long each stage took, by its name.
+        reused: names of the stages that took their result from the store.
+    """
+
+    store: str
+    reuse: bool
+    device: str
+    seconds: dict[str, float] = field(default_factory=dict)
+    reused: list[str] = field(default_factory=list)
+
+    def note(self, stage: str, seconds: float, was_reused: bool) -> None:
+        """Keep how long a stage took, and whether the store had its result."""
+        self.seconds[stage] = round(seconds, 3)
+        if was_reused and stage not in self.reused:
+            self.reused.append(stage)
+
+
+_open_run: ContextVar[Run | None] = ContextVar("_open_run", default=None)
+
+
+@contextmanager
+def open_run(settings: FineTuneSettings) -> Iterator[Run]:
+    """Check what a whole run needs, before anything is read, and open its store; the stages in the block are noted.
+
+    Args:
+        settings: of the run.
+
+    Yields:
+        What its stages share.
+
+    Raises:
+        SettingsError: when the task type does not fit, or a path would be lost when the run ends.
+        StoreError: when the store cannot be opened.
+        SignatureError: when exports must be signed, and this machine cannot sign them.
+        ExportError: when ONNX is asked for and its packages are not installed.
+    """
+    settings.require_fitting_task()
+    require_lasting(paths_of(settings))
+    require_signing()
+    require_places(settings.train.tracking)
+    if settings.export.onnx:
+        require_onnx()
+    run = Run(open_store(settings.store, settings.store_block), settings.reuse, settings.device)
+    token = _open_run.set(run)
+    try:
+        yield run
+    finally:
+        _open_run.reset(token)
+
+
+def note_stage(stage: str, seconds: float, was_reused: bool) -> None:
+    """Tell the run that is open around a stage how it went."""
+    if (run := _open_run.get()) is not None:
+        run.note(stage, seconds, was_reused)

@@ -26,7 +26,7 @@ from rich.markup import escape
 
 from hubflow.console import say
 from hubflow.errors import ConcurrencyError, GivenUpError, HubflowError, OpenFilesError, StoppedError, with_remedy
-from hubflow.orchestration.run_context import artifact_key, in_run, require_lasting
+from hubflow.orchestration.run_context import artifact_key, in_run, note_stage, require_lasting
 from hubflow.runtime.memory import low_memory_explained
 from hubflow.schemas.deployment import ConcurrencySettings
 from hubflow.schemas.urls import PathRole, PathSetting, as_text, is_url, paths_of
@@ -108,7 +108,12 @@ def stage(
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
             if not in_run():
                 return function(*args, **kwargs)
-            return _run_in_task(function, describe, *args, **kwargs)
+            started, was_reused = time.perf_counter(), False
+            try:
+                result, was_reused = _run_in_task(function, describe, *args, **kwargs)
+            finally:
+                note_stage(function.__name__, time.perf_counter() - started, was_reused)
+            return result
 
         return task(
             name=function.__name__,
@@ -123,8 +128,12 @@ def stage(
     return decorate
 
 
-def _run_in_task(function: Callable[P, R], describe: Callable[[R], str], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call a stage within a Prefect run: its logs go to the run's log, its result or its error becomes an artifact."""
+def _run_in_task(function: Callable[P, R], describe: Callable[[R], str], *args: P.args, **kwargs: P.kwargs) -> tuple[R, bool]:
+    """Call a stage within a Prefect run: its logs go to the run's log, its result or its error becomes an artifact.
+
+    Returns:
+        The result, and whether it was taken from the store.
+    """
     name, started = function.__name__, time.perf_counter()
     say(f"[bold]{name}[/bold] …")
     try:
@@ -149,7 +158,7 @@ def _run_in_task(function: Callable[P, R], describe: Callable[[R], str], *args: 
     seconds = time.perf_counter() - started
     get_run_logger().info("%s finished in %.1f s: %s", name, seconds, summary)
     say(f"[bold]{name}[/bold] {seconds:.1f} s  [dim]{escape(summary)}[/dim]")
-    return result
+    return result, bool(reused)
 
 
 @contextmanager
