@@ -96,7 +96,7 @@ def over_processes(folder: Path) -> Points:
         seconds, peak = [], 0.0
         for steps in (10, 30):
             given = settings("sst2", files, argparse.Namespace(epochs=1))
-            given |= {"store": str(folder / f"store-{processes}-{steps}"), "device": "cpu", "processes": processes}
+            given |= {"store": str(folder / f"store-{processes}-{steps}"), "device": "cpu", "num_processes": processes}
             given["train"] |= {"max_steps": steps, "preflight": False}
             figures = child_figures(folder, given, "fine_tune")
             seconds.append(figures["seconds"])
@@ -238,12 +238,12 @@ def child(config: str, stage: str) -> None:
         return
     task = build_head.fn(given.task, module, dataset, given.module, given.head, store)
     ends("build_head")
-    follows = stage == "fine_tune" and given.processes == 1
+    follows = stage == "fine_tune" and given.num_processes == 1
     if follows:
         fine_tune_stage.TRAIN = f"{Path(__file__).stem}:counted_training"
     callbacks = [clock.callback()] if follows else []
     checkpoint = fine_tune_stage.fine_tune.fn(
-        task, encoded, given.train, store, given.seed, given.device, callbacks=callbacks, processes=given.processes
+        task, encoded, given.train, store, given.seed, given.device, callbacks=callbacks, num_processes=given.num_processes
     )
     if not ends("fine_tune"):
         evaluate.fn(checkpoint, encoded, given.evaluate, store, given.device)

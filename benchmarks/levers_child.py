@@ -61,14 +61,14 @@ def steps(given: dict[str, Any]) -> dict[str, Any]:
     from hubflow.training.callbacks import TrainState
     from hubflow.training.distributed import World
     from hubflow.training.loop import TrainStep
-    from hubflow.training.program import Update
+    from hubflow.training.program import TrainProgram
 
     made = Made(given)
     train = made.settings.train.model_copy(update={"precision": given.get("precision", "float32")})
     session = open_session(made.head, made.home, "cpu", train.precision, given.get("sub_batches", compute_sub_batches()))
     split = made.split("train")
     session.initialise(0)
-    update = Update(session, train, None, World.alone())
+    update = TrainProgram(session, train, None, World.alone())
     update.initialise()
     train_step, state = TrainStep(split, split.example_weights(None), 0, 1, World.alone()), TrainState()
     batches = epoch_batches(split.lengths, train.batch_size, 0, 0)
@@ -86,7 +86,7 @@ def steps(given: dict[str, Any]) -> dict[str, Any]:
             fed = ahead.take(step, lambda step=step: feeds(step))
             if given.get("ahead", True) and step + 1 < len(batches):
                 ahead.begin(step + 1, lambda step=step: feeds(step + 1))
-            train_step.take(update, state, batch, 1e-4, stop=False, feeds=fed)
+            train_step.run(update, state, batch, 1e-4, stop=False, feeds=fed)
             state.step += 1
             seconds.append(time.perf_counter() - began)
     return {"ms": 1000 * float(np.mean(seconds[5:])), "first ms": 1000 * seconds[0]}

@@ -164,7 +164,7 @@ def child(config: str, store: str, seed: str, overrides: list[str]) -> None:
     task = build_head.fn(given.task, module, dataset, given.module, given.head, given.store)
     clock = clock_of_training()
     checkpoint = fine_tune.fn(
-        task, encoded, given.train, given.store, given.seed, given.device, callbacks=[clock], processes=given.processes
+        task, encoded, given.train, given.store, given.seed, given.device, callbacks=[clock], num_processes=given.num_processes
     )
     metrics = evaluate.fn(checkpoint, encoded, given.evaluate, given.store, given.device).metrics["test"]
     figures = {

@@ -49,7 +49,7 @@ def _run(settings: NightlySettings, dataset: DatasetRef, module: ModuleRef, nigh
     encoded = stages.encode_dataset(dataset, module, settings.module, store, reuse, data.checks, data.max_invalid_fraction)
     task = stages.build_head(settings.task, module, dataset, settings.module, settings.head, store, reuse)
     warm, started_from = weights_to_start_from(settings, night, task, store)
-    with slot(settings.slot, device):
+    with slot(settings.concurrency, device):
         checkpoint = stages.fine_tune(
             task,
             encoded,
@@ -58,7 +58,7 @@ def _run(settings: NightlySettings, dataset: DatasetRef, module: ModuleRef, nigh
             settings.seed,
             device,
             reuse,
-            processes=settings.processes,
+            num_processes=settings.num_processes,
             warm_start=warm,
         )
         evaluation = stages.evaluate(checkpoint, encoded, settings.evaluate, store, device, reuse)

@@ -70,7 +70,7 @@ def sweep(settings: SweepSettings) -> SweepResult:
 
 @flow(name="sweep-trial", flow_run_name="{settings.name}", persist_result=False)
 def sweep_trial(settings: FineTuneSettings, store: str) -> tuple[EvaluationRef, str] | None:
-    """Train and judge with the settings of one trial: what was evaluated, and the hash of the data; None when it was pruned."""
+    """Train and evaluate with the settings of one trial: the evaluation, and the hash of the data; None when it was pruned."""
     try:
         encoded, _, evaluation = train_and_evaluate(settings, Run(store, settings.reuse, settings.device))
     except PrunedError as pruned:

@@ -196,7 +196,7 @@ class ConcurrencySettings(Settings):
     lease_seconds: float = Field(
         120, ge=60, le=86_400, description="Seconds after which a slot is given back when its run was killed"
     )
-    held: Literal["gpu", "always", "never"] = Field(
+    when: Literal["gpu", "always", "never"] = Field(
         "gpu", description="When a run holds a slot: gpu, when it trains on a GPU; always; never"
     )
 
@@ -211,7 +211,7 @@ class NightlySettings(FineTuneSettings):
     sample_rows: int = Field(
         20, ge=0, description="Number of rows of the gate's split that are predicted with the export in use at the end"
     )
-    slot: ConcurrencySettings = Field(ConcurrencySettings(), description="Concurrency limit that a run holds a slot of")
+    concurrency: ConcurrencySettings = Field(ConcurrencySettings(), description="Concurrency limit that a run holds a slot of")
 
     @model_validator(mode="after")
     def _gated(self) -> Self:
@@ -242,7 +242,7 @@ class NightlyRun(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     fingerprint: str = Field(description="Of data, module and settings")
-    revision: int = Field(description="Of the deployed pointer when the run began: weights to begin with, and to judge against")
+    revision: int = Field(description="Of the deployed pointer when the run began: weights to begin with, and to compare with")
     began: datetime.datetime | None = Field(None, description="When the first try of it began, which its report is named by")
     is_done: bool = False
     verdict: VerdictRef | None = None

@@ -15,7 +15,7 @@ def is_custom_metric(name: str) -> bool:
 
 
 SCORED_WHILE_TRAINING = 20
-"""Up to so many labels `roc_auc` is measured while training; the stages that judge do so up to more."""
+"""Up to so many labels `roc_auc` is measured while training; the stages that evaluate do so up to more."""
 
 DETAILS = "details.json"
 

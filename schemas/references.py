@@ -212,7 +212,7 @@ class TrainRequest(BaseModel):
     store: StoreAddress
     seed: int = 0
     device: str = "auto"
-    processes: int = 1
+    num_processes: int = 1
     warm_start: CheckpointRef | None = None
 
     def identity(self) -> dict[str, Any]:

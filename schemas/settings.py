@@ -310,7 +310,7 @@ class FineTuneSettings(Settings):
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|gpu(:\d+(,\d+)*)?)$", description="auto, cpu, gpu, gpu:N, or gpu:N,M to train on several"
     )
-    processes: int = Field(1, ge=1, description="Processes that train together on CPU; on GPUs it is one for each of them")
+    num_processes: int = Field(1, ge=1, description="Processes that train together on CPU; on GPUs it is one for each of them")
     seed: int = Field(
         0, ge=0, lt=2**31, description="Seed of what is random in training: the head's weights, the order of the rows, dropout"
     )
@@ -397,7 +397,7 @@ class PredictSettings(Settings):
     max_invalid_fraction: float = Field(
         1.0, ge=0, le=1, description="Fraction of the rows that may be quarantined; with more, or no row left, the stage fails"
     )
-    rows_per_part: int = Field(4096, ge=1, description="Rows of one shard, which is predicted, kept and resumed as a whole")
+    rows_per_shard: int = Field(4096, ge=1, description="Rows of one shard, which is predicted, kept and resumed as a whole")
     runner: RunnerSettings = Field(RunnerSettings(), description="What the shards are mapped over, in the flow alone")
 
     @model_validator(mode="after")

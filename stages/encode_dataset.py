@@ -80,7 +80,7 @@ def encode_dataset(
         facts |= rules.facts()
     home = Store(store)
     key = content_key("encode_dataset", FORMAT_VERSION, facts)
-    watch = EncodingMonitor(home, key, dataset, checks, max_invalid_fraction, publish_encoding)
+    monitor = EncodingMonitor(home, key, dataset, checks, max_invalid_fraction, publish_encoding)
     artifact = home.find("encoded", key) if reuse else None
     if artifact is None:
         source, tokenizer_folder = home.open(dataset).folder, home.open(module).folder
@@ -90,9 +90,9 @@ def encode_dataset(
             for split, rows in dataset.rows.items():
                 _encode_split(source / f"{split}.parquet", draft.folder / f"{split}.arrow", rows, context)
             label_map.save(draft.folder / "label_map.json")
-            draft.facts |= {**facts, **context.facts(), "left_out": watch.quarantine_rows(context.bad_images)}
+            draft.facts |= {**facts, **context.facts(), "left_out": monitor.quarantine_rows(context.bad_images)}
         artifact = home.load("encoded", key)
-    watch.judge(artifact)
+    monitor.check(artifact)
     return _reference(artifact, dataset, module)
 
 

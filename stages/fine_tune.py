@@ -53,7 +53,7 @@ def fine_tune(
     device: str = "auto",
     reuse: bool = True,
     callbacks: Sequence[Callback] = (),
-    processes: int = 1,
+    num_processes: int = 1,
     warm_start: CheckpointRef | None = None,
 ) -> CheckpointRef:
     """Train a task on encoded rows and keep the best weights with their history (`TrainingSteps`, `Evaluations`).
@@ -70,7 +70,7 @@ def fine_tune(
         device: `auto`, `cpu`, `gpu`, `gpu:N`, or `gpu:N,M` to train on several GPUs.
         reuse: take the weights that the store already holds for the same rows and settings; False trains from the first step.
         callbacks: called at each step and evaluation; with one process only.
-        processes: number of processes that train together on the CPU.
+        num_processes: number of processes that train together on the CPU.
         warm_start: checkpoint of the same task whose weights training begins with.
 
     Returns:
@@ -95,7 +95,7 @@ def fine_tune(
         store=store,
         seed=seed,
         device=device,
-        processes=processes,
+        num_processes=num_processes,
         warm_start=warm_start,
     )
     _require_sense(request, reuse)
@@ -135,9 +135,9 @@ def _require_sense(request: TrainRequest, reuse: bool) -> None:
     settings, gpus = request.settings, gpus_of(request.device)
     if not reuse and settings.checkpoints.resume == "required":
         raise SettingsError("reuse is false, which starts over, and train.checkpoints.resume is `required`; choose one")
-    if request.processes > 1 and request.device != "cpu":
+    if request.num_processes > 1 and request.device != "cpu":
         raise SettingsError(
-            f"processes is {request.processes}, which is for `device: cpu`, but the device is {request.device!r}; "
+            f"num_processes is {request.num_processes}, which is for `device: cpu`, but the device is {request.device!r}; "
             "to train on several GPUs name them, as in `device: gpu:0,1`"
         )
     if len(set(gpus)) != len(gpus):
@@ -159,10 +159,10 @@ def _train(
     for reference in (request.task, request.task.module, request.encoded.module):
         store.open(reference)  # from storage elsewhere it is fetched here
     gpus = gpus_of(request.device)
-    processes = max(request.processes, len(gpus))
+    processes = max(request.num_processes, len(gpus))
     if processes > 1 and callbacks:
         raise SettingsError(
-            f"callbacks cannot follow a run of {processes} processes; use train.tracking, or callbacks with processes: 1"
+            f"callbacks cannot follow a run of {processes} processes; use train.tracking, or callbacks with num_processes: 1"
         )
     asked = {
         "train": request.model_copy(update={"store": str(store.root)}).model_dump(mode="json"),

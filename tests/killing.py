@@ -252,7 +252,7 @@ def watch_places(board: Board) -> None:
             pass
 
     os.rename = rename  # type: ignore[assignment]
-    TrainStep.take = told(STEP, TrainStep.take)  # type: ignore[method-assign]
+    TrainStep.run = told(STEP, TrainStep.run)  # type: ignore[method-assign]
     training.evaluate_split = told(EVALUATION, training.evaluate_split)
     Checkpoints.load = told(LOADING, Checkpoints.load)  # type: ignore[method-assign]
     Checkpoints.save = told(LAST, Checkpoints.save)  # type: ignore[method-assign]

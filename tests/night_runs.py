@@ -147,7 +147,7 @@ def watch_places(board: Board) -> None:
     remote = {"upload": UPLOAD, "write": OBJECT, "swap": SWAP, "remove": DELETE, "download": DOWNLOAD}
     for name, place in remote.items():
         setattr(Remote, name, at(place, getattr(Remote, name)))
-    TrainStep.take = at(STEP, TrainStep.take)  # type: ignore[method-assign]
+    TrainStep.run = at(STEP, TrainStep.run)  # type: ignore[method-assign]
     tasks._run_in_task = in_stage
 
 

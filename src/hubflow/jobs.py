@@ -37,7 +37,7 @@ from hubflow.training.distributed import World, join, rank_device
 from hubflow.training.evaluation import evaluate_split, require_defined
 from hubflow.training.loop import TrainerControl, TrainPlan, TrainStep, train
 from hubflow.training.preflight import preflight, require_room
-from hubflow.training.program import Update, class_weights_of
+from hubflow.training.program import TrainProgram, class_weights_of
 from hubflow.training.trackers.trackers import trackers
 from hubflow.workers.connection import Connection
 
@@ -165,7 +165,7 @@ def train_in_worker(request: dict[str, Any], connection: Connection) -> dict[str
     state = run_training(asked, store, working, callbacks, world)
     rows = len(open_split(store, asked.encoded, "train"))
     facts = {"device": str(place_of(asked.device)), "versions": versions(), "environment": environment()}
-    return {"state": asdict(state), "train_rows": rows, "facts": {**facts, "processes": asked.processes}}
+    return {"state": asdict(state), "train_rows": rows, "facts": {**facts, "num_processes": asked.num_processes}}
 
 
 def _require_trainable(request: TrainRequest) -> None:
@@ -198,7 +198,7 @@ def run_training(request: TrainRequest, store: Store, working: Path, callbacks: 
     def export(trained: Session, folder: Path) -> None:
         write_export(trained, folder, label_map, encoded.dataset.rows_kind, {})
 
-    def check(trained: Session, update: Update, train_step: TrainStep) -> None:
+    def check(trained: Session, update: TrainProgram, train_step: TrainStep) -> None:
         require_room(trained, update, working, settings.checkpoints.keep)
         if not settings.preflight:
             return

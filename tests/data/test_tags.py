@@ -124,7 +124,7 @@ def test_windows_score_every_word_in_evaluation_export_and_prediction(long_run: 
 
 def test_words_that_are_cut_off_are_counted_in_notes_and_output(long_run: Run, tmp_path: Path) -> None:
     given = {"export": str(long_run.export_folder), "data": long_run.settings.data.test, "output": str(tmp_path / "out.jsonl")}
-    result = predict.fn(PredictSettings.model_validate({**given, "rows_per_part": 3}))
+    result = predict.fn(PredictSettings.model_validate({**given, "rows_per_shard": 3}))
     lengths = [5 * (1 + place % 4) for place in range(16)]
     expected = [max(length - 4, 0) for length in lengths]
     out = pd.read_json(result.output, lines=True)

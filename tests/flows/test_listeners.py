@@ -31,7 +31,7 @@ def test_the_scan_sees_what_other_hosts_can_reach() -> None:
 
 def test_a_fine_tune_in_two_processes_listens_on_loopback_alone(tmp_path: Path) -> None:
     """The whole flow by the command line, with the temporary Prefect server; the ranks themselves listen nowhere."""
-    settings = text_settings(tmp_path, make_tiny_bert(tmp_path / "bert", WORDS), processes=2)
+    settings = text_settings(tmp_path, make_tiny_bert(tmp_path / "bert", WORDS), num_processes=2)
     file = tmp_path / "settings.yaml"
     file.write_text(yaml.safe_dump(settings))
     usual = {name: value for name, value in os.environ.items() if name not in ASKED_BY}

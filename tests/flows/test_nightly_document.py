@@ -19,7 +19,7 @@ PROJECT = Path(__file__).parents[2]
 HOLD = """
 from hubflow.orchestration.tasks import slot
 from hubflow.schemas.deployment import ConcurrencySettings
-with slot(ConcurrencySettings(held="always", lease_seconds=60), "cpu"):
+with slot(ConcurrencySettings(when="always", lease_seconds=60), "cpu"):
     print("held", flush=True)
     {then}
 """

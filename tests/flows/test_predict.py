@@ -25,7 +25,7 @@ def settings(run: Run, data: Path, **more: object) -> PredictSettings:
 
 def test_the_flow_labels_a_file_part_by_part(text_run: Run, tmp_path: Path) -> None:
     data = write_reviews(tmp_path / "rows.tsv", 7)
-    state = predict(settings(text_run, data, rows_per_part=3), return_state=True)
+    state = predict(settings(text_run, data, rows_per_shard=3), return_state=True)
     result: PredictResult = state.result()
     assert result.output == f"{data}.predictions.parquet"
     assert result.rows == len(pd.read_parquet(result.output)) == 7
@@ -37,9 +37,9 @@ def test_the_flow_labels_a_file_part_by_part(text_run: Run, tmp_path: Path) -> N
 
 def test_a_dask_cluster_of_two_processes_gives_the_same_file(text_run: Run, tmp_path: Path) -> None:
     data = write_reviews(tmp_path / "rows.tsv", 24)
-    plain = Path(predict_plainly.fn(settings(text_run, data, rows_per_part=4)).output)
+    plain = Path(predict_plainly.fn(settings(text_run, data, rows_per_shard=4)).output)
     over = settings(
-        text_run, data, rows_per_part=4, output=str(tmp_path / "dask.parquet"), runner={"kind": "dask", "workers": 2}
+        text_run, data, rows_per_shard=4, output=str(tmp_path / "dask.parquet"), runner={"kind": "dask", "workers": 2}
     )
     environment = dict(os.environ)
     open_before = beyond_loopback(listeners_below(os.getpid()))
@@ -59,7 +59,7 @@ def test_a_part_that_fails_is_told_by_the_flow(text_run: Run, tmp_path: Path) ->
     output = tmp_path / "out.parquet"
     (tmp_path / ".out.parquet.hubflow").mkdir()  # no record can take its place, which is written with the output
     with pytest.raises(StoreError, match=r"\.out\.parquet\.hubflow could not be written"):
-        predict(settings(text_run, data, rows_per_part=3, output=str(output)))
+        predict(settings(text_run, data, rows_per_shard=3, output=str(output)))
     assert len(list((tmp_path / ".out.parquet.parts").glob("*.json"))) == 3
 
 

@@ -386,7 +386,7 @@ PUBLIC_KEY = "MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
 
 def _manifest_seeds() -> list[bytes]:
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    manifest = {"kind": "exports", "format_version": 1, "facts": {"a": 1}, "files": {"b": {"sha256": empty, "bytes": 0}}}
+    manifest = {"kind": "exports", "format_version": 2, "facts": {"a": 1}, "files": {"b": {"sha256": empty, "bytes": 0}}}
     return [b"\0" + json.dumps(one).encode() for one in (manifest, {**manifest, "files": {}})]
 
 

@@ -110,7 +110,7 @@ def everything(text_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = arrow.table({"text": texts(3), **{name: values for name, (values, _, _) in COLUMNS.items()}})
     parquet.write_table(table, folder / "rows.parquet")
     for ending in ("parquet", "csv", "jsonl"):
-        run(text_run, folder / "rows.parquet", folder / f"out.{ending}", rows_per_part=2)
+        run(text_run, folder / "rows.parquet", folder / f"out.{ending}", rows_per_shard=2)
     return folder
 
 
@@ -202,7 +202,7 @@ ODD = [
 def test_odd_characters_make_no_row_and_no_field_for_any_reader(text_run: Run, tmp_path: Path) -> None:
     parquet.write_table(arrow.table({"text": [f"film {odd}" for odd in ODD], "odd": ODD}), tmp_path / "rows.parquet")
     for ending in ("csv", "jsonl"):
-        run(text_run, tmp_path / "rows.parquet", tmp_path / f"out.{ending}", rows_per_part=4)
+        run(text_run, tmp_path / "rows.parquet", tmp_path / f"out.{ending}", rows_per_shard=4)
     path = tmp_path / "out.csv"
     assert [line["odd"] for line in cells_of(path)] == ODD
     for engine in ("c", "python", "pyarrow"):
@@ -340,7 +340,7 @@ def test_values_of_json_lines_without_a_common_type_are_kept_as_json(size: int, 
     """However the file is cut into parts."""
     lines = [f'{{"text": "film {place}", "x": {value}}}' for place, value in enumerate(MIXED)]
     (tmp_path / "rows.jsonl").write_text("\n".join(lines) + "\n")
-    run(text_run, tmp_path / "rows.jsonl", tmp_path / "out.jsonl", rows_per_part=size)
+    run(text_run, tmp_path / "rows.jsonl", tmp_path / "out.jsonl", rows_per_shard=size)
     found = [
         line.partition('"x": ')[2].partition(', "predicted"')[0] for line in (tmp_path / "out.jsonl").read_text().splitlines()
     ]
@@ -348,7 +348,7 @@ def test_values_of_json_lines_without_a_common_type_are_kept_as_json(size: int, 
         json.loads(value, parse_float=Decimal) for value in MIXED
     ]
     assert [type(json.loads(value)) for value in found] == [type(json.loads(value)) for value in MIXED]
-    run(text_run, tmp_path / "rows.jsonl", tmp_path / "out.csv", rows_per_part=size)
+    run(text_run, tmp_path / "rows.jsonl", tmp_path / "out.csv", rows_per_shard=size)
     plain = ["1", "1", "1.0", "x", *MIXED[4:7], '{"b": 1, "a": [2.5]}', "1E+400", ""]
     assert [line["x"] for line in cells_of(tmp_path / "out.csv")] == plain
 
@@ -357,7 +357,7 @@ def test_values_of_json_lines_without_a_common_type_are_kept_as_json(size: int, 
 def test_fields_of_csv_are_text_as_it_is_written(ending: str, text_run: Run, tmp_path: Path) -> None:
     fields = ["007", str(BIG), "", "1.10", "TRUE", "2024-01-01T00:00:00+05:30", "1e5", "NA", " x"]
     (tmp_path / "rows.csv").write_text("text,x\n" + "".join(f"film,{field}\n" for field in fields))
-    run(text_run, tmp_path / "rows.csv", tmp_path / f"out.{ending}", rows_per_part=2)
+    run(text_run, tmp_path / "rows.csv", tmp_path / f"out.{ending}", rows_per_shard=2)
     if ending == "parquet":
         assert parquet.read_table(tmp_path / "out.parquet").column("x").to_pylist() == fields
     else:

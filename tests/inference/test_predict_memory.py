@@ -10,7 +10,7 @@ PREDICT = """
 import resource, sys
 from hubflow.schemas.settings import PredictSettings
 from hubflow.stages.predict import predict
-print(predict.fn(PredictSettings(export=sys.argv[1], data=sys.argv[2], rows_per_part=1_000)).rows)
+print(predict.fn(PredictSettings(export=sys.argv[1], data=sys.argv[2], rows_per_shard=1_000)).rows)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 MOST_MORE_KB = 40_000

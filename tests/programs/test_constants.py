@@ -14,7 +14,7 @@ from hubflow.tasks.task import TaskSpec
 from hubflow.training.callbacks import TrainState
 from hubflow.training.distributed import World
 from hubflow.training.loop import TrainStep
-from hubflow.training.program import Update
+from hubflow.training.program import TrainProgram
 
 
 def test_equal_constants_are_one_and_others_are_kept_apart() -> None:
@@ -55,11 +55,11 @@ def test_a_step_gives_the_same_bits_with_fewer_operators(
                 patch.setattr(session_module, "share_constants", lambda program: 0)
             session = Session(TaskSpec("text_classification", 2), tiny_bert, "cpu", sub_batches=2)
             session.initialise(0)
-            update = Update(session, settings(), None, World.alone())
+            update = TrainProgram(session, settings(), None, World.alone())
             update.initialise()
         train_step, state = TrainStep(rows, rows.example_weights(None), 0, 1, World.alone()), TrainState()
         for _ in range(3):
-            train_step.take(update, state, np.arange(8), 1e-3, stop=False)
+            train_step.run(update, state, np.arange(8), 1e-3, stop=False)
         weights.append(session.weights())
         operators.append(len(session.task.main_program().global_block().ops))
     assert operators[1] < 0.9 * operators[0]

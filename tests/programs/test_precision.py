@@ -18,7 +18,7 @@ from hubflow.tasks.task import TaskSpec
 from hubflow.training.callbacks import TrainState
 from hubflow.training.distributed import World
 from hubflow.training.loop import FIRST_LOSS_SCALE, TrainStep, require_finite
-from hubflow.training.program import Update
+from hubflow.training.program import TrainProgram
 
 CPU = paddle.CPUPlace()
 HAS_BFLOAT16 = bool(mixed._cpu_flags().intersection(mixed.BFLOAT16_FLAGS))
@@ -49,7 +49,7 @@ def test_products_are_built_in_bfloat16_and_weights_norms_and_losses_in_float32(
     """float16 is not built here: Paddle without CUDA knows no such product."""
     monkeypatch.setattr(mixed, "_cpu_flags", lambda: frozenset({"amx_bf16"}))
     session = Session(TaskSpec("text_classification", 2), tiny_bert, "cpu", precision="bfloat16")
-    Update(session, settings(precision="bfloat16"), None, World.alone())
+    TrainProgram(session, settings(precision="bfloat16"), None, World.alone())
     kinds = ("matmul", "matmul_grad", "layer_norm", "cross_entropy_with_softmax", "adamw_")
     found: dict[str, set[str]] = {}
     for op in session.task.main_program().global_block().ops:
@@ -78,10 +78,10 @@ def test_steps_in_bfloat16_are_near_those_in_float32(
     for precision in PRECISIONS:
         session = Session(spec, tiny_bert, "cpu", precision=precision, sub_batches=2)
         session.initialise(0)
-        update = Update(session, settings(precision=precision, gradient_accumulation_steps=parts), None, World.alone())
+        update = TrainProgram(session, settings(precision=precision, gradient_accumulation_steps=parts), None, World.alone())
         update.initialise()
         train_step, state = TrainStep(rows, rows.example_weights(None), 0, parts, World.alone()), TrainState()
-        losses[precision] = [train_step.take(update, state, np.arange(8), 3e-3, stop=False).loss for _ in range(8)]
+        losses[precision] = [train_step.run(update, state, np.arange(8), 3e-3, stop=False).loss for _ in range(8)]
     half, whole = losses["bfloat16"], losses["float32"]
     assert half != whole
     np.testing.assert_allclose(half, whole, rtol=0.05)
@@ -104,12 +104,12 @@ class Scaled:
         self.rows = text_split(folder, module, *some_texts(8))
         self.session = Session(TaskSpec("text_classification", 2, dropout=0.0, attention_dropout=0.0), module, "cpu")
         self.session.initialise(0)
-        self.update = Update(self.session, settings(gradient_accumulation_steps=2), None, World.alone())
+        self.update = TrainProgram(self.session, settings(gradient_accumulation_steps=2), None, World.alone())
         self.update.initialise()
         self.train_step = TrainStep(self.rows, self.rows.example_weights(None), 0, 2, World.alone())
 
     def take(self, state: TrainState) -> Any:
-        return self.train_step.take(self.update, state, np.arange(8), 1e-3, stop=False)
+        return self.train_step.run(self.update, state, np.arange(8), 1e-3, stop=False)
 
 
 def test_the_loss_scale_changes_no_result(tiny_bert: Path, tmp_path: Path) -> None:

@@ -70,8 +70,8 @@ def changed(run: Run, **train: Any) -> TrainSettings:
     ("train", "more", "message"),
     [
         ({"checkpoints": {"resume": "required"}}, {"reuse": False}, "reuse is false, which starts over"),
-        ({}, {"device": "gpu", "processes": 2}, "processes is 2, which is for `device: cpu`, but the device is 'gpu'"),
-        ({}, {"device": "auto", "processes": 2}, "name them, as in `device: gpu:0,1`"),
+        ({}, {"device": "gpu", "num_processes": 2}, "processes is 2, which is for `device: cpu`, but the device is 'gpu'"),
+        ({}, {"device": "auto", "num_processes": 2}, "name them, as in `device: gpu:0,1`"),
         ({}, {"device": "gpu:1,1"}, "names a GPU twice"),
         ({"best_metric": "nonsense"}, {}, "train.best_metric 'nonsense' is not measured; use one of loss, accuracy"),
     ],
@@ -91,7 +91,7 @@ def test_what_contradicts_itself_is_refused_before_anything_is_touched(
 def test_a_mistake_is_found_before_several_processes_start(digits_run: Run, train: dict[str, Any], error: str) -> None:
     run = digits_run
     with pytest.raises(SettingsError, match=error):
-        fine_tune.fn(run.task, run.encoded, changed(run, **train), run.settings.store, device="cpu", processes=2)
+        fine_tune.fn(run.task, run.encoded, changed(run, **train), run.settings.store, device="cpu", num_processes=2)
 
 
 @pytest.mark.parametrize(

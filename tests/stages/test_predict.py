@@ -88,7 +88,7 @@ def test_a_failure_leaves_no_file_and_what_was_there_unharmed(text_run: Run, tmp
 def test_bad_rows_are_set_aside_beside_the_good_ones(text_run: Run, tmp_path: Path) -> None:
     data = tmp_path / "rows.tsv"
     data.write_text("id\ttext\n1\ta film\n2\t \n3\ta dull film\nfour\n5\ta plot\n", encoding="utf-8")
-    result = predict.fn(settings(text_run, data, rows_per_part=2))
+    result = predict.fn(settings(text_run, data, rows_per_shard=2))
     assert (result.rows, result.invalid_rows) == (3, 2)
     assert "2 of 5 rows are quarantined" in result.notes[0]
     out = pd.read_parquet(result.output)
@@ -145,7 +145,7 @@ def test_an_image_that_does_not_decode_or_is_missing_is_set_aside(digits_run: Ru
     (tmp_path / paths[1]).write_bytes(b"no image")
     listed = tmp_path / "list.txt"
     listed.write_text("\n".join([*paths, "images/gone.png", "../other.png"]), encoding="utf-8")
-    result = predict.fn(settings(digits_run, listed, rows_per_part=3))
+    result = predict.fn(settings(digits_run, listed, rows_per_shard=3))
     assert (result.rows, result.invalid_rows) == (len(paths) - 1, 3)
     aside = pd.read_parquet(str(result.quarantine))
     assert aside["row"].tolist() == [2, len(paths) + 1, len(paths) + 2]
@@ -169,7 +169,7 @@ class Stopped(Exception):
 
 def test_a_stopped_run_goes_on_by_part_and_gives_the_same(text_run: Run, tmp_path: Path) -> None:
     data = write_reviews(tmp_path / "rows.tsv", 20)
-    given = settings(text_run, data, rows_per_part=4)
+    given = settings(text_run, data, rows_per_shard=4)
     whole = Path(predict.fn(given).output).read_bytes()
     Path(given.data + ".predictions.parquet").unlink()  # type: ignore[operator]
     predicted: list[int] = []
@@ -272,7 +272,7 @@ def test_an_image_and_a_glob_of_images_are_images(digits_run: Run, tmp_path: Pat
     assert whole.notes[-1] == "skipped, as no rows: hidden or system file 1, other file type 1"
     one = pd.read_parquet(predict.fn(settings(digits_run, paths[1])).output)
     assert one["predicted"].tolist() == [out[str(paths[1])]]
-    glob = predict.fn(settings(digits_run, tmp_path / "in" / "*", output=str(tmp_path / "glob.parquet"), rows_per_part=2))
+    glob = predict.fn(settings(digits_run, tmp_path / "in" / "*", output=str(tmp_path / "glob.parquet"), rows_per_shard=2))
     found = pd.read_parquet(glob.output)
     assert found["path"].tolist() == [str(path) for path in (*paths[:4], *paths[4:])]
     assert found["file"].tolist() == [str(tmp_path / "in" / "sub.dir") if "sub.dir" in path else path for path in found["path"]]

@@ -358,7 +358,7 @@ def _without_files(manifest: dict[str, Any]) -> None:
 
 
 def _of_the_future(manifest: dict[str, Any]) -> None:
-    manifest["format_version"] = 2
+    manifest["format_version"] = 3
 
 
 def _with_another_hash(manifest: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ def walk(
     while True:
         if one.should_evaluate(state):
             steps["evaluated"].append(state.step)
-            if one.judge(state, {} if values is None else {"other": 9.0, metric: next(values)}):
+            if one.record_evaluation(state, {} if values is None else {"other": 9.0, metric: next(values)}):
                 steps["best"].append(state.step)
         if one.should_stop(state):
             return state, steps
@@ -126,13 +126,13 @@ def test_early_stopping_needs_something_to_judge_on() -> None:
 def test_a_step_is_evaluated_once_even_when_the_loop_comes_back_to_it() -> None:
     one, state = control(), TrainState(step=3, epoch=1)
     assert one.should_evaluate(state)
-    one.judge(state, {"loss": 0.5})
+    one.record_evaluation(state, {"loss": 0.5})
     assert not one.should_evaluate(state)
 
 
 def test_a_best_metric_that_is_not_measured_lists_what_is() -> None:
     with pytest.raises(SettingsError, match="best_metric 'f2' is not measured; measured: loss, accuracy"):
-        control(metric="f2").judge(TrainState(step=3), {"loss": 0.5, "accuracy": 0.5})
+        control(metric="f2").record_evaluation(TrainState(step=3), {"loss": 0.5, "accuracy": 0.5})
 
 
 @pytest.mark.parametrize(

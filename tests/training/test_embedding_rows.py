@@ -15,26 +15,26 @@ from hubflow.training import program as embedding_rows
 from hubflow.training.callbacks import TrainState
 from hubflow.training.distributed import World
 from hubflow.training.loop import TrainStep
-from hubflow.training.program import WIDENED, Update
+from hubflow.training.program import WIDENED, TrainProgram
 
 SPEC = TaskSpec("text_classification", 2)
 WORDS = "embeddings.word.weight"
 
 
-def updated(module: Path, rows: TextSplit, **chosen: Any) -> tuple[Update, list[float]]:
+def updated(module: Path, rows: TextSplit, **chosen: Any) -> tuple[TrainProgram, list[float]]:
     """After three updates, each of other rows; and the gradients' norms."""
     session = Session(SPEC, module, "cpu", sub_batches=2)
-    update = Update(session, settings(**chosen), None, World.alone())
+    update = TrainProgram(session, settings(**chosen), None, World.alone())
     session.initialise(0)
     update.initialise()
     train_step, state, norms = TrainStep(rows, rows.example_weights(None), 0, 1, World.alone()), TrainState(), []
     for step in range(3):
-        norms.append(train_step.take(update, state, np.arange(4 * step, 4 * step + 4), 0.01, False).grad_norm)
+        norms.append(train_step.run(update, state, np.arange(4 * step, 4 * step + 4), 0.01, False).grad_norm)
         state.step += 1
     return update, norms
 
 
-def is_by_rows(update: Update) -> bool:
+def is_by_rows(update: TrainProgram) -> bool:
     """Whether the words' gradient reaches the optimizer by the rows that occur."""
     return update.session.scope.find_var(f"{WIDENED}{WORDS}") is not None
 

@@ -18,7 +18,7 @@ from hubflow.training.callbacks import TrainState
 from hubflow.training.checkpoints import Checkpoints
 from hubflow.training.loop import TrainPlan, TrainStep, train
 from hubflow.training.preflight import Preflight, preflight, require_room
-from hubflow.training.program import Update
+from hubflow.training.program import TrainProgram
 
 Export = Callable[[Session, Path], None]
 
@@ -40,7 +40,7 @@ class Run:
         chosen = settings(**values)
         self.session = Session(TaskSpec("text_classification", 2), self.module, "cpu")
 
-        def check(session: Session, update: Update, train_step: TrainStep) -> None:
+        def check(session: Session, update: TrainProgram, train_step: TrainStep) -> None:
             require_room(session, update, self.folder / name, chosen.checkpoints.keep)
             if is_checked:
                 self.found = preflight(session, update, train_step, chosen, self.rows, self.folder / name, export)
@@ -95,7 +95,7 @@ def test_weights_that_give_no_finite_loss_end_the_run_before_its_first_step(run:
     chosen = settings()
     session = Session(TaskSpec("text_classification", 2), run.module, "cpu")
 
-    def check(session: Session, update: Update, train_step: TrainStep) -> None:
+    def check(session: Session, update: TrainProgram, train_step: TrainStep) -> None:
         state = update.state()
         update.load_state({name: np.full_like(array, np.nan) for name, array in state.items() if name == "head.output.bias"})
         preflight(session, update, train_step, chosen, None, run.folder / "run", poison)

@@ -33,7 +33,7 @@ from hubflow.training.checkpoints import Checkpoints
 from hubflow.training.distributed import World
 from hubflow.training.loop import TrainingError, TrainingStopped, TrainPlan, TrainStep, train
 from hubflow.training.optimizers import is_decayed
-from hubflow.training.program import Report, Update, class_weights_of
+from hubflow.training.program import Report, TrainProgram, class_weights_of
 
 RATE = 0.05
 SIDES = LabelMap(labels=("left", "right"))
@@ -62,9 +62,9 @@ def plain(**values: Any) -> Any:
     return settings(**{"learning_rate": RATE, "optimizer": "sgd", "weight_decay": 0.0, "max_grad_norm": None, **values})
 
 
-def started(spec: TaskSpec, module: Path, frozen: frozenset[str] = frozenset(), **values: Any) -> tuple[Session, Update]:
+def started(spec: TaskSpec, module: Path, frozen: frozenset[str] = frozenset(), **values: Any) -> tuple[Session, TrainProgram]:
     session = Session(spec, module, "cpu", frozen)
-    update = Update(session, plain(**values), None, World.alone())
+    update = TrainProgram(session, plain(**values), None, World.alone())
     session.initialise(0)
     update.initialise()
     return session, update
@@ -120,7 +120,7 @@ def test_each_block_learns_at_its_share_of_the_rate_of_the_block_above(
     session, update = started(spec, module, layerwise_lr_decay=0.5)
     feed, before = rows.feed(np.arange(8)), session.weights()
     expected = gradients_of(spec, module)(before, feed)
-    update.add(feed, 1 / 8, RATE)
+    update.accumulate(feed, 1 / 8, RATE)
     depth = {block: number for number, block in enumerate(("head", *reversed(session.blocks)))}
     assert len(depth) == 4
     share = {name: 0.5 ** depth[session.block_of(session.names[name])] for name in expected}
@@ -134,7 +134,7 @@ def test_penalties_pull_pretrained_matrices_alone_towards_zero_and_towards_their
     values = {"l2": 0.3, "l2_sp": 0.2}
     session, update = started(IMAGE, digits_module, **values)
     start, feed = session.weights(), images.feed(np.arange(8))
-    update.add(feed, 1 / 8, RATE)
+    update.accumulate(feed, 1 / 8, RATE)
     before, state = session.weights(), update.state()
     resumed, again = started(IMAGE, digits_module, **values)
     again.load_state(state)
@@ -160,7 +160,7 @@ def test_gradients_are_clipped_by_value_then_by_global_norm_and_the_norm_told_is
     before, feed = session.weights(), images.feed(np.arange(8))
     expected = image_gradients(before, feed)
     unclipped = norm_of(expected)
-    report = update.add(feed, 1 / 8, RATE)
+    report = update.accumulate(feed, 1 / 8, RATE)
     assert report.grad_norm == pytest.approx(unclipped, rel=1e-4)
     by_block: dict[str, float] = {}
     for name, gradient in expected.items():
@@ -201,13 +201,13 @@ def test_an_update_in_parts_is_that_of_all_its_rows(kind: str, calm_bert: Path, 
         given = plain(**values, weight_decay=0.01, layerwise_lr_decay=0.9, gradient_accumulation_steps=parts)
         weights = class_weights_of(given, label_map, rows)
         session = Session(spec, calm_bert, "cpu")
-        update = Update(session, given, weights, World.alone())
+        update = TrainProgram(session, given, weights, World.alone())
         session.initialise(0)
         update.initialise()
         train_step, state = TrainStep(rows, rows.example_weights(weights), 0, parts, World.alone()), TrainState()
         reports = []
         for indices in updates:
-            reports.append(train_step.take(update, state, indices, RATE, stop=False))
+            reports.append(train_step.run(update, state, indices, RATE, stop=False))
             state.step += 1
         found[parts] = reports, session.weights()
     whole, weights_of_whole = found[1]
@@ -228,8 +228,8 @@ def test_a_scale_of_the_loss_changes_nothing_and_a_dropped_update_leaves_no_trac
     first, second = images.feed(np.arange(8)), images.feed(np.arange(8, 16))
     plainly, update = started(IMAGE, digits_module, gradient_accumulation_steps=2, optimizer="adamw")
     scaled, other = started(IMAGE, digits_module, gradient_accumulation_steps=2, optimizer="adamw")
-    update.add(first, 1 / 8, RATE)
-    update.finish(RATE)
+    update.accumulate(first, 1 / 8, RATE)
+    update.apply(RATE)
     other.add(second, np.inf, RATE)
     before = other.state()
     other.finish(RATE, keep=False)
@@ -247,12 +247,12 @@ def test_an_update_whose_examples_all_weigh_nothing_changes_nothing(digits_modul
     given = plain(class_weights={"left": 0.0}, label_smoothing=0.1)
     weights = class_weights_of(given, SIDES, images)
     session = Session(IMAGE, digits_module, "cpu")
-    update = Update(session, given, weights, World.alone())
+    update = TrainProgram(session, given, weights, World.alone())
     session.initialise(0)
     update.initialise()
     by_row = images.example_weights(weights)
     train_step, before = TrainStep(images, by_row, 0, 1, World.alone()), session.weights()
-    report = train_step.take(update, TrainState(), np.flatnonzero(by_row == 0), RATE, stop=False)
+    report = train_step.run(update, TrainState(), np.flatnonzero(by_row == 0), RATE, stop=False)
     assert (report.loss, report.grad_norm) == (0.0, 0.0)
     assert all(name.endswith(("._mean", "._variance")) for name in moved(before, session.weights()))
 

@@ -56,7 +56,9 @@ class Job:
 
     def run(self, store: Path, processes: int, callbacks: tuple[Callback, ...] = ()) -> CheckpointRef:
         task, encoded = self.prepare(store)
-        return fine_tune.fn(task, encoded, self.settings.train, str(store), 0, "cpu", callbacks=callbacks, processes=processes)
+        return fine_tune.fn(
+            task, encoded, self.settings.train, str(store), 0, "cpu", callbacks=callbacks, num_processes=processes
+        )
 
 
 def _write_rows(path: Path, rows: int) -> None:
@@ -87,7 +89,7 @@ def test_two_processes_of_16_rows_give_what_one_of_32_gives(tmp_path: Path) -> N
     job = Job(tmp_path)
     one, two = job.run(tmp_path / "one", 1), job.run(tmp_path / "two", 2)
     require_alike(tmp_path / "one", one, tmp_path / "two", two)
-    assert Store(tmp_path / "two").open(two).facts["processes"] == 2
+    assert Store(tmp_path / "two").open(two).facts["num_processes"] == 2
     assert one.best_value == pytest.approx(two.best_value)
 
 
@@ -132,7 +134,7 @@ def test_processes_with_batch_norms_stop_early_together(digits_run: Run, tmp_pat
     """Each has running statistics of its own rows: were each to judge, one could go on alone and wait for ever."""
     run, store = digits_run, str(shutil.copytree(digits_run.settings.store, tmp_path / "store"))
     train = {"epochs": 6, "batch_size": 7, "evaluate_every_steps": 2, "early_stopping": {"patience": 2}, "learning_rate": 3e-2}
-    checkpoint = fine_tune.fn(run.task, run.encoded, TrainSettings(**train), store, 0, "cpu", processes=2)
+    checkpoint = fine_tune.fn(run.task, run.encoded, TrainSettings(**train), store, 0, "cpu", num_processes=2)
     evaluations = pd.read_parquet(Store(store).open(checkpoint).folder / "evaluations.parquet")
     assert checkpoint.best_value == evaluations["accuracy"].max()
     assert checkpoint.steps < 6 * -(-run.dataset.rows["train"] // 7)

@@ -202,7 +202,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("kind", ["processes", "dask"])
+@pytest.mark.parametrize("kind", ["num_processes", "dask"])
 def test_from_a_pool_of_processes_and_from_dask(jobs: list[Job], prefect_server: str, tmp_path: Path, kind: str) -> None:
     job, script = jobs[2], tmp_path / "pooled.py"
     script.write_text(POOLED, encoding="utf-8")

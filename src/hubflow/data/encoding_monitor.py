@@ -64,7 +64,7 @@ class EncodingMonitor:
         self._require_images(left_out)
         return left_out
 
-    def judge(self, encoded: Artifact) -> None:
+    def check(self, encoded: Artifact) -> None:
         """Publish what was found of the encoded rows; keep the profile of images, for the next ones to be compared with.
 
         Raises:

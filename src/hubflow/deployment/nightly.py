@@ -11,7 +11,7 @@ from hubflow.schemas.deployment import Deployed, NightlyRun, NightlySettings
 from hubflow.schemas.references import CheckpointRef, DatasetRef, ModuleRef, TaskRef, VerdictRef
 from hubflow.store.store import Store, content_key
 
-ELSEWHERE = {"data", "module", "store", "store_block", "device", "processes", "reuse", "slot", "sample_rows"}
+ELSEWHERE = {"data", "module", "store", "store_block", "device", "num_processes", "reuse", "concurrency", "sample_rows"}
 """Settings that do not change what a night finds, or are in its fingerprint by content."""
 log = logging.getLogger(__name__)
 

@@ -222,7 +222,7 @@ def _lost(deployed: Deployed, export: ExportRef | None, told: str) -> PromotionE
     winner = f"{move.export.path if move.export else 'nothing'} ({move.action} by {move.by})" if move else "nothing"
     return PromotionError(
         f"{export.path if export else 'nothing'} is not put in use as {deployed.name!r}: {told}, and the pointer is at "
-        f"revision {deployed.revision}, {winner}; judge the candidate against that"
+        f"revision {deployed.revision}, {winner}; evaluate the candidate against that"
     )
 
 
@@ -305,4 +305,4 @@ def read_verdict(home: Store, verdict: VerdictRef) -> Verdict:
     try:
         return Verdict.model_validate_json(artifact.sealed.read(VERDICT))
     except ValidationError as error:
-        raise StoreError(f"{artifact.folder / VERDICT}: no readable verdict ({error}); judge the candidate again") from error
+        raise StoreError(f"{artifact.folder / VERDICT}: no readable verdict ({error}); evaluate the candidate again") from error

@@ -44,7 +44,7 @@ def slot(settings: ConcurrencySettings, device: str) -> Iterator[None]:
     Raises:
         ConcurrencyError: when the limit is missing and is not to be made.
     """
-    if settings.held == "never" or (settings.held == "gpu" and not _is_gpu(device)):
+    if settings.when == "never" or (settings.when == "gpu" and not _is_gpu(device)):
         yield
         return
     require_limit(settings)
@@ -65,8 +65,8 @@ def require_limit(settings: ConcurrencySettings) -> None:
         except ObjectNotFound:
             if not settings.create:
                 raise ConcurrencyError(
-                    f"slot: Prefect's server has no concurrency limit {settings.name!r}; make it with `prefect gcl create "
-                    f"{settings.name} --limit {settings.slots}`, or set slot.create"
+                    f"concurrency: Prefect's server has no concurrency limit {settings.name!r}; make it with "
+                    f"`prefect gcl create {settings.name} --limit {settings.slots}`, or set concurrency.create"
                 ) from None
             with suppress(ObjectAlreadyExists):  # another run has just made it
                 client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=settings.name, limit=settings.slots))

@@ -31,7 +31,7 @@ from hubflow.files import open_file, read_file
 MANIFEST = "manifest.json"
 MANIFEST_SIGNATURE = "manifest.sig"
 """Beside the manifest and not in it: it signs the manifest."""
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FIRST_ASIDE = "0"  # where a folder is put when another takes its place
 LEFT_OVER_AFTER_SECONDS = 3600.0
 DRAFT, ASIDE = "draft", "old"

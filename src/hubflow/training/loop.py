@@ -29,7 +29,7 @@ from hubflow.training.checkpoints import Checkpoints, pack, restore, seed_everyt
 from hubflow.training.distributed import World
 from hubflow.training.evaluation import EVALUATION_BATCH, evaluate_split
 from hubflow.training.optimizers import schedule_of
-from hubflow.training.program import Report, Update, class_weights_of
+from hubflow.training.program import StepResult, TrainProgram, class_weights_of
 
 __all__ = ["TrainPlan", "TrainState", "TrainingError", "TrainingStopped", "train"]
 
@@ -90,13 +90,13 @@ class TrainerControl:
         settings: of training.
         blocks: of the module, from bottom to top.
         rows: of the train split.
-        has_dev: whether there is a dev split to judge on.
+        has_dev: whether there is a dev split to evaluate on.
         best_metric: picks the best weights.
         lower_is_better: whether the smallest value of it is the best.
 
     Raises:
-        SettingsError: when more blocks are to be frozen than there are, early stopping has nothing to judge on, or the warm-up
-            is as long as the run.
+        SettingsError: when more blocks are to be frozen than there are, early stopping has nothing to evaluate on, or
+            the warm-up is as long as the run.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class TrainerControl:
                 f"train.freeze_blocks is {settings.freeze_blocks}, but the module has {len(blocks)} blocks: {', '.join(blocks)}"
             )
         if settings.early_stopping is not None and not has_dev:
-            raise SettingsError("train.early_stopping needs a dev split to judge on; give data.dev or a dev_fraction above 0")
+            raise SettingsError("train.early_stopping needs a dev split to evaluate on: set data.dev or a dev_fraction")
         self._settings, self._blocks, self._has_dev = settings, tuple(blocks), has_dev
         self._metric, self._lower_is_better = best_metric, lower_is_better
         self.steps_per_epoch = -(-rows // settings.batch_size)
@@ -157,7 +157,7 @@ class TrainerControl:
             return is_last
         return is_last or (state.position == 0 if every is None else state.step % every == 0)
 
-    def judge(self, state: TrainState, metrics: Mapping[str, float]) -> bool:
+    def record_evaluation(self, state: TrainState, metrics: Mapping[str, float]) -> bool:
         """Take the metrics of this step into the state, and say whether its weights are the best so far.
 
         Without a dev split the last weights are the best. Patience counts evaluations whose value is not better, by more than
@@ -195,7 +195,7 @@ class TrainerControl:
         return state.step == 1 or state.step % self._settings.log_every_steps == 0
 
     def should_stop(self, state: TrainState) -> bool:
-        """Whether there is nothing left to do but to judge."""
+        """Whether there is nothing left to do but to evaluate."""
         stopping = self._settings.early_stopping
         return state.step >= self.total_steps or (stopping is not None and state.stale >= stopping.patience)
 
@@ -236,15 +236,15 @@ class TrainStep:
         generator = np.random.default_rng(self._entropy(step))
         return [self.train.feed(part if len(part) else rows[:1], generator) for part in self._parts(rows)]
 
-    def take(
+    def run(
         self,
-        update: Update,
+        update: TrainProgram,
         state: TrainState,
         rows: IntArray,
         rate: float,
         stop: bool,
         feeds: Sequence[Feed] | None = None,
-    ) -> Report:
+    ) -> StepResult:
         """Update the parameters with the rows of one update, and say how it went.
 
         A loss or gradient that is not finite is reported, not raised. In float16 such an update is left out, and the loss
@@ -258,10 +258,10 @@ class TrainStep:
         normaliser = scale / weight if weight > 0 else 0.0
         loss = 0.0
         for part, feed in zip(self._parts(rows), feeds or self.feeds(rows, state.step), strict=True):
-            report = update.add(feed, normaliser if len(part) else 0.0, rate, stop)
+            report = update.accumulate(feed, normaliser if len(part) else 0.0, rate, stop)
             loss += report.loss / scale
-        report = Report(loss, report.stops, {block: norm / scale for block, norm in report.norms.items()})
-        update.finish(rate, scale, keep=_adjust_scale(state, report))
+        report = StepResult(loss, report.stops, {block: norm / scale for block, norm in report.norms.items()})
+        update.apply(rate, scale, keep=_adjust_scale(state, report))
         return report
 
     def _entropy(self, step: int) -> list[int]:
@@ -274,7 +274,7 @@ class TrainStep:
         return np.array_split(self.world.shard(rows), count)
 
 
-def _adjust_scale(state: TrainState, report: Report) -> bool:
+def _adjust_scale(state: TrainState, report: StepResult) -> bool:
     """Move the loss scale of float16 on, and say whether the update counts."""
     if state.loss_scale is None:
         return True
@@ -287,7 +287,7 @@ def _adjust_scale(state: TrainState, report: Report) -> bool:
     return is_finite
 
 
-def require_finite(report: Report, state: TrainState, rows: Any) -> None:
+def require_finite(report: StepResult, state: TrainState, rows: Any) -> None:
     """Refuse a step whose loss or gradients are not finite.
 
     Raises:
@@ -322,7 +322,7 @@ class TrainPlan:
         label_map: the labels.
         best_metric: of the dev split, picks the best weights.
         train: rows to learn from.
-        dev: rows to judge on, or None.
+        dev: rows to evaluate on, or None.
         request: all that the result is a function of, kept in each checkpoint and compared before it is resumed.
         warm_start: folder with the weights of module and head to begin with, or None for the module's own and a fresh head.
     """
@@ -344,7 +344,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     world: World | None = None,
     stop_asked: Callable[[], bool] = lambda: False,
-    before: Callable[[Session, Update, TrainStep], None] = lambda *_: None,
+    before: Callable[[Session, TrainProgram, TrainStep], None] = lambda *_: None,
 ) -> TrainState:
     """Fine-tune the session's task and leave the best weights in `checkpoints`.
 
@@ -355,7 +355,7 @@ def train(
         session: the task; what is frozen beside its specification's is by the settings.
         plan: what stays the same.
         checkpoints: of this run alone.
-        callbacks: onlookers, called in turn; of several processes, give them to the one of rank 0.
+        callbacks: what follows the run, called in turn; of several processes, give them to the one of rank 0.
         world: this process among those that train together; the only one by default.
         stop_asked: asked after each step, for those who cannot send a signal.
         before: called before the first step of a run that is not resumed, with weights in place; it must leave them so.
@@ -387,7 +387,7 @@ def train(
 
         while True:
             if control.should_evaluate(state):
-                metrics = run.judge(asked)
+                metrics = run.evaluate(asked)
                 if metrics is None:
                     raise stop()
                 for callback in callbacks:
@@ -446,15 +446,15 @@ class _Run:
         if saved is not None:
             self.update.load_state(saved[0])
 
-    def judge(self, asked: Callable[[], bool]) -> dict[str, float] | None:
-        """Judge the weights on dev, and keep them when they are the best so far; None when asked to stop meanwhile.
+    def evaluate(self, asked: Callable[[], bool]) -> dict[str, float] | None:
+        """Evaluate the weights on dev, and keep them when they are the best so far; None when asked to stop meanwhile.
 
         Of several processes the first one evaluates: running statistics of batch norms are those of each process's own rows.
         """
         metrics: dict[str, float] | None = self.world.broadcast(lambda: self._metrics(asked))
         if metrics is None:
             return None
-        if self.control.judge(self.state, metrics) and self.world.is_main_process:
+        if self.control.record_evaluation(self.state, metrics) and self.world.is_main_process:
             self._checkpoints.save_best(self.state.step, self.session.weights())
         return metrics
 
@@ -470,7 +470,7 @@ class _Run:
         rows, rate = self._rows(), self.control.schedule.at(state.step)
         feeds = self._ahead.take(state.step, lambda: self.train_step.feeds(rows, state.step))
         self._begin_next(state.step + 1)
-        report = self.train_step.take(self.update, state, rows, rate, stop, feeds)
+        report = self.train_step.run(self.update, state, rows, rate, stop, feeds)
         require_finite(report, state, plan.train.rows[rows])
         step = Step(state.step + 1, state.epoch + 1, report.loss, rate, report.grad_norm)
         self.control.advance(state)
@@ -516,7 +516,7 @@ class _Run:
         self._frozen = self.control.frozen(self.state.epoch)
         self.session = self.session.refrozen(self._frozen)
 
-    def _update(self) -> Update:
-        update = Update(self.session, self.plan.settings, self._class_weights, self.world)
+    def _update(self) -> TrainProgram:
+        update = TrainProgram(self.session, self.plan.settings, self._class_weights, self.world)
         update.initialise()
         return update

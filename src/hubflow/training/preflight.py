@@ -24,7 +24,7 @@ from hubflow.store.store import Store, content_key
 from hubflow.training.callbacks import TrainState
 from hubflow.training.checkpoints import versions
 from hubflow.training.loop import TrainStep, require_finite
-from hubflow.training.program import Update
+from hubflow.training.program import TrainProgram
 
 FOLDER = "preflights"
 
@@ -52,7 +52,7 @@ def _file(home: Store, request: TrainRequest) -> Path:
     """
     asked = {name: value for name, value in request.identity().items() if name != "seed"}
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-    machine = {"cores": compute_cores(), "memory": memory, "device": request.device, "processes": request.processes}
+    machine = {"cores": compute_cores(), "memory": memory, "device": request.device, "num_processes": request.num_processes}
     return home.root / FOLDER / f"{content_key('preflight', asked, machine, versions())}.txt"
 
 
@@ -91,21 +91,21 @@ class Preflight:
 
 def preflight(
     session: Session,
-    update: Update,
+    update: TrainProgram,
     train_step: TrainStep,
     settings: TrainSettings,
     dev: EncodedSplit | None,
     folder: Path,
     export: Callable[[Session, Path], None],
 ) -> Preflight:
-    """Compute one update, judge the longest rows, export once, and put everything back as it was.
+    """Compute one update, evaluate the longest rows, export once, and put everything back as it was.
 
     Args:
         session: with the weights to start from.
         update: its programs.
         train_step: of the run.
         settings: of training.
-        dev: rows to judge on, or None.
+        dev: rows to evaluate on, or None.
         folder: of the run; the export is tried in a folder below it that is removed again.
         export: writes the session's inference program to a folder.
 
@@ -121,9 +121,9 @@ def preflight(
     state = TrainState(loss_scale=1.0 if settings.precision == "float16" else None)
     before = _resident_bytes()
     few = np.argsort(train_step.train.lengths, kind="stable")[:FEW_ROWS]
-    train_step.take(update, state, few, 0.0, stop=False)  # prepares programs
+    train_step.run(update, state, few, 0.0, stop=False)  # prepares programs
     started = time.perf_counter()
-    report = train_step.take(update, state, rows, 0.0, stop=False)
+    report = train_step.run(update, state, rows, 0.0, stop=False)
     seconds = time.perf_counter() - started
     require_finite(report, state, train_step.train.rows[rows])
     grown = max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
@@ -146,7 +146,7 @@ def _judge_few(session: Session, dev: EncodedSplit, rows: IntArray) -> None:
     session.run(task.test_program(), dev.feed(rows), [task.test_variable(name) for name in names])
 
 
-def require_room(session: Session, update: Update, folder: Path, keep: int) -> None:
+def require_room(session: Session, update: TrainProgram, folder: Path, keep: int) -> None:
     """Refuse to begin where the checkpoints will not fit: `keep` and the one being written, and as many best weights.
 
     Raises:
@@ -161,7 +161,7 @@ def require_room(session: Session, update: Update, folder: Path, keep: int) -> N
         )
 
 
-def _bytes_of(session: Session, update: Update) -> tuple[int, int]:
+def _bytes_of(session: Session, update: TrainProgram) -> tuple[int, int]:
     """Of module and head, and of a checkpoint of all."""
     return sum(variable_bytes(session.scope, name) for name in session.names.values()), update.state_bytes()
 

@@ -152,7 +152,7 @@ SUM, START, RATE = "sum_of_gradients.", "start.", "learning_rate_"
 
 
 @dataclass(frozen=True)
-class Report:
+class StepResult:
     """What one update, or one part of it, has to say.
 
     Attributes:
@@ -171,7 +171,7 @@ class Report:
         return float(np.sqrt(sum(norm**2 for norm in self.norms.values())))
 
 
-class Update:
+class TrainProgram:
     """The programs that update a session's trainable parameters.
 
     Where the rows of an update are computed at once, one program does all. Where they are computed in parts (and in float16,
@@ -251,7 +251,7 @@ class Update:
         for name, array in state.items():
             set_variable(self.session.scope, name, array, self.session.place)
 
-    def add(self, feed: Feed, normaliser: float, rate: float, stop: bool = False) -> Report:
+    def accumulate(self, feed: Feed, normaliser: float, rate: float, stop: bool = False) -> StepResult:
         """Compute one part of an update; where there is but one, the parameters are updated with it.
 
         Args:
@@ -265,9 +265,9 @@ class Update:
         scalars = {NORMALISER: np.array([normaliser], np.float32), STOP: np.array([float(stop)], np.float32)}
         (report,) = self.session.run(self._main, {**feed, **scalars}, [self._report])
         loss, stops, *squares = (float(value) for value in report)
-        return Report(loss, stops, dict(zip(self._blocks, np.sqrt(squares).tolist(), strict=True)))
+        return StepResult(loss, stops, dict(zip(self._blocks, np.sqrt(squares).tolist(), strict=True)))
 
-    def finish(self, rate: float, scale: float = 1.0, keep: bool = True) -> None:
+    def apply(self, rate: float, scale: float = 1.0, keep: bool = True) -> None:
         """Update the parameters with the sum of the parts' gradients divided by `scale`; `keep=False` drops the sum."""
         if self._second is None:
             return

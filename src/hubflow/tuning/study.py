@@ -207,7 +207,7 @@ class Pruning(Callback):
         self._trial, self._metric = trial, metric
 
     def on_evaluate(self, state: TrainState, metrics: dict[str, float]) -> None:
-        """Judge the trial against the others at the same evaluation."""
+        """Compare the trial against the others at the same evaluation."""
         if self._metric not in metrics:
             return
         number = len(state.evaluations)

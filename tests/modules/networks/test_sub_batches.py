@@ -16,7 +16,7 @@ from hubflow.tasks.task import TaskSpec
 from hubflow.training.callbacks import TrainState
 from hubflow.training.distributed import World
 from hubflow.training.loop import TrainStep
-from hubflow.training.program import Update
+from hubflow.training.program import TrainProgram
 
 SPECS = {
     "text": TaskSpec("text_classification", 2, head_dropout=0.0),
@@ -40,13 +40,13 @@ def trained(job: Job, sub_batches: int, steps: int = 3) -> dict[str, Any]:
     """Weights after some updates of all rows, by plain gradient descent."""
     spec, module, rows = job
     session = Session(spec, module, "cpu", sub_batches=sub_batches)
-    update = Update(session, settings(optimizer="sgd", weight_decay=0.0), None, World.alone())
+    update = TrainProgram(session, settings(optimizer="sgd", weight_decay=0.0), None, World.alone())
     session.initialise(0)
     update.initialise()
     train_step = TrainStep(rows, rows.example_weights(None), 0, 1, World.alone())
     state = TrainState()
     for _ in range(steps):
-        train_step.take(update, state, np.arange(len(rows)), 0.1, False)
+        train_step.run(update, state, np.arange(len(rows)), 0.1, False)
         state.step += 1
     return session.weights()
 

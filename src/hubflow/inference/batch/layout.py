@@ -237,7 +237,7 @@ def lay_out(
     empty: list[str] = []
     for source, report in zip(sources, reports, strict=True):
         try:
-            for chunk in _chunks(source, task, settings.rows_per_part):
+            for chunk in _chunks(source, task, settings.rows_per_shard):
                 rows, rejected = _sorted_chunk(chunk, kind, report)
                 numbered += count_numbered(rows["tokens"]) if kind == "tokens" else (0, 0)
                 if named:
