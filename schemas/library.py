@@ -3,7 +3,7 @@
 They come from the environment of the process, `HUBFLOW_LIMITS_MAX_IMAGE_PIXELS=50000000`, and from the TOML file that
 `HUBFLOW_CONFIG` names, with a table for each section; the environment has the last word. No setting of a run can change them,
 and no file of the current folder is read: who starts a run, or wrote the files it reads, may not be the owner of the machine.
-`docs/security.md` lists them.
+The docs list them: reference, settings of the library.
 """
 
 import os

@@ -38,7 +38,7 @@ def url_fault(address: str) -> str | None:
     if set("?#") & set(rest) or "@" in account or (":" in host and not host.startswith("arn:")):
         return (
             "the URL holds a user, a password, a port or a query; leave them out, and give credentials and endpoint by the "
-            "environment, fsspec's configuration or a Prefect block (docs/production.md)"
+            "environment, fsspec's configuration or a Prefect block (docs/how-to/s3.md)"
         )
     if not address.isprintable() or "\\" in address or "::" in address or not all(map(_is_plain, (host, *segments))):
         return f"{address!r} is no URL of a store; expected one such as s3://bucket/prefix, without . and .. and empty parts"
@@ -46,7 +46,7 @@ def url_fault(address: str) -> str | None:
     if scheme not in known:
         return (
             f"{address!r}: a store's URL begins with {' or '.join(f'{one}://' for one in known)}; to allow more, the owner of "
-            "the machine sets trust.store_schemes (docs/security.md)"
+            "the machine sets trust.store_schemes (docs/explanation/security.md)"
         )
     return None
 
@@ -108,7 +108,7 @@ def _tracking_uri(address: str) -> str:
         return _refuse(
             address,
             f"the owner of the machine allows no runs to send to {without_query!r}: expected a file, sqlite:///…, or a URI of "
-            "trust.tracking_uris, which the owner sets with HUBFLOW_TRUST_TRACKING_URIS (docs/security.md)",
+            "trust.tracking_uris, which the owner sets with HUBFLOW_TRUST_TRACKING_URIS (docs/explanation/security.md)",
         )
     return address
 

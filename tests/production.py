@@ -1,4 +1,4 @@
-"""Run the commands of docs/production.md in their order: PostgreSQL, authentication, a worker, a block, a run, dump, restore.
+"""Run the commands of the pages about production: PostgreSQL, authentication, a worker, a block, a run, dump, restore.
 
 It takes two minutes and needs PostgreSQL's programs (on Debian the package `postgresql`): it is run by hand, not by the gate.
 Clusters are not to be run by root: then it is the user `postgres` who runs this one.
@@ -24,11 +24,12 @@ from prefect_processes import FENCE, Block, World, world
 PROJECT = Path(__file__).parents[1]
 BY_HAND = ("by-hand", "script")
 BUCKET = "hubflow"
+PAGES = ("postgresql", "s3", "production")
 
 
 def main() -> None:
     """Run every block that is for this machine, and look at what is left."""
-    text = (PROJECT / "docs" / "production.md").read_text(encoding="utf-8")
+    text = "\n".join((PROJECT / "docs" / "how-to" / f"{page}.md").read_text(encoding="utf-8") for page in PAGES)
     blocks = [Block(script, kind) for kind, script in FENCE.findall(text) if kind not in BY_HAND]
     with tempfile.TemporaryDirectory(prefix="hubflow-production-") as folder, s3_server() as endpoint:
         home = Path(folder) / "home"
@@ -43,7 +44,7 @@ def main() -> None:
         kept = [one["Key"] for one in client.list_objects_v2(Bucket=BUCKET)["Contents"]]
     assert any("/exports/" in name and name.endswith("manifest.json") for name in kept), kept
     assert any("/runs/" in name and name.endswith("report.html") for name in kept), kept
-    print(f"{len(blocks)} blocks of docs/production.md ended as they say; the store holds {len(kept)} objects")
+    print(f"{len(blocks)} blocks of {len(PAGES)} pages ended as they say; the store holds {len(kept)} objects")
 
 
 def run(here: World, script: str, keeps_running: bool) -> None:

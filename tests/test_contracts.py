@@ -1,4 +1,4 @@
-"""The table of docs/contracts.md is true: each contract exists and is listed, and each stage's docstring names its own."""
+"""docs/reference/contracts.md is true: each contract exists and is listed, and each stage's docstring names its own."""
 
 import importlib
 import inspect
@@ -11,7 +11,7 @@ import pytest
 
 import hubflow.schemas
 
-TABLE = Path(__file__).parents[1] / "docs" / "contracts.md"
+TABLE = Path(__file__).parents[1] / "docs" / "reference" / "contracts.md"
 
 
 def boundaries() -> list[tuple[str, list[str], str]]:

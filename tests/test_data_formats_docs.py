@@ -1,4 +1,4 @@
-"""docs/data-formats.md is true: its samples are read, its Python runs, its settings are settings."""
+"""docs/how-to/data-formats.md is true: its samples are read, its Python runs, its settings are settings."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from hubflow.schemas.labels import clean_label, label_text
 from hubflow.schemas.settings import DatasetSpec, PredictSettings
 from hubflow.store.store import Store
 
-TEXT = (Path(__file__).parents[1] / "docs" / "data-formats.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[1] / "docs" / "how-to" / "data-formats.md").read_text(encoding="utf-8")
 
 
 def section(heading: str) -> str:

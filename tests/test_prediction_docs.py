@@ -1,4 +1,4 @@
-"""docs/prediction.md is true: its Python runs, its command runs, its settings are settings."""
+"""docs/how-to/predict.md is true: its Python runs, its command runs, its settings are settings."""
 
 import re
 import shlex
@@ -13,7 +13,7 @@ from runs import Run, write_reviews
 
 from hubflow.schemas.settings import PredictSettings
 
-TEXT = (Path(__file__).parents[1] / "docs" / "prediction.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[1] / "docs" / "how-to" / "predict.md").read_text(encoding="utf-8")
 
 
 def block(kind: str) -> str:

@@ -71,7 +71,7 @@ def test_parameters_are_settings_of_the_flow_with_a_store_that_outlives_the_run(
 
 
 def test_what_the_document_passes_with_p_is_what_the_flows_take() -> None:
-    blocks = documented_blocks(PROJECT / "docs" / "deployment.md", "Your own settings")
+    blocks = documented_blocks(PROJECT / "docs" / "how-to" / "deploy.md", "Your own settings")
     assert len(blocks) == 2
     for block in blocks:
         words = shlex.split(block.script)

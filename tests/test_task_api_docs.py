@@ -1,4 +1,4 @@
-"""docs/task-api.md is true: its code runs from top to bottom, and gives what the page says."""
+"""docs/how-to/task-api.md is true: its code runs from top to bottom, and gives what the page says."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 
 from hubflow.runtime.paddle_import import paddle
 
-TEXT = (Path(__file__).parents[1] / "docs" / "task-api.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[1] / "docs" / "how-to" / "task-api.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

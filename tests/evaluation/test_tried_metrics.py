@@ -18,7 +18,7 @@ from hubflow.schemas.references import DatasetRef
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.stages.load_dataset import load_dataset
 
-PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "metrics.md").read_text(encoding="utf-8")
 COST = re.search(r"```python\n(import pandas as pd  # my_metrics\.py.*?)```", PAGE, re.DOTALL)
 OTHERS = """
 

@@ -1,4 +1,4 @@
-"""From nothing to a finished nightly run, by the commands of docs/deployment.md: real server, work pool and worker."""
+"""From nothing to a finished nightly run, by the commands of docs/how-to/deploy.md: real server, work pool and worker."""
 
 import itertools
 import json
@@ -128,7 +128,7 @@ def test_no_process_is_left(outcome: Outcome) -> None:
 
 def _run_document(here: World) -> str:
     printed = ""
-    for block in documented_blocks(PROJECT / "docs" / "deployment.md", HEADING):
+    for block in documented_blocks(PROJECT / "docs" / "how-to" / "deploy.md", HEADING):
         if block.kind != "keep-running":
             printed += here.run(block.script)
             continue

@@ -1,4 +1,4 @@
-"""Three nights by the commands of docs/nightly.md: promoted, skipped, rejected, a webhook that is told, a slot given back."""
+"""Three nights by the commands of the tutorial: promoted, skipped, rejected, a webhook that is told, a slot given back."""
 
 import http.server
 import json
@@ -56,7 +56,7 @@ def test_the_documented_nights_are_promoted_skipped_and_kept_back_and_the_webhoo
     url, posted = hooks
     nights, shown, holder = [], "", None
     with world(tmp_path, PROJECT) as here:
-        for block in documented_blocks(PROJECT / "docs" / "nightly.md", "Three nights"):
+        for block in documented_blocks(PROJECT / "docs" / "tutorials" / "nightly.md", "Three nights"):
             script = block.script.replace("https://hooks.example.org/nightly", url)
             if block.kind == "keep-running":
                 here.keep_running(script)

@@ -454,7 +454,7 @@ def test_predictions_of_a_linked_file_land_beside_the_link(text_run: Run, tmp_pa
     assert Path(result.output) == tmp_path / "linked" / "rows.csv.predictions.parquet"
 
 
-DOCS = (Path(__file__).parents[2] / "docs" / "data-formats.md").read_text(encoding="utf-8")
+DOCS = (Path(__file__).parents[2] / "docs" / "how-to" / "data-formats.md").read_text(encoding="utf-8")
 
 
 def blocks_of(section: str) -> list[str]:

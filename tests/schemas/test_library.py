@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 
 from hubflow.errors import SettingsError
-from hubflow.schemas.library import LibrarySettings, library_settings
-
-DOCUMENT = Path(__file__).parents[2] / "docs" / "security.md"
+from hubflow.schemas.library import library_settings
 
 
 def test_environment_overrides_the_file_and_the_file_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,15 +55,3 @@ def test_a_fault_of_the_file_names_the_file(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("HUBFLOW_CONFIG", str(config))
     with pytest.raises(SettingsError, match=r"hubflow\.toml"):
         library_settings()
-
-
-def test_the_document_has_every_setting_with_its_default() -> None:
-    lines = DOCUMENT.read_text(encoding="utf-8").splitlines()
-    for section, field in LibrarySettings.model_fields.items():
-        for name in type(field.default).model_fields:
-            line = next((line for line in lines if line.startswith(f"| `{section}.{name}` |")), None)
-            assert line is not None, f"{DOCUMENT.name} has no row for {section}.{name}"
-            default = getattr(getattr(LibrarySettings(), section), name)
-            shown = "none" if default in (None, ()) else f"{default:,}" if isinstance(default, int) else str(default)
-            shown = ", ".join(f"`{one}`" for one in default) if isinstance(default, tuple) and default else shown
-            assert line.split("|")[2].strip() == shown, f"{section}.{name}: the default is {shown}"

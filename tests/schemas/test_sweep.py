@@ -13,7 +13,7 @@ from hubflow.schemas.settings import FineTuneSettings
 from hubflow.schemas.sweep import SweepSettings
 
 RATES = {"low": "1e-6", "high": 1e-3, "log": True}
-DOCUMENT = Path(__file__).parents[2] / "docs" / "sweep.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "how-to" / "sweep.md"
 
 
 def values(**more: Any) -> dict[str, Any]:

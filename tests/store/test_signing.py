@@ -32,7 +32,7 @@ from hubflow.store.manifest import MANIFEST, MANIFEST_SIGNATURE, seal, verify_fo
 from hubflow.store.signing import make_key, read_signing_key, require_signing, require_trusted, sign, sign_export
 from hubflow.store.store import Store, sign_folder
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "export.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "how-to" / "export.md"
 
 
 @pytest.fixture

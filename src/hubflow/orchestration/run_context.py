@@ -187,7 +187,7 @@ def _loaded(block: str) -> StoreCredentials:
     except (ValueError, RuntimeError) as error:
         raise SettingsError(
             f"store_block: {error}; make it on this Prefect server: StoreCredentials(url=…, options=…).save({block!r}), see "
-            "docs/production.md. A Secret block says for no URL what it is for, and is not used"
+            "docs/how-to/s3.md. A Secret block says for no URL what it is for, and is not used"
         ) from None
 
 

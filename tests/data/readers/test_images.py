@@ -426,8 +426,8 @@ def test_faults_of_lists_set_rows_aside_up_to_the_share(tmp_path: Path) -> None:
 
 
 def blocks(section: str, kind: str) -> list[str]:
-    """Code of a section of docs/data-formats.md."""
-    page = (Path(__file__).parents[3] / "docs" / "data-formats.md").read_text(encoding="utf-8")
+    """Code of a section of docs/how-to/data-formats.md."""
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "data-formats.md").read_text(encoding="utf-8")
     (text,) = re.findall(rf"^## {re.escape(section)}\n(.*?)(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
     return re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL)
 

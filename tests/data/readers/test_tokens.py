@@ -188,7 +188,7 @@ def test_a_file_of_comments_alone_holds_no_sentences(tmp_path: Path) -> None:
 
 
 def test_the_sample_of_the_documentation_is_read_as_it_says(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "data-formats.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "data-formats.md").read_text(encoding="utf-8")
     section = page.partition("## Token files")[2]
     sample, given = (section.partition(f"```{kind}\n")[2].partition("```")[0] for kind in ("text", "yaml"))
     options = yaml.safe_load(given)["data"]

@@ -1,0 +1,76 @@
+"""The tutorials are true: a reader who writes their files and gives their commands, in their order, comes to their end."""
+
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from documented_pages import Step, steps_of
+from prefect_processes import World, world
+
+TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
+FOLDER = "reviews-project"
+
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/environ").exists() or shutil.which("bash") is None, reason="processes are told apart by /proc"
+)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """An empty folder in a home of its own, where the commands of this environment are found, as in an activated one."""
+    monkeypatch.setenv("UV", str(Path(sys.executable).with_name("uv")))  # whose folder `world` puts first on the path
+    folder = tmp_path / FOLDER
+    folder.mkdir()
+    (tmp_path / "running.log").touch()
+    with world(tmp_path, folder) as found:
+        yield found
+
+
+def follow(page: str, here: World) -> str:
+    """Do what the page says; gives what its commands printed. What one block sets in the shell, the next ones see."""
+    printed, earlier = "", ""
+    for step in steps_of(TUTORIALS / page):
+        if step.file is not None:
+            (here.project / step.file).write_text(step.text, encoding="utf-8")
+        elif step.kind == "keep-running":
+            here.keep_running(step.text)
+            if "server start" in step.text:
+                here.wait_for("server", here.is_up)
+        else:
+            printed += here.run(earlier + _expected(step))
+            earlier += "".join(f"{line}\n" for line in step.text.splitlines() if re.match(r"\w+=", line))
+    return printed
+
+
+def _expected(step: Step) -> str:
+    """The commands of a block; one of the kind `fails` is to fail with hubflow's own exit code."""
+    return f"code=0; {step.text.strip()} || code=$?; test $code = 2" if step.kind == "fails" else step.text
+
+
+def test_the_first_fine_tune_comes_to_labelled_images(here: World) -> None:
+    printed = follow("first-fine-tune.md", here)
+    assert "digits.yaml: sound" in printed
+    assert "reused" in printed
+    labelled = pd.read_csv(here.project / "labelled.csv")
+    assert len(labelled) == 20
+    assert re.search(r"^[5-9] [01]\.\d+$", printed, re.MULTILINE)
+
+
+def test_own_data_is_refused_then_quarantined_then_trained_on(here: World) -> None:
+    printed = follow("your-own-data.md", here)
+    assert "row 242" in printed
+    assert "! duplicates_within_split" in printed or "! same_text_across_splits" in printed
+    assert "cost" in printed
+    labelled = pd.read_csv(here.project / "labelled.csv")
+    assert set(labelled["predicted"]) <= {"good", "bad"}
+
+
+def test_a_flow_of_ones_own_is_deployed_and_runs(here: World) -> None:
+    printed = follow("your-own-project.md", here)
+    assert "exported local-store/exports/" in printed
+    assert "Flow run finished successfully in 'Completed'" in printed
+    assert list((here.home / "reviews-store" / "exports").iterdir())
