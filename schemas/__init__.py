@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         SliceSettings,
     )
     from hubflow.schemas.sweep import Dimension, PrunerSettings, SweepResult, SweepSettings, Trial
+    from hubflow.schemas.tasks import MetricRange, ScoreSection, TaskType
     from hubflow.schemas.training import (
         Adagrad,
         Adam,
@@ -125,6 +126,7 @@ __all__ = [
     "Limits",
     "Linear",
     "LoraSettings",
+    "MetricRange",
     "Metrics",
     "ModuleRef",
     "ModuleSpec",
@@ -145,6 +147,7 @@ __all__ = [
     "RmsProp",
     "Rule",
     "RunnerSettings",
+    "ScoreSection",
     "Sgd",
     "SlantedTriangular",
     "SliceSettings",
@@ -153,6 +156,7 @@ __all__ = [
     "SweepResult",
     "SweepSettings",
     "TaskRef",
+    "TaskType",
     "TextPairRows",
     "TextRows",
     "TokenPredictions",
@@ -230,6 +234,7 @@ _NAMES = {
         "SliceSettings",
     ),
     "hubflow.schemas.sweep": ("Dimension", "PrunerSettings", "SweepResult", "SweepSettings", "Trial"),
+    "hubflow.schemas.tasks": ("MetricRange", "ScoreSection", "TaskType"),
     "hubflow.schemas.training": (
         "Adagrad",
         "Adam",

@@ -38,7 +38,13 @@ TaskName = Annotated[str, AfterValidator(_known)]
 
 
 class MetricRange(NamedTuple):
-    """Which values a metric can have, and which way is better."""
+    """Which values a metric can have, and which way is better.
+
+    Attributes:
+        low: smallest value.
+        high: largest value.
+        lower_is_better: whether the smallest value is the best; of all others it is the largest.
+    """
 
     low: float = 0.0
     high: float = 1.0
@@ -102,15 +108,36 @@ class TaskType(Protocol):
     label_slices: str
 
     def rows_kind(self, spec: "DatasetSpec") -> "RowKind":
-        """Kind of rows that data settings give, whose contract is `hubflow.schemas.rows.ROW_MODELS` of it."""
+        """Kind of rows that data settings give, whose contract is `hubflow.schemas.rows.ROW_MODELS` of it.
+
+        Args:
+            spec: where the rows are and how they are written.
+
+        Returns:
+            One of `text`, `text_pair`, `tokens` and `image`.
+        """
         ...
 
     def measured_while_training(self, num_classes: int) -> tuple[str, ...]:
-        """Metrics that are there after each evaluation while training of so many labels."""
+        """Metrics that are there after each evaluation while training, and so may pick the best weights.
+
+        Args:
+            num_classes: number of labels.
+
+        Returns:
+            Names of `metrics`.
+        """
         ...
 
     def default_best_metric(self, labels: Sequence[str] | None) -> str:
-        """What picks the best weights unless the settings say so; `labels` is None where they are not known yet."""
+        """What picks the best weights unless the settings say so.
+
+        Args:
+            labels: of the label map, in order; None where they are not known yet.
+
+        Returns:
+            A name of `metrics`.
+        """
         ...
 
     def build_head(self, graph: Any, spec: Any) -> Any:
@@ -126,18 +153,28 @@ class TaskType(Protocol):
         ...
 
     def streaming_metrics(self, labels: Any, label_map: Any, options: Any, others: Sequence[str] = ()) -> Any:
-        """Metrics of a split, to be updated batch by batch (`hubflow.metrics.streaming.StreamingMetrics`).
+        """Metrics of a split, to be updated batch by batch.
 
         Args:
             labels: true label ids of every row `[rows]`; of sequences an array of them by row.
             label_map: of the model.
             options: `hubflow.metrics.streaming.MetricOptions`.
             others: labels that predictions may have and the map has not; their ids follow those of the map.
+
+        Returns:
+            A `hubflow.metrics.streaming.StreamingMetrics` with no row evaluated.
         """
         ...
 
     def score_sections(self, details: "SplitDetails") -> list[ScoreSection]:
-        """The report's tables of scores by label."""
+        """The report's tables of scores by label.
+
+        Args:
+            details: of one split.
+
+        Returns:
+            One section for each table, in their order on the page.
+        """
         ...
 
 

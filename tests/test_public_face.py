@@ -35,8 +35,6 @@ HEAVY = ("numpy", "optuna", "paddle", "pandas", "pandera", "prefect", "pyarrow",
 """What takes long to import, and is not needed to show what there is."""
 HEAVIEST = tuple(name for name in HEAVY if name not in ("pydantic", "yaml"))
 """What settings do not need either."""
-PENDING = ("hubflow.Callback.", "hubflow.Store", "hubflow.hub.Task.")
-"""Beginnings of names whose docstrings do not say everything yet."""
 
 
 def public(package: str) -> dict[str, Any]:
@@ -93,7 +91,7 @@ CONTRACTS = {
     for name, value in public("hubflow.schemas").items()
     if inspect.isclass(value) and issubclass(value, pa.DataFrameModel)
 }
-DOCUMENTED = {name: value for name, value in documented().items() if not name.startswith(PENDING)}
+DOCUMENTED = documented()
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -136,7 +134,7 @@ def test_a_docstring_names_every_parameter_and_what_is_returned(name: str) -> No
     assert [one for one in parameters if not re.search(rf"^ +{one}: ", told, re.MULTILINE)] == []
     returned = None if inspect.isclass(value) else signature.return_annotation
     if parameters and returned not in (None, "None"):
-        assert section(docstring, "Returns")
+        assert section(docstring, "Returns") or section(docstring, "Yields")
 
 
 @pytest.mark.parametrize("model", sorted(models(), key=lambda model: model.__name__), ids=lambda model: model.__name__)

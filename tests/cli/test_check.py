@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from command_lines import run_process
 from modules import make_tiny_bert
 from PIL import Image
 from runs import WORDS, digits_settings, write_reviews
@@ -426,3 +427,22 @@ def test_a_warning_about_a_file_obeys_nothing_whoever_prints_it(as_json: bool, t
 @pytest.fixture
 def write_config(tmp_path: Path) -> Callable[[Values], str]:
     return lambda values: write(tmp_path, "run.yaml", yaml.safe_dump(values))
+
+
+def test_a_task_type_of_ones_own_is_imported_only_when_that_is_allowed(sound: Values, tmp_path: Path) -> None:
+    (tmp_path / "own_task.py").write_text(
+        "from pathlib import Path\n"
+        "from hubflow.tasks.text_classification import TextClassification\n"
+        "Path(__file__).with_name('ran').touch()\n"
+        "class Own(TextClassification):\n"
+        "    formats = ('csv',)\n"
+    )
+    config = write(tmp_path, "run.yaml", yaml.safe_dump({**sound, "task": "own_task:Own"}))
+    without = run_process("check", config, "--json", PYTHONPATH=str(tmp_path))
+    assert without.returncode == 0, without.stderr
+    assert "task 'own_task:Own' was not imported: data and head were not checked" in without.stdout
+    assert not (tmp_path / "ran").exists()
+    allowed = run_process("check", config, "--json", "--allow-imports", PYTHONPATH=str(tmp_path))
+    assert allowed.returncode != 0
+    assert "data.format 'tsv' holds no rows for own_task:Own; use one of csv" in allowed.stdout + allowed.stderr
+    assert (tmp_path / "ran").exists()

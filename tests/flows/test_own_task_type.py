@@ -1,5 +1,6 @@
 """A task type that lives here: labels in an order, from its name in the settings through the nightly flow, gate and report."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from modules import make_tiny_bert
+from runs import run_stages
 
 from hubflow.errors import SettingsError
 from hubflow.evaluation.folder import read_details
@@ -198,3 +200,18 @@ def test_what_is_no_task_type_is_named_with_what_it_lacks(name: str, expected: s
 
 class Nothing:
     """A class that is no task type."""
+
+
+def test_the_task_type_of_the_docs_is_trained_evaluated_and_exported(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "task-types.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r'^```python title="ordered_labels.py"\n(.*?)^```$', page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "ordered_labels.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run = run_stages(settings(folder, task="ordered_labels:OrderedLabels", store=str(tmp_path / "store")))
+    assert run.checkpoint.best_metric == DISTANCE
+    assert run.evaluation.metrics["test"][DISTANCE] < 1.0
+    details = read_details(run.store, run.evaluation)["test"]
+    assert details.intervals[DISTANCE].low <= run.evaluation.metrics["test"][DISTANCE] <= details.intervals[DISTANCE].high
+    assert Predictor.load(run.export_folder).task == "text_classification"

@@ -33,7 +33,7 @@ from hubflow.training.checkpoints import Checkpoints
 from hubflow.training.distributed import World
 from hubflow.training.loop import TrainingError, TrainingStopped, TrainPlan, TrainStep, train
 from hubflow.training.optimizers import is_decayed
-from hubflow.training.program import Report, TrainProgram, class_weights_of
+from hubflow.training.program import StepResult, TrainProgram, class_weights_of
 
 RATE = 0.05
 SIDES = LabelMap(labels=("left", "right"))
@@ -195,7 +195,7 @@ def test_an_update_in_parts_is_that_of_all_its_rows(kind: str, calm_bert: Path, 
     updates = [np.arange(8), np.arange(8, 16), np.arange(16, 19)]
     values = {"label_smoothing": 0.1, "class_weights": "balanced", "optimizer": "momentum", "max_grad_norm": 0.1}
     values |= {"l2": 0.05, "l2_sp": 0.1, "max_grad_value": 0.05}
-    found: dict[int, tuple[list[Report], Arrays]] = {}
+    found: dict[int, tuple[list[StepResult], Arrays]] = {}
     chosen = (4,) if kind == "text" else (2, 4)
     for parts in (1, *chosen):
         given = plain(**values, weight_decay=0.01, layerwise_lr_decay=0.9, gradient_accumulation_steps=parts)

@@ -349,7 +349,7 @@ def check(
     overrides: Override = None,
     allow_imports: Annotated[
         bool,
-        typer.Option("--allow-imports", help="Import the contract and the metrics that CONFIG names, which runs their code."),
+        typer.Option("--allow-imports", help="Import what CONFIG names, which runs its code: task type, contract, metrics."),
     ] = False,
     as_json: Json = False,
 ) -> None:

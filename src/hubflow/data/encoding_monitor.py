@@ -32,7 +32,7 @@ class EncodingMonitor:
         dataset: the rows.
         checks: policies.
         max_invalid_fraction: share of a split's images that may be left out because they do not decode.
-        publish: shows a report to people who monitor the run.
+        publish: shows a report to people who watch the run.
     """
 
     def __init__(

@@ -102,6 +102,9 @@ class Store:
     files are read and written there, unless a stage wrote them below the root itself, which `mirror` then sends. `training/`
     stays here.
 
+    Args:
+        root: folder, which is made where it is missing, or URL.
+
     Raises:
         StoreError: when the root cannot be created or written, or the URL is none of a store.
         SettingsError: when the root is outside of `trust.output_root`.
@@ -134,11 +137,25 @@ class Store:
             self._remote.require_writable()
 
     def display_path(self, path: str) -> str:
-        """What a person, or another machine, finds a store-relative path by: an absolute path, or a URL."""
+        """What a person, or another machine, finds a store-relative path by.
+
+        Args:
+            path: relative to the store.
+
+        Returns:
+            Absolute path, or URL.
+        """
         return f"{self._remote.url}/{path}" if self._remote else str(self.root / path)
 
     def find(self, kind: str, key: str) -> Artifact | None:
-        """The intact artefact at `<kind>/<key>`, or None when there is none or its files are gone or altered.
+        """The intact artefact at `<kind>/<key>`.
+
+        Args:
+            kind: of the artefact, such as `checkpoints`.
+            key: of the artefact, by content (`content_key`).
+
+        Returns:
+            The artefact, or None when there is none or its files are gone or altered.
 
         Raises:
             SignatureError: when it is an export, `trust.keys` is set, and none of them has signed it.
@@ -167,7 +184,13 @@ class Store:
         return self._fetched(path, manifest)
 
     def open(self, reference: Reference) -> Artifact:
-        """The artefact that `reference` names, every file verified.
+        """The artefact that a reference names, every file verified.
+
+        Args:
+            reference: what a stage returned.
+
+        Returns:
+            The artefact.
 
         Raises:
             SignatureError: when it is an export, `trust.keys` is set, and none of them has signed it.
@@ -190,6 +213,12 @@ class Store:
     def resolve(self, path: str) -> Path:
         """Absolute path of a store-relative one.
 
+        Args:
+            path: relative to the store.
+
+        Returns:
+            Absolute path below the root on this machine.
+
         Raises:
             StoreError: when it leads out of the store.
         """
@@ -207,6 +236,9 @@ class Store:
             key: of the artefact.
             holds: files and folders whose rows it holds: who may not read each of them may not open its folder.
 
+        Yields:
+            The draft: its folder, and the facts of its manifest.
+
         Raises:
             StoreError: when it cannot be written, or not sent to where the store is; the next run sends it then.
         """
@@ -223,12 +255,26 @@ class Store:
             self._damaged.discard(path)
 
     def load(self, kind: str, key: str) -> Artifact:
-        """The artefact just created at `<kind>/<key>`."""
+        """The artefact just created at `<kind>/<key>`.
+
+        Args:
+            kind: of the artefact.
+            key: of the artefact.
+
+        Returns:
+            The artefact.
+
+        Raises:
+            StoreError: when it is missing or damaged.
+        """
         path = f"{kind}/{key}"
         return self._trusted(_verified(self.root / path, path))
 
     def discard(self, path: str) -> None:
         """Remove a folder or a file, here and where the store is; the manifest first, so that nothing half is ever found.
+
+        Args:
+            path: relative to the store.
 
         Raises:
             StoreError: when it cannot be removed, or leads out of the store.
@@ -248,12 +294,22 @@ class Store:
             raise StoreError(f"{place} cannot be removed ({error})") from error
 
     def sync(self, path: str) -> None:
-        """Send what a stage wrote below the root itself, a folder or a file, and take away there what is gone here."""
+        """Send what a stage wrote below the root itself, and take away there what is gone here.
+
+        Args:
+            path: of a folder or a file, relative to the store.
+        """
         if self._remote is not None:
             mirror_tree(self._remote, self.root, self.resolve(path).relative_to(self.root).as_posix())
 
     def read_bytes(self, path: str) -> bytes | None:
-        """Content of a loose file; None when there is none.
+        """Content of a loose file.
+
+        Args:
+            path: relative to the store.
+
+        Returns:
+            The content, or None when there is no such file.
 
         Raises:
             StoreError: when it cannot be read, or leads out of the store.
@@ -286,7 +342,15 @@ class Store:
         write_atomically(file, data, holds)
 
     def compare_and_swap(self, path: str, expected: bytes | None, data: bytes) -> bool:
-        """Write a loose file if it still holds `expected` (None: there is none yet); False when another was quicker.
+        """Write a loose file if it still has the content that it is expected to have.
+
+        Args:
+            path: relative to the store.
+            expected: content that it must have; None where there must be no such file.
+            data: new content.
+
+        Returns:
+            Whether it was written; False when another process was quicker.
 
         Raises:
             StoreError: when it cannot be read or written.
@@ -305,7 +369,13 @@ class Store:
         return True
 
     def names(self, folder: str) -> list[str]:
-        """Names of the files and folders right below a folder of loose files or artefacts, sorted; hidden ones are left out.
+        """Names of the files and folders right below a folder of loose files or artefacts.
+
+        Args:
+            folder: relative to the store.
+
+        Returns:
+            Names, sorted; hidden ones are left out.
 
         Raises:
             StoreError: when the folder is there and cannot be read.
@@ -322,6 +392,10 @@ class Store:
 
     def sign(self, path: str, key: "Ed25519PrivateKey") -> str:
         """Add a key's signature to an export, also where the store is.
+
+        Args:
+            path: of the export, relative to the store.
+            key: private key that signs.
 
         Returns:
             The key's fingerprint.

@@ -78,7 +78,13 @@ class Task:
         self._inference = inference_program or self._make_inference_program()
 
     def variable(self, var_name: str) -> Any:
-        """The variable called `var_name`, for example `loss`, `label` or `accuracy`.
+        """A variable of the training program.
+
+        Args:
+            var_name: for example `loss`, `label` or `accuracy`.
+
+        Returns:
+            The static Variable.
 
         Raises:
             TaskError: for an unknown name, listing the known ones.
@@ -86,11 +92,24 @@ class Task:
         return self._lookup(self._variables, var_name)
 
     def has_variable(self, var_name: str) -> bool:
-        """Whether the task has a variable of this name."""
+        """Whether the task has a variable of this name.
+
+        Args:
+            var_name: for example `losses`.
+
+        Returns:
+            True when `variable` would give it.
+        """
         return var_name in self._variables
 
     def test_variable(self, var_name: str) -> Any:
         """The same variable in the test program.
+
+        Args:
+            var_name: as `variable` takes it.
+
+        Returns:
+            The static Variable.
 
         Raises:
             TaskError: for an unknown name, listing the known ones.
@@ -98,23 +117,43 @@ class Task:
         return self._lookup(self._test_variables, var_name)
 
     def main_program(self) -> Any:
-        """The training program."""
+        """The training program.
+
+        Returns:
+            A static Program: forward and loss, and the optimizer once there is one.
+        """
         return self._main
 
     def startup_program(self) -> Any:
-        """The program that initialises the head, and the optimizer's state once there is an optimizer."""
+        """The program that initialises the head, and the optimizer's state once there is an optimizer.
+
+        Returns:
+            A static Program.
+        """
         return self._startup
 
     def test_program(self) -> Any:
-        """Forward, loss and metrics with dropout off and batch-norm in inference mode; shares the weights of the scope."""
+        """Forward, loss and metrics with dropout off and batch-norm in inference mode.
+
+        Returns:
+            A static Program, which shares the weights of the scope.
+        """
         return self._test
 
     def inference_program(self) -> Any:
-        """Forward only, to `probs`; needs no label, and sees the weights trained later in the same scope."""
+        """Forward only, to `probs`; needs no label.
+
+        Returns:
+            A static Program, which sees the weights trained later in the same scope.
+        """
         return self._inference
 
     def metric_variable_names(self) -> list[str]:
-        """Names of the variables that measure: the loss and the metrics, each of which can be fetched."""
+        """Names of the variables that measure: the loss and the metrics, each of which can be fetched.
+
+        Returns:
+            Names, as `variable` takes them.
+        """
         return [name for name in self._variables if name not in NOT_METRICS]
 
     def _make_inference_program(self) -> Any:

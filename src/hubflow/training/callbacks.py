@@ -69,33 +69,60 @@ class TrainState:
 
 
 class Callback(Protocol):
-    """An onlooker. All methods do nothing unless written: subclass it and write those you need.
+    """What follows a training. All methods do nothing unless written: subclass it and write those you need.
 
     The loop does not depend on what they do; an error in one ends the training, as any other error does.
     """
 
     def on_train_begin(self, state: TrainState, total_steps: int) -> None:
-        """Before the first step of this process, resumed or not; `state_dict` has been put back by then."""
+        """Called before the first step of this process, resumed or not; `load_state_dict` has been called by then.
+
+        Args:
+            state: where the run stands; not to be changed.
+            total_steps: number of updates of the whole run.
+        """
         return
 
     def on_step_end(self, state: TrainState, step: Step) -> None:
-        """After each update."""
+        """Called after each update.
+
+        Args:
+            state: where the run stands; not to be changed.
+            step: how the update went.
+        """
         return
 
     def on_evaluate(self, state: TrainState, metrics: dict[str, float]) -> None:
-        """After each evaluation of the dev split."""
+        """Called after each evaluation of the dev split.
+
+        Args:
+            state: where the run stands; not to be changed.
+            metrics: value by name.
+        """
         return
 
     def on_train_end(self, state: TrainState) -> None:
-        """After the last step, or when the run stops early; not when it is interrupted."""
+        """Called after the last step, or when the run stops early; not when it is interrupted.
+
+        Args:
+            state: where the run stands; not to be changed.
+        """
         return
 
     def state_dict(self) -> dict[str, Any]:
-        """What goes into each checkpoint: values that JSON can hold."""
+        """What goes into each checkpoint.
+
+        Returns:
+            Values by name, which JSON can hold.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave when the checkpoint was written."""
+        """Take back what `state_dict` gave when the checkpoint was written.
+
+        Args:
+            state: values by name.
+        """
         return
 
 
