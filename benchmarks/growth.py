@@ -21,7 +21,7 @@ from typing import Any
 from measuring import HERE, figures_of, versions, write_section
 from training import minilm, prepare, settings
 
-PARTS = ("rows", "length", "classes", "num_processes", "overhead")
+PARTS = ("rows", "length", "classes", "processes", "overhead")
 STAGES = ("load_dataset", "encode_dataset", "fine_tune", "evaluate")
 LIMIT_SECONDS = 1200.0
 Points = list[dict[str, Any]]
@@ -38,7 +38,7 @@ def main() -> None:
         "rows": lambda folder: over_rows(folder, options.largest_rows),
         "length": over_length,
         "classes": over_classes,
-        "num_processes": over_processes,
+        "processes": over_processes,
         "overhead": overhead,
     }
     lines: list[str] = []
@@ -101,7 +101,7 @@ def over_processes(folder: Path) -> Points:
             figures = child_figures(folder, given, "fine_tune")
             seconds.append(figures["seconds"])
             peak = figures["tree_bytes"] / 1e6
-        found.append({"num_processes": processes, "step ms": 1000 * (seconds[1] - seconds[0]) / 20, "peak MB of all": peak})
+        found.append({"processes": processes, "step ms": 1000 * (seconds[1] - seconds[0]) / 20, "peak MB of all": peak})
     return found
 
 

@@ -1,6 +1,9 @@
 """Fixtures shared by all tests."""
 
+import ctypes
+import gc
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +13,39 @@ import pytest
 if TYPE_CHECKING:
     from object_storage import ObjectStorage
     from runs import Run
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Tests of a server are told by its fixture: `integration`, and with that of Prefect, which takes long to start, `slow`."""
+    fixtures = set(getattr(item, "fixturenames", ()))
+    if fixtures & {"prefect_server", "s3_server"}:
+        item.add_marker(pytest.mark.integration)
+    if "prefect_server" in fixtures:
+        item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def kept() -> dict[str, float]:
+    """How many megabytes this process had when it last handed back what it could."""
+    return {"megabytes": resident_megabytes()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def memory_is_handed_back(kept: dict[str, float]) -> Iterator[None]:
+    """After the tests of a module: Paddle's executors lie in cycles, with their programs and threads."""
+    yield
+    if resident_megabytes() > kept["megabytes"] + 50:  # looking for cycles takes a third of a second
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        kept["megabytes"] = resident_megabytes()
+
+
+def resident_megabytes() -> float:
+    """Memory of this process; 0 elsewhere than on Linux, where none is handed back."""
+    if sys.platform != "linux":
+        return 0.0
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 @pytest.fixture(scope="session")
@@ -60,8 +96,8 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> "Run":
 @pytest.fixture(scope="session")
 def text_run(tmp_path_factory: pytest.TempPathFactory) -> "Run":
     """Every stage run on a few texts with a tiny BERT; what it left behind is for reading only."""
-    from modules import make_tiny_bert
     from runs import WORDS, run_stages, text_settings
+    from small_modules import make_tiny_bert
 
     from hubflow.schemas.settings import FineTuneSettings
 

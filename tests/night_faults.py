@@ -44,7 +44,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parent))
-sys.path.append(str(Path(__file__).parent / "golden"))
+sys.path.append(str(Path(__file__).parent / "helpers"))
 
 import own_clock
 from faulty_storage import BUSY, HALF, INTERNAL, LOST, NAMES, PASS, SILENT, FaultyStorage
@@ -634,8 +634,8 @@ def main() -> int:
     services = Services.started(folder, store, options.fault)
     try:
         import_everything()
-        from modules import make_tiny_bert
         from runs import WORDS
+        from small_modules import make_tiny_bert
 
         faults = Faults(options.fault, random.Random(options.seed), services.proxy)  # noqa: S311
         harness = Harness(folder, services, faults, NIGHTS[: options.nights])

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "flows")]
+sys.path[:0] = [str(Path(__file__).parent / folder) for folder in ("helpers", "flows")]
 
 import boto3
 from object_storage import KEY, SECRET, s3_server

@@ -56,6 +56,7 @@ def test_the_settings_of_delimited_text_are_settings_of_training_and_prediction(
     assert all(getattr(DataChecks(), name) == "warn" for name in checks)
 
 
+@pytest.mark.slow
 def test_the_python_of_frames_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (code,) = blocks("Data frames in memory", "python")

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ASSET = Path(__file__).parent.parent / "src" / "hubflow" / "modules" / "assets" / "digits"
 # Processors round differently, and training carries that on: 0.30 was measured between two kernel sets of one processor (0

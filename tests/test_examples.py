@@ -6,13 +6,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from modules import make_tiny_bert
+import pytest
 from runs import WORDS, Run, run_stages
+from small_modules import make_tiny_bert
 
 from hubflow.inference.predictor import Predictor
 from hubflow.schemas.parsing import parse_settings, read_settings, with_overrides
 from hubflow.schemas.settings import FineTuneSettings, ModuleSpec
 from hubflow.schemas.training import TrainSettings
+
+pytestmark = pytest.mark.slow
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL = ("data.max_rows=48", "train.epochs=1", "train.batch_size=16", "evaluate.batch_size=16", "device=cpu")

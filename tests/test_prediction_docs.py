@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 import yaml
 from runs import Run, write_reviews
 
 from hubflow.schemas.settings import PredictSettings
+
+pytestmark = pytest.mark.slow
 
 TEXT = (Path(__file__).parents[1] / "docs" / "how-to" / "predict.md").read_text(encoding="utf-8")
 

@@ -9,6 +9,8 @@ import pytest
 
 from hubflow.runtime.paddle_import import paddle
 
+pytestmark = pytest.mark.slow
+
 TEXT = (Path(__file__).parents[1] / "docs" / "how-to" / "task-api.md").read_text(encoding="utf-8")
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 from command_lines import run_process
-from modules import make_tiny_bert
 from PIL import Image
 from runs import WORDS, digits_settings, write_reviews
+from small_modules import make_tiny_bert
 from typer.testing import CliRunner
 
 from hubflow.cli.main import app
@@ -71,6 +71,7 @@ def write(folder: Path, name: str, content: str) -> str:
     return str(folder / name)
 
 
+@pytest.mark.slow
 def test_sound_settings_are_told_with_their_facts(sound: Values, tmp_path: Path) -> None:
     config = write(tmp_path, "run.yaml", yaml.safe_dump(sound))
     result = CliRunner().invoke(app, ["check", config])
@@ -96,6 +97,7 @@ def told_of(values: Values, folder: Path) -> Values:
     return told
 
 
+@pytest.mark.slow
 def test_a_sentence_is_shown_with_its_tags_and_pieces(sound: Values, tmp_path: Path) -> None:
     rows = "a O\nfine B-GOOD\nfilm I-GOOD\n\n" * 3 + "dull B-BAD\nfilm O\n\n" * 3
     data = {"format": "conll", "train": write(tmp_path, "train.txt", rows), "dev": write(tmp_path, "dev.txt", rows)}
@@ -109,6 +111,7 @@ def test_a_sentence_is_shown_with_its_tags_and_pieces(sound: Values, tmp_path: P
     assert "    tokens and tags: a/O fine/B-GOOD film/I-GOOD\n" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["png", "jpg", "gif"])
 def test_an_image_is_shown_by_its_facts(ending: str, tmp_path: Path) -> None:
     modes = {"png": "RGBA", "jpg": "L", "gif": "P"}
@@ -355,6 +358,7 @@ def run_there(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str
     return subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True, timeout=600)
 
 
+@pytest.mark.slow
 def test_a_check_runs_no_code_of_a_strange_folder(strange: tuple[Path, Path]) -> None:
     folder, marks = strange
     done = run_there(folder, "check", "run.yaml")
@@ -367,6 +371,7 @@ def test_a_check_runs_no_code_of_a_strange_folder(strange: tuple[Path, Path]) ->
     assert list(marks.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_check_imports_what_it_is_allowed_to(strange: tuple[Path, Path]) -> None:
     folder, marks = strange
     done = run_there(folder, "check", "run.yaml", "--allow-imports", "--json")
@@ -376,6 +381,7 @@ def test_a_check_imports_what_it_is_allowed_to(strange: tuple[Path, Path]) -> No
     assert [mark.name for mark in marks.iterdir()] == ["ran_rules"]
 
 
+@pytest.mark.slow
 def test_a_prediction_runs_no_code_of_a_strange_folder(strange: tuple[Path, Path]) -> None:
     folder, marks = strange
     done = run_there(folder, "predict", "no-export", "run.yaml")
@@ -383,6 +389,7 @@ def test_a_prediction_runs_no_code_of_a_strange_folder(strange: tuple[Path, Path
     assert list(marks.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_check_that_is_stopped_leaves_nothing_behind(sent: signal.Signals, sound: Values, tmp_path: Path) -> None:
     temporary, begun = tmp_path / "temporary", tmp_path / "begun"
@@ -399,6 +406,7 @@ def test_a_check_that_is_stopped_leaves_nothing_behind(sent: signal.Signals, sou
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.8, 1.5])
 def test_a_check_that_is_stopped_while_it_imports_leaves_nothing_behind(seconds: float, sound: Values, tmp_path: Path) -> None:
     temporary = tmp_path / "temporary"
@@ -412,6 +420,7 @@ def test_a_check_that_is_stopped_while_it_imports_leaves_nothing_behind(seconds:
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_json", [True, False])
 def test_a_warning_about_a_file_obeys_nothing_whoever_prints_it(as_json: bool, tmp_path: Path) -> None:
     """Prefect, once imported, prints what hubflow logs by a handler of its own."""

@@ -48,6 +48,7 @@ class Reviews(TextRows):
 """
 
 
+@pytest.mark.slow
 def test_a_contract_of_the_working_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_contracts.py").write_text(OWN_CONTRACT)
@@ -124,6 +125,7 @@ def test_a_fault_of_a_stage_comes_through_the_flow(tmp_path: Path, prefect_serve
     assert "hubflow: head.num_classes is 9" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_prefect_server_that_cannot_be_reached_is_named(tmp_path: Path) -> None:
     config = write_config(tmp_path, digits_settings(tmp_path / "store"))
     result = run_process("fine-tune", config, "--json", PREFECT_API_URL="http://127.0.0.1:9/api")

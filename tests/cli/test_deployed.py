@@ -7,6 +7,8 @@ from command_lines import one_line, run
 from runs import Run
 from verdicts import store_with_exports, verdict_on
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def store(digits_run: Run, tmp_path: Path) -> str:

@@ -56,6 +56,7 @@ def config(folder: Path, values: dict[str, Any]) -> str:
 # Homes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["fine-tune", "nightly", "demo"])
 def test_a_home_that_cannot_be_written_is_told_with_the_variable_that_helps(command: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
@@ -87,6 +88,7 @@ def test_a_home_that_nobody_knows_is_told_in_the_same_way(monkeypatch: pytest.Mo
 # Terminals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
 def test_no_character_ends_a_command_where_the_terminal_lacks_it(encoding: str, tmp_path: Path) -> None:
     (tmp_path / WIDE).mkdir()
@@ -281,6 +283,7 @@ def test_a_clock_that_is_set_back_loses_nothing(tmp_path: Path, monkeypatch: pyt
     assert again == kept[1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can be other users")
 @pytest.mark.parametrize(
     ("mode", "umask", "is_shared"),

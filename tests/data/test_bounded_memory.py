@@ -9,6 +9,8 @@ import pytest
 
 from hubflow.data.splits import sample_mask, split_masks
 
+pytestmark = pytest.mark.slow
+
 LOAD = """
 import resource, sys
 from hubflow.schemas.settings import DatasetSpec

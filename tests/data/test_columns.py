@@ -12,10 +12,10 @@ import pandas as pd
 import pandera.pandas as pa
 import pyarrow as arrow
 import pytest
-from modules import make_tiny_bert
 from pandera.typing import Series
 from pyarrow import parquet
 from runs import WORDS, run_stages, text_settings
+from small_modules import make_tiny_bert
 
 from hubflow.data.duplicates import group_keys
 from hubflow.data.quarantine import sort_out
@@ -74,6 +74,7 @@ def same(found: Any, given: Any) -> None:
         assert found.schema.field(name).type == given.schema.field(name).type or name == "list"
 
 
+@pytest.mark.slow
 def test_every_split_and_evaluation_has_the_columns_as_they_were(run: Any) -> None:
     folder = run.store.open(run.dataset).folder
     same(parquet.read_table(folder / "test.parquet"), table())
@@ -86,6 +87,7 @@ def test_every_split_and_evaluation_has_the_columns_as_they_were(run: Any) -> No
     assert found.metrics[f"{__name__}:rows_measured"] == (BIG + SIZE - 1) % 1000
 
 
+@pytest.mark.slow
 def test_slices_are_called_what_the_values_are(run: Any) -> None:
     details = read_details(run.store, run.evaluation)["test"]
     names = {

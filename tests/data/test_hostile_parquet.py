@@ -59,6 +59,7 @@ def refused(path: Path, fault: str, task: TaskName = TEXT) -> None:
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_text_that_many_rows_refer_to_is_read_in_bounded_memory(tmp_path: Path) -> None:
     path = write(tmp_path, {"text": repeated(BIG, 2_200)}, 2_200, store_schema=False)
     assert path.stat().st_size < 1_000
@@ -81,6 +82,7 @@ def test_bytes_of_a_fixed_size_that_many_rows_refer_to_are_bounded(tmp_path: Pat
     refused(path, r"decodes to 200,[\d,]+, more than limits\.max_decoded_bytes")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("times", "fault"),
     [
@@ -108,6 +110,7 @@ def test_lists_with_one_long_text_among_many_short_ones_are_read(tmp_path: Path)
         assert [list(row) for rows in read(path, "sequence_labelling") for row in rows["tokens"]] == words
 
 
+@pytest.mark.slow
 def test_a_row_with_many_numbers_is_refused(tmp_path: Path) -> None:
     numbers = arrow.ListArray.from_arrays(arrow.array([0, 50_000_000], arrow.int32()), np.zeros(50_000_000, np.int8))
     refused(write(tmp_path, {"more": numbers}, 1), r"record 1: [\d,]+ bytes, more than an eighth of limits\.max_batch_bytes")
@@ -128,6 +131,7 @@ def test_a_page_that_decompresses_to_much_is_refused(tmp_path: Path, monkeypatch
     refused(path, r"pages that are decoded together have [\d,]+ bytes, more than limits\.max_batch_bytes")
 
 
+@pytest.mark.slow
 def test_texts_that_continue_the_ones_before_are_read_in_bounded_memory(tmp_path: Path) -> None:
     texts = ["q" * (20_000 + number) for number in range(20_000)]
     encodings = {"text": "DELTA_BYTE_ARRAY", "label": "PLAIN"}
@@ -219,6 +223,7 @@ def test_sound_columns_of_every_type_are_read_as_they_are(
         pd.testing.assert_series_equal(found[name], whole[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["PLAIN", "DELTA_LENGTH_BYTE_ARRAY", "DELTA_BYTE_ARRAY"])
 @pytest.mark.parametrize("compression", ["none", "snappy", "gzip", "brotli", "lz4", "zstd"])
 def test_sound_text_of_every_encoding_is_read_as_it_is(tmp_path: Path, encoding: str, compression: str) -> None:

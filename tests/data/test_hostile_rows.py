@@ -59,6 +59,7 @@ def test_json_lines_whose_names_come_late_are_refused(tmp_path: Path) -> None:
         chunks(path, format="jsonl")
 
 
+@pytest.mark.slow
 def test_json_lines_of_few_names_are_read_in_bounded_memory(tmp_path: Path) -> None:
     lines = "".join(
         json.dumps({"text": "a", "label": "b", f"name {number % 1_500}": 1, "x": number}) + "\n" for number in range(8_000)
@@ -72,6 +73,7 @@ def test_json_lines_of_few_names_are_read_in_bounded_memory(tmp_path: Path) -> N
     assert rows == 8_000
 
 
+@pytest.mark.slow
 def test_objects_in_a_column_that_share_no_names_are_read(tmp_path: Path) -> None:
     records = [{"text": "a", "label": "b", "inner": {f"name {number}": [{f"x{number}": 1}]}} for number in range(20_000)]
     path = write(tmp_path / "a.jsonl", "".join(json.dumps(record) + "\n" for record in records))
@@ -158,6 +160,7 @@ ENDLESS: dict[str, tuple[str, str, TaskName]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ENDLESS)
 def test_what_does_not_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     name, content, task = ENDLESS[what]
@@ -189,6 +192,7 @@ def compressed(folder: Path, kind: str, content: bytes) -> Path:
 KINDS = ("gz", "bz2", "xz", "zst", "zip", "zip2", "zipx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_compressed_file_holds_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     path = compressed(tmp_path, kind, ROWS)
@@ -198,6 +202,7 @@ def test_what_a_compressed_file_holds_is_bounded(tmp_path: Path, monkeypatch: py
         chunks(path, format="csv")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_bomb_is_refused_after_a_line_of_it(tmp_path: Path, kind: str) -> None:
     path = compressed(tmp_path, kind, bytes(1 << 27))

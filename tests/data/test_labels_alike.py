@@ -163,6 +163,7 @@ def test_tags_of_words_follow_the_rule(loader: Loader, tmp_path: Path) -> None:
     assert loader.similar(reference) == ["'B-X' (2 in train) and 'b-x' (1 in train)"]
 
 
+@pytest.mark.slow
 def test_predictions_are_compared_with_labels_by_the_same_rule(text_run: Run, tmp_path: Path) -> None:
     texts = ["a fine film", "a dull film"]
     scores = []

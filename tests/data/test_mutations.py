@@ -26,6 +26,8 @@ from hubflow.stages.dataset_from_frames import dataset_from_frames
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.store.store import Store
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = int(os.environ.get("HUBFLOW_EXAMPLES", "6"))
 seeded = settings(
     max_examples=EXAMPLES,

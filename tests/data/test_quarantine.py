@@ -364,6 +364,7 @@ def test_text_of_a_parquet_record_that_is_not_utf8_is_told_apart(loader: Loader)
     assert chunk.malformed[["row", "check"]].to_numpy().tolist() == [[2, "encoding"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["csv", "tsv", "jsonl", "conll", "msra"])
 @pytest.mark.parametrize("encoding", ["utf-8", "gb18030", "utf-16"])
 def test_small_chunks_and_small_blocks_give_the_rows_of_one(

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from modules import make_tiny_bert
 from runs import Run, run_stages
+from small_modules import make_tiny_bert
 
 from hubflow.deployment.pointer import read_verdict
 from hubflow.errors import SettingsError
@@ -48,6 +48,7 @@ def run(folder: Path, module: Path, content: str, evaluate: Any = None, **data: 
     return run_stages(FineTuneSettings.model_validate(settings))
 
 
+@pytest.mark.slow
 def test_the_shared_cases_files_give_the_same_entities_and_scores(
     shared_case: Callable[[str], Path], tmp_path: Path, module: Path
 ) -> None:
@@ -78,6 +79,7 @@ def test_the_shared_cases_files_give_the_same_entities_and_scores(
         assert read_verdict(one.store, verdict).candidate_value == pytest.approx(one.evaluation.metrics["test"]["f1"])
 
 
+@pytest.mark.slow
 def test_a_scheme_that_is_set_reaches_every_stage(tmp_path: Path, module: Path) -> None:
     content = "".join(f"{word} B-PER\nfilm I-PER\nplot E-MAIL\ncast E-MAIL\nscene O\n\n" for word in VOCABULARY)
     for scheme, kinds in (("IOB2", {"PER", "E-MAIL"}), ("BIOES", {"PER", "MAIL"})):
@@ -103,6 +105,7 @@ def long_run(tmp_path_factory: pytest.TempPathFactory, module: Path) -> Run:
     return run(tmp_path_factory.mktemp("long") / "run", module, content, evaluate={"stride": 2})
 
 
+@pytest.mark.slow
 def test_windows_score_every_word_in_evaluation_export_and_prediction(long_run: Run, tmp_path: Path) -> None:
     found, metrics = long_run, long_run.evaluation.metrics["test"]
     windowed = evaluate_export.fn(found.export, found.dataset, found.settings.evaluate, found.settings.store)
@@ -122,6 +125,7 @@ def test_windows_score_every_word_in_evaluation_export_and_prediction(long_run: 
     assert result.notes == []
 
 
+@pytest.mark.slow
 def test_words_that_are_cut_off_are_counted_in_notes_and_output(long_run: Run, tmp_path: Path) -> None:
     given = {"export": str(long_run.export_folder), "data": long_run.settings.data.test, "output": str(tmp_path / "out.jsonl")}
     result = predict.fn(PredictSettings.model_validate({**given, "rows_per_shard": 3}))
@@ -136,6 +140,7 @@ def test_words_that_are_cut_off_are_counted_in_notes_and_output(long_run: Run, t
     assert "set stride" in result.notes[0]
 
 
+@pytest.mark.slow
 def test_tokens_of_texts_that_are_cut_off_are_counted(text_run: Run, tmp_path: Path) -> None:
     data = tmp_path / "rows.tsv"
     data.write_text("text\na fine film\n" + "film " * 20 + "\n", encoding="utf-8")

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from modules import make_tiny_bert
 from runs import WORDS, Run, run_stages
+from small_modules import make_tiny_bert
 
 from hubflow.errors import SettingsError
 from hubflow.schemas.settings import FineTuneSettings, PredictSettings
 from hubflow.stages.predict import predict
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,7 @@ def test_of_promotions_at_once_one_wins_and_every_other_is_told(stocked: Stocked
     assert {one.path for one in winners} == {pointer.export and pointer.export.path}
     losers = [str(one) for one in told if isinstance(one, PromotionError)]
     assert len(losers) >= 6
-    assert all("judge the candidate against that" in one for one in losers)
+    assert all("evaluate the candidate against that" in one for one in losers)
 
 
 def test_rollback_goes_back_step_by_step_and_then_says_that_nothing_is_left(stocked: Stocked) -> None:

@@ -86,6 +86,7 @@ def test_sentences_among_the_mistakes_have_their_words_and_tags(tmp_path: Path) 
         assert len(one.content["tokens"]) == len(one.label)
 
 
+@pytest.mark.slow
 def test_ten_thousand_labels_are_told_in_a_small_file(tmp_path: Path) -> None:
     started = time.perf_counter()
     evaluated = classes(tmp_path, 3000, 10_000)

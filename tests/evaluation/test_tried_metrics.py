@@ -9,14 +9,16 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from modules import make_tiny_bert
 from runs import WORDS, run_stages, text_settings
+from small_modules import make_tiny_bert
 
 from hubflow.errors import MetricError
 from hubflow.evaluation.folder import require_evaluable
 from hubflow.schemas.references import DatasetRef
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.stages.load_dataset import load_dataset
+
+pytestmark = pytest.mark.slow
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "metrics.md").read_text(encoding="utf-8")
 COST = re.search(r"```python\n(import pandas as pd  # my_metrics\.py.*?)```", PAGE, re.DOTALL)

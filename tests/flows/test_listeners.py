@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 from listeners import beyond_loopback, listeners_below, observed
-from modules import make_tiny_bert
 from runs import WORDS, text_settings
+from small_modules import make_tiny_bert
 
 from hubflow.orchestration.temporary_server import ASKED_BY
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from modules import make_tiny_bert
 from runs import run_stages
+from small_modules import make_tiny_bert
 
 from hubflow.errors import SettingsError
 from hubflow.evaluation.folder import read_details

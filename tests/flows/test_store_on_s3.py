@@ -10,12 +10,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from fsspec.config import conf
-from modules import make_tiny_bert
 from object_storage import KEY, SECRET, Fault, ObjectStorage, faulty_proxy
 from prefect.blocks.system import Secret
 from pydantic import ValidationError
 from runs import WORDS, text_settings
 from s3fs import S3FileSystem
+from small_modules import make_tiny_bert
 
 from hubflow.data.profile import ONLY_THIS
 from hubflow.errors import SettingsError, StoreError

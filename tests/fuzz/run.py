@@ -30,10 +30,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # others reserve address space, which is limited here
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("RUST_BACKTRACE", "0")
+if __name__ == "__main__":  # before the libraries are imported; tests that import this file keep their environment
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # others reserve address space, which is limited here
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("RUST_BACKTRACE", "0")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pyarrow

@@ -6,6 +6,8 @@ from run import fuzz
 
 from hubflow.errors import HubflowError
 
+pytestmark = pytest.mark.slow
+
 EXECUTIONS = 300
 
 

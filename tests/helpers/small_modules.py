@@ -1,4 +1,4 @@
-"""Small modules and rows for the tests of the engine: written to disk, encoded by the real encoders, built into sessions."""
+"""Small modules and rows for the tests: weights made from their names, written to disk, and encoded by the real encoders."""
 
 import json
 import string
@@ -20,12 +20,14 @@ from hubflow.schemas.training import TrainSettings
 GOLDEN = Path(__file__).parents[1] / "golden"
 MAX_SEQ_LEN = 16
 POSITIONS = 128
+HIDDEN, INNER, LAYERS, TINY_POSITIONS = 32, 64, 2, 64  # of `make_tiny_bert`
 WORDS = (
     "good bad film dull fine the may an of in on to was is not very plot cast scene story music score actor weak strong "
     "slow fast old new long short sad happy dark light Paris Bonn Ada visits Acme"
 ).split()
 LETTERS = [*string.ascii_lowercase, *(f"##{letter}" for letter in string.ascii_lowercase)]
-VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(word.lower() for word in WORDS)]
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+VOCAB = [*SPECIAL_TOKENS, *LETTERS, *(word.lower() for word in WORDS)]
 ENTITY_LABELS = LabelMap(labels=("O", "B-LOC", "I-LOC", "B-PER", "I-PER"))
 SENTIMENT = LabelMap(labels=("negative", "positive"))
 
@@ -64,6 +66,32 @@ def write_text_module(folder: Path, case: str, **config: Any) -> Path:
 def write_tiny_bert(folder: Path) -> Path:
     """The golden BERT of two layers, with the small vocabulary."""
     return write_text_module(folder, "bert")
+
+
+def make_tiny_bert(folder: Path, vocab: Sequence[str], model_type: str = "bert") -> Path:
+    """Write a BERT of 2 layers and 32 hidden units in the Hugging Face layout; `vocab` follows the special tokens.
+
+    Returns:
+        `folder`, with config.json, model.safetensors and vocab.txt; sequences of up to 64 tokens.
+    """
+    tokens = list(dict.fromkeys([*SPECIAL_TOKENS, *vocab]))
+    config = {
+        "model_type": model_type,
+        "vocab_size": len(tokens),
+        "hidden_size": HIDDEN,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "intermediate_size": INNER,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1,
+        "max_position_embeddings": TINY_POSITIONS,
+        "type_vocab_size": 2,
+        "pad_token_id": 0,
+    }
+    write_module(folder, config, _bert_shapes(len(tokens)))
+    (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    return folder
 
 
 def some_texts(rows: int, seed: int = 0) -> tuple[list[str], list[str]]:
@@ -154,3 +182,26 @@ def _encode(
     context = EncodeContext(kind, label_map, module, max_seq_len, 0)
     ENCODERS[kind](pq.ParquetFile(folder / "rows.parquet"), folder / "rows.arrow", context, lambda _rows: None)
     return folder / "rows.arrow"
+
+
+def _bert_shapes(vocab_size: int) -> dict[str, tuple[int, ...]]:
+    tables = {"word": vocab_size, "position": TINY_POSITIONS, "token_type": 2}
+    shapes: dict[str, tuple[int, ...]] = {
+        f"embeddings.{name}_embeddings.weight": (rows, HIDDEN) for name, rows in tables.items()
+    }
+    shapes |= _norm("embeddings.LayerNorm") | _linear("pooler.dense", HIDDEN, HIDDEN)
+    for layer in range(LAYERS):
+        place = f"encoder.layer.{layer}"
+        for name in ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"):
+            shapes |= _linear(f"{place}.{name}", HIDDEN, HIDDEN)
+        shapes |= _linear(f"{place}.intermediate.dense", HIDDEN, INNER) | _linear(f"{place}.output.dense", INNER, HIDDEN)
+        shapes |= _norm(f"{place}.attention.output.LayerNorm") | _norm(f"{place}.output.LayerNorm")
+    return shapes
+
+
+def _linear(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (outputs, inputs), f"{name}.bias": (outputs,)}
+
+
+def _norm(name: str) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (HIDDEN,), f"{name}.bias": (HIDDEN,)}

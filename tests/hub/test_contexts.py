@@ -13,6 +13,8 @@ from hubflow.errors import TaskError
 from hubflow.runtime.paddle_import import get_variable, paddle
 from hubflow.tasks.task import data_variables
 
+pytestmark = pytest.mark.slow
+
 STEPS = 3
 
 

@@ -19,6 +19,8 @@ from hubflow.stages.predict import predict
 from hubflow.store.manifest import verify_folder
 from hubflow.tasks.task import Task, data_variables
 
+pytestmark = pytest.mark.slow
+
 CPU = paddle.CPUPlace()
 
 

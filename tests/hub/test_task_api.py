@@ -17,6 +17,8 @@ from hubflow.errors import TaskError
 from hubflow.runtime.paddle_import import paddle
 from hubflow.tasks.task import data_variables
 
+pytestmark = pytest.mark.slow
+
 IMPORT = "import paddlehub as hub"
 OUR_IMPORT = "from hubflow import hub"
 CONSTRUCTOR = """

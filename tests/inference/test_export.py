@@ -17,6 +17,8 @@ from hubflow.schemas.labels import LabelMap
 from hubflow.store.store import StoreError
 from hubflow.training.checkpoints import versions
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 1e-5
 
 
@@ -41,6 +43,7 @@ def test_the_export_gives_the_test_programs_probabilities(exported: Exported, ba
         agree(exported, row, prediction.probabilities)
 
 
+@pytest.mark.slow
 def test_a_fresh_process_gives_the_same_from_the_folders_alone(tiny_exports: dict[str, Exported], tmp_path: Path) -> None:
     copies = {}
     for kind, exported in tiny_exports.items():

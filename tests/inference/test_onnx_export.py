@@ -17,6 +17,8 @@ from hubflow.schemas.export import ExportSettings
 from hubflow.stages.export_inference_program import export_inference_program
 from hubflow.store.manifest import verify_folder
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("paddle2onnx")
 WITH_ONNX = ExportSettings(onnx=True, latency_rounds=3)
 

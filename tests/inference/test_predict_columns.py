@@ -25,6 +25,8 @@ from hubflow.inference.batch import shard as part
 from hubflow.schemas.settings import PredictResult, PredictSettings
 from hubflow.stages.predict import predict
 
+pytestmark = pytest.mark.slow
+
 BIG = 2**53 + 1
 NULL = None
 

@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from runs import Run
+
+pytestmark = pytest.mark.slow
 
 PREDICT = """
 import resource, sys

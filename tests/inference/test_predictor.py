@@ -397,6 +397,7 @@ def test_predictions_are_equal_by_what_they_say(texts: Predictor, words: Predict
     assert pickle.loads(pickle.dumps(one)) == one  # noqa: S301
 
 
+@pytest.mark.slow
 def test_a_predictor_loads_again_in_another_process(
     texts: Predictor, tiny_exports: dict[str, Exported], tmp_path: Path
 ) -> None:
@@ -421,6 +422,7 @@ def test_a_predictor_loads_again_in_another_process(
         pickle.loads(Path(files[0]).read_bytes())  # noqa: S301
 
 
+@pytest.mark.slow
 def test_predictors_in_threads_predict_as_each_does_alone(tiny_exports: dict[str, Exported]) -> None:
     """Others load and run meanwhile, with other numbers of math threads."""
     kinds = [(kind, threads) for kind in tiny_exports for threads in (1, 2)] * 2
@@ -452,6 +454,7 @@ print(before, resident())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not tell the resident memory")
 def test_memory_stays_flat_over_many_loads(tiny_exports: dict[str, Exported]) -> None:
     command = [sys.executable, "-c", ROUNDS, str(tiny_exports["text"].folder)]
@@ -460,6 +463,7 @@ def test_memory_stays_flat_over_many_loads(tiny_exports: dict[str, Exported]) ->
     assert after < 1.03 * before
 
 
+@pytest.mark.slow
 def test_a_lack_of_memory_names_the_batch_size(tiny_exports: dict[str, Exported]) -> None:
     script = """
 import resource, sys
@@ -488,6 +492,7 @@ except OutOfMemoryError as error:
     assert text.endswith("Give a smaller batch_size, or use a machine with more memory")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.mark.parametrize("megabytes", [2, 30, 60, 100])
 def test_where_no_threads_can_be_started_loading_ends_with_an_error(tiny_exports: dict[str, Exported], megabytes: int) -> None:

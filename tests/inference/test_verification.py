@@ -126,6 +126,7 @@ def test_an_export_with_another_metric_is_not_kept(digits_run: Run) -> None:
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_without_test_and_dev_rows_the_proof_is_of_training_rows(tmp_path: Path) -> None:
     data = {"format": "digits", "digits": [5, 6], "max_rows": 20, "dev_fraction": 0, "test_fraction": 0}
     settings = digits_settings(tmp_path, data=data, train={"epochs": 1, "batch_size": 16})

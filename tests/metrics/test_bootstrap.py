@@ -138,6 +138,7 @@ def rows() -> tuple[list[str], list[str], list[str]]:
     return truth, guesses(truth, 0.85, 1), guesses(truth, 0.6, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "reference"),
     [
@@ -196,6 +197,7 @@ def evaluated_tags(truth: Any, predicted: Any) -> SequenceLabellingMetrics:
     return metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("metric", "reference"), [("f1", f1_score), ("precision", precision_score)])
 def test_of_tags_sentences_are_drawn_and_entities_counted_as_seqeval_does(metric: str, reference: Any) -> None:
     truth, better = tagged(120, 0.9, 3)

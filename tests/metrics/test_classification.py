@@ -16,6 +16,7 @@ from hubflow.metrics.classification import ClassCounts, ClassificationMetrics, c
 from hubflow.metrics.streaming import MetricOptions
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 60).flatmap(lambda n: st.tuples(*[arrays(np.int64, n, elements=st.integers(0, 3))] * 2)))
 def test_classification_scores_are_scikit_learns(labels: tuple[np.ndarray, np.ndarray]) -> None:
@@ -53,6 +54,7 @@ def test_classification_scores_are_scikit_learns(labels: tuple[np.ndarray, np.nd
     assert confusion_of(truth, predicted, ["a", "b", "c", "d"]).counts == matrix.tolist()
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**31), st.integers(2, 7), st.integers(1, 40), st.integers(1, 9))
 def test_scores_of_probabilities_are_scikit_learns_for_any_batches(seed: int, classes: int, rows: int, batch: int) -> None:

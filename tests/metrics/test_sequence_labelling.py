@@ -78,6 +78,7 @@ BIOES = str.maketrans("LU", "ES")
 """seqeval does not take L and U for tags in its default mode, and joins two entities of one word each."""
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_entities_are_seqevals_in_every_scheme_for_any_order_of_labels(data: st.DataObject) -> None:

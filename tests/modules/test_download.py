@@ -151,6 +151,7 @@ def test_a_server_without_ranges_starts_again(hub: HubServer, upstream: Path) ->
     assert same(resolve_module(NAME), upstream, WEIGHTS)
 
 
+@pytest.mark.slow
 def test_a_process_killed_midway_leaves_nothing_that_is_taken_for_whole(hub: HubServer, upstream: Path, cache: Path) -> None:
     hub.cut_once[WEIGHTS] = 70_000
     script = (
@@ -318,6 +319,7 @@ def test_the_token_goes_to_the_hub_and_nowhere_else(hub: HubServer, upstream: Pa
     assert all(request.authorization is None for request in elsewhere)
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_fetch_each_file_once(hub: HubServer, upstream: Path) -> None:
     hub.delay_seconds = 0.2
     script = f"from hubflow.modules.download import resolve_module\nprint(resolve_module({NAME!r}))"

@@ -96,6 +96,7 @@ def test_what_is_not_needed_takes_nothing(hostile: dict[str, tuple[int, str]], n
     assert memory < 80 * MEBIBYTE
 
 
+@pytest.mark.slow
 def test_an_image_takes_what_is_counted_for_it(tmp_path: Path) -> None:
     """The budget of threads counts by pixels: what a file of each kind takes is no more."""
     from hubflow.modules.images import _PIXEL_BYTES, _USUAL_PIXEL_BYTES
@@ -140,6 +141,7 @@ def _tiff(values: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
+@pytest.mark.slow
 def test_threads_decode_large_images_one_after_the_other(tmp_path: Path) -> None:
     large = {str(number): saved("RGBA", (3_000, 3_000), "PNG") for number in range(4)}
     limit = {**os.environ, "HUBFLOW_LIMITS_IMAGE_MEMORY_BYTES": "1000000"}

@@ -23,6 +23,8 @@ from hubflow.stages.evaluate_export import evaluate_export
 from hubflow.stages.predict import predict
 from hubflow.store.manifest import seal
 
+pytestmark = pytest.mark.slow
+
 GREEN = "#008000"
 
 

@@ -21,6 +21,8 @@ from hubflow.schemas.settings import LoraSettings
 from hubflow.store.store import Store
 from hubflow.tasks.task import TaskSpec
 
+pytestmark = pytest.mark.slow
+
 ROWS = 6
 BASE = TaskSpec("text_classification", 2)
 ALL_TARGETS = LoraSettings(rank=3, alpha=6, dropout=0.1, targets=("query", "key", "value", "output"))

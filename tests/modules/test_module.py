@@ -100,6 +100,7 @@ def test_a_variable_can_be_used_when_nothing_else_of_its_context_is_kept() -> No
     assert list(task.variable("probs").shape) == [-1, 2]
 
 
+@pytest.mark.slow
 def test_a_program_is_freed_with_its_last_variable() -> None:
     inputs, outputs, program = Module("digits").context()
     freed = weakref.ref(program)
@@ -143,6 +144,7 @@ def test_size_mean_and_deviation_travel_with_an_image_module(tmp_path: Path) -> 
     assert (config.image_size, config.mean) == (224, (0.485, 0.456, 0.406))
 
 
+@pytest.mark.slow
 def test_importing_and_loading_what_is_on_disk_needs_no_network(tiny_bert: Path) -> None:
     """Defect 13: a network was needed to import, or to load a module that was already on disk."""
     script = f"""
@@ -248,6 +250,7 @@ def test_a_configuration_larger_than_its_weights_is_refused(tiny_bert: Path, tmp
         read_config(module)
 
 
+@pytest.mark.slow
 def test_the_number_of_parameters_is_that_of_the_network(tiny_bert: Path) -> None:
     for values in ({}, {"embedding_size": 4}, {"use_task_id": True}):
         for kind in FAMILIES:

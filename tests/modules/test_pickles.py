@@ -342,6 +342,7 @@ EXPLODING: dict[str, tuple[bytes, str]] = {
 """Small files that took gigabytes or minutes: what is said of each, or nothing where it holds no more than it should."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", EXPLODING)
 def test_a_file_that_would_explode_is_refused(tmp_path: Path, case: str) -> None:
     content, fault = EXPLODING[case]
@@ -354,6 +355,7 @@ def test_a_file_that_would_explode_is_refused(tmp_path: Path, case: str) -> None
         read_pickled_arrays(path)
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_the_size_of_the_file(tmp_path: Path) -> None:
     for number, (content, _) in enumerate(EXPLODING.values()):
         (tmp_path / f"{number}.bin").write_bytes(content)

@@ -58,6 +58,7 @@ def test_every_text_architecture_has_a_golden_case() -> None:
     assert found >= {"bert", "roberta", "ernie", "electra", "distilbert", "xlm-roberta"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_outputs_agree_with_the_reference_library(case: str, tmp_path: Path) -> None:
     with np.load(GOLDEN / f"{case}.npz") as arrays:

@@ -87,6 +87,7 @@ def test_truncation_and_padding_of_the_file_are_off(minilm: Tokenizer) -> None:
     assert len(ids(minilm, "a " * 300)) == 302
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", TRICKY)
 def test_vocab_txt_gives_what_tokenizer_json_gives(minilm: Tokenizer, vocab_folder: Path, text: str) -> None:
     from_vocab = load_tokenizer(vocab_folder)

@@ -38,11 +38,15 @@ def run(folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+@pytest.mark.integration
+@pytest.mark.slow
 def test_it_answers_prefect_and_is_gone_when_stopped(tmp_path: Path) -> None:
     done = run(tmp_path)
     assert done.stdout.splitlines() == ["True 200", "gone False"], done.stderr
 
 
+@pytest.mark.integration
+@pytest.mark.slow
 def test_one_that_ends_says_so_and_what_to_do(tmp_path: Path) -> None:
     done = run(tmp_path, PREFECT_API_DATABASE_CONNECTION_URL="sqlite+aiosqlite:////dev/null/no.db")
     assert done.returncode == 1
@@ -50,6 +54,7 @@ def test_one_that_ends_says_so_and_what_to_do(tmp_path: Path) -> None:
     assert "prefect server start" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "text"),
     [("prefect.toml", ""), (".env", "PREFECT_API_URL=http://a"), ("pyproject.toml", "[tool.prefect]"), ("p/profiles.toml", "")],

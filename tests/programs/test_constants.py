@@ -16,6 +16,8 @@ from hubflow.training.distributed import World
 from hubflow.training.loop import TrainStep
 from hubflow.training.program import TrainProgram
 
+pytestmark = pytest.mark.slow
+
 
 def test_equal_constants_are_one_and_others_are_kept_apart() -> None:
     leave_dynamic_mode()

@@ -9,7 +9,10 @@ from hubflow.modules.networks import image
 from hubflow.programs.passes import CONVOLUTIONS, _register_dialect, convolve_by_onednn
 from hubflow.runtime.paddle_import import get_variable, leave_dynamic_mode, paddle, set_variable
 
-pytestmark = pytest.mark.skipif(not paddle.base.core.is_compiled_with_onednn(), reason="this Paddle is built without oneDNN")
+pytestmark = [
+    pytest.mark.skipif(not paddle.base.core.is_compiled_with_onednn(), reason="this Paddle is built without oneDNN"),
+    pytest.mark.slow,
+]
 SHARE_OF_NORM = 0.03
 
 

@@ -20,6 +20,8 @@ from hubflow.training.distributed import World
 from hubflow.training.loop import FIRST_LOSS_SCALE, TrainStep, require_finite
 from hubflow.training.program import TrainProgram
 
+pytestmark = pytest.mark.slow
+
 CPU = paddle.CPUPlace()
 HAS_BFLOAT16 = bool(mixed._cpu_flags().intersection(mixed.BFLOAT16_FLAGS))
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")

@@ -15,6 +15,8 @@ from hubflow.programs.session import Session
 from hubflow.runtime.paddle_import import paddle
 from hubflow.tasks.task import TaskSpec
 
+pytestmark = pytest.mark.slow
+
 TEXT = TaskSpec("text_classification", 2)
 
 

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SHOW = "from hubflow.runtime import paddle_import; from hubflow.runtime.threads import compute_cores; import os; "
 SHOW += "paddle_import.paddle.__version__; "
 TELL = "print(compute_cores(), os.environ.get('OMP_NUM_THREADS'))"

@@ -10,6 +10,8 @@ import pytest
 from hubflow.errors import DeviceError
 from hubflow.runtime.paddle_import import get_variable, paddle, place_of, set_variable
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("device", ["auto", "cpu"])
 def test_without_a_gpu_the_place_is_the_cpu(device: str) -> None:

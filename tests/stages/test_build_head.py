@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from modules import make_tiny_bert
 from runs import WORDS, Run, digits_settings, text_settings
+from small_modules import make_tiny_bert
 
 from hubflow.errors import HubflowError, SettingsError
 from hubflow.programs.session import open_session, task_spec

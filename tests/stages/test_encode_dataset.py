@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from modules import make_tiny_bert
 from PIL import Image, ImageEnhance
 from PIL.PngImagePlugin import PngInfo
 from runs import WORDS, Run, digits_settings, run_stages
+from small_modules import make_tiny_bert
 
 from hubflow.data.encoding import encoding_findings
 from hubflow.data.encoding_monitor import with_encoding
@@ -284,6 +284,7 @@ def test_a_split_without_one_sound_image_is_refused_whatever_the_share(pictures:
         encode_pictures(pictures, max_invalid_fraction=0.9999)
 
 
+@pytest.mark.slow
 def test_left_out_images_do_not_shift_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each mistake is shown with its own picture."""
     data = tmp_path / "data"

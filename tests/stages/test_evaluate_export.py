@@ -22,6 +22,8 @@ from hubflow.store.manifest import file_sha256
 from hubflow.store.store import Store
 from hubflow.training.evaluation import evaluate_split
 
+pytestmark = pytest.mark.slow
+
 
 def alone(run: Run, folder: Path) -> Store:
     """A store that holds no more of a run than its export and its data set."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from modules import make_tiny_bert
 from runs import WORDS, Run, text_settings
+from small_modules import make_tiny_bert
 
 from hubflow.errors import DeviceError, LabelMapError, SettingsError
 from hubflow.hub import Predictor
@@ -54,6 +54,7 @@ def test_rows_with_another_label_map_are_refused(text_run: Run) -> None:
         fine_tune.fn(task, text_run.encoded, text_run.settings.train, text_run.settings.store)
 
 
+@pytest.mark.slow
 def test_what_the_process_computed_before_changes_no_bit(digits_run: Run, tmp_path: Path) -> None:
     """Loading a predictor sets the number of threads of the whole process."""
     run = digits_run
@@ -70,7 +71,7 @@ def changed(run: Run, **train: Any) -> TrainSettings:
     ("train", "more", "message"),
     [
         ({"checkpoints": {"resume": "required"}}, {"reuse": False}, "reuse is false, which starts over"),
-        ({}, {"device": "gpu", "num_processes": 2}, "processes is 2, which is for `device: cpu`, but the device is 'gpu'"),
+        ({}, {"device": "gpu", "num_processes": 2}, "num_processes is 2, which is for `device: cpu`, but the device is 'gpu'"),
         ({}, {"device": "auto", "num_processes": 2}, "name them, as in `device: gpu:0,1`"),
         ({}, {"device": "gpu:1,1"}, "names a GPU twice"),
         ({"best_metric": "nonsense"}, {}, "train.best_metric 'nonsense' is not measured; use one of loss, accuracy"),
@@ -94,6 +95,7 @@ def test_a_mistake_is_found_before_several_processes_start(digits_run: Run, trai
         fine_tune.fn(run.task, run.encoded, changed(run, **train), run.settings.store, device="cpu", num_processes=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("train", "error"),
     [
@@ -116,6 +118,7 @@ def test_what_would_spoil_the_run_is_refused_before_its_first_step(train: dict[s
     assert not list((tmp_path / "store" / "training").glob("*/*"))
 
 
+@pytest.mark.slow
 def test_gpus_that_are_not_there_are_told_before_several_processes_start(digits_run: Run) -> None:
     run = digits_run
     with pytest.raises(DeviceError, match="found 0 GPU"):
@@ -145,6 +148,7 @@ print(made.model_dump_json())
 """
 
 
+@pytest.mark.slow
 def test_of_two_runs_at_once_the_second_waits_and_finds_what_the_first_made(digits_run: Run, tmp_path: Path) -> None:
     store = shutil.copytree(digits_run.settings.store, tmp_path / "store", ignore=shutil.ignore_patterns("checkpoints"))
     references = [one.model_dump_json() for one in (digits_run.task, digits_run.encoded, digits_run.settings.train)]
@@ -163,6 +167,7 @@ def copied_store(run: Run, folder: Path) -> str:
     return str(shutil.copytree(run.settings.store, folder / "store", ignore=left_out))
 
 
+@pytest.mark.slow
 def test_a_preflight_that_passed_is_not_tried_again_with_another_seed(
     digits_run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -185,6 +190,7 @@ def test_a_preflight_that_passed_is_not_tried_again_with_another_seed(
     assert told(changed(run, max_steps=1, preflight=False), 3) == []
 
 
+@pytest.mark.slow
 def test_a_preflight_changes_no_bit_of_what_is_trained(digits_run: Run, tmp_path: Path) -> None:
     run, found = digits_run, []
     store = copied_store(run, tmp_path)

@@ -233,6 +233,7 @@ def test_further_columns_of_parquet_reach_the_artefact(tmp_path: Path) -> None:
     assert pa.types.is_struct(kept.schema.field("s").type) and pa.types.is_map(kept.schema.field("m").type)
 
 
+@pytest.mark.slow
 def test_conll2003_gives_nine_tags(tmp_path: Path, shared_data: Callable[[str], Path]) -> None:
     folder = shared_data("conll2003_en")
     names = (("train", "train"), ("dev", "valid"), ("test", "test"))

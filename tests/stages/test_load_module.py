@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from modules import make_tiny_bert
 from runs import WORDS
+from small_modules import make_tiny_bert
 
 from hubflow.errors import HubflowError
 from hubflow.schemas.settings import ModuleSpec

@@ -167,6 +167,7 @@ class Stopped(Exception):
     """Stands for a kill."""
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_by_part_and_gives_the_same(text_run: Run, tmp_path: Path) -> None:
     data = write_reviews(tmp_path / "rows.tsv", 20)
     given = settings(text_run, data, rows_per_shard=4)

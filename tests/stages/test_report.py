@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from modules import make_tiny_bert
 from runs import WORDS, Run, run_stages, text_settings
+from small_modules import make_tiny_bert
 
 from hubflow.errors import StoreError
 from hubflow.evaluation.folder import read_details
@@ -21,6 +21,8 @@ from hubflow.stages.evaluate import evaluate
 from hubflow.stages.gate import gate
 from hubflow.stages.write_report import write_report
 from hubflow.store.store import Store
+
+pytestmark = pytest.mark.slow
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -158,6 +160,7 @@ def test_what_the_gate_decided_comes_first(digits_run: Run, tmp_path: Path) -> N
     assert "What the gate found" not in Path(write_report.fn(digits_run.settings, *references)).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_hostile_text_and_labels_are_shown_as_text(tmp_path: Path) -> None:
     values = text_settings(tmp_path, make_tiny_bert(tmp_path / "bert", WORDS))
     labels = ("<b>good</b>", "bad&")

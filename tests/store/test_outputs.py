@@ -563,6 +563,7 @@ def test_what_is_made_of_private_rows_is_private(umask: Callable[[int], int], te
         dataset.chmod(before)
 
 
+@pytest.mark.slow
 def test_a_profile_is_as_private_as_its_rows(umask: Callable[[int], int], rows: Path, tmp_path: Path) -> None:
     umask(0o022)
     for mode in (0o600, 0o644):

@@ -189,6 +189,7 @@ def test_of_several_that_swap_at_once_one_wins(kind: str, s3: ObjectStorage, tmp
     assert stores[0].compare_and_swap("deployed/a.json", b"stale", b"z") is False
 
 
+@pytest.mark.slow
 def test_storage_that_refuses_or_is_absent_is_told_before_work_and_never_taken_for_empty(
     s3: ObjectStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +221,7 @@ def test_a_url_with_a_secret_or_none_of_a_store_is_refused_without_showing_it(ur
     assert "hush" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_errors_show_no_credentials(s3: ObjectStorage) -> None:
     options = {"key": KEY, "secret": "\n" + SECRET, "endpoint_url": s3.endpoint, "client_kwargs": {"verify": "hush-file"}}
     remote.use_options(s3.url, options)

@@ -15,7 +15,7 @@ from hubflow.store.store import Artifact, Store, StoreError
 
 TIMEOUT = 1.0
 PASSING: list[Fault] = ["reset", "half", "short", "stall", "silence", 500, 503]
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.slow]
 
 
 @pytest.fixture

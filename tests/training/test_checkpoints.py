@@ -374,6 +374,7 @@ for number in range(1, 1000):
 """
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_file_operation_leaves_a_whole_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Each process replaces the best that the only last refers to, writes a last and drops the one before."""
     result = run_writer(KILLED_AT_EACH_OPERATION, tmp_path)
@@ -402,6 +403,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_twenty_kills_at_random_moments_lose_nothing_that_was_saved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     moments = random.Random(0)  # noqa: S311
     reached = 0

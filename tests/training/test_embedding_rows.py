@@ -17,6 +17,8 @@ from hubflow.training.distributed import World
 from hubflow.training.loop import TrainStep
 from hubflow.training.program import WIDENED, TrainProgram
 
+pytestmark = pytest.mark.slow
+
 SPEC = TaskSpec("text_classification", 2)
 WORDS = "embeddings.word.weight"
 

@@ -13,6 +13,8 @@ from hubflow.errors import TaskError
 from hubflow.programs.session import Session
 from hubflow.tasks.task import TaskSpec
 
+pytestmark = pytest.mark.slow
+
 TEXT = TaskSpec("text_classification", 2)
 IMAGE = TaskSpec("image_classification", 2)
 STATISTICS = ("._mean", "._variance")

@@ -10,6 +10,8 @@ from small_modules import GOLDEN
 
 from hubflow.schemas.tasks import TaskName
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_first_20_losses_are_the_golden_ones(task: TaskName, tiny_bert: Path, digits_module: Path, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from hubflow.training.loop import TrainPlan, TrainStep, train
 from hubflow.training.preflight import Preflight, preflight, require_room
 from hubflow.training.program import TrainProgram
 
+pytestmark = pytest.mark.slow
+
 Export = Callable[[Session, Path], None]
 
 

@@ -35,6 +35,8 @@ from hubflow.training.loop import TrainingError, TrainingStopped, TrainPlan, Tra
 from hubflow.training.optimizers import is_decayed
 from hubflow.training.program import StepResult, TrainProgram, class_weights_of
 
+pytestmark = pytest.mark.slow
+
 RATE = 0.05
 SIDES = LabelMap(labels=("left", "right"))
 TEXT, TOKENS, IMAGE = (
@@ -146,7 +148,7 @@ def test_penalties_pull_pretrained_matrices_alone_towards_zero_and_towards_their
     for name in pulled:
         expected[name] += 0.3 * before[name] + 0.2 * (before[name].astype(np.float64) - start[name])
     for one, its_update in ((session, update), (resumed, again)):
-        its_update.add(feed, 1 / 8, RATE)
+        its_update.accumulate(feed, 1 / 8, RATE)
         is_moved_by(before, one.weights(), {name: -RATE * value for name, value in expected.items()})
 
 
@@ -230,14 +232,14 @@ def test_a_scale_of_the_loss_changes_nothing_and_a_dropped_update_leaves_no_trac
     scaled, other = started(IMAGE, digits_module, gradient_accumulation_steps=2, optimizer="adamw")
     update.accumulate(first, 1 / 8, RATE)
     update.apply(RATE)
-    other.add(second, np.inf, RATE)
+    other.accumulate(second, np.inf, RATE)
     before = other.state()
-    other.finish(RATE, keep=False)
+    other.apply(RATE, keep=False)
     trained = [name for name in before if not name.endswith((".w_1", ".w_2"))]  # but for statistics of batch norms
     assert all(before[name].tobytes() == value.tobytes() for name, value in other.state().items() if name in trained)
     other.load_state({name: value for name, value in started(IMAGE, digits_module)[1].state().items() if name in before})
-    other.add(first, 2.0**10 / 8, RATE)
-    other.finish(RATE, scale=2.0**10)
+    other.accumulate(first, 2.0**10 / 8, RATE)
+    other.apply(RATE, scale=2.0**10)
     for name, value in plainly.weights().items():
         np.testing.assert_allclose(scaled.weights()[name], value, atol=1e-6, err_msg=name)
 

@@ -12,6 +12,8 @@ from killing import Job, contents, make_jobs
 from hubflow.errors import ResumeError
 from hubflow.training.callbacks import Callback, Step, TrainState
 
+pytestmark = pytest.mark.slow
+
 
 class Cut(Callback):
     """Ends a run with an error after a step."""

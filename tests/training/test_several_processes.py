@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from modules import make_tiny_bert
 from process_tree import wait_for, workers_of
 from runs import WORDS, Run, text_settings
 from safetensors.numpy import load_file
+from small_modules import make_tiny_bert
 
 from hubflow.errors import SettingsError, WorkerError
 from hubflow.schemas.references import CheckpointRef, EncodedRef, TaskRef
@@ -30,6 +30,8 @@ from hubflow.stages.load_module import load_module
 from hubflow.store.store import Store
 from hubflow.training.callbacks import Callback
 from hubflow.training.checkpoints import Checkpoints
+
+pytestmark = pytest.mark.slow
 
 STEPS = 8
 

@@ -17,6 +17,8 @@ from hubflow.stages.fine_tune import fine_tune
 from hubflow.store.manifest import verify_folder
 from hubflow.training.callbacks import Callback, Step, TrainState
 
+pytestmark = pytest.mark.slow
+
 EVERY_STEP = CheckpointSettings(every_steps=1)
 TROUBLE = """
 import importlib, json, sys

@@ -221,6 +221,7 @@ def sent(store: str, run: Any) -> dict[str, list[tuple[int, float]]]:
     }
 
 
+@pytest.mark.slow
 def test_mlflow_holds_parameters_and_metrics_of_a_finished_run(store: str) -> None:
     from mlflow.telemetry import get_telemetry_client
 
@@ -313,6 +314,8 @@ def waits(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     monkeypatch.setenv("HUBFLOW_LIMITS_TRACKING_TIMEOUT_SECONDS", str(seconds))
 
 
+@pytest.mark.slow
+@pytest.mark.integration
 def test_a_server_of_mlflow_gets_what_a_file_gets(server: str, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     waits(monkeypatch, 120)
     before = dict(os.environ)
@@ -325,6 +328,7 @@ def test_a_server_of_mlflow_gets_what_a_file_gets(server: str, proxy: FaultyProx
     assert os.environ == before | {"MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["silence", "stall", "reset", 500, 503])
 def test_training_does_not_wait_for_a_server_that_does_not_answer(
     proxy: FaultyProxy, fault: Fault, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -344,6 +348,7 @@ def test_training_does_not_wait_for_a_server_that_does_not_answer(
     assert more[0].startswith("tracking.mlflow: training has ended, and the tracking server does not answer")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["reset", 500])
 def test_a_server_that_answers_again_gets_what_it_missed(
     server: str, proxy: FaultyProxy, fault: Fault, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -378,6 +383,7 @@ def test_a_server_that_refuses_is_told_before_the_first_step(proxy: FaultyProxy,
         MlflowTracker(proxy.endpoint, "refused", "r", {}).on_train_begin(TrainState(), TOTAL)
 
 
+@pytest.mark.slow
 def test_a_server_that_refuses_when_it_answers_again_gets_nothing_more(
     proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -33,6 +33,8 @@ from hubflow.training.evaluation import evaluate_split
 from hubflow.training.loop import TrainingError, TrainPlan, TrainState, train
 from hubflow.training.program import START
 
+pytestmark = pytest.mark.slow
+
 SIDES = LabelMap(labels=("left", "right"))
 
 

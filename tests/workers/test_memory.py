@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from modules import make_tiny_bert
 from process_tree import children_of, workers_of
 from runs import WORDS, text_settings
+from small_modules import make_tiny_bert
 
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.stages.build_head import build_head
@@ -16,6 +16,8 @@ from hubflow.stages.export_inference_program import export_inference_program
 from hubflow.stages.fine_tune import fine_tune
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.stages.load_module import load_module
+
+pytestmark = pytest.mark.slow
 
 MOST_GROWTH = 1.05
 

@@ -29,7 +29,7 @@ from hubflow.workers.processes import GRACE_SECONDS, run
 TRAIN = "distributed_targets:train_in_worker"
 HERE = Path(__file__).parent
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+pytestmark = [pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"), pytest.mark.slow]
 
 
 @pytest.fixture(autouse=True)
@@ -377,7 +377,8 @@ def open_files() -> Iterator[None]:
     wait_for(lambda: not workers_of(), 10)
     before = _open_files(os.getpid()), _open_files(server)
     yield
-    wait_for(lambda: (_open_files(os.getpid()), _open_files(server)) == before, 10)
+    # What earlier tests left to the collector may be closed meanwhile.
+    wait_for(lambda: _open_files(os.getpid()) <= before[0] and _open_files(server) <= before[1], 10)
 
 
 def _open_files(pid: int) -> int:
@@ -498,7 +499,7 @@ STARTED = """
 def test_the_server_begins_alike_whatever_the_process_that_starts_it_is_like(tmp_path: Path, how: str) -> None:
     script, out = tmp_path / "script.py", tmp_path / "out.txt"
     script.write_text(textwrap.dedent(STARTED), encoding="utf-8")  # it has no `if __name__ == "__main__"`
-    environment = {**os.environ, "PYTHONPATH": "" if how == "import path" else f"{HERE}:{HERE.parent}"}
+    environment = {**os.environ, "PYTHONPATH": "" if how == "import path" else f"{HERE}:{HERE.parent / 'helpers'}"}
     with (tmp_path / "errors.txt").open("w") as errors:
         command = [sys.executable, str(script), how, str(out), str(HERE)]
         done = subprocess.run(command, stderr=errors, timeout=120, check=False, env=environment)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from modules import make_tiny_bert
 from runs import WORDS, Run, digits_settings, run_stages, text_settings
+from small_modules import make_tiny_bert
 
 from hubflow.hub import Predictor
 from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, ExportRef, TaskRef
@@ -27,6 +27,8 @@ from hubflow.stages.load_dataset import load_dataset
 from hubflow.stages.load_module import load_module
 from hubflow.stages.predict import predict
 from hubflow.store.store import Store
+
+pytestmark = pytest.mark.slow
 
 Files = dict[str, bytes]
 
@@ -202,7 +204,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("kind", ["num_processes", "dask"])
+@pytest.mark.parametrize("kind", ["processes", "dask"])
 def test_from_a_pool_of_processes_and_from_dask(jobs: list[Job], prefect_server: str, tmp_path: Path, kind: str) -> None:
     job, script = jobs[2], tmp_path / "pooled.py"
     script.write_text(POOLED, encoding="utf-8")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hubflow.errors import StoreError
 from hubflow.modules.inputs import Feed, normalised, pad_text
+from hubflow.runtime.memory import raise_lack_of_memory
 from hubflow.schemas.labels import IGNORED_LABEL
 
 ROWS_PER_CHUNK = 4096
@@ -241,4 +242,5 @@ def _open(path: Path) -> pa.Table:
     try:
         return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     except (pa.ArrowException, OSError) as error:
+        raise_lack_of_memory(error)
         raise StoreError(f"{path}: no encoded rows that can be read ({error}); encode them again") from error

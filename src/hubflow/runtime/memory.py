@@ -115,6 +115,16 @@ def is_lack_of_memory(kind: str, text: str, number: int | None = None) -> bool:
     return kind in _LACKING_KINDS or number == errno.ENOMEM or any(one.search(text) for one in (_LACKING, _NO_THREAD))
 
 
+def raise_lack_of_memory(error: Exception) -> None:
+    """Raise what a library says of a lack of memory, or of room for a thread, as one: the file that it read is not at fault.
+
+    Raises:
+        MemoryError: when the error is of that.
+    """
+    if is_lack_of_memory(type(error).__name__, str(error), getattr(error, "errno", None)):
+        raise MemoryError(str(error)) from error
+
+
 def lack_of_memory(work: str, text: str, remedy: str) -> str:
     """The message of a lack of memory.
 

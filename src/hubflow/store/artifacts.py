@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hubflow.errors import StoreError, join_limited
+from hubflow.runtime.memory import raise_lack_of_memory
 from hubflow.schemas.references import DatasetRef, Decision, EncodedRef, ExportRef, ModuleKind, ModuleRef, RowKind, TaskRef
 from hubflow.schemas.settings import LoraSettings
 from hubflow.schemas.tasks import PredictionKind, TaskName
@@ -206,4 +207,5 @@ def _require_table(path: Path) -> None:
             with pyarrow.memory_map(str(path)) as stream:
                 pyarrow.ipc.open_file(stream)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise_lack_of_memory(error)
         raise StoreError(f"{path}: no table that can be read ({error}); make it again") from error

@@ -162,6 +162,7 @@ def test_skipped_files_are_in_the_data_report_as_a_finding(tmp_path: Path, caplo
         load(tmp_path, root, checks={"skipped_files": "fail"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("train", "dev", "test"),
     [("train", "val", "test"), ("Train", "valid", None), ("training", "dev", "testing"), ("train", "validation", None)],

@@ -91,6 +91,7 @@ def test_a_compressed_label_list_is_read(tmp_path: Path) -> None:
     assert read_label_list(tmp_path / "labels.txt.gz") == ["neg", "pos"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", COMPRESS)
 def test_a_compressed_file_is_never_in_memory_as_a_whole(how: str, tmp_path: Path) -> None:
     path = tmp_path / "train.csv"

@@ -187,6 +187,7 @@ def test_any_bytes_are_read_or_refused_by_a_named_error(tmp_path: Path, content:
             assert str(path) in str(error)
 
 
+@pytest.mark.slow
 def test_a_million_lines_load_within_seconds(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tsv", "text\tlabel\n" + "a plain line of review text\t1\n" * 1_000_000)
     began = time.perf_counter()
@@ -471,6 +472,7 @@ def test_chnsenticorp_has_its_rows_quotes_and_all(shared_data: Callable[[str], P
     assert any('"' in text for text in texts)
 
 
+@pytest.mark.slow
 def test_conll2003_has_its_sentences(shared_data: Callable[[str], Path]) -> None:
     folder = shared_data("conll2003_en")
     frames = [read(folder / f"{name}.txt", "conll") for name in ("train", "valid", "test")]

@@ -16,6 +16,8 @@ from hubflow.modules import weights as blocks
 from hubflow.modules.networks import image
 from hubflow.modules.networks import image as image_names
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[2] / "golden"
 CASES = [
     f"{architecture}_{layout}"
@@ -122,6 +124,7 @@ def test_names_depend_on_the_architecture_alone(architecture: str) -> None:
     assert first.network.parameters == second.network.parameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", sorted(image.ARCHITECTURES))
 def test_every_architecture_builds_as_its_table_says(architecture: str) -> None:
     built = Built(architecture)

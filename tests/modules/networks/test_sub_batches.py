@@ -18,6 +18,8 @@ from hubflow.training.distributed import World
 from hubflow.training.loop import TrainStep
 from hubflow.training.program import TrainProgram
 
+pytestmark = pytest.mark.slow
+
 SPECS = {
     "text": TaskSpec("text_classification", 2, head_dropout=0.0),
     "tokens": TaskSpec("sequence_labelling", 5),
