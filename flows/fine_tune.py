@@ -63,7 +63,7 @@ def train_and_evaluate(settings: FineTuneSettings, run: Run) -> tuple[EncodedRef
     start_early()
     data, module_spec = settings.data, settings.module
     dataset = stages.load_dataset(data, settings.task, run.store, run.reuse)
-    require_evaluable(settings.evaluate, dataset, run.store)
+    require_evaluable(settings.evaluate, dataset, run.store, settings.task)
     module = stages.load_module(module_spec, run.store, run.reuse)
     encoded = stages.encode_dataset(dataset, module, module_spec, run.store, run.reuse, data.checks, data.max_invalid_fraction)
     task = stages.build_head(settings.task, module, dataset, module_spec, settings.head, run.store, run.reuse)

@@ -8,6 +8,7 @@ from prefect.transactions import transaction
 from hubflow import stages
 from hubflow.deployment.nightly import finish_nightly, start_nightly, weights_to_start_from
 from hubflow.deployment.pointer import read_deployed
+from hubflow.evaluation.folder import require_evaluable
 from hubflow.orchestration.run_context import Run, open_run
 from hubflow.orchestration.tasks import slot
 from hubflow.schemas.deployment import NightlyResult, NightlyRun, NightlySettings
@@ -46,6 +47,7 @@ def nightly(settings: NightlySettings) -> NightlyResult:
 def _run(settings: NightlySettings, dataset: DatasetRef, module: ModuleRef, night: NightlyRun, run: Run) -> NightlyResult:
     start_early()
     store, reuse, device, data = run.store, run.reuse, run.device, settings.data
+    require_evaluable(settings.evaluate, dataset, store, settings.task)
     encoded = stages.encode_dataset(dataset, module, settings.module, store, reuse, data.checks, data.max_invalid_fraction)
     task = stages.build_head(settings.task, module, dataset, settings.module, settings.head, store, reuse)
     warm, started_from = weights_to_start_from(settings, night, task, store)

@@ -178,7 +178,7 @@ class DatasetSpec(Settings):
         'label'
     """
 
-    format: DataFormat = Field(description="How the rows are written; the formats of each task are in docs/data-formats.md")
+    format: DataFormat = Field(description="How the rows are written; docs/how-to/data-formats.md has the formats of each task")
     train: InputPath | None = Field(None, description="File or folder of the training rows, or a glob of files of rows")
     dev: InputPath | None = Field(
         None, description="File, folder or glob of the development rows; made from train by dev_fraction when not given"

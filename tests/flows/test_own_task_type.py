@@ -1,5 +1,6 @@
 """A task type that lives here: labels in an order, from its name in the settings through the nightly flow, gate and report."""
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -200,6 +201,57 @@ def test_what_is_no_task_type_is_named_with_what_it_lacks(name: str, expected: s
 
 class Nothing:
     """A class that is no task type."""
+
+
+class NotNamed(OrderedLabels):
+    """Computes a metric that it does not name."""
+
+    metrics: Mapping[str, MetricRange] = TextClassification.metrics
+    gated_metrics = TextClassification.gated_metrics
+
+    def default_best_metric(self, labels: Sequence[str] | None) -> str:
+        return "accuracy"
+
+
+class NotComputed(OrderedLabels):
+    """Names a metric that it does not compute."""
+
+    def streaming_metrics(self, labels: Any, label_map: Any, options: Any, others: Any = ()) -> Any:
+        return TextClassification().streaming_metrics(labels, label_map, options, others)
+
+
+class NotDrawn(OrderedLabels):
+    """Has a metric for the gate that is not computed of rows drawn again."""
+
+    def streaming_metrics(self, labels: Any, label_map: Any, options: Any, others: Any = ()) -> Any:
+        made: Any = super().streaming_metrics(labels, label_map, options, others)
+        made.statistics = functools.partial(ClassificationMetrics.statistics, made)
+        return made
+
+
+class NoBest(OrderedLabels):
+    """Picks the best weights by a metric that is none."""
+
+    def default_best_metric(self, labels: Sequence[str] | None) -> str:
+        return "distance"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("NotNamed", "'mean_absolute_error' is computed, but is not in `metrics`"),
+        (
+            "NotComputed",
+            "'mean_absolute_error' is in `metrics`, but `compute` of what `streaming_metrics` returns does not give it",
+        ),
+        ("NotDrawn", "'mean_absolute_error' is in `gated_metrics`, but `statistics` does not compute it"),
+        ("NoBest", "default_best_metric gives 'distance', which is not in its `metrics`"),
+    ],
+)
+def test_what_a_task_type_forgets_is_said_before_training(name: str, expected: str, folder: Path) -> None:
+    given = settings(folder, name=f"forgets-{name}", task=f"{Path(__file__).stem}:{name}")
+    with pytest.raises(SettingsError, match=re.escape(expected)):
+        nightly(given)
 
 
 def test_the_task_type_of_the_docs_is_trained_evaluated_and_exported(

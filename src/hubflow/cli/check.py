@@ -103,7 +103,7 @@ def check(values: dict[str, Any], source: str, allow_imports: bool = False) -> C
                 report.labels = preview.label_counts(Store(store), report.dataset)
         if evaluation is not None:
             with _Faults(report):
-                require_evaluable(evaluation, report.dataset, store)
+                require_evaluable(evaluation, report.dataset, store, task)
         if module is not None:
             with _Faults(report):
                 report.module = load_module.fn(module, store)
@@ -128,7 +128,7 @@ def _task(report: CheckReport, given: Any, allow_imports: bool) -> TaskName | No
     if not isinstance(given, str) or re.match(OWN_TASK, given) is None:
         return None
     if not allow_imports:
-        remedy = "to import it, which runs its code, pass --allow-imports"
+        remedy = "to import what it names, which runs its code, pass --allow-imports"
         report.not_imported.append(f"task {given!r} was not imported: data and head were not checked; {remedy}")
         return None
     with _Faults(report):
@@ -141,7 +141,7 @@ def _without_code(
     report: CheckReport, data: DatasetSpec | None, evaluation: EvaluateSettings | None
 ) -> tuple[DatasetSpec | None, EvaluateSettings | None]:
     """The settings without the code that they name; the report says what is left out."""
-    remedy = "to import it, which runs its code, pass --allow-imports"
+    remedy = "to import what it names, which runs its code, pass --allow-imports"
     if data is not None and data.contract is not None:
         unchecked = "rows were checked by hubflow's own contract alone"
         report.not_imported.append(f"data.contract {data.contract!r} was not imported: {unchecked}; {remedy}")
@@ -250,7 +250,7 @@ class _Faults:
         if not isinstance(error, HubflowError):
             return False
         several = error.__cause__.exceptions if isinstance(error.__cause__, ExceptionGroup) else (error,)
-        self._report.faults += map(str, several)
+        self._report.faults += [fault for fault in map(str, several) if fault not in self._report.faults]
         return True
 
 

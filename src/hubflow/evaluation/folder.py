@@ -22,6 +22,7 @@ from hubflow.schemas.frames import require_evaluated
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import DatasetRef, EvaluationRef, ExportEvaluationRef, RowKind
 from hubflow.schemas.settings import EvaluateSettings
+from hubflow.schemas.tasks import BUILT_IN, TaskType, find_task_type, metric_range
 from hubflow.store.store import Store
 
 if TYPE_CHECKING:
@@ -61,7 +62,44 @@ def try_custom_metrics(
         measured_by(own, to_frame(table), label_map.labels, data.stem, is_trial=True)
 
 
-def _with_made_up_predictions(data: Path, kind: RowKind, label_map: LabelMap, settings: EvaluateSettings) -> EvaluatedSplit:
+def try_task_type(name: str, data: Path, kind: RowKind, label_map: LabelMap, settings: EvaluateSettings) -> None:
+    """Evaluate rows by a user's own task type with made-up predictions, so that its faults are found before training.
+
+    Args:
+        name: of the task type.
+        data: Parquet file of the split in the data set.
+        kind: of its rows.
+        label_map: of the data set.
+        settings: of the evaluation to come.
+
+    Raises:
+        SettingsError: naming the metric, and what is missing for it.
+    """
+    task = find_task_type(name)
+    best = task.default_best_metric(label_map.labels)
+    if best not in task.metrics:
+        raise SettingsError(f"task {name}: default_best_metric gives {best!r}, which is not in its `metrics`")
+    metrics = _with_made_up_predictions(data, kind, label_map, settings, task).metrics
+    found, own = metrics.compute(), set(task.metrics) - set(find_task_type(task.prediction).metrics)
+    faults = [
+        f"{one!r} is computed, but is not in `metrics`; add it with its MetricRange"
+        for one in found
+        if metric_range(name, one) is None
+    ]
+    faults += [
+        f"{one!r} is in `metrics`, but `compute` of what `streaming_metrics` returns does not give it"
+        for one in sorted(own - set(found))
+    ]
+    drawn = metrics.statistics(2)(np.ones((2, len(metrics.rows)), np.int64))
+    lost = [one for one in task.gated_metrics if one in found and one not in drawn]
+    faults += [f"{one!r} is in `gated_metrics`, but `statistics` does not compute it, which the gate needs" for one in lost]
+    if faults:
+        raise SettingsError("\n".join(f"task {name}: {fault}" for fault in faults))
+
+
+def _with_made_up_predictions(
+    data: Path, kind: RowKind, label_map: LabelMap, settings: EvaluateSettings, task: TaskType | None = None
+) -> EvaluatedSplit:
     """Rows from all over a split, evaluated by predictions that are right or wrong by chance."""
     from scipy.special import log_softmax
 
@@ -72,7 +110,11 @@ def _with_made_up_predictions(data: Path, kind: RowKind, label_map: LabelMap, se
     index = label_map.index()
     truth = [np.array([index[label] for label in tags], np.int64) for tags in (labels if is_sequence else [labels])]
     logits = np.random.default_rng(0).standard_normal((sum(map(len, truth)), label_map.num_classes)).astype(np.float32)
-    metrics = metrics_for(truth if is_sequence else truth[0], label_map, metric_options(settings), is_sequence)
+    labels, options = truth if is_sequence else truth[0], metric_options(settings)
+    if task is None:
+        metrics = metrics_for(labels, label_map, options, is_sequence)
+    else:
+        metrics = task.streaming_metrics(labels, label_map, options)
     metrics.update(np.arange(len(rows)), log_softmax(logits.astype(np.float64), axis=-1))
     return EvaluatedSplit(metrics, label_map, data, kind, places, np.array(rows, np.int64))
 
@@ -132,10 +174,17 @@ def load_details(folder: Path) -> dict[str, SplitDetails]:
         raise StoreError(f"{folder / DETAILS}: not the details of an evaluation ({error}); evaluate again") from error
 
 
-def require_evaluable(settings: EvaluateSettings, dataset: DatasetRef | None, store: str) -> None:
+def require_evaluable(settings: EvaluateSettings, dataset: DatasetRef | None, store: str, task: str | None = None) -> None:
     """Refuse, before hours of training, what the evaluation after it would refuse.
 
-    Metrics of the user's own are run on rows of each split that will be evaluated, with made-up predictions.
+    Metrics of the user's own, and a task type of theirs, are run on rows of each split that will be evaluated, with made-up
+    predictions.
+
+    Args:
+        settings: of the evaluation.
+        dataset: whose splits are evaluated; None where it is not known yet.
+        store: folder, or URL, of the store.
+        task: name of the task type, where it may be the user's own.
 
     Raises:
         SettingsError: when a metric of the user's own cannot be imported, or a split has no column that the settings slice by.
@@ -146,13 +195,16 @@ def require_evaluable(settings: EvaluateSettings, dataset: DatasetRef | None, st
         raise SettingsError(
             f"evaluate.stride is for sequence labelling, the data set has {dataset.rows_kind} rows; leave it out"
         )
-    if dataset is None or not (own or settings.slices.columns):
+    has_own_type = task is not None and task not in BUILT_IN
+    if dataset is None or not (own or has_own_type or settings.slices.columns):
         return
     folder = Store(store).open(dataset).folder
     label_map = LabelMap.load(folder / "label_map.json")
     for split in dataset.rows:
         require_columns(folder / f"{split}.parquet", settings.slices)
         if split != "train":
+            if task is not None and has_own_type:
+                try_task_type(task, folder / f"{split}.parquet", dataset.rows_kind, label_map, settings)
             try_custom_metrics(own, folder / f"{split}.parquet", dataset.rows_kind, label_map, settings)
 
 
