@@ -172,6 +172,7 @@ def test_the_contract_of_the_page_refuses_six_stars(tmp_path: Path) -> None:
         names["Reviews"].validate(sound.assign(stars=6), lazy=True)
 
 
+@pytest.mark.slow
 def test_the_tests_of_the_page_about_testing_pass(tmp_path: Path) -> None:
     for title, text in blocks("how-to/testing.md", "python"):
         (tmp_path / title).write_text(text, encoding="utf-8")

@@ -438,6 +438,7 @@ def write_config(tmp_path: Path) -> Callable[[Values], str]:
     return lambda values: write(tmp_path, "run.yaml", yaml.safe_dump(values))
 
 
+@pytest.mark.slow
 def test_a_task_type_of_ones_own_is_imported_only_when_that_is_allowed(sound: Values, tmp_path: Path) -> None:
     (tmp_path / "own_task.py").write_text(
         "from pathlib import Path\n"

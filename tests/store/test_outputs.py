@@ -280,6 +280,7 @@ def test_predictions_of_one_name_have_a_quarantine_each(text_run: Run, tmp_path:
     assert (tmp_path / "out.csv.quarantine.parquet").is_file()
 
 
+@pytest.mark.slow
 def test_the_umask_decides_about_locks_and_a_wait_for_one_is_said(
     umask: Callable[[int], int], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
