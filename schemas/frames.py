@@ -197,7 +197,7 @@ class Metrics(pa.DataFrameModel):
 
 
 class EvaluatedRows(pa.DataFrameModel):
-    """What evaluate keeps of each row of a split, in its order; further columns of the data are carried through."""
+    """What evaluate keeps of each row of a split, in its order; further columns of the data are kept as extra columns."""
 
     row: Series[np.int64] = pa.Field(ge=1, description="Number of the row in its source file, from 1")
     position: Series[np.int64] = pa.Field(ge=0, description="Position of the row in the data set's file, from 0")

@@ -42,7 +42,7 @@ class _Rows(pa.DataFrameModel):
     row: Series[np.int64] = pa.Field(ge=1, description="Number of the line or record in the source file, from 1")
 
     class Config:
-        strict = False  # further columns are carried through
+        strict = False  # further columns are kept as extra columns
 
 
 class TextRows(_Rows):
@@ -170,7 +170,7 @@ def validate_rows(
     """Rows of `source` over a fresh index, once all of them keep the contract `model`.
 
     Args:
-        frame: rows as a reader gives them; further columns are carried through.
+        frame: rows as a reader gives them; further columns are kept as extra columns.
         source: the file that the row numbers belong to, named in the error.
         label_map: when given, every label must be in it.
         labelled: False accepts rows without the label column, as for prediction.
@@ -393,7 +393,7 @@ def _require_no_silence(name: str, schema: pa.DataFrameSchema) -> None:
         if is_set:
             raise SettingsError(
                 f"contract: {name} has {setting}, which would change the rows without a word; leave it out: rows that break "
-                "the contract are quarantined, and further columns are carried through"
+                "the contract are quarantined, and further columns are kept as extra columns"
             )
 
 

@@ -77,7 +77,7 @@ def dataset_from_frames(
         frames: rows by split, `train` at least, or those of train alone. A frame is a pandas frame of any dtype backend, an
             Arrow table, record batch or reader, an object with the Arrow PyCapsule interface, a mapping of columns, or a list
             of dicts. A column `row` holds numbers from 1 that errors name the rows by; they are counted when it is not
-            there. Further columns are carried through. Images may be bytes in a column `image`.
+            there. Further columns are kept as extra columns. Images may be bytes in a column `image`.
         task: what the rows are for.
         store: folder, or URL, of the store.
         labels: every label in order; from train when not given.
@@ -231,7 +231,7 @@ def _from_columns(columns: Mapping[Any, list[Any]], source: str) -> pd.DataFrame
 def _rows(
     request: Request, table: pd.DataFrame, path_column: Column, classes: ClassNames
 ) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Rows with the contract's columns, their number, and those carried through; how many values were converted, by column."""
+    """Rows with the contract's columns, their number, and extra columns; how many values were converted, by column."""
     if request.kind == "image":
         taken = _image_columns(request, table, path_column)
     else:

@@ -43,7 +43,7 @@ class StoppedError(HubflowError):
 
 
 class GivenUpError(HubflowError):
-    """An onlooker ended work that is not worth going on with: nothing of it is kept. Not a fault."""
+    """A callback ended work that is not worth going on with: nothing of it is kept. Not a fault."""
 
 
 class OutOfMemoryError(HubflowError):

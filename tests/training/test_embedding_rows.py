@@ -15,7 +15,7 @@ from hubflow.training import program as embedding_rows
 from hubflow.training.callbacks import TrainState
 from hubflow.training.distributed import World
 from hubflow.training.loop import TrainStep
-from hubflow.training.program import WIDENED, TrainProgram
+from hubflow.training.program import DENSE, TrainProgram
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ def updated(module: Path, rows: TextSplit, **chosen: Any) -> tuple[TrainProgram,
 
 def is_by_rows(update: TrainProgram) -> bool:
     """Whether the words' gradient reaches the optimizer by the rows that occur."""
-    return update.session.scope.find_var(f"{WIDENED}{WORDS}") is not None
+    return update.session.scope.find_var(f"{DENSE}{WORDS}") is not None
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_weights_and_what_the_optimizer_keeps_are_those_of_whole_gradients(
     assert state.keys() == expected.keys()
     for name, array in expected.items():
         np.testing.assert_allclose(state[name], array, rtol=1e-4, atol=2e-6, err_msg=name)
-    assert not get_variable(narrow.session.scope, f"{WIDENED}{WORDS}").any()
+    assert not get_variable(narrow.session.scope, f"{DENSE}{WORDS}").any()
 
 
 @pytest.mark.parametrize("chosen", [{"gradient_accumulation_steps": 2}, {"l2": 0.1}, {"l2_sp": 0.1}])

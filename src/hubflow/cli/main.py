@@ -237,17 +237,22 @@ def _of_block(name: str) -> str:
     return str(value)
 
 
+def _require_store(settings: "schemas.FineTuneSettings") -> None:
+    """Refuse a store that cannot be written before a server is started; one of a Prefect block needs the server."""
+    from hubflow.store.store import Store
+
+    store = Store(settings.store)
+    if settings.store_block is None:
+        store.require_writable()
+
+
 @app.command()
 def nightly(config: Config, overrides: Override = None, as_json: Json = False, verbose: Verbose = False) -> None:
     """Run the nightly flow with the settings of CONFIG: train on what is new, evaluate it, and promote or reject it."""
     settings = schemas.parse_settings(
         schemas.NightlySettings, schemas.with_overrides(schemas.read_settings(config), overrides or []), str(config)
     )
-    from hubflow.store.store import Store
-
-    home = Store(settings.store)  # before a server is started: a store that cannot be written is told at once
-    if settings.store_block is None:
-        home.require_writable()
+    _require_store(settings)
     with prefect_settled(verbose):
         from hubflow.flows.nightly import nightly as flow
 
@@ -269,11 +274,7 @@ def sweep(config: Config, overrides: Override = None, as_json: Json = False, ver
         _with_base(schemas.with_overrides(schemas.read_settings(config), overrides or []), config),
         str(config),
     )
-    from hubflow.store.store import Store
-
-    home = Store(settings.base.store)  # before a server is started
-    if settings.base.store_block is None:
-        home.require_writable()
+    _require_store(settings.base)
     with prefect_settled(verbose):
         from hubflow.flows.sweep import sweep as flow
 
@@ -310,11 +311,7 @@ def fine_tune(config: Config, overrides: Override = None, as_json: Json = False,
     settings = schemas.parse_settings(
         schemas.FineTuneSettings, schemas.with_overrides(schemas.read_settings(config), overrides or []), str(config)
     )
-    from hubflow.store.store import Store
-
-    home = Store(settings.store)  # before a server is started: a store that cannot be written is told at once
-    if settings.store_block is None:
-        home.require_writable()
+    _require_store(settings)
     with prefect_settled(verbose):
         from hubflow.flows.fine_tune import fine_tune as flow
 

@@ -118,7 +118,7 @@ _followers: ContextVar[tuple[Callback, ...]] = ContextVar("_followers", default=
 
 @contextmanager
 def followed_by(*callbacks: Callback) -> Iterator[None]:
-    """Have every training that is started in this block, by a task or a flow too, tell these onlookers as well.
+    """Have every training that is started in this block, by a task or a flow too, call these callbacks as well.
 
     They see it through whatever number of processes it has; they carry no state through a kill.
 

@@ -57,7 +57,7 @@ def _file(home: Store, request: TrainRequest) -> Path:
 
 
 FEW_ROWS = 4
-"""So many rows go through a program where it is enough that one does: of the shortest, or of the longest to judge."""
+"""So many rows go through a program where it is enough that one does: of the shortest, or of the longest to evaluate."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def preflight(
     if isinstance(session.place, paddle.CUDAPlace):
         grown = int(paddle.device.cuda.max_memory_allocated(session.place))
     if dev is not None:
-        _judge_few(session, dev, next(sorted_batches(dev.lengths, FEW_ROWS)))
+        _evaluate_few(session, dev, next(sorted_batches(dev.lengths, FEW_ROWS)))
     if train_step.world.is_main_process:
         with draft_folder(folder / "preflight") as place:
             export(session, place)
@@ -140,7 +140,7 @@ def preflight(
     return Preflight(len(rows), tokens, seconds, weights, total - weights, grown)
 
 
-def _judge_few(session: Session, dev: EncodedSplit, rows: IntArray) -> None:
+def _evaluate_few(session: Session, dev: EncodedSplit, rows: IntArray) -> None:
     task = session.task
     names = [*task.metric_variable_names(), "num_examples", "logits"]
     session.run(task.test_program(), dev.feed(rows), [task.test_variable(name) for name in names])

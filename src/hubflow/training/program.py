@@ -88,7 +88,7 @@ def class_weights_of(settings: TrainSettings, label_map: LabelMap, train: Encode
     return np.where(counts > 0, balanced, 0.0).astype(np.float32)
 
 
-WIDENED = "gradient."
+DENSE = "gradient."
 """How the name of a variable begins that has an embedding's gradient for the optimizer, and zeros between updates."""
 LARGE = 2**20
 """Weights from which an embedding's rows are worth it."""
@@ -110,16 +110,16 @@ class EmbeddingRows:
         self._rows: dict[str, Any] = {}
         self._zeroed: list[tuple[Any, Any, Any]] = []
 
-    def narrowed(self, gradients: Gradients) -> Gradients:
+    def to_sparse(self, gradients: Gradients) -> Gradients:
         """The gradients, of large embeddings `[rows that occur, size]`."""
         return [(parameter, self._narrow(parameter, gradient)) for parameter, gradient in gradients]
 
-    def widened(self, gradients: Gradients) -> Gradients:
-        """What `narrowed` made, and what has been done to it, in the size of the table, until `clear`."""
+    def to_dense(self, gradients: Gradients) -> Gradients:
+        """What `to_sparse` made, and what has been done to it, in the size of the table, until `clear`."""
         return [(parameter, self._widen(parameter, gradient)) for parameter, gradient in gradients]
 
     def clear(self) -> None:
-        """Let what was widened be zeros again; to be called behind the optimizer."""
+        """Let what `to_dense` made be zeros again; to be called behind the optimizer."""
         for table, rows, values in self._zeroed:
             paddle._C_ops.scatter_(table, rows, paddle.zeros_like(values), True)
         self._zeroed.clear()
@@ -140,7 +140,7 @@ class EmbeddingRows:
         rows = self._rows.get(parameter.name)
         if rows is None:
             return gradient
-        zeros = zeros_variable(f"{WIDENED}{parameter.name}", list(parameter.shape))
+        zeros = zeros_variable(f"{DENSE}{parameter.name}", list(parameter.shape))
         table = paddle._C_ops.scatter_(zeros, rows, gradient, True)
         self._zeroed.append((table, rows, gradient))
         return table
@@ -202,7 +202,7 @@ class TrainProgram:
             *sums, objective, stop = world.all_reduce_sum([*(grad for _, grad in gradients), objective.reshape([1]), stop])
             gradients = [(parameter, total) for (parameter, _), total in zip(gradients, sums, strict=True)]
             if self._is_by_rows(world):
-                gradients = self._embeddings.narrowed(gradients)
+                gradients = self._embeddings.to_sparse(gradients)
             if self._is_split:
                 gradients = [(parameter, _add_up(parameter, gradient)) for parameter, gradient in gradients]
             squares = self._squares(gradients)
@@ -284,7 +284,7 @@ class TrainProgram:
                 set_variable(self.session.scope, name, zeros, self.session.place)
 
     def _state_names(self) -> list[str]:
-        return [name for name in self._names() if not name.startswith((SUM, START, RATE, SEED, WIDENED))]
+        return [name for name in self._names() if not name.startswith((SUM, START, RATE, SEED, DENSE))]
 
     def _names(self) -> list[str]:
         return list(dict.fromkeys(name for program in (self._main, self._second) if program for name in variables_of(program)))
@@ -334,7 +334,7 @@ class TrainProgram:
         for parameter, gradient in gradients:
             groups[self._rate_factor(parameter.name)].append((parameter, gradient))
         for share, group in groups.items():
-            wide = self._embeddings.widened(group)
+            wide = self._embeddings.to_dense(group)
             name = apply(settings.optimizer, settings.weight_decay, settings.learning_rate * share, wide)
             self._rates[name] = share
         self._embeddings.clear()

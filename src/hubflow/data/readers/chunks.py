@@ -208,7 +208,7 @@ class Chunk:
     """Some of a source's rows, in its order.
 
     Attributes:
-        rows: columns of the contract and those carried through; empty when every line is malformed.
+        rows: columns of the contract and extra columns; empty when every line is malformed.
         malformed: a row for each line or record that cannot be read: row (its number), content (as written; of more
             than 10,000 characters the first, and how many follow), check, and what found, expected and remedy say of it.
         coerced: how many values were converted in reading, by column; for line ends and marks of the file, by their name.

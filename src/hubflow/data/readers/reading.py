@@ -83,8 +83,8 @@ def iter_rows(
         images: image files in place of a folder of them.
 
     Yields:
-        Chunks with the columns of the contract that `rows_kind` names (see `hubflow.schemas.rows`), and those carried
-        through. `row` is the 1-based line or record number. Further columns of JSON lines may come and go between chunks.
+        Chunks with the columns of the contract that `rows_kind` names (see `hubflow.schemas.rows`), and extra
+        columns. `row` is the 1-based line or record number. Further columns of JSON lines may come and go between chunks.
 
     Raises:
         DataError: naming the file, the line, what was expected and found, and what to do.

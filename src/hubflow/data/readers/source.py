@@ -229,7 +229,7 @@ _NUMBERED = re.compile(r"(?P<number>\d{1,9})(?:\s*[,:;]\s*|\s+)(?P<label>\S.*)")
 
 
 def make_rows(request: Request, rows: Sequence[int] | np.ndarray, table: Table) -> pd.DataFrame:
-    """Rows under their contract's column names; the other columns of `table` are carried through.
+    """Rows under their contract's column names; the other columns of `table` are kept as extra columns.
 
     Raises:
         DataError: when a column that the settings name is not in `table`.

@@ -1,4 +1,4 @@
-"""An onlooker that passes the history of a run to TensorBoard while it trains."""
+"""A callback that passes the history of a run to TensorBoard while it trains."""
 
 import socket
 import time

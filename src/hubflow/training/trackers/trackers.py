@@ -1,4 +1,4 @@
-"""The onlookers that write a run's history while it trains, made from its settings."""
+"""The callbacks that write a run's history while it trains, made from its settings."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +27,7 @@ def require_places(settings: TrackingSettings) -> None:
 
 
 def trackers(settings: TrackingSettings, run_name: str, parameters: Mapping[str, Any]) -> list[Callback]:
-    """The onlookers that `settings` asks for.
+    """The callbacks that `settings` asks for.
 
     Args:
         settings: where to write to.
