@@ -82,11 +82,11 @@ def _skipped(settings: NightlySettings, night: NightlyRun, run: Run) -> NightlyR
     """The outcome of a run without anything new."""
     verdict = night.verdict
     assert verdict is not None
-    told = f"data, module and settings are those of {night.at:%Y-%m-%d %H:%M} UTC, when the verdict was {verdict.verdict}"
+    reason = f"data, module and settings are those of {night.at:%Y-%m-%d %H:%M} UTC, when the verdict was {verdict.verdict}"
     deployed = read_deployed(run.store, settings.name)
     return NightlyResult(
         outcome="skipped",
-        reason=told,
+        reason=reason,
         name=settings.name,
         store=run.store,
         deployed=deployed.export and deployed.export.path,

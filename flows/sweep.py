@@ -50,11 +50,11 @@ def sweep(settings: SweepSettings) -> SweepResult:
     with open_study(settings, Store(store)) as study:
         while (trial := study.next()) is not None:
             failures = 0 if _tried(study, trial, store) else failures + 1
-            place = study.keep()
+            path = study.keep()
             if failures >= settings.max_failures:
                 last = study.trials()[-1]
                 raise SweepError(f"{failures} trials in a row failed, the last one with: {last.error}")
-        place, best = study.keep(), study.best()
+        path, best = study.keep(), study.best()
         _publish(study)
         if best is None:
             raise SweepError(f"none of the {settings.trials} trials of the sweep {settings.name!r} was completed")
@@ -63,7 +63,7 @@ def sweep(settings: SweepSettings) -> SweepResult:
             metric=settings.dev_metric,
             direction=settings.better,
             best=best,
-            best_settings=place,
+            best_settings=path,
             trials=study.trials(),
         )
 

@@ -85,7 +85,7 @@ class DataChecks(Settings):
         "read as text",
     )
     same_group_across_splits: Policy = Field(
-        "fail", description="The same value of `group_column` in two splits: whoever names the column says that it must not be"
+        "fail", description="The same value of `group_column` in two splits: naming the column says that it must not happen"
     )
     labels_missing_from_train: Policy = Field(
         "warn",

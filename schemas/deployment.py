@@ -69,7 +69,7 @@ class Rule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str = Field(description="Setting of the gate that asks for the rule")
-    outcome: Outcome = Field(description="Whether the rule is kept; inconclusive where that cannot be told")
+    outcome: Outcome = Field(description="Whether the rule holds; inconclusive where the interval does not say")
     threshold: float = Field(description="What the value is compared with")
     value: float | None = Field(description="Value that is compared with the threshold; None where it is not known")
     text: str = Field(description="Sentence for a person")
@@ -138,9 +138,9 @@ class Deployed(BaseModel):
 
     @model_validator(mode="after")
     def _numbered(self) -> Self:
-        for place, move in enumerate(self.history, start=1):
-            if move.revision != place or move.before >= place:
-                raise ValueError(f"move {place} is numbered {move.revision} and goes back to {move.before}")
+        for position, move in enumerate(self.history, start=1):
+            if move.revision != position or move.before >= position:
+                raise ValueError(f"move {position} is numbered {move.revision} and goes back to {move.before}")
         return self
 
     @property

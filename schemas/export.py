@@ -35,7 +35,7 @@ class Probe(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     rows: tuple[int, ...] = Field(description="Positions in the encoded split")
-    widened: bool = Field(False, description="Whether the batch has one token of padding more than it needs")
+    longer_padding: bool = Field(False, description="Whether the batch has one token of padding more than it needs")
 
 
 class VerificationRequest(BaseModel):

@@ -64,7 +64,7 @@ def first_unknown(items: object, known: frozenset[str]) -> tuple[int, object] | 
     """Position and value of the first string of `items` that is not in `known`."""
     if not isinstance(items, SEQUENCES):
         return None
-    return next(((place, item) for place, item in enumerate(items) if isinstance(item, str) and item not in known), None)
+    return next(((position, item) for position, item in enumerate(items) if isinstance(item, str) and item not in known), None)
 
 
 def _hashable(items: Iterable[object]) -> set[object]:
@@ -458,7 +458,7 @@ def validate_frame(frame: pd.DataFrame, schema: pa.DataFrameSchema, source: str,
 
 
 def _faults(cases: pd.DataFrame, rows: pd.DataFrame, named_by: str | None) -> list[str]:
-    """One line for each check that fails; of a check of several columns, the values are not told."""
+    """One line for each check that fails; of a check of several columns, the values are left out."""
     lines = []
     for check, faults in cases.groupby("check", sort=False):
         places = faults["index"].dropna().astype(int).drop_duplicates()

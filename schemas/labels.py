@@ -85,7 +85,7 @@ def tagging_of(labels: Sequence[str], scheme: TagScheme = "auto") -> Tagging:
 
     Args:
         labels: all of the data set, or of the label map.
-        scheme: that they are written in; told by the labels when `auto`.
+        scheme: that they are written in; recognized from the labels when `auto`.
 
     Raises:
         TagError: when they can be read in two ways.
@@ -134,7 +134,7 @@ def has_entities(labels: Sequence[str]) -> bool:
 
 
 def require_names(labels: Sequence[str]) -> None:
-    """Refuse tags that are numbers alone: which of them is outside, and of what type the others are, cannot be told.
+    """Refuse tags that are numbers alone: which of them is outside, and of what type the others are, is unknown.
 
     Raises:
         TagError: naming what gives them names.
@@ -197,7 +197,7 @@ def _require_upper_case(tags: Sequence[str]) -> None:
 
 def _ambiguous(doubtful: Sequence[str], tags: Sequence[str]) -> TagError:
     return TagError(
-        f"the scheme of the tags cannot be told: {join_limited(map(repr, doubtful))} may be a place in an entity and its type, "
+        f"the scheme of the tags is ambiguous: {join_limited(map(repr, doubtful))} may be a place in an entity and its type, "
         f"or a type of its own, among the tags {join_limited(map(repr, tags))}; {_REMEDY}"
     )
 
@@ -432,7 +432,7 @@ def similar_labels(labels: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def distinct_texts(labels: Sequence[str]) -> list[str]:
-    """Labels in quotes, so that each can be told from the others: with escapes where two would be printed alike."""
+    """Labels in quotes, so that no two look alike: with escapes where two would be printed alike."""
     composed = [unicodedata.normalize("NFC", label) for label in labels]
     return [repr(label) if composed.count(look) == 1 else ascii(label) for label, look in zip(labels, composed, strict=True)]
 

@@ -198,12 +198,12 @@ def put_value(values: dict[str, Any], name: str, value: Any, source: str) -> Non
     *parents, last = name.split(".")
     if len(parents) > _limits().max_nesting:
         raise SettingsError(f"{source}: more than {_limits().max_nesting} groups within one another, limits.max_nesting")
-    place = values
+    group = values
     for parent in parents:
-        place = place.setdefault(parent, {})
-        if not isinstance(place, dict):
+        group = group.setdefault(parent, {})
+        if not isinstance(group, dict):
             raise SettingsError(f"{source}: {parent} is not a group of settings")
-    place[last] = value
+    group[last] = value
 
 
 def _limits() -> Any:

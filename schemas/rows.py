@@ -237,9 +237,9 @@ def row_failures(cases: pd.DataFrame, rows: pd.DataFrame, label_map: LabelMap | 
     numbers = rows["row"].to_numpy() if "row" in rows else rows.index.to_numpy() + 1
     faults = []
     for index, column, check, value in zip(kept["index"], kept["column"], kept["check"], kept["failure_case"], strict=True):
-        number, place = (None, None) if pd.isna(index) else (numbers[int(index)], int(index))
+        number, position = (None, None) if pd.isna(index) else (numbers[int(index)], int(index))
         name = value if check == "column_in_dataframe" else column
-        faults.append((number, name, str(check), _found(str(check), value, index, rows, known), place))
+        faults.append((number, name, str(check), _found(str(check), value, index, rows, known), position))
     return pd.DataFrame(faults, columns=[*FAILURE_COLUMNS, "place"], dtype=object)
 
 
@@ -383,7 +383,7 @@ def contract_of(kind: RowKind, given: str | type | None) -> RowModel:
 
 
 def _require_no_silence(name: str, schema: pa.DataFrameSchema) -> None:
-    """Refuse what makes pandera drop rows or columns, or add some, where nobody would be told."""
+    """Refuse what makes pandera drop rows or columns, or add some, without a word."""
     silent = {
         "drop_invalid_rows = True": schema.drop_invalid_rows,
         'strict = "filter"': schema.strict == "filter",

@@ -354,7 +354,7 @@ class PredictSettings(Settings):
     data: InputPath | tuple[InputPath, ...] = Field(
         description="File of rows, image, folder of images, or a glob of these, or several; labels are not needed"
     )
-    format: DataFormat | None = Field(None, description="How the rows are written; told by the file's ending when not given")
+    format: DataFormat | None = Field(None, description="How the rows are written; by default the file's ending decides")
     output: OutputPath | None = Field(
         None,
         description="Predictions file (.parquet, .csv or .jsonl); beside the data when not given, needed for several files",

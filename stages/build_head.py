@@ -56,7 +56,7 @@ def build_head(
             f"head.num_classes is {settings.num_classes}, but the data has {dataset.num_classes} labels "
             "(see its label_map.json); leave num_classes out, or correct the data or label_list"
         )
-    home = Store(store)
+    opened = Store(store)
     facts = {
         "task": task,
         "num_classes": dataset.num_classes,
@@ -72,18 +72,18 @@ def build_head(
         **task_identity(task),
     }
     key = content_key("build_head", facts)
-    artifact = home.find("tasks", key) if reuse else None
+    artifact = opened.find("tasks", key) if reuse else None
     if artifact is None:
         names = run(
             PARAMETER_NAMES,
-            {"facts": facts, "module": str(home.open(module).folder)},
+            {"facts": facts, "module": str(opened.open(module).folder)},
             work="building the network",
             memory_remedy="Take a smaller module",
         )
-        with home.create("tasks", key) as draft:
+        with opened.create("tasks", key) as draft:
             (draft.folder / "parameters.json").write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
             draft.facts |= facts
-        artifact = home.load("tasks", key)
+        artifact = opened.load("tasks", key)
     return TaskRef(
         path=artifact.path,
         sha256=artifact.sha256,

@@ -97,7 +97,7 @@ def dataset_from_frames(
         tokens_column: of lists of words.
         path_column: of the places of image files.
         max_rows: use at most so many rows of each split, drawn by seed.
-        tag_scheme: how labels of sentences are read as tags; told by the labels when `auto`.
+        tag_scheme: how labels of sentences are read as tags; recognized from the labels when `auto`.
 
     Returns:
         Reference to `train.parquet`, `dev.parquet`, `test.parquet` (those that exist) and `label_map.json`.
@@ -145,10 +145,10 @@ def dataset_from_frames(
     digests: dict[str, str] = {split: _content_sha256(rows) for split, (rows, _) in read.items()}
     identity = contract_identity(plan.model)
     names = None if labels is None else [clean_label(str(label_text(label))) for label in labels]
-    place, key = Store(store), content_key("dataset_from_frames", FORMAT_VERSION, spec, task, identity, names, digests)
+    opened, key = Store(store), content_key("dataset_from_frames", FORMAT_VERSION, spec, task, identity, names, digests)
     chunks = {split: partial(sliced, rows, CHUNK_ROWS, converted) for split, (rows, converted) in read.items()}
     return ingest_dataset(
-        place, key, plan, chunks, partial(_listed, names, source, spec, kind), digests, reuse, publish_data_report, run_name()
+        opened, key, plan, chunks, partial(_listed, names, source, spec, kind), digests, reuse, publish_data_report, run_name()
     )
 
 
@@ -214,7 +214,7 @@ def _from_records(frame: Frame, source: str) -> pd.DataFrame:
 
 def _from_table(table: Any) -> pd.DataFrame:
     """A table as pandas without loss; of columns whose names repeat too, which are refused later."""
-    names = [f"{place} {name}" for place, name in enumerate(table.column_names)]
+    names = [f"{position} {name}" for position, name in enumerate(table.column_names)]
     return to_frame(table.rename_columns(names)).set_axis(table.column_names, axis="columns")
 
 

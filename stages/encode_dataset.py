@@ -78,20 +78,20 @@ def encode_dataset(
     rules = ImageRules(rgb_of(spec.background))
     if is_image:
         facts |= rules.facts()
-    home = Store(store)
+    opened = Store(store)
     key = content_key("encode_dataset", FORMAT_VERSION, facts)
-    monitor = EncodingMonitor(home, key, dataset, checks, max_invalid_fraction, publish_encoding)
-    artifact = home.find("encoded", key) if reuse else None
+    monitor = EncodingMonitor(opened, key, dataset, checks, max_invalid_fraction, publish_encoding)
+    artifact = opened.find("encoded", key) if reuse else None
     if artifact is None:
-        source, tokenizer_folder = home.open(dataset).folder, home.open(module).folder
+        source, tokenizer_folder = opened.open(dataset).folder, opened.open(module).folder
         label_map = LabelMap.load(source / "label_map.json")
         context = EncodeContext(dataset.rows_kind, label_map, tokenizer_folder, spec.max_seq_len, size or 0, rules)
-        with home.create("encoded", key, holds=[source]) as draft:
+        with opened.create("encoded", key, holds=[source]) as draft:
             for split, rows in dataset.rows.items():
                 _encode_split(source / f"{split}.parquet", draft.folder / f"{split}.arrow", rows, context)
             label_map.save(draft.folder / "label_map.json")
             draft.facts |= {**facts, **context.facts(), "left_out": monitor.quarantine_rows(context.bad_images)}
-        artifact = home.load("encoded", key)
+        artifact = opened.load("encoded", key)
     monitor.check(artifact)
     return _reference(artifact, dataset, module)
 

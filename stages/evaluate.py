@@ -63,25 +63,25 @@ def evaluate(
         SettingsError: when such a metric cannot be imported, or the data has no column that the settings slice by.
         OutOfMemoryError: when memory runs out.
     """
-    home = Store(store)
-    label_map = LabelMap.load(home.open(encoded).folder / "label_map.json")
+    opened = Store(store)
+    label_map = LabelMap.load(opened.open(encoded).folder / "label_map.json")
     label_map.require_same(checkpoint.task.label_map_sha256, "the encoded rows", "the checkpoint")
     own = custom_metrics(settings.metrics)
     inputs = {"checkpoint": checkpoint.model_dump(), "encoded": encoded.model_dump(), **identity_of(settings, own)}
     key = content_key("evaluate", FORMAT_VERSION, inputs)
-    artifact = home.find("evaluations", key) if reuse else None
+    artifact = opened.find("evaluations", key) if reuse else None
     if artifact is None:
         require_evaluable(settings, encoded.dataset, store)
         for reference in (checkpoint, checkpoint.task, checkpoint.task.module, encoded.dataset, encoded.module):
-            home.open(reference)  # from storage elsewhere it is fetched here
+            opened.open(reference)  # from storage elsewhere it is fetched here
         asked: dict[str, BaseModel] = {"checkpoint": checkpoint, "encoded": encoded, "settings": settings}
-        holds = [home.open(encoded.dataset).folder]
-        with home.create("evaluations", key, holds) as draft, progress_bar("evaluating", 1) as bar:
+        holds = [opened.open(encoded.dataset).folder]
+        with opened.create("evaluations", key, holds) as draft, progress_bar("evaluating", 1) as bar:
             request: dict[str, Any] = {name: value.model_dump(mode="json") for name, value in asked.items()}
-            request |= {"store": str(home.root), "folder": str(draft.folder), "device": device}
+            request |= {"store": str(opened.root), "folder": str(draft.folder), "device": device}
             metrics = run(
                 EVALUATE, request, bar.answer, cancel_asked, device=device, work="evaluation", memory_remedy=EVALUATE_REMEDY
             )
             draft.facts |= {**inputs, "metrics": require_metrics(metrics, "evaluate", checkpoint.task.task)}
-        artifact = home.load("evaluations", key)
+        artifact = opened.load("evaluations", key)
     return EvaluationRef(path=artifact.path, sha256=artifact.sha256, checkpoint=checkpoint, metrics=artifact.facts["metrics"])

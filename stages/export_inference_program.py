@@ -68,12 +68,12 @@ def export_inference_program(
         require_onnx()
     if settings.precision == "bfloat16":
         _require_text_and_bfloat16(checkpoint)
-    home = Store(store)
-    source = home.open(encoded)
+    opened = Store(store)
+    source = opened.open(encoded)
     label_map = LabelMap.load(source.folder / "label_map.json")
     label_map.require_same(checkpoint.task.label_map_sha256, "the encoded rows", "the checkpoint")
     task = checkpoint.task
-    trained = home.open(checkpoint)
+    trained = opened.open(checkpoint)
     training = {name: trained.facts[name] for name in ("settings", "seed", "best_metric", "best_value", "best_epoch")}
     sizes = {name: source.facts[name] for name in ("max_seq_len", "image_size") if source.facts[name] is not None}
     if "image_size" in sizes:
@@ -95,11 +95,11 @@ def export_inference_program(
         "versions": versions(),
     }
     key = content_key("export", FORMAT_VERSION, facts, settings.model_dump())
-    artifact = home.find("exports", key) if reuse else None
+    artifact = opened.find("exports", key) if reuse else None
     if artifact is None:
         for reference in (task, task.module, encoded.module, evaluation):
-            home.open(reference)  # from storage elsewhere it is fetched here
-        with home.create("exports", key) as draft:
+            opened.open(reference)  # from storage elsewhere it is fetched here
+        with opened.create("exports", key) as draft:
             asked: dict[str, BaseModel] = {
                 "checkpoint": checkpoint,
                 "encoded": encoded,
@@ -107,11 +107,11 @@ def export_inference_program(
                 "settings": settings,
             }
             request: dict[str, Any] = {name: value.model_dump(mode="json") for name, value in asked.items()}
-            request |= {"sizes": sizes, "store": str(home.root), "folder": str(draft.folder)}
+            request |= {"sizes": sizes, "store": str(opened.root), "folder": str(draft.folder)}
             run(EXPORT, request, _verify, cancel_asked, work="export", memory_remedy=EXPORT_REMEDY)
             draft.facts |= facts
             write_card(draft.folder, facts)
-        artifact = home.load("exports", key)
+        artifact = opened.load("exports", key)
     names = ("task", "num_classes", "label_map_sha256", "metrics")
     return ExportRef(path=artifact.path, sha256=artifact.sha256, **{name: artifact.facts[name] for name in names})
 

@@ -99,15 +99,15 @@ def fine_tune(
         warm_start=warm_start,
     )
     _require_sense(request, reuse)
-    home = Store(store)
-    label_map = LabelMap.load(home.open(encoded).folder / "label_map.json")
+    opened = Store(store)
+    label_map = LabelMap.load(opened.open(encoded).folder / "label_map.json")
     label_map.require_same(task.label_map_sha256, "the encoded rows", "the head")
     if warm_start is not None:
-        require_fitting(home, warm_start, task)
+        require_fitting(opened, warm_start, task)
     key = content_key("fine_tune", FORMAT_VERSION, request.identity())
-    with _alone(home, key):
-        artifact = home.find("checkpoints", key) if reuse else None
-        working = home.root / "training" / key
+    with _alone(opened, key):
+        artifact = opened.find("checkpoints", key) if reuse else None
+        working = opened.root / "training" / key
         if artifact is not None:
             shutil.rmtree(working, ignore_errors=True)  # of a run that was killed once its result was kept
             if settings.tracking.is_asked:
@@ -121,11 +121,11 @@ def fine_tune(
             try:
                 metric = settings.best_metric or find_task_type(task.task).default_best_metric(label_map.labels)
                 with watched(metric) as watchers:
-                    done = _train(request, home, working, watchers, callbacks, starts_over=not reuse)
+                    done = _train(request, opened, working, watchers, callbacks, starts_over=not reuse)
             except GivenUpError:
                 shutil.rmtree(working)
                 raise
-            artifact = _keep(home, key, working, done, request)
+            artifact = _keep(opened, key, working, done, request)
             shutil.rmtree(working)
     return _reference(artifact, task)
 

@@ -86,21 +86,21 @@ def gate(
         LabelMapError: when the data set has labels that the candidate does not know.
         StoreError: when an export or the data set is missing or altered.
     """
-    home = Store(store)
+    opened = Store(store)
     history = read_deployed(store, name).history
     revision = len(history) if against is None else against
     deployed = history[revision - 1].export if revision else None
     inputs = {"candidate": candidate, "deployed": deployed, "dataset": dataset, "settings": settings}
     key = content_key("gate", FORMAT_VERSION, inputs, evaluate, name, revision)
-    artifact = home.find(VERDICTS, key) if reuse else None
+    artifact = opened.find(VERDICTS, key) if reuse else None
     if artifact is None:
         compared = _compare(store, candidate, deployed, dataset, settings, evaluate, reuse)
-        verdict = _decide(home, compared, deployed, settings, name, revision)
-        with home.create(VERDICTS, key) as draft:
+        verdict = _decide(opened, compared, deployed, settings, name, revision)
+        with opened.create(VERDICTS, key) as draft:
             (draft.folder / VERDICT).write_text(verdict.model_dump_json(indent=1) + "\n", encoding="utf-8")
             known = verdict.model_dump(mode="json", include={"verdict", "candidate", "name", "revision", "reason", "at"})
             draft.facts |= {**known, "deployed": deployed, "dataset": dataset}
-        artifact = home.load(VERDICTS, key)
+        artifact = opened.load(VERDICTS, key)
     return verdict_reference(artifact)
 
 
@@ -113,8 +113,8 @@ def _compare(
     evaluate: EvaluateSettings,
     reuse: bool,
 ) -> _Comparison:
-    home, split = Store(store), settings.split
-    metric = settings.metric or home.open(candidate).facts.get("training", {}).get("best_metric")
+    opened, split = Store(store), settings.split
+    metric = settings.metric or opened.open(candidate).facts.get("training", {}).get("best_metric")
     if metric is None:
         raise SettingsError(f"gate.metric: {candidate.path} does not say which metric it was trained for; name one")
     task = find_task_type(candidate.task)
@@ -122,8 +122,8 @@ def _compare(
     if metric not in known:
         raise SettingsError(f"gate.metric {metric!r} cannot be compared row by row; use one of {', '.join(known)}")
     ours = evaluate_exported(candidate, dataset, evaluate, store, split, reuse)
-    labels = LabelMap.load(home.open(dataset).folder / "label_map.json")
-    frame = _frame(home, ours)
+    labels = LabelMap.load(opened.open(dataset).folder / "label_map.json")
+    frame = _frame(opened, ours)
     mine = _metrics(frame, task, labels, evaluate)
     value = mine.compute()[metric]
     found = _Comparison(ours, None, metric, len(frame), value)
@@ -133,7 +133,7 @@ def _compare(
         theirs = evaluate_exported(deployed, dataset, evaluate, store, split, reuse)
     except (LabelMapError, SettingsError) as error:
         return replace(found, obstacle=str(error))
-    other = _metrics(_paired(frame, _frame(home, theirs), theirs), task, labels, evaluate)
+    other = _metrics(_paired(frame, _frame(opened, theirs), theirs), task, labels, evaluate)
     deployed_value, smaller = other.compute()[metric], is_lower_better(candidate.task, metric)
     return replace(
         found,
@@ -141,12 +141,12 @@ def _compare(
         deployed_value=deployed_value,
         difference=improvement(value, deployed_value, smaller),
         interval=paired_interval(mine, other, metric, smaller, settings.resamples, settings.confidence, settings.seed),
-        notes=_label_notes(home, candidate, deployed),
+        notes=_label_notes(opened, candidate, deployed),
     )
 
 
-def _frame(home: Store, evaluation: ExportEvaluationRef) -> pd.DataFrame:
-    path = home.open(evaluation).folder / f"{evaluation.split}.parquet"
+def _frame(store: Store, evaluation: ExportEvaluationRef) -> pd.DataFrame:
+    path = store.open(evaluation).folder / f"{evaluation.split}.parquet"
     return pd.read_parquet(path, columns=["position", "loss", "label", "predicted"]).sort_values("position", ignore_index=True)
 
 
@@ -177,18 +177,18 @@ def _metrics(frame: pd.DataFrame, task: TaskType, labels: LabelMap, evaluate: Ev
     return metrics
 
 
-def _label_notes(home: Store, candidate: ExportRef, deployed: ExportRef) -> tuple[str, ...]:
+def _label_notes(store: Store, candidate: ExportRef, deployed: ExportRef) -> tuple[str, ...]:
     if candidate.label_map_sha256 == deployed.label_map_sha256:
         return ()
-    ours, theirs = (LabelMap.load(home.open(one).folder / "label_map.json").labels for one in (candidate, deployed))
+    ours, theirs = (LabelMap.load(store.open(one).folder / "label_map.json").labels for one in (candidate, deployed))
     gone, new = sorted(set(theirs) - set(ours)), sorted(set(ours) - set(theirs))
     what = [f"{text} {', '.join(names)}" for text, names in (("without", gone), ("new:", new)) if names]
-    told = "; ".join(what) or "the same labels in another order"
-    return (f"the candidate's label map is not that of the deployed model: {told}; labels were matched by name",)
+    difference = "; ".join(what) or "the same labels in another order"
+    return (f"the candidate's label map is not that of the deployed model: {difference}; labels were matched by name",)
 
 
 def _decide(
-    home: Store, compared: _Comparison, deployed: ExportRef | None, settings: GateSettings, name: str, revision: int
+    store: Store, compared: _Comparison, deployed: ExportRef | None, settings: GateSettings, name: str, revision: int
 ) -> Verdict:
     rules = [
         *value_rule(
@@ -197,14 +197,14 @@ def _decide(
             compared.candidate_value,
             is_lower_better(compared.candidate.export.task, compared.metric),
         ),
-        *absolute_rules(settings, home.open(compared.candidate.export).sealed),
+        *absolute_rules(settings, store.open(compared.candidate.export).sealed),
     ]
     notes = list(compared.notes)
     if deployed is None:
         notes.append(f"nothing is in use as {name!r} yet: the absolute rules alone decide")
     else:
         rules += gain_rule(settings, compared.metric, compared.difference, compared.interval, compared.obstacle)
-        rules += class_rule(settings, home, compared.candidate, compared.deployed)
+        rules += class_rule(settings, store, compared.candidate, compared.deployed)
     decision, reason = _verdict_of(rules, deployed is None)
     return Verdict(
         verdict=decision,

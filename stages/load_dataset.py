@@ -63,7 +63,7 @@ def load_dataset(spec: DatasetSpec, task: TaskName, store: str, reuse: bool = Tr
         SettingsError: the contract is not one for these rows.
         StoreError: the store cannot be written.
     """
-    place = Store(store)
+    opened = Store(store)
     plan = _plan(spec, task, contract)
     # Images are hashed as they are read, so their rows are at hand before the key is.
     chunks = _read(plan) if spec.format in IMAGE_FORMATS else None
@@ -77,7 +77,7 @@ def load_dataset(spec: DatasetSpec, task: TaskName, store: str, reuse: bool = Tr
     if chunks is not None:
         sources = {split: partial(iter, read) for split, read in chunks.items()}
     return ingest_dataset(
-        place,
+        opened,
         key,
         plan,
         sources,

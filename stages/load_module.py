@@ -58,14 +58,14 @@ def load_module(spec: ModuleSpec, store: str, reuse: bool = True) -> ModuleRef:
     key = content_key(
         "load_module", FORMAT_VERSION, spec.name, spec.pretrained, {file.name: file_sha256(file) for file in files}
     )
-    home = Store(store)
-    artifact = home.find("modules", key) if reuse else None
+    opened = Store(store)
+    artifact = opened.find("modules", key) if reuse else None
     if artifact is None:
-        with home.create("modules", key) as draft:
+        with opened.create("modules", key) as draft:
             for file in files:
                 shutil.copyfile(file, draft.folder / file.name)
             draft.facts |= {"name": spec.name, "pretrained": spec.pretrained, **module_facts(config)}
-        artifact = home.load("modules", key)
+        artifact = opened.load("modules", key)
     return _reference(artifact)
 
 

@@ -7,7 +7,7 @@ from hubflow.text import markdown_text
 
 
 def _describe(result: PredictResult) -> str:
-    """What a person is told of a prediction."""
+    """The lines printed about a prediction."""
     return "\n\n".join([f"{result.rows} rows: {result.output}", *map(markdown_text, result.notes)])
 
 

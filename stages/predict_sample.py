@@ -39,13 +39,13 @@ def predict_sample(export: ExportRef, dataset: DatasetRef, split: str, rows: int
         StoreError: when the export or the data set is missing or altered.
         HubflowError: as `predict` does.
     """
-    home = Store(store)
+    opened = Store(store)
     inputs = {"export": export, "dataset": dataset, "split": split, "rows": rows}
     key = content_key("predict_sample", inputs)
-    if not reuse or home.find("samples", key) is None:
-        source = home.open(dataset).folder / f"{split}.parquet"
-        folder = home.open(export).folder
-        with home.create("samples", key, holds=[source.parent]) as draft:
+    if not reuse or opened.find("samples", key) is None:
+        source = opened.open(dataset).folder / f"{split}.parquet"
+        folder = opened.open(export).folder
+        with opened.create("samples", key, holds=[source.parent]) as draft:
             data = _write_rows(source, rows, draft.folder)
             more = {"text_pair_column": "text_pair"} if dataset.rows_kind == "text_pair" else {}
             output = str(draft.folder / PREDICTIONS)
@@ -64,9 +64,9 @@ def _write_rows(source: Path, rows: int, folder: Path) -> Path:
         return folder / "rows.parquet"
     images = folder / "images"
     images.mkdir()
-    for place, row in enumerate(table.to_pylist()):
+    for position, row in enumerate(table.to_pylist()):
         original = Path(row["path"])
-        target = images / f"{place:06d}{original.suffix if len(original.suffix) <= len('.jpeg') else ''}"
+        target = images / f"{position:06d}{original.suffix if len(original.suffix) <= len('.jpeg') else ''}"
         if row.get("image") is not None:
             target.write_bytes(row["image"])
         else:

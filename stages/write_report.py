@@ -54,33 +54,33 @@ def write_report(
         ContractError: when history or metrics break their contract.
         StoreError: when an artefact is missing or altered, or the page cannot be written.
     """
-    home = Store(store)
+    opened = Store(store)
     require_metrics(evaluation.metrics, "the evaluation", evaluation.checkpoint.task.task)
     now = datetime.datetime.now(datetime.UTC)
-    place = f"{RUNS}/{began or now:%Y%m%dT%H%M%S.%f}-{settings.name}"
+    folder = f"{RUNS}/{began or now:%Y%m%dT%H%M%S.%f}-{settings.name}"
     created = f"{now:%Y-%m-%d %H:%M:%S} UTC"
     summary = {
         "settings": settings.model_dump(mode="json"),
         "created": created,
         "metrics": evaluation.metrics,
         "seconds": seconds,
-        "split_sha256": _split_hashes(home, encoded),
+        "split_sha256": _split_hashes(opened, encoded),
         "evaluation": evaluation.model_dump(),
         "export": export.model_dump(),
         "verdict": None if verdict is None else verdict.model_dump(),
     }
-    view = run_view(home, settings, evaluation, encoded, export, since(home, summary, place))
-    view["verdict"] = None if verdict is None else read_verdict(home, verdict)
+    view = run_view(opened, settings, evaluation, encoded, export, since(opened, summary, folder))
+    view["verdict"] = None if verdict is None else read_verdict(opened, verdict)
     page = environment().get_template("report.html").render(view, created=created, seconds=seconds)
-    with atomic_folder(home.root / place, holds=[home.open(encoded.dataset).folder]) as draft:
+    with atomic_folder(opened.root / folder, holds=[opened.open(encoded.dataset).folder]) as draft:
         (draft / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
         (draft / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    home.sync(place)
-    publish_report(view, f"{place}/report.html", home.display_path(f"{place}/report.html"))
-    return home.display_path(f"{place}/report.html")
+    opened.sync(folder)
+    publish_report(view, f"{folder}/report.html", opened.display_path(f"{folder}/report.html"))
+    return opened.display_path(f"{folder}/report.html")
 
 
-def _split_hashes(home: Store, encoded: EncodedRef) -> dict[str, str]:
+def _split_hashes(store: Store, encoded: EncodedRef) -> dict[str, str]:
     """By split, the hash of its rows: two runs that evaluated the same ones can be compared."""
-    files = home.open(encoded.dataset).sealed.files
+    files = store.open(encoded.dataset).sealed.files
     return {split: files[f"{split}.parquet"].sha256 for split in encoded.dataset.rows}

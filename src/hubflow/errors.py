@@ -107,7 +107,7 @@ class TrainingStopped(StoppedError):
 
 
 class TagError(ContractError):
-    """What the labels mean as tags cannot be told; the message names them and the setting that says it."""
+    """The tag scheme of the labels is ambiguous; the message names the labels and the setting that decides."""
 
 
 class PromotionError(HubflowError):

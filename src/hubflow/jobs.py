@@ -218,7 +218,7 @@ def run_training(request: TrainRequest, store: Store, working: Path, callbacks: 
 def _remote_callbacks(connection: Connection, names: Sequence[str]) -> list[Callback]:
     """The callbacks on the other side as the training loop sees them: one sends the events, one for each keeps its state."""
     kinds = [type(name, (_RemoteState,), {}) for name in names]  # a checkpoint knows the state of a callback by its class
-    return [_RemoteEvents(connection), *(kind(connection, place) for place, kind in enumerate(kinds))]
+    return [_RemoteEvents(connection), *(kind(connection, position) for position, kind in enumerate(kinds))]
 
 
 class _RemoteEvents(Callback):
@@ -255,13 +255,13 @@ class _RemoteEvents(Callback):
 class _RemoteState(Callback):
     """The state of one callback on the other side."""
 
-    def __init__(self, connection: Connection, place: int) -> None:
-        self._connection, self._place = connection, place
+    def __init__(self, connection: Connection, position: int) -> None:
+        self._connection, self._position = connection, position
 
     def state_dict(self) -> dict[str, Any]:
         """Ask for it."""
-        return dict(self._connection.call("state_dict", place=self._place))
+        return dict(self._connection.call("state_dict", position=self._position))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Hand it back."""
-        self._connection.call("load_state_dict", place=self._place, state=state)
+        self._connection.call("load_state_dict", position=self._position, state=state)

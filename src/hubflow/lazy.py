@@ -23,7 +23,7 @@ class Deprecation(NamedTuple):
     instead: str
 
     def warn(self, stacklevel: int = 2) -> None:
-        """Warn whoever uses the name. A FutureWarning is shown by default; Python hides a DeprecationWarning of a library.
+        """Warn the caller. A FutureWarning is shown by default; Python hides a DeprecationWarning of a library.
 
         Args:
             stacklevel: which caller the warning names: 1 is the caller of `warn`, 2 is the caller of that function.

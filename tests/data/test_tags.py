@@ -184,7 +184,7 @@ def test_tags_of_an_older_export_that_cannot_be_told_leave_the_predictions_witho
     data.write_text("good B-PER\nplot O\n", encoding="utf-8")
     result = predict.fn(PredictSettings(export=str(copy), data=str(data), output=str(tmp_path / "out.parquet")))
     assert (result.rows, result.metrics) == (1, {})
-    assert "no metrics: the scheme of the tags cannot be told: 'S-ORG'" in result.notes[0]
+    assert "no metrics: the scheme of the tags is ambiguous: 'S-ORG'" in result.notes[0]
 
 
 def test_a_label_list_names_the_tags_that_predictions_are_compared_with(long_run: Run, tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ def verdict_on(
     store: str, candidate: ExportRef, revision: int, verdict: Decision = "promoted", name: str = "digits", **more: Any
 ) -> VerdictRef:
     """A verdict as the gate keeps it."""
-    home, key = Store(store), f"{Path(candidate.path).name}-{revision}-{verdict}"
+    opened, key = Store(store), f"{Path(candidate.path).name}-{revision}-{verdict}"
     facts = {"verdict": verdict, "candidate": candidate, "name": name, "revision": revision, "reason": "it is better", **more}
-    with home.create("verdicts", key) as draft:
+    with opened.create("verdicts", key) as draft:
         (draft.folder / "verdict.json").write_text("{}")
         draft.facts |= {"at": datetime.datetime.now(datetime.UTC).isoformat(), **facts}
-    return verdict_reference(home.load("verdicts", key))
+    return verdict_reference(opened.load("verdicts", key))

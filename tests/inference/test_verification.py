@@ -56,7 +56,7 @@ def test_probes_are_the_longest_the_shortest_seven_and_one_of_odd_length() -> No
     assert len(set(seven.rows)) == 7
     assert {longest.rows[0], shortest.rows[0]} <= set(seven.rows)
     assert lengths[list(odd.rows)] == [9]
-    assert probes_of(np.array([4, 6]), 16)[-1] == Probe(rows=(0,), widened=True)
+    assert probes_of(np.array([4, 6]), 16)[-1] == Probe(rows=(0,), longer_padding=True)
     assert len(probes_of(np.array([16, 16]), 16)) == 3
     assert len(probes_of(np.ones(3, np.int64), None)) == 3
 

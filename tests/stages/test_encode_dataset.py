@@ -169,9 +169,9 @@ def test_every_image_is_decoded_once_and_known_by_size_means_and_hash(pictures: 
     monkeypatch.setattr(Image, "open", noted_open)
     dataset, encoded = encode_pictures(pictures)
     assert sorted(opened) == sorted(map(str, pictures.rglob("*.png")))
-    home = Store(pictures.parent / "store")
-    rows = pd.read_parquet(home.open(dataset).folder / "dev.parquet")
-    facts = pd.read_parquet(home.open(encoded).folder / "dev.images.parquet")
+    store = Store(pictures.parent / "store")
+    rows = pd.read_parquet(store.open(dataset).folder / "dev.parquet")
+    facts = pd.read_parquet(store.open(encoded).folder / "dev.images.parquet")
     assert facts["sha256"].tolist() == rows["sha256"].tolist()
     assert facts["position"].tolist() == list(range(12))
     assert set(zip(facts["width"], facts["height"], strict=True)) == {(64, 48)}
@@ -237,11 +237,11 @@ def test_images_that_do_not_decode_are_all_named_and_kept_in_the_quarantine(pict
 def test_the_rest_goes_on_when_few_enough_do_not_decode(pictures: Path, caplog: pytest.LogCaptureFixture) -> None:
     spoil(pictures)
     dataset, encoded = encode_pictures(pictures, max_invalid_fraction=0.25, checks=LOOSE)
-    home = Store(pictures.parent / "store")
-    table = pa.ipc.open_file(str(home.open(encoded).folder / "dev.arrow")).read_all()
+    store = Store(pictures.parent / "store")
+    table = pa.ipc.open_file(str(store.open(encoded).folder / "dev.arrow")).read_all()
     assert table["position"].to_pylist() == [1, 3, 4, 5, 7, 8, 9, 10, 11]
     assert table["row"].to_pylist() == [2, 4, 5, 6, 8, 9, 10, 11, 12]
-    paths = pd.read_parquet(home.open(dataset).folder / "dev.parquet")["path"]
+    paths = pd.read_parquet(store.open(dataset).folder / "dev.parquet")["path"]
     pixels = table["pixels"].to_pylist()
     np.testing.assert_array_equal(np.reshape(pixels[2], (3, 32, 32)), load_pixels(paths[4], 32))
     assert said(caplog) == ["dev: 3 of 12 image(s) do not decode and are left out; mend or remove them"]
@@ -255,8 +255,8 @@ def test_images_are_compared_with_the_last_ones_and_both_distributions_are_shown
     for number in range(400):
         picture(number, 24).save(pictures / "train" / "ab"[number % 2] / f"more{number}.png")
     dataset, encoded = encode_pictures(pictures, checks=strict)
-    home = Store(pictures.parent / "store")
-    first = with_encoding(read_data_report(home, home.open(dataset).folder.name), home, home.open(encoded).folder.name)
+    store = Store(pictures.parent / "store")
+    first = with_encoding(read_data_report(store, store.open(dataset).folder.name), store, store.open(encoded).folder.name)
     assert first["facts"]["profile"]["splits"]["train"]["histograms"]["mean red"]["scale"] == "unit"
     assert [chart.title for chart in data_view(first)["charts"]][:2] == ["train: width", "train: height"]
     for path in sorted(pictures.rglob("*.png")):
@@ -266,14 +266,14 @@ def test_images_are_compared_with_the_last_ones_and_both_distributions_are_shown
     with pytest.raises(ContractError, match="train, mean red: expected about what the last data set had") as refused:
         encode_pictures(pictures, checks=strict)
     assert "train, width" not in str(refused.value)
-    page = max((home.root / "data-reports").glob("*/data.html"), key=lambda path: path.stat().st_mtime_ns)
+    page = max((store.root / "data-reports").glob("*/data.html"), key=lambda path: path.stat().st_mtime_ns)
     assert "mean red" in page.read_text()
     assert encode_pictures(pictures, checks=LOOSE)
 
 
 def test_the_page_of_a_run_shows_how_long_rows_are_in_tokens(text_run: Run) -> None:
-    home, folders = text_run.store, [text_run.store.open(one).folder.name for one in (text_run.dataset, text_run.encoded)]
-    report = with_encoding(read_data_report(home, folders[0]), home, folders[1])
+    store, folders = text_run.store, [text_run.store.open(one).folder.name for one in (text_run.dataset, text_run.encoded)]
+    report = with_encoding(read_data_report(store, folders[0]), store, folders[1])
     assert "train: tokens" in [chart.title for chart in data_view(report)["charts"]]
 
 

@@ -37,7 +37,7 @@ def test_the_export_alone_gives_the_metrics_that_evaluate_gave(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     run: Run = request.getfixturevalue(name)
-    home = alone(run, tmp_path)
+    opened = alone(run, tmp_path)
     found = evaluate_export.fn(run.export, run.dataset, EvaluateSettings(batch_size=7), str(tmp_path))
     expected = run.evaluation.metrics["test"]
     assert found.split == "test"
@@ -45,7 +45,7 @@ def test_the_export_alone_gives_the_metrics_that_evaluate_gave(
     assert found.metrics["accuracy"] == expected["accuracy"]
     frames = [
         pd.read_parquet(store.open(reference).folder / "test.parquet")
-        for store, reference in ((home, found), (run.store, run.evaluation))
+        for store, reference in ((opened, found), (run.store, run.evaluation))
     ]
     assert frames[0].columns.tolist() == frames[1].columns.tolist()
     for column in frames[0]:
@@ -54,7 +54,7 @@ def test_the_export_alone_gives_the_metrics_that_evaluate_gave(
             np.testing.assert_allclose(left, right, rtol=1e-3, atol=1e-5)
         else:
             assert left.tolist() == right.tolist()
-    theirs, ours = read_details(run.store, run.evaluation)["test"], read_details(home, found)["test"]
+    theirs, ours = read_details(run.store, run.evaluation)["test"], read_details(opened, found)["test"]
     assert ours.per_class == theirs.per_class
     assert ours.confusion == theirs.confusion
     assert evaluate_export.fn(run.export, run.dataset, EvaluateSettings(), str(tmp_path)) == found
@@ -71,12 +71,12 @@ def other_labels(run: Run, folder: Path, labels: dict[str, str]) -> DatasetRef:
 
 
 def test_labels_meet_by_name_and_unknown_ones_are_refused(text_run: Run, tmp_path: Path) -> None:
-    home = alone(text_run, tmp_path)
+    store = alone(text_run, tmp_path)
     reordered = other_labels(text_run, tmp_path, {"0": "0", "1": "1"})
     assert reordered.label_map_sha256 != text_run.export.label_map_sha256
     found = evaluate_export.fn(text_run.export, reordered, EvaluateSettings(), str(tmp_path))
     assert found.metrics == pytest.approx(text_run.evaluation.metrics["test"], rel=1e-4, abs=1e-6)
-    assert "is not that of the data set" in read_details(home, found)["test"].notes[-1]
+    assert "is not that of the data set" in read_details(store, found)["test"].notes[-1]
     unknown = other_labels(text_run, tmp_path, {"0": "0", "1": "good"})
     with pytest.raises(LabelMapError, match=r"does not know: 'good' \(row \d+\); its labels are 0, 1"):
         evaluate_export.fn(text_run.export, unknown, EvaluateSettings(), str(tmp_path))
@@ -119,8 +119,8 @@ def test_sentences_are_evaluated_as_the_trained_program_judges_them(tiny_exports
 
 
 def test_images_that_do_not_decode_are_left_out_and_counted(digits_run: Run, tmp_path: Path) -> None:
-    home = alone(digits_run, tmp_path)
-    rows = pd.read_parquet(home.open(digits_run.dataset).folder / "test.parquet").head(9)
+    store = alone(digits_run, tmp_path)
+    rows = pd.read_parquet(store.open(digits_run.dataset).folder / "test.parquet").head(9)
     for row in rows.itertuples():
         path = tmp_path / "images" / str(row.label) / f"{row.row}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,11 +128,11 @@ def test_images_that_do_not_decode_are_left_out_and_counted(digits_run: Run, tmp
     spec = DatasetSpec(format="image_folder", train=str(tmp_path / "images"), test=str(tmp_path / "images"))
     dataset = load_dataset.fn(spec, "image_classification", str(tmp_path))
     found = evaluate_export.fn(digits_run.export, dataset, EvaluateSettings(), str(tmp_path))
-    details = read_details(home, found)["test"]
+    details = read_details(store, found)["test"]
     assert details.rows == 8
     assert "1 image(s) that do not decode were left out" in details.notes
-    evaluated = pd.read_parquet(home.open(found).folder / "test.parquet")
+    evaluated = pd.read_parquet(store.open(found).folder / "test.parquet")
     before = pd.read_parquet(digits_run.store.open(digits_run.evaluation).folder / "test.parquet").set_index("row")
-    paths = pd.read_parquet(home.open(dataset).folder / "test.parquet")["path"].iloc[evaluated["position"]]
+    paths = pd.read_parquet(store.open(dataset).folder / "test.parquet")["path"].iloc[evaluated["position"]]
     for path, predicted in zip(paths, evaluated["predicted"], strict=True):
         assert predicted == before.loc[int(Path(path).stem), "predicted"]

@@ -1,4 +1,4 @@
-"""The gate: both models on the same rows, rules that pass, fail or cannot be told, and a verdict that a person can read."""
+"""The gate: both models on the same rows, rules that pass, fail or stay inconclusive, and a verdict that a person can read."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ class Models:
     poor: ExportRef
     dataset: DatasetRef
 
-    def judge(self, candidate: ExportRef, name: str, **rules: Any) -> Verdict:
+    def run_gate(self, candidate: ExportRef, name: str, **rules: Any) -> Verdict:
         """The verdict about a candidate against what is in use as `name`."""
         settings = GateSettings.model_validate({"metric": "accuracy", **rules})
         verdict = gate.fn(candidate, self.dataset, settings, EvaluateSettings(), name, self.store)
@@ -42,15 +42,15 @@ class Models:
 
 def with_verification(store: str, export: ExportRef, key: str, verification: dict[str, Any] | None) -> ExportRef:
     """An export once more, with another verification, or none."""
-    home = Store(store)
-    source = home.open(export)
+    opened = Store(store)
+    source = opened.open(export)
     left_out = shutil.ignore_patterns("manifest.json", "verification.json")
-    with home.create("exports", key) as draft:
+    with opened.create("exports", key) as draft:
         shutil.copytree(source.folder, draft.folder, ignore=left_out, dirs_exist_ok=True)
         if verification is not None:
             (draft.folder / "verification.json").write_text(json.dumps(verification))
         draft.facts |= source.facts
-    return export_reference(home.load("exports", key))
+    return export_reference(opened.load("exports", key))
 
 
 @pytest.fixture(scope="module")
@@ -72,19 +72,19 @@ def rule(verdict: Verdict, name: str) -> Rule:
 
 
 def test_where_nothing_is_in_use_the_absolute_rules_alone_decide_and_that_is_said(models: Models) -> None:
-    passed = models.judge(models.good, "new", min_value=0.7, max_class_f1_drop=0.0)
+    passed = models.run_gate(models.good, "new", min_value=0.7, max_class_f1_drop=0.0)
     assert passed.verdict == "promoted"
     assert passed.reason.startswith("nothing was in use yet; accuracy ")
     assert [one.name for one in passed.rules] == ["min_value"]
     assert (passed.deployed, passed.deployed_value, passed.interval, passed.revision) == (None, None, None, 0)
     assert "nothing is in use as 'new' yet: the absolute rules alone decide" in passed.notes
-    failed = models.judge(models.poor, "new", min_value=0.7)
+    failed = models.run_gate(models.poor, "new", min_value=0.7)
     assert failed.verdict == "rejected"
     assert "at least 0.7 asked for" in failed.reason
 
 
 def test_a_better_candidate_is_promoted_with_both_values_and_the_interval_of_the_difference(models: Models) -> None:
-    verdict = models.judge(models.good, "poor", max_class_f1_drop=0.1)
+    verdict = models.run_gate(models.good, "poor", max_class_f1_drop=0.1)
     assert verdict.verdict == "promoted"
     assert verdict.candidate_value == pytest.approx(models.good.metrics["test"]["accuracy"])
     assert verdict.deployed_value == pytest.approx(models.poor.metrics["test"]["accuracy"])
@@ -95,7 +95,7 @@ def test_a_better_candidate_is_promoted_with_both_values_and_the_interval_of_the
 
 
 def test_a_worse_candidate_is_kept_back_and_each_label_that_lost_is_named(models: Models) -> None:
-    verdict = models.judge(models.poor, "good", max_class_f1_drop=0.05)
+    verdict = models.run_gate(models.poor, "good", max_class_f1_drop=0.05)
     assert verdict.verdict == "rejected"
     assert rule(verdict, "min_gain").outcome == "failed"
     lost = rule(verdict, "max_class_f1_drop")
@@ -104,22 +104,22 @@ def test_a_worse_candidate_is_kept_back_and_each_label_that_lost_is_named(models
 
 
 def test_the_same_model_is_as_good_but_no_gain_can_be_shown(models: Models) -> None:
-    assert models.judge(models.good, "good").interval == (0.0, 0.0)
-    assert models.judge(models.good, "good").verdict == "promoted"
-    assert models.judge(models.good, "good", min_gain=0.01).verdict == "rejected"
+    assert models.run_gate(models.good, "good").interval == (0.0, 0.0)
+    assert models.run_gate(models.good, "good").verdict == "promoted"
+    assert models.run_gate(models.good, "good", min_gain=0.01).verdict == "rejected"
 
 
 def test_what_the_rows_cannot_tell_is_undecided(models: Models) -> None:
-    shown = models.judge(models.good, "poor")
+    shown = models.run_gate(models.good, "poor")
     assert shown.interval is not None
     assert shown.difference is not None
-    verdict = models.judge(models.good, "poor", min_gain=shown.difference)
+    verdict = models.run_gate(models.good, "poor", min_gain=shown.difference)
     assert verdict.verdict == "inconclusive"
-    assert "cannot be told from" in verdict.reason
+    assert "not distinguishable from" in verdict.reason
 
 
 def test_a_smaller_loss_is_a_gain(models: Models) -> None:
-    verdict = models.judge(models.good, "poor", metric="loss", min_value=1.0)
+    verdict = models.run_gate(models.good, "poor", metric="loss", min_value=1.0)
     assert verdict.candidate_value == pytest.approx(models.good.metrics["test"]["loss"], rel=1e-3)
     assert verdict.difference is not None
     assert verdict.difference > 0
@@ -143,7 +143,7 @@ VERIFICATION = {"latency_ms": {"1": {"median": 3.0, "p95": 4.0}, "32": {"median"
 def test_ceilings_are_held_against_the_proof_and_cannot_be_evaluated_without(
     key: str, verification: dict[str, Any] | None, rules: dict[str, Any], outcome: str, models: Models
 ) -> None:
-    verdict = models.judge(with_verification(models.store, models.good, key, verification), "new", **rules)
+    verdict = models.run_gate(with_verification(models.store, models.good, key, verification), "new", **rules)
     assert verdict.verdict == outcome
     if outcome == "inconclusive":
         assert "is not known: the export has no verification.json that says it" in verdict.reason
@@ -151,28 +151,28 @@ def test_ceilings_are_held_against_the_proof_and_cannot_be_evaluated_without(
 
 def relabelled(models: Models, export: ExportRef, key: str, labels: list[str]) -> ExportRef:
     """An export that knows other labels."""
-    home = Store(models.store)
-    source = home.open(export)
-    with home.create("exports", key) as draft:
+    store = Store(models.store)
+    source = store.open(export)
+    with store.create("exports", key) as draft:
         shutil.copytree(source.folder, draft.folder, ignore=shutil.ignore_patterns("manifest.json"), dirs_exist_ok=True)
         (draft.folder / "label_map.json").write_text(json.dumps(labels))
         draft.facts |= {**source.facts, "label_map_sha256": LabelMap(labels=tuple(labels)).sha256}
-    return export_reference(home.load("exports", key))
+    return export_reference(store.load("exports", key))
 
 
 def test_a_deployed_model_that_does_not_know_a_label_cannot_be_compared_and_the_verdict_says_so(models: Models) -> None:
     override(relabelled(models, models.good, "older", ["5", "6", "4"]), "older", models.store, "first")
-    verdict = models.judge(models.good, "older", max_class_f1_drop=0.1)
+    verdict = models.run_gate(models.good, "older", max_class_f1_drop=0.1)
     assert verdict.verdict == "inconclusive"
     assert "label(s) that the export does not know: '7'" in verdict.reason
     assert "hubflow promote … --override" in verdict.reason
     assert verdict.deployed_value is None
-    assert models.judge(models.poor, "older", min_value=0.99).verdict == "rejected"
+    assert models.run_gate(models.poor, "older", min_value=0.99).verdict == "rejected"
 
 
 def test_labels_in_another_order_are_matched_by_name(models: Models) -> None:
     override(relabelled(models, models.good, "turned", ["7", "6", "5"]), "turned", models.store, "first")
-    verdict = models.judge(models.good, "turned")
+    verdict = models.run_gate(models.good, "turned")
     assert verdict.deployed_value is not None
     assert verdict.deployed_value < 0.5
     assert any("the same labels in another order; labels were matched by name" in note for note in verdict.notes)
@@ -180,12 +180,12 @@ def test_labels_in_another_order_are_matched_by_name(models: Models) -> None:
 
 def test_a_candidate_that_does_not_know_a_label_of_the_rows_is_an_error(models: Models) -> None:
     with pytest.raises(LabelMapError, match="does not know"):
-        models.judge(relabelled(models, models.good, "newer", ["5", "6", "4"]), "good")
+        models.run_gate(relabelled(models, models.good, "newer", ["5", "6", "4"]), "good")
 
 
 def test_a_metric_that_is_no_sum_over_rows_is_refused_with_those_that_are(models: Models) -> None:
     with pytest.raises(SettingsError, match=r"'roc_auc' cannot be compared row by row; use one of accuracy"):
-        models.judge(models.good, "good", metric="roc_auc")
+        models.run_gate(models.good, "good", metric="roc_auc")
 
 
 def test_the_verdict_is_kept_beside_the_export_and_found_again(models: Models) -> None:

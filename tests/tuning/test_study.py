@@ -51,14 +51,14 @@ def test_another_machine_goes_on_with_a_study_on_object_storage(s3: ObjectStorag
 
 
 def test_one_process_at_a_time_has_a_study(tmp_path: Path) -> None:
-    home = Store(tmp_path)
-    with open_study(settings(tmp_path), home):
+    store = Store(tmp_path)
+    with open_study(settings(tmp_path), store):
         with (
             pytest.raises(SweepError, match="another sweep named 'sweep' is running on this store"),
-            open_study(settings(tmp_path), home),
+            open_study(settings(tmp_path), store),
         ):
             raise AssertionError
-        with open_study(settings(tmp_path, name="other"), home):
+        with open_study(settings(tmp_path, name="other"), store):
             pass
 
 

@@ -47,8 +47,8 @@ class Commands(TyperGroup):
             _print_error(ctx, str(error))
             raise typer.Exit(FAULT) from error
         except Exception as error:
-            told = getattr(error, "format_message", None)  # of an option or argument that is wrong
-            _print_error(ctx, told() if told else f"{type(error).__name__}: {error}")
+            format_message = getattr(error, "format_message", None)  # of an option or argument that is wrong
+            _print_error(ctx, format_message() if format_message else f"{type(error).__name__}: {error}")
             raise
 
 

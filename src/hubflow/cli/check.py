@@ -216,9 +216,9 @@ def _check_together(
             build_head.fn(task, report.module, report.dataset, spec, head, store)
 
 
-def _findings(home: Store, dataset: DatasetRef, encoded: EncodedRef) -> list[dict[str, Any]]:
+def _findings(store: Store, dataset: DatasetRef, encoded: EncodedRef) -> list[dict[str, Any]]:
     """What the checks of the rows, and of the encoded rows, found."""
-    reports = [read_data_report(home, Path(one.path).name) for one in (dataset, encoded)]
+    reports = [read_data_report(store, Path(one.path).name) for one in (dataset, encoded)]
     return [finding for report in reports if report is not None for finding in report["findings"]]
 
 
@@ -229,7 +229,7 @@ def _check_device(device: str) -> None:
 
 
 def _given(values: dict[str, Any], name: str) -> str:
-    """A setting, or its default when it is not given or is wrong, which has been told already."""
+    """A setting, or its default when it is not given or is wrong, which has been reported already."""
     field = FineTuneSettings.model_fields[name]
     try:
         return TypeAdapter[str](Annotated[str, *field.metadata]).validate_python(values[name])
@@ -262,7 +262,7 @@ def _sound(model: type[Model], values: Any) -> Model | None:
 
 
 def _part(model: type[Model], values: Any) -> Model | None:
-    """A group of settings as far as it can be checked although something in it is wrong, which has been told already.
+    """A group of settings as far as it can be checked although something in it is wrong, which has been reported already.
 
     A misspelt name is read as the one that it is closest to, and a wrong value gives way to its stand-in, if it has one.
     """

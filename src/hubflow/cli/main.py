@@ -82,17 +82,17 @@ def promote(
     from hubflow.deployment.pointer import override as decide
     from hubflow.deployment.pointer import promote_candidate as run
 
-    place, reference = export_of(export, store)
-    verdict = latest_verdict(place, reference, name)
+    opened, reference = export_of(export, store)
+    verdict = latest_verdict(opened, reference, name)
     if override:
-        moved = decide(reference, name, place, reason, by, verdict)
+        moved = decide(reference, name, opened, reason, by, verdict)
     elif verdict is None:
         raise HubflowError(
             f"{export}: the gate has not evaluated it for {name!r}; run the flow nightly with gate settings, or decide "
             "yourself with --override --reason …"
         )
     else:
-        moved = run(verdict, place, by)
+        moved = run(verdict, opened, by)
     _tell(moved, as_json)
 
 
@@ -158,8 +158,8 @@ def prune(
         return
     for path in pruned.removed:
         out.print(path, soft_wrap=True)
-    told = "would be removed" if dry_run else "removed"
-    out.print(f"{len(pruned.removed)} {told}, {pruned.bytes / 1e6:.1f} MB; {len(pruned.kept_in_use)} stay for what is in use")
+    verb = "would be removed" if dry_run else "removed"
+    out.print(f"{len(pruned.removed)} {verb}, {pruned.bytes / 1e6:.1f} MB; {len(pruned.kept_in_use)} stay for what is in use")
 
 
 Export = Annotated[str, typer.Argument(help="Exported folder, or its URL.")]
@@ -171,7 +171,7 @@ app.add_typer(export_app, name="export")
 def keygen(
     private: Annotated[Path, typer.Argument(help="File of the private key; it must not be there yet.")], as_json: Json = False
 ) -> None:
-    """Make a key pair: PRIVATE, which only you can read, and PRIVATE.pub, which goes to whoever uses exports."""
+    """Make a key pair: PRIVATE, which only you can read, and PRIVATE.pub, which you give to the users of your exports."""
     from hubflow.store.signing import make_key
 
     known, public = make_key(private), f"{private}.pub"

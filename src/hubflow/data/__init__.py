@@ -1,1 +1,1 @@
-"""Rows from their files into the store: read, held to contracts, split, checked, profiled and told of."""
+"""Rows from their files into the store: read, held to contracts, split, checked, profiled and reported."""

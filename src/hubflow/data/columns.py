@@ -209,8 +209,11 @@ def _escape(match: re.Match[str]) -> str:
 
 def _struct_json(array: Any) -> Any:
     parts: list[Any] = ["{"]
-    for place, field in enumerate(array.type):
-        parts += [f"{', ' if place else ''}{json.dumps(field.name)}: ", compute.fill_null(_json(array.field(place)), "null")]
+    for position, field in enumerate(array.type):
+        parts += [
+            f"{', ' if position else ''}{json.dumps(field.name)}: ",
+            compute.fill_null(_json(array.field(position)), "null"),
+        ]
     text = _joined([*parts, "}"]) if len(parts) > 1 else arrow.array(["{}"] * len(array), TEXT)
     return compute.if_else(array.is_valid(), text, arrow.scalar(None, TEXT))
 
@@ -359,14 +362,14 @@ def is_list(kind: Any) -> bool:
 def leaves(kind: Any) -> int:
     """How many columns without further parts a type has."""
     if kinds.is_nested(kind):
-        return sum(leaves(kind.field(place).type) for place in range(kind.num_fields))
+        return sum(leaves(kind.field(position).type) for position in range(kind.num_fields))
     return 1
 
 
 def levels(kind: Any) -> int:
     """In how many levels a type is nested."""
     if kinds.is_nested(kind):
-        return 1 + max((levels(kind.field(place).type) for place in range(kind.num_fields)), default=0)
+        return 1 + max((levels(kind.field(position).type) for position in range(kind.num_fields)), default=0)
     return 0
 
 
@@ -507,8 +510,8 @@ def _structs(found: Sequence[Any]) -> list[Any]:
     if len({tuple(field.name for field in kind) for kind in found}) > 1:
         return []
     fields = []
-    for place, field in enumerate(found[0]):
-        inner = _inner([kind.field(place).type for kind in found])
+    for position, field in enumerate(found[0]):
+        inner = _inner([kind.field(position).type for kind in found])
         if not inner:
             return []
         fields.append(arrow.field(field.name, inner[0]))

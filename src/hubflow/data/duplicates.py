@@ -35,7 +35,7 @@ def nearest(known: Hashes, asked: Hashes, distance: int) -> tuple[Integers, Inte
     """
     ours, first = np.unique(known, return_index=True)
     theirs, back = np.unique(asked, return_inverse=True)
-    place, bits = np.full(len(theirs), -1, np.int64), np.full(len(theirs), BITS + 1, np.int64)
+    position, bits = np.full(len(theirs), -1, np.int64), np.full(len(theirs), BITS + 1, np.int64)
     for low, high in _bands(distance + 1):
         mask = np.uint64((1 << (high - low)) - 1)
         for one, other in _sharing((ours >> np.uint64(low)) & mask, (theirs >> np.uint64(low)) & mask):
@@ -48,8 +48,8 @@ def nearest(known: Hashes, asked: Hashes, distance: int) -> tuple[Integers, Inte
             match = np.full(len(theirs), -1, np.int64)
             match[other] = first[one]
             better = best < bits
-            place[better], bits[better] = match[better], best[better]
-    return place[back], bits[back]
+            position[better], bits[better] = match[better], best[better]
+    return position[back], bits[back]
 
 
 def _bands(count: int) -> Iterator[tuple[int, int]]:

@@ -113,10 +113,10 @@ class TextSplit:
         assert self.word_labels is not None
         assert self.first_piece is not None
         labels = np.full(shape, IGNORED_LABEL, np.int64)
-        for place, index in enumerate(indices):
+        for position, index in enumerate(indices):
             pieces, words = self.first_piece[index], self.word_labels[index]
             kept = pieces >= 0
-            labels[place, pieces[kept]] = words[kept]
+            labels[position, pieces[kept]] = words[kept]
         return labels
 
 

@@ -101,7 +101,7 @@ def _rows(source: pq.ParquetFile, size: int, rules: ImageRules) -> Iterator[dict
 
     position = 0
     for batch in source.iter_batches(ROWS_PER_CHUNK, columns=[name for name in _COLUMNS if name in source.schema_arrow.names]):
-        rows = [{"position": place, **row} for place, row in enumerate(batch.to_pylist(), start=position)]
+        rows = [{"position": number, **row} for number, row in enumerate(batch.to_pylist(), start=position)]
         position += len(rows)
         yield from thread_map(decode, rows, usable_cores(), ahead=2 * SMALL * usable_cores(), at_once=SMALL)
 
@@ -313,14 +313,14 @@ def _has_detail(images: pd.DataFrame) -> NDArray[np.bool_]:
 
 
 def _alike(known: pd.DataFrame, asked: pd.DataFrame, distance: int) -> list[tuple[int, int, int]]:
-    """Rows of near-duplicates of `known` and `asked`, with their distance; files that are the same are told elsewhere."""
+    """Rows of near-duplicates of `known` and `asked`, with their distance; files that are the same are reported elsewhere."""
     asked = asked[~asked["sha256"].isin(known["sha256"])]
     known, asked = known[_has_detail(known)], asked[_has_detail(asked)]
     if known.empty or asked.empty:
         return []
-    place, bits = nearest(known["phash"].to_numpy(np.uint64), asked["phash"].to_numpy(np.uint64), distance)
-    near = np.flatnonzero(place >= 0)
-    ours, theirs = known["row"].to_numpy()[place[near]], asked["row"].to_numpy()[near]
+    position, bits = nearest(known["phash"].to_numpy(np.uint64), asked["phash"].to_numpy(np.uint64), distance)
+    near = np.flatnonzero(position >= 0)
+    ours, theirs = known["row"].to_numpy()[position[near]], asked["row"].to_numpy()[near]
     return list(zip(ours.tolist(), theirs.tolist(), bits[near].tolist(), strict=True))
 
 
@@ -471,7 +471,9 @@ def _count_lengths(
     lengths = np.array([len(row) for row in ids], np.int64)
     full = np.flatnonzero(lengths >= context.max_seq_len)
     if len(full):  # only these can have been longer
-        whole = full_lengths(context.tokenizer, [rows[place] for place in full.tolist()], words=context.rows_kind == "tokens")
+        whole = full_lengths(
+            context.tokenizer, [rows[position] for position in full.tolist()], words=context.rows_kind == "tokens"
+        )
         lengths[full] = whole
     counted = context.lengths.setdefault(split, SplitLengths())
     counted.add(lengths, np.array(numbers, np.int64), context.max_seq_len)

@@ -1,4 +1,4 @@
-"""What is told of rows as they are encoded: what is cut or left out, and images against the last ones."""
+"""What is reported of rows as they are encoded: what is cut or left out, and images against the last ones."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ class EncodingMonitor:
     """Evaluates encoded rows by their folder and its facts alone, and publishes what is found before it refuses them.
 
     Args:
-        place: the store.
+        store: the store.
         key: of the encoded rows in the store.
         dataset: the rows.
         checks: policies.
@@ -36,10 +36,10 @@ class EncodingMonitor:
     """
 
     def __init__(
-        self, place: Store, key: str, dataset: DatasetRef, checks: DataChecks, max_invalid_fraction: float, publish: Publish
+        self, store: Store, key: str, dataset: DatasetRef, checks: DataChecks, max_invalid_fraction: float, publish: Publish
     ) -> None:
         self._show = publish
-        self._place, self._key, self._dataset = place, key, dataset
+        self._store, self._key, self._dataset = store, key, dataset
         self._checks, self._share = checks, max_invalid_fraction
         self._quarantine = f"quarantine/{key}"
 
@@ -51,12 +51,12 @@ class EncodingMonitor:
         """
         bad = {split: some for split, some in images.items() if some}
         if bad:
-            with atomic_folder(self._place.root / self._quarantine, [self._place.open(self._dataset).folder]) as draft:
+            with atomic_folder(self._store.root / self._quarantine, [self._store.open(self._dataset).folder]) as draft:
                 for split, some in bad.items():
                     frame = pd.DataFrame([asdict(image) for image in some])
                     frame.insert(4, "checks", [["decodes"]] * len(frame))
                     frame.to_parquet(draft / f"{split}.parquet", index=False)
-            self._place.sync(self._quarantine)
+            self._store.sync(self._quarantine)
         left_out = {
             split: {"count": len(some), "of": self._dataset.rows[split], "first": [image.error for image in some[:MAX_LISTED]]}
             for split, some in bad.items()
@@ -86,8 +86,8 @@ class EncodingMonitor:
             self._refuse(ContractError(f"the encoded rows fail {len(failed)} check(s):\n{lines}"), report)
         self._publish(report)
         if keep is not None:
-            folder = self._place.open(self._dataset).folder
-            write_profile(self._place, keep[0], self._key, keep[1], report["facts"]["profile"], [folder])
+            folder = self._store.open(self._dataset).folder
+            write_profile(self._store, keep[0], self._key, keep[1], report["facts"]["profile"], [folder])
 
     def _report(self, findings: list[Finding]) -> dict[str, Any]:
         found = [finding.model_dump(mode="json") for finding in findings]
@@ -95,7 +95,7 @@ class EncodingMonitor:
 
     def _compare(self, folder: Path, report: dict[str, Any]) -> tuple[str, str] | None:
         """Add the images' profile, and what it is beside the last one; the series and the content of the images, if any."""
-        known = self._place.open(self._dataset).facts
+        known = self._store.open(self._dataset).facts
         if self._dataset.rows_kind != "image":
             return None
         series, content = content_key("images", known["data_report"]["facts"]["series"]), content_key(known["source_sha256"])
@@ -105,7 +105,7 @@ class EncodingMonitor:
         }
         profile = image_profile(frames)
         limits = DriftSettings(psi=self._checks.drift.psi, rows=_UNLIMITED)  # rows were compared as they were loaded
-        found, drift = against_last(self._place, series, content, profile, limits)
+        found, drift = against_last(self._store, series, content, profile, limits)
         drift["measures"] = [measure for measure in drift["measures"] if measure["kind"] == "psi"]
         report["findings"] += [finding.model_dump(mode="json") for finding in found]
         report["facts"] |= {"profile": profile, "drift": drift}
@@ -121,7 +121,7 @@ class EncodingMonitor:
         total, first = sum(out["count"] for out in over.values()), [error for out in over.values() for error in out["first"]]
         lines = "\n".join(f"  - {error}" for error in first[:MAX_LISTED])
         more = f"\n  … and {total - MAX_LISTED} more" if total > MAX_LISTED else ""
-        where = self._place.display_path(self._quarantine)
+        where = self._store.display_path(self._quarantine)
         shares = ", ".join(f"{out['count']} of {out['of']} in {split}" for split, out in over.items())
         message = (
             f"{total} images cannot be decoded\n{lines}{more}\n{shares}; at most a share of {self._share:g} may be left out; "
@@ -130,26 +130,26 @@ class EncodingMonitor:
         if total == 1:
             message = f"{first[0]}; it is the only one, quarantined in {where}"
         error = ImageError(message)
-        error.quarantine = self._place.resolve(self._quarantine)
+        error.quarantine = self._store.resolve(self._quarantine)
         self._refuse(error, self._report([]))
 
     def _refuse(self, error: HubflowError, report: dict[str, Any]) -> None:
-        dataset = self._place.open(self._dataset)
-        forget_profile(self._place, dataset.facts["data_report"]["facts"]["series"], dataset.folder.name)
+        dataset = self._store.open(self._dataset)
+        forget_profile(self._store, dataset.facts["data_report"]["facts"]["series"], dataset.folder.name)
         self._publish({**report, "error": str(error)})
         raise error
 
     def _publish(self, report: dict[str, Any]) -> None:
         self._show(report)
-        write_data_report(self._place, self._key, report, [self._place.open(self._dataset).folder])
+        write_data_report(self._store, self._key, report, [self._store.open(self._dataset).folder])
 
 
 _UNLIMITED = DriftSettings().rows.model_copy(update={"warn": None, "fail": None})
 
 
-def with_encoding(data_report: Mapping[str, Any], place: Store, key: str) -> dict[str, Any]:
+def with_encoding(data_report: Mapping[str, Any], store: Store, key: str) -> dict[str, Any]:
     """The data set's report with what encoding its rows found, which is kept by `key`."""
-    encoding = read_data_report(place, key) or {"findings": [], "facts": {}}
+    encoding = read_data_report(store, key) or {"findings": [], "facts": {}}
     merged: dict[str, Any] = json.loads(json.dumps(data_report))
     facts, added = merged.setdefault("facts", {}), encoding["facts"]
     merged["findings"] = [*merged.get("findings", []), *encoding["findings"]]

@@ -49,7 +49,7 @@ Result = TypeVar("Result")
 class Plan:
     """What to load: the settings, the kind of rows, their contract, and the source of each split that has one.
 
-    `series` names the series of data sets that it is compared in, where that is not told by the places of the sources.
+    `series` names the series of data sets that it is compared in, where the paths of the sources do not decide it.
     """
 
     spec: DatasetSpec
@@ -130,11 +130,11 @@ class Staged:
             return split_masks(self.codes(), shares, seed)
         parts = np.concatenate(self._parts)
         names: list[Split] = ["train", *shares]
-        return {name: parts == place for place, name in enumerate(names)}
+        return {name: parts == position for position, name in enumerate(names)}
 
 
 def ingest_rows(
-    place: Store,
+    store: Store,
     key: str,
     plan: Plan,
     sources: Sources,
@@ -146,7 +146,7 @@ def ingest_rows(
     """Hold the rows to their contract, split them and write them; those that break it are quarantined.
 
     Args:
-        place: the store.
+        store: the store.
         key: names the data set, and its quarantine, in the store.
         plan: what to keep.
         sources: chunks of each source.
@@ -163,9 +163,9 @@ def ingest_rows(
     """
     report = DataReport(plan.spec.max_invalid_fraction)
     try:
-        with staging_folder(place.root) as folder:
-            staged, label_map = _staged(place, key, plan, sources, listed, folder, report)
-            with place.create(KIND, key, plan.files) as draft:
+        with staging_folder(store.root) as folder:
+            staged, label_map = _staged(store, key, plan, sources, listed, folder, report)
+            with store.create(KIND, key, plan.files) as draft:
                 counts = _write(plan, staged, draft.folder, observers)
                 label_map.save(draft.folder / LABEL_MAP_FILE)
                 _observed(plan, observers, report)
@@ -174,11 +174,11 @@ def ingest_rows(
         publish(report.as_dict(str(error)))
         raise
     publish(report.as_dict())
-    return dataset_reference(place.load(KIND, key))
+    return dataset_reference(store.load(KIND, key))
 
 
 def _staged(
-    place: Store, key: str, plan: Plan, sources: Sources, listed: LabelMap | None, folder: Path, report: DataReport
+    store: Store, key: str, plan: Plan, sources: Sources, listed: LabelMap | None, folder: Path, report: DataReport
 ) -> tuple[dict[Split, Staged], LabelMap]:
     """Accepted rows of each source, and the label map that they were held to: `listed`, or made from train."""
     label_map: LabelMap | None = listed
@@ -187,8 +187,8 @@ def _staged(
 
     def stage(split: Split) -> Staged:
         nonlocal label_map
-        quarantine = Quarantine(place.root / QUARANTINE / key / f"{split}.parquet", plan.files)
-        path = quarantine.path.relative_to(place.root).as_posix()
+        quarantine = Quarantine(store.root / QUARANTINE / key / f"{split}.parquet", plan.files)
+        path = quarantine.path.relative_to(store.root).as_posix()
         counts = report.splits[split] = SplitReport(str(plan.sources[split]), path)
         by_group = plan.spec.group_column is not None and split == "train"
         staged = Staged(
@@ -197,11 +197,11 @@ def _staged(
         try:
             _sort_chunks(plan, _named(plan, sources[split](), listed), label_map, staged, quarantine, counts)
             quarantine.finish()
-            place.sync(path)
+            store.sync(path)
         finally:
             staged.rows.close()
             quarantine.discard()
-        _require_valid(plan, split, counts, label_map, place.display_path(path), quarantine.path)
+        _require_valid(plan, split, counts, label_map, store.display_path(path), quarantine.path)
         if split == "train":
             found = _require_classes(plan, staged)
             if label_map is None:
@@ -453,6 +453,6 @@ def label_map_of(labels: Sequence[str], source: str, tag_scheme: TagScheme = "au
 
 
 def dataset_summary(dataset: DatasetRef) -> str:
-    """What a person is told of a data set."""
+    """The lines printed about a data set."""
     rows = ", ".join(f"{count} {split}" for split, count in dataset.rows.items())
     return f"{rows} rows, {dataset.num_classes} labels"

@@ -29,7 +29,7 @@ class DataMonitor:
     """What is done beside keeping rows: observe them, and tell what was seen.
 
     Args:
-        place: the store.
+        store: the store.
         key: of the data set in the store.
         plan: what is kept; its settings hold the policies of the checks and the limits of drift.
         content: hash of the content of all sources.
@@ -37,16 +37,16 @@ class DataMonitor:
         run: name of the run, whose data sets are compared with each other.
     """
 
-    def __init__(self, place: Store, key: str, plan: Plan, content: str, publish: Publish, run: str | None) -> None:
-        self._place, self._key, self._content, self._holds = place, key, content, plan.files
+    def __init__(self, store: Store, key: str, plan: Plan, content: str, publish: Publish, run: str | None) -> None:
+        self._store, self._key, self._content, self._holds = store, key, content, plan.files
         self._show = publish
         spec, drift = plan.spec, plan.spec.checks.drift
         self._series = series_of(spec, plan.task, drift, plan.series, run)
         self._profile = _ProfileObserver(
-            plan.kind, self._series, partial(against_last, place, self._series, content, settings=drift)
+            plan.kind, self._series, partial(against_last, store, self._series, content, settings=drift)
         )
         of_several = [split for split in ORDER if _is_of_several(plan, split)]
-        self._checks = SplitChecks(spec.checks, plan.kind, plan.group, place.root, of_several=of_several)
+        self._checks = SplitChecks(spec.checks, plan.kind, plan.group, store.root, of_several=of_several)
 
     @property
     def observers(self) -> tuple[Observer, Observer]:
@@ -56,20 +56,20 @@ class DataMonitor:
     def publish(self, report: Mapping[str, Any]) -> None:
         """Tell of the rows: to people who watch the run, and in the store, with a page where they were refused."""
         self._show(report)
-        write_data_report(self._place, self._key, report, self._holds)
+        write_data_report(self._store, self._key, report, self._holds)
 
     def take_again(self, of_content: Mapping[str, Any]) -> None:
-        """Tell of rows that are taken from the store, compare them with the last other data set, and renew their profile.
+        """Report on rows that are taken from the store, compare them with the last other data set, and renew their profile.
 
         Args:
-            of_content: what was told of them when they were kept, without what depends on the data sets before.
+            of_content: what was reported of them when they were stored, without what depends on the data sets before.
 
         Raises:
             ContractError: when they differ from the last data set by more than may be.
         """
         found, facts = self._profile.compared(of_content["facts"]["profile"])
-        told = [*of_content["findings"], *(finding.model_dump(mode="json") for finding in found)]
-        report = {**of_content, "findings": told, "facts": {**of_content["facts"], **facts}}
+        findings = [*of_content["findings"], *(finding.model_dump(mode="json") for finding in found)]
+        report = {**of_content, "findings": findings, "facts": {**of_content["facts"], **facts}}
         try:
             kept = (Finding.model_validate(one) for one in of_content["findings"])
             require_none_fails([*found, *(one for one in kept if one.policy == "fail")])
@@ -81,11 +81,11 @@ class DataMonitor:
 
     def keep(self) -> None:
         """Keep the profile of the accepted data set, for the next one to be compared with."""
-        write_profile(self._place, self._series, self._key, self._content, self._profile.facts()["profile"], self._holds)
+        write_profile(self._store, self._series, self._key, self._content, self._profile.facts()["profile"], self._holds)
 
 
 def ingest_dataset(
-    place: Store,
+    store: Store,
     key: str,
     plan: Plan,
     sources: Sources,
@@ -96,10 +96,10 @@ def ingest_dataset(
     run: str | None,
     at_hand: bool = False,
 ) -> DatasetRef:
-    """`ingest_rows` under watch; with `reuse`, what the store already holds by this key, told of again.
+    """`ingest_rows` with a monitor; with `reuse`, what the store already holds by this key, reported again.
 
     Args:
-        place: the store.
+        store: the store.
         key: of the data set in the store.
         plan: what to keep.
         sources: chunks of each source.
@@ -108,19 +108,19 @@ def ingest_dataset(
         reuse: take what the store already holds.
         publish: shows the report to people who watch the run.
         run: name of the run, whose data sets are compared with each other.
-        at_hand: whether the chunks have been read already: what they skip, such as files beside images, is told as it is now.
+        at_hand: whether the chunks have been read already: what they skip, such as files beside images, is reported anew.
 
     Raises:
         HubflowError: as `ingest_rows` does.
     """
-    watch = DataMonitor(place, key, plan, content_key(digests), publish, run)
-    known = place.find(KIND, key) if reuse else None
+    monitor = DataMonitor(store, key, plan, content_key(digests), publish, run)
+    known = store.find(KIND, key) if reuse else None
     if known is not None:
-        told = known.facts["data_report"]
-        watch.take_again(_with_skipped(told, plan, sources) if at_hand else told)
+        report = known.facts["data_report"]
+        monitor.take_again(_with_skipped(report, plan, sources) if at_hand else report)
         return dataset_reference(known)
-    kept = ingest_rows(place, key, plan, sources, listed(), digests, watch.observers, watch.publish)
-    watch.keep()
+    kept = ingest_rows(store, key, plan, sources, listed(), digests, monitor.observers, monitor.publish)
+    monitor.keep()
     return kept
 
 
@@ -170,26 +170,26 @@ class _ProfileObserver:
         return self._facts
 
 
-def write_data_report(place: Store, key: str, report: Mapping[str, Any], holds: Sequence[Path]) -> None:
+def write_data_report(store: Store, key: str, report: Mapping[str, Any], holds: Sequence[Path]) -> None:
     """Keep a report in the store, with a page where the data was refused, for those who may read each of `holds`."""
     path = f"{PAGES}/{key}"
     try:
-        with atomic_folder(place.root / path, holds) as draft:
+        with atomic_folder(store.root / path, holds) as draft:
             (draft / REPORT).write_text(json.dumps(report, ensure_ascii=True), encoding="utf-8")
             if report.get("error"):
                 write_data_page(draft, report)
-        place.sync(path)
+        store.sync(path)
     except StoreError as error:  # a full disk must not hide why the data was refused
         log.error("the report on the data cannot be written: %s", error)
         return
     if report.get("error"):
-        log.error(PAGE_WRITTEN, place.display_path(f"{path}/data.html"))
+        log.error(PAGE_WRITTEN, store.display_path(f"{path}/data.html"))
 
 
-def read_data_report(place: Store, key: str) -> dict[str, Any] | None:
+def read_data_report(store: Store, key: str) -> dict[str, Any] | None:
     """The report of a data set as it was published, if it is still there."""
     try:
-        kept = place.read_bytes(f"{PAGES}/{key}/{REPORT}")
+        kept = store.read_bytes(f"{PAGES}/{key}/{REPORT}")
         return None if kept is None else dict(json.loads(kept))
     except (StoreError, ValueError):
         return None

@@ -60,10 +60,10 @@ def named_column(path: Path, name: str, column: Any, names: Sequence[str], numbe
     ids = compute.fill_null(values, MISSING).to_numpy(zero_copy_only=False)
     strange = np.flatnonzero((ids < MISSING) | (ids >= len(names)))
     if len(strange):
-        place = strange[0] if lists is None else np.searchsorted(lists.offsets.to_numpy(), strange[0], side="right") - 1
+        position = strange[0] if lists is None else np.searchsorted(lists.offsets.to_numpy(), strange[0], side="right") - 1
         raise DataError(
-            f"{path}: record {numbers[place]}: column {name!r} holds the class {ids[strange[0]]}, but the file's `huggingface` "
-            f"metadata names {len(names)}, 0 to {len(names) - 1}; correct the value or write the file again"
+            f"{path}: record {numbers[position]}: column {name!r} holds the class {ids[strange[0]]}, but the file's "
+            f"`huggingface` metadata names {len(names)}, 0 to {len(names) - 1}; correct the value or write the file again"
         )
     named = arrow.array(names, arrow.large_string()).take(arrow.array(ids, mask=ids == MISSING))
     count = int((ids != MISSING).sum())
@@ -82,7 +82,7 @@ def named_rows(rows: pd.DataFrame, column: str, names: Sequence[str]) -> tuple[p
         return rows, 0
     values = rows[column]
     flat = values if column == "label" else chain.from_iterable(one for one in values if isinstance(one, SEQUENCES))
-    by_number = {str(place): name for place, name in enumerate(names)}
+    by_number = {str(position): name for position, name in enumerate(names)}
     texts = {one for one in flat if isinstance(one, str)}
     found = {text: by_number[number] for text in texts if (number := clean_label(text)) in by_number}
     if not found:
@@ -112,20 +112,20 @@ def _is_number(label: str) -> bool:
 MAX_LABELS, MAX_TOKENS, MAX_CHARS = 20, 40, 300
 
 
-def label_counts(home: Store, dataset: DatasetRef) -> dict[str, dict[str, int]]:
+def label_counts(store: Store, dataset: DatasetRef) -> dict[str, dict[str, int]]:
     """How often each label is in each split; of sentences, how many tokens have it."""
-    counts: dict[str, dict[str, int]] = home.open(dataset).facts["label_counts"]
+    counts: dict[str, dict[str, int]] = store.open(dataset).facts["label_counts"]
     return counts
 
 
-def first_rows(home: Store, encoded: EncodedRef) -> dict[str, dict[str, Any]]:
+def first_rows(store: Store, encoded: EncodedRef) -> dict[str, dict[str, Any]]:
     """The first row of each split, as it is in the data and as the model will see it.
 
     Returns:
         By split, `row` (its number in the source), and of a text `text`, `text_pair`, `label` and `pieces`; of a sentence
         `tokens`, `tags` and `pieces`; of an image `label`, `file`, and what `image_facts` and `seen_facts` give.
     """
-    source, folder, kind = home.open(encoded.dataset).folder, home.open(encoded).folder, encoded.dataset.rows_kind
+    source, folder, kind = store.open(encoded.dataset).folder, store.open(encoded).folder, encoded.dataset.rows_kind
     label_map = LabelMap.load(folder / "label_map.json")
     found = {}
     for split in encoded.dataset.rows:
@@ -136,11 +136,11 @@ def first_rows(home: Store, encoded: EncodedRef) -> dict[str, dict[str, Any]]:
         facts: dict[str, Any] = {"row": seen["row"]}
         if kind == "image":
             image = given.get("image") or given["path"]
-            rules = ImageRules.of(home.open(encoded).facts)
+            rules = ImageRules.of(store.open(encoded).facts)
             facts |= {"label": label_map.labels[seen["label"]], "file": given["path"], **image_facts(image, rules)}
             facts |= seen_facts(np.asarray(seen["pixels"], np.uint8))
         else:
-            tokenizer = load_tokenizer(home.open(encoded.module).folder)
+            tokenizer = load_tokenizer(store.open(encoded.module).folder)
             facts |= {name: given[name] for name in ("text", "text_pair", "label", "tokens") if name in given}
             if kind == "tokens":
                 facts["tags"] = [label_map.labels[tag] for tag in seen["word_labels"]]
@@ -180,15 +180,15 @@ def seen_facts(pixels: np.ndarray) -> dict[str, Any]:
 
 def lines(counts: Mapping[str, Mapping[str, int]], rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The same for a terminal: labels and a row of each split; texts are cut."""
-    told = []
+    lines = []
     for split, labels in counts.items():
         ordered = sorted(labels.items(), key=lambda one: -one[1])
         named = ", ".join(f"{label!r} {count}" for label, count in ordered[:MAX_LABELS])
         more = f", … and {len(ordered) - MAX_LABELS} more" if len(ordered) > MAX_LABELS else ""
-        told.append(f"{split}: labels {named}{more}")
+        lines.append(f"{split}: labels {named}{more}")
         if split in rows:
-            told += [f"  {line}" for line in _row_lines(rows[split])]
-    return told
+            lines += [f"  {line}" for line in _row_lines(rows[split])]
+    return lines
 
 
 def _row_lines(row: Mapping[str, Any]) -> list[str]:
@@ -202,14 +202,14 @@ def _row_lines(row: Mapping[str, Any]) -> list[str]:
             f"  {row['format']}, mode {row['mode']}, {row['width']} × {row['height']}{turned}{done}",
             f"  the model sees {row['size']} × {row['size']} in RGB, mean colour {colour} of 255",
         ]
-    told = [f"row {row['row']}{label}"]
+    lines = [f"row {row['row']}{label}"]
     if "tags" in row:
         pairs = [f"{token}/{tag}" for token, tag in zip(row["tokens"], row["tags"], strict=True)]
-        told.append(f"  tokens and tags: {_joined(pairs)}")
+        lines.append(f"  tokens and tags: {_joined(pairs)}")
     for name in ("text", "text_pair"):
         if name in row:
-            told.append(f"  {name}: {_cut(row[name])!r}")
-    return [*told, f"  the model sees: {_joined(row['pieces'])}"]
+            lines.append(f"  {name}: {_cut(row[name])!r}")
+    return [*lines, f"  the model sees: {_joined(row['pieces'])}"]
 
 
 def _joined(items: list[str]) -> str:

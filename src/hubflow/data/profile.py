@@ -78,8 +78,8 @@ class Histogram:
     def quantile(self, share: float) -> float:
         """Lower edge of the bin below whose end `share` of the values lie; 0 without values."""
         total = self.counts.sum()
-        place = int(np.searchsorted(np.cumsum(self.counts), share * total)) if total else 0
-        return float(SCALES[self.scale][min(place, len(self.counts) - 1)])
+        position = int(np.searchsorted(np.cumsum(self.counts), share * total)) if total else 0
+        return float(SCALES[self.scale][min(position, len(self.counts) - 1)])
 
 
 @dataclass
@@ -400,10 +400,10 @@ def _merged(previous: Histogram, current: Histogram) -> tuple[list[str], tuple[F
     """Bins of both, neighbours merged until each holds LEAST_SHARE of both together: few rows in a bin make a noisy index."""
     together = previous.counts / max(previous.counts.sum(), 1) + current.counts / max(current.counts.sum(), 1)
     ends, held = [], 0.0
-    for place, share in enumerate(together / 2):
+    for position, share in enumerate(together / 2):
         held += share
         if held >= LEAST_SHARE:
-            ends.append(place + 1)
+            ends.append(position + 1)
             held = 0.0
     used = int(np.flatnonzero(together)[-1]) + 1 if together.any() else 1
     cuts = [0, *ends[:-1], used] if ends else [0, used]  # what is left over joins the last bin
@@ -429,7 +429,7 @@ def _most_changed(measure: Measure) -> list[int]:
 
 
 def _shown(bins: Sequence[str], shares: Sequence[float], chosen: Sequence[int]) -> str:
-    text = ", ".join(f"{bins[place][:30]} {shares[place]:.1%}" for place in chosen)
+    text = ", ".join(f"{bins[position][:30]} {shares[position]:.1%}" for position in chosen)
     return text if len(chosen) == len(bins) else f"{text}, …"
 
 
@@ -477,12 +477,12 @@ def series_of(
 
 
 def against_last(
-    place: Store, series: str, content: str, profile: Mapping[str, Any], settings: DriftSettings
+    store: Store, series: str, content: str, profile: Mapping[str, Any], settings: DriftSettings
 ) -> tuple[list[Finding], dict[str, Any]]:
     """Compare a profile with the latest one of other content in its series.
 
     Args:
-        place: the store.
+        store: the store.
         series: as `series_of` gives it.
         content: hash of the rows' sources: a rerun on the same content is not compared with itself.
         profile: as `Profiler.profile` gives it.
@@ -492,7 +492,7 @@ def against_last(
         The findings, and the part "drift" of the data report: `note`, `compared_with` (created and key; None when there was
         nothing to compare with) and `measures`.
     """
-    kept = _read(place, series)
+    kept = _read(store, series)
     last = next((one for one in reversed(kept) if one.content != content), None)
     if last is None:
         return [], {"note": ONLY_THIS if kept else NOTHING, "compared_with": None, "measures": []}
@@ -504,7 +504,7 @@ def against_last(
 
 
 def write_profile(
-    place: Store, series: str, key: str, content: str, profile: Mapping[str, Any], holds: Iterable[Path] = ()
+    store: Store, series: str, key: str, content: str, profile: Mapping[str, Any], holds: Iterable[Path] = ()
 ) -> str:
     """Keep the profile of an accepted data set; of one content the latest, and of a series the last KEPT.
 
@@ -515,21 +515,21 @@ def write_profile(
     """
     now = datetime.datetime.now(datetime.UTC)
     known = {"created": f"{now:%Y-%m-%d %H:%M:%S} UTC", "key": key, "content": content, "profile": dict(profile)}
-    path = f"{FOLDER}/{series}/{_after_all(place.names(f'{FOLDER}/{series}'), now):{STAMP}}-{key}.json"
-    place.write_bytes(path, json.dumps(known, ensure_ascii=True).encode(), holds)
-    others = [one for one in _read(place, series) if one.path != path]
+    path = f"{FOLDER}/{series}/{_after_all(store.names(f'{FOLDER}/{series}'), now):{STAMP}}-{key}.json"
+    store.write_bytes(path, json.dumps(known, ensure_ascii=True).encode(), holds)
+    others = [one for one in _read(store, series) if one.path != path]
     same = [one.path for one in others if one.content == content]
     rest = [one.path for one in others if one.content != content]
     for old in (*same, *rest[: max(0, len(rest) + 1 - KEPT)]):
-        place.discard(old)
+        store.discard(old)
     return path
 
 
-def forget_profile(place: Store, series: str, key: str) -> None:
+def forget_profile(store: Store, series: str, key: str) -> None:
     """Take back the profile of a data set that was refused later on: the next one is not to be compared with it."""
-    for name in place.names(f"{FOLDER}/{series}"):
+    for name in store.names(f"{FOLDER}/{series}"):
         if name.endswith(f"-{key}.json"):
-            place.discard(f"{FOLDER}/{series}/{name}")
+            store.discard(f"{FOLDER}/{series}/{name}")
 
 
 def _after_all(names: list[str], now: datetime.datetime) -> datetime.datetime:
@@ -541,22 +541,22 @@ def _after_all(names: list[str], now: datetime.datetime) -> datetime.datetime:
     return now
 
 
-def _read(place: Store, series: str) -> list[Kept]:
+def _read(store: Store, series: str) -> list[Kept]:
     """Profiles of a series, the oldest first; those that are damaged, or of another format, are left out with a word."""
     kept = []
-    for name in place.names(f"{FOLDER}/{series}"):
+    for name in store.names(f"{FOLDER}/{series}"):
         path = f"{FOLDER}/{series}/{name}"
         if not name.endswith(".json"):
             continue
         try:
-            content = place.read_bytes(path)
+            content = store.read_bytes(path)
             if content is None:  # another run may be tidying up
                 continue
             values = json.loads(content)
             one = Kept(path, str(values["key"]), str(values["content"]), str(values["created"]), dict(values["profile"]))
             version = one.profile["format_version"]
         except (StoreError, ValueError, KeyError, TypeError) as error:
-            log.warning("%s: no readable profile (%s); the data is not compared with it", place.display_path(path), error)
+            log.warning("%s: no readable profile (%s); the data is not compared with it", store.display_path(path), error)
             continue
         if version == FORMAT_VERSION:
             kept.append(one)

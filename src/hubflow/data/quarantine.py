@@ -61,7 +61,7 @@ def sort_out(
     """Rows that keep the contract `model`, and those that do not, with the list of checks that each of them failed.
 
     Pandera's own `drop_invalid_rows` lets rows pass that a check with `n_failure_cases` did not list, and drops good ones
-    that share an index label with a bad one: these are told by every failure case over a fresh index.
+    that share an index label with a bad one: these are found by every failure case over a fresh index.
 
     Args:
         rows: as a reader gives them.
@@ -97,8 +97,8 @@ def partition_rows(
                 raise _column_error(faults, rows, model, source, label_map) from error
             faults = faults[is_row]  # values of a wrong type make other checks fail as a whole: those see the rest again
             places = left.index.to_numpy()[faults["place"].to_numpy(dtype=np.int64)]
-            for place, column, check in zip(places, faults["column"], faults["check"], strict=True):
-                checks.setdefault(int(place), []).append(f"{column}: {check}")
+            for position, column, check in zip(places, faults["column"], faults["check"], strict=True):
+                checks.setdefault(int(position), []).append(f"{column}: {check}")
             failures.append(faults[FAILURE_COLUMNS])
             left = left[~left.index.isin(places)]
         else:
@@ -106,17 +106,17 @@ def partition_rows(
             lossy = _lossy(left, accepted)
             if not lossy:
                 break
-            for place, *_, column in lossy:
-                checks.setdefault(place, []).append(f"{column}: {LOSSY}")
+            for position, *_, column in lossy:
+                checks.setdefault(position, []).append(f"{column}: {LOSSY}")
             failures.append(pd.DataFrame([(row, name, LOSSY, value) for _, row, value, name in lossy], columns=FAILURE_COLUMNS))
-            left = left[~left.index.isin([place for place, *_ in lossy])]
+            left = left[~left.index.isin([position for position, *_ in lossy])]
     else:
         accepted = left
     places_at_fault = sorted(checks)
     rejected = rows.iloc[places_at_fault].reset_index(drop=True) if checks else rows.iloc[:0]  # which copies nothing
     if "checks" in rejected:
         rejected = rejected.rename(columns=free_names(rejected.columns, ("checks",)))
-    rejected = rejected.assign(checks=pd.Series([checks[place] for place in places_at_fault], dtype=object))
+    rejected = rejected.assign(checks=pd.Series([checks[position] for position in places_at_fault], dtype=object))
     known = pd.concat(failures, ignore_index=True) if failures else pd.DataFrame(columns=FAILURE_COLUMNS, dtype=object)
     warned = _warned(accepted, model, source) if len(accepted) else known.iloc[:0]
     return Sorted(accepted, rejected, known, _converted(left, accepted, _has_parsers(schema)), warned)
@@ -209,22 +209,22 @@ def read_quarantine(source: Path | str | HubflowError) -> pd.DataFrame:
     Raises:
         DataError: when the error names no quarantined rows, or they cannot be read.
     """
-    place = source.quarantine if isinstance(source, HubflowError) else Path(source)
-    if place is None:
+    folder = source.quarantine if isinstance(source, HubflowError) else Path(source)
+    if folder is None:
         raise DataError(f"no rows were quarantined before this error: {source}")
-    if place.is_dir():
-        frames = [read_quarantine(path) for path in sorted(place.glob("*.parquet"), key=_order_of_split)]
-        splits = [path.stem for path in sorted(place.glob("*.parquet"), key=_order_of_split)]
+    if folder.is_dir():
+        frames = [read_quarantine(path) for path in sorted(folder.glob("*.parquet"), key=_order_of_split)]
+        splits = [path.stem for path in sorted(folder.glob("*.parquet"), key=_order_of_split)]
         for split, rows_of in zip(splits, frames, strict=True):
             rows_of.insert(0, "split", pd.Series([split] * len(rows_of), dtype="str"))
         if not frames:
-            raise DataError(f"{place}: holds no file of quarantined rows")
+            raise DataError(f"{folder}: holds no file of quarantined rows")
         return pd.concat(frames, ignore_index=True)
     try:
-        with held_open(place) as name:
+        with held_open(folder) as name:
             table = parquet.read_table(name)
     except (OSError, ValueError) as error:
-        raise DataError(f"{place}: the quarantined rows cannot be read ({error})") from error
+        raise DataError(f"{folder}: the quarantined rows cannot be read ({error})") from error
     frame: pd.DataFrame = table.to_pandas()
     for name in [one.name for one in table.schema if arrow.types.is_list(one.type)]:
         frame[name] = pd.Series(table.column(name).to_pylist(), dtype=object)
@@ -371,10 +371,10 @@ def _halves(rows: pd.DataFrame, checks: dict[int, list[str]]) -> list[pd.DataFra
     """
     faults = []
     for name in filter(lambda name: rows[name].dtype == object, rows):
-        for place, value in enumerate(rows[name]):
+        for position, value in enumerate(rows[name]):
             if _is_damaged(value):
-                checks.setdefault(place, []).append(f"{name}: {SURROGATE}")
-                number = rows["row"].iloc[place] if "row" in rows else place + 1
+                checks.setdefault(position, []).append(f"{name}: {SURROGATE}")
+                number = rows["row"].iloc[position] if "row" in rows else position + 1
                 faults.append((number, str(name), SURROGATE, _as_text(value)))
     return [pd.DataFrame(faults, columns=FAILURE_COLUMNS, dtype=object)] if faults else []
 
@@ -420,15 +420,15 @@ def _require_no_raising_check(error: pa.errors.SchemaErrors, faults: pd.DataFram
     is_type = faults["check"].str.startswith(("dtype", "coerce_dtype"))
     of_wrong_type = set(faults["column"][is_type])  # whose checks may raise for that alone
     is_whole = not of_wrong_type and not (faults["check"] == "column_in_dataframe").any()
-    told = []
+    messages = []
     for one in error.schema_errors:
         is_blamed = one.column_name not in of_wrong_type if one.column_name in model.to_schema().columns else is_whole
         if one.reason_code is SchemaErrorReason.CHECK_ERROR and is_blamed:
             text = str(one).removeprefix("Error while executing check function: ")
-            told.append(f"  - {one.check.name}: {their_printed_error(text, model)}")
-    if told:
+            messages.append(f"  - {one.check.name}: {their_printed_error(text, model)}")
+    if messages:
         title = f"{source}: a check of the contract {model.__name__} raised an error; correct the check"
-        raise RowsError("\n".join(dict.fromkeys([title, *told]))) from error
+        raise RowsError("\n".join(dict.fromkeys([title, *messages]))) from error
 
 
 def _column_error(
@@ -443,10 +443,10 @@ def _column_error(
 
 def _first_without_number(numbers: "pd.Series[Any]") -> str:
     """The first row whose number is none, by its place: it has no number to name it by."""
-    for place, number in enumerate(numbers, start=1):
+    for position, number in enumerate(numbers, start=1):
         is_whole = isinstance(number, int | np.integer) or (isinstance(number, float) and number.is_integer())
         if not is_whole or abs(number) >= MAX_ROW_NUMBER:
-            return f"\n  - row: that at place {place} of its chunk is {number!r}, which is no number of a row"
+            return f"\n  - row: that at position {position} of its chunk is {number!r}, which is no number of a row"
     return ""
 
 
@@ -479,8 +479,10 @@ def _lossy(before: pd.DataFrame, after: pd.DataFrame) -> list[tuple[int, Any, st
             differs = (was.fillna(0) > MAX_EXACT) | (was.fillna(0) < -MAX_EXACT)
         else:
             continue
-        for place in np.flatnonzero(differs & is_known):
-            faults.append((int(before.index[int(place)]), before["row"].iloc[place], _as_text(was.iloc[place]), str(name)))
+        for position in np.flatnonzero(differs & is_known):
+            faults.append(
+                (int(before.index[int(position)]), before["row"].iloc[position], _as_text(was.iloc[position]), str(name))
+            )
     return faults
 
 

@@ -75,7 +75,7 @@ class SplitReport:
         for (column, check), faults in found.failures.groupby(["column", "check"], sort=False):
             self.checks[str(column), str(check)] += len(faults)
             kept = self.first_failures.setdefault((str(column), str(check)), [])
-            kept += [faults.iloc[place] for place in range(min(len(faults), MAX_EXAMPLES - len(kept)))]
+            kept += [faults.iloc[position] for position in range(min(len(faults), MAX_EXAMPLES - len(kept)))]
         for (column, check), faults in found.warned.groupby(["column", "check"], sort=False):
             self.warned[str(column), str(check)] += len(faults)
             examples = self.first_warned.setdefault((str(column), str(check)), [])
@@ -406,14 +406,14 @@ def _charts(split: str, counted: Mapping[str, Any]) -> list[Chart]:
     for name, dumped in counted["histograms"].items():
         histogram = Histogram.load(dumped)
         counts = histogram.counts.tolist()
-        used = [place for place, count in enumerate(counts) if count]
+        used = [position for position, count in enumerate(counts) if count]
         if not used:
             continue
         places = range(used[0], used[-1] + 1)
         edges = SCALES[histogram.scale]
-        names = [f"{edges[place]:.4g}" for place in places]
+        names = [f"{edges[position]:.4g}" for position in places]
         note = f"median about {histogram.quantile(0.5):.4g}, 95% up to about {histogram.quantile(0.95):.4g}"
-        charts.append(bar_chart(f"{split}: {name}", note, names, [[counts[place] for place in places]]))
+        charts.append(bar_chart(f"{split}: {name}", note, names, [[counts[position] for position in places]]))
     kinds = {name: count for name, count in counted["characters"].items() if count}
     if kinds:
         total = sum(kinds.values())
@@ -440,15 +440,15 @@ def bar_chart(title: str, note: str, names: Sequence[str], sides: Sequence[Seque
     each = 0.9 * wide / len(sides)
     bars = [
         Bar(
-            x=round(place * wide + 0.05 * wide + number * each, 2),
-            y=round(_HEIGHT * (1 - side[place] / highest), 2),
+            x=round(position * wide + 0.05 * wide + number * each, 2),
+            y=round(_HEIGHT * (1 - side[position] / highest), 2),
             width=round(each, 2),
-            height=round(_HEIGHT * side[place] / highest, 2),
-            title=f"{name}: {side[place]:.1%}",
+            height=round(_HEIGHT * side[position] / highest, 2),
+            title=f"{name}: {side[position]:.1%}",
             before=len(sides) > 1 and number == 0,
         )
         for number, side in enumerate(shares)
-        for place, name in enumerate(names)
+        for position, name in enumerate(names)
     ]
     return Chart(title, note, tuple(bars), _cut(names[0], 40) if names else "", _cut(names[-1], 40) if names else "")
 

@@ -57,9 +57,9 @@ def split_masks(classes: Classes, shares: Mapping[Split, float], seed: int) -> d
     left = sizes.copy()
     in_train = np.ones(len(classes), dtype=bool)
     parts: dict[Split, Mask] = {}
-    for place, (name, share) in enumerate(shares.items()):
+    for position, (name, share) in enumerate(shares.items()):
         counts = _allocate(sizes, max(1, round(len(classes) * share)), np.maximum(left - 1, 0))
-        parts[name] = _draw(classes, in_train, left, counts, np.random.default_rng([seed, 0, place]))
+        parts[name] = _draw(classes, in_train, left, counts, np.random.default_rng([seed, 0, position]))
         in_train &= ~parts[name]
         left -= counts
     return {"train": in_train, **parts}
@@ -82,9 +82,9 @@ def group_parts(keys: Keys, shares: Mapping[Split, float], seed: int) -> NDArray
         (27, 0x94D049BB133111EB),
     ):  # the finaliser of SplitMix64, Steele et al. 2014
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    place = (mixed ^ (mixed >> np.uint64(31))) / 2.0**64
+    position = (mixed ^ (mixed >> np.uint64(31))) / 2.0**64
     ends = np.cumsum(list(shares.values()))
-    part = np.searchsorted(ends, place, side="right")
+    part = np.searchsorted(ends, position, side="right")
     return np.where(part < len(ends), part + 1, 0).astype(np.uint8)
 
 
@@ -266,11 +266,11 @@ class SplitChecks:
         places: Places = numbers + (known[codes] << ROW_BITS)
         return places
 
-    def _named(self, split: Split, place: int) -> str:
+    def _named(self, split: Split, position: int) -> str:
         """A row as findings name it."""
         if split not in self._of_several:
-            return f"{split} row {place}"
-        return f"{split} row {place & (1 << ROW_BITS) - 1} of {Path(list(self._files)[place >> ROW_BITS]).name}"
+            return f"{split} row {position}"
+        return f"{split} row {position & (1 << ROW_BITS) - 1} of {Path(list(self._files)[position >> ROW_BITS]).name}"
 
     def _matched(self, check: str, splits: tuple[Split, ...], tally: Tally) -> Finding:
         noun, where = NOUNS[self._kind], " and ".join(splits)
@@ -383,7 +383,7 @@ def count_numbered(sentences: Iterable[Sequence[str]]) -> tuple[int, int]:
 
 def _is_numbered(words: Sequence[str]) -> bool:
     numbers = [word for word in words if not POSITIONS.fullmatch(word)]
-    return numbers[:1] in (["0"], ["1"]) and numbers == [str(int(numbers[0]) + place) for place in range(len(numbers))]
+    return numbers[:1] in (["0"], ["1"]) and numbers == [str(int(numbers[0]) + position) for position in range(len(numbers))]
 
 
 def _records(split: Split, places: Places, keys: Keys, exact: Keys | None = None, codes: Keys | None = None) -> Records:

@@ -1,4 +1,4 @@
-"""The rules of the gate, each told with its threshold and what was found."""
+"""The rules of the gate, each with its threshold and the value that it is compared with."""
 
 import json
 from typing import Any
@@ -47,7 +47,7 @@ def gain_rule(
     interval: tuple[float, float] | None,
     obstacle: str | None,
 ) -> list[Rule]:
-    """By how much the candidate is better: told by the whole interval, or not at all."""
+    """By how much the candidate is better: the whole interval decides, or the outcome is inconclusive."""
     asked = settings.min_gain
     if difference is None or interval is None:
         text = (
@@ -56,16 +56,16 @@ def gain_rule(
         return [Rule(name="min_gain", outcome="inconclusive", threshold=asked, value=None, text=text)]
     low, high = interval
     outcome: Outcome = "passed" if low >= asked else "failed" if high < asked else "inconclusive"
-    told = {"passed": "at least", "failed": "below", "inconclusive": "cannot be told from"}[outcome]
+    relation = {"passed": "at least", "failed": "below", "inconclusive": "not distinguishable from"}[outcome]
     text = (
         f"gain in {metric} {difference:+.4f} ({settings.confidence:.0%} interval {low:+.4f} to {high:+.4f}), "
-        f"{told} the {asked:+g} asked for"
+        f"{relation} the {asked:+g} asked for"
     )
     return [Rule(name="min_gain", outcome=outcome, threshold=asked, value=difference, text=text)]
 
 
 def class_rule(
-    settings: GateSettings, home: Store, candidate: ExportEvaluationRef, deployed: ExportEvaluationRef | None
+    settings: GateSettings, store: Store, candidate: ExportEvaluationRef, deployed: ExportEvaluationRef | None
 ) -> list[Rule]:
     """What the labels, or types of entity, that both know lost of their F1 at most."""
     limit = settings.max_class_f1_drop
@@ -74,7 +74,7 @@ def class_rule(
     if deployed is None:
         text = "what labels lost is not known: the deployed model cannot be evaluated on the same rows"
         return [Rule(name="max_class_f1_drop", outcome="inconclusive", threshold=limit, value=None, text=text)]
-    ours, theirs = (read_details(home, one)[one.split].per_class for one in (candidate, deployed))
+    ours, theirs = (read_details(store, one)[one.split].per_class for one in (candidate, deployed))
     lost = {name: theirs[name].f1 - ours[name].f1 for name in theirs if name in ours and theirs[name].support}
     worst = max(lost.values(), default=0.0)
     named = join_limited(

@@ -25,12 +25,12 @@ def start_nightly(settings: NightlySettings, dataset: DatasetRef, module: Module
     Raises:
         StoreError: when the record cannot be read or written.
     """
-    home = Store(store)
+    opened = Store(store)
     kept = settings.model_dump(mode="json", exclude=ELSEWHERE)
     kept["train"] = settings.train.result_settings()
     kept["module"] = settings.module.model_dump(mode="json", exclude={"name", "revision"})
     fingerprint = content_key("nightly", dataset.sha256, module.sha256, kept)
-    known, deployed = _read(home, settings.name), read_deployed(store, settings.name)
+    known, deployed = _read(opened, settings.name), read_deployed(store, settings.name)
     now = datetime.datetime.now(datetime.UTC)
     began = now if known is None else max(now, known.at + datetime.timedelta(microseconds=1))  # the clock may be set back
     if known is not None and known.fingerprint == fingerprint:
@@ -41,7 +41,7 @@ def start_nightly(settings: NightlySettings, dataset: DatasetRef, module: Module
         if not known.is_done:
             began = known.began or began
     night = NightlyRun(fingerprint=fingerprint, revision=deployed.revision, began=began, at=began)
-    _write(home, settings.name, night)
+    _write(opened, settings.name, night)
     return night
 
 
@@ -67,20 +67,20 @@ def weights_to_start_from(
     own = "the module's own weights"
     if settings.start_from == "module":
         return None, own
-    home = Store(store)
+    opened = Store(store)
     move = read_deployed(store, settings.name).history[night.revision - 1] if night.revision else None
     if move is None or move.export is None:
         return None, f"{own}: nothing was in use"
     try:
-        differing = unfitting(home, move.checkpoint, task) if move.checkpoint else ["they were not kept"]
+        differing = unfitting(opened, move.checkpoint, task) if move.checkpoint else ["they were not kept"]
         if move.checkpoint is not None and not differing:
-            home.open(move.checkpoint)
+            opened.open(move.checkpoint)
             return move.checkpoint, f"the weights of {move.export.path}"
     except StoreError as error:
         differing = [str(error)]
-    told = f"{own}, not those of {move.export.path}, which cannot be started from: {'; '.join(differing)}"
-    log.warning("training begins with %s", told)
-    return None, told
+    message = f"{own}, not those of {move.export.path}, which cannot be started from: {'; '.join(differing)}"
+    log.warning("training begins with %s", message)
+    return None, message
 
 
 def _is_where_it_was(night: NightlyRun, deployed: Deployed) -> bool:
@@ -92,16 +92,16 @@ def _is_where_it_was(night: NightlyRun, deployed: Deployed) -> bool:
     return since == 1 and own and move is not None and move.verdict is not None and move.verdict.revision == night.revision
 
 
-def _read(home: Store, name: str) -> NightlyRun | None:
-    content = home.read_bytes(_path(name))
+def _read(store: Store, name: str) -> NightlyRun | None:
+    content = store.read_bytes(_path(name))
     try:
         return None if content is None else NightlyRun.model_validate_json(content)
     except ValidationError as error:
-        raise StoreError(f"{home.display_path(_path(name))}: no record of a nightly run ({error}); remove it") from error
+        raise StoreError(f"{store.display_path(_path(name))}: no record of a nightly run ({error}); remove it") from error
 
 
-def _write(home: Store, name: str, night: NightlyRun) -> None:
-    home.write_bytes(_path(name), (night.model_dump_json(indent=1) + "\n").encode())
+def _write(store: Store, name: str, night: NightlyRun) -> None:
+    store.write_bytes(_path(name), (night.model_dump_json(indent=1) + "\n").encode())
 
 
 def _path(name: str) -> str:

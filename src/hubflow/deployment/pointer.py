@@ -91,7 +91,7 @@ def deployed_names(store: str) -> list[str]:
 def promote_candidate(verdict: VerdictRef, store: str, by: str | None = None) -> Deployed:
     """Put a candidate in use that the gate let pass, if the pointer is still where it was when the candidate was evaluated.
 
-    One that is in use already stays so. Of several promotions at once one wins, the others are told.
+    One that is in use already stays so. Of several promotions at once one wins; the others get a PromotionError.
 
     Args:
         verdict: the gate's, whose candidate and name count.
@@ -102,9 +102,9 @@ def promote_candidate(verdict: VerdictRef, store: str, by: str | None = None) ->
         PromotionError: when the verdict is another than `promoted`, or the pointer has moved since.
         StoreError: when candidate or verdict are missing or altered, or the pointer cannot be written.
     """
-    home = Store(store)
-    home.open(verdict)
-    deployed, content = _read(home, verdict.name)
+    opened = Store(store)
+    opened.open(verdict)
+    deployed, content = _read(opened, verdict.name)
     if deployed.export == verdict.candidate:
         return deployed
     if verdict.verdict != "promoted":
@@ -114,7 +114,7 @@ def promote_candidate(verdict: VerdictRef, store: str, by: str | None = None) ->
         )
     if deployed.revision != verdict.revision:
         raise _lost(deployed, verdict.candidate, f"the verdict is against revision {verdict.revision}")
-    return _move(home, deployed, content, "promoted", verdict.candidate, by, verdict.reason, verdict)
+    return _move(opened, deployed, content, "promoted", verdict.candidate, by, verdict.reason, verdict)
 
 
 def override(
@@ -127,9 +127,9 @@ def override(
         StoreError: when the export is missing or altered, or the pointer cannot be written.
     """
     _require_reason(reason)
-    home = Store(store)
-    deployed, content = _read(home, name)
-    return _move(home, deployed, content, "overridden", export, by, reason, verdict)
+    opened = Store(store)
+    deployed, content = _read(opened, name)
+    return _move(opened, deployed, content, "overridden", export, by, reason, verdict)
 
 
 def roll_back(name: str, store: str, reason: str, by: str | None = None) -> Deployed:
@@ -140,12 +140,12 @@ def roll_back(name: str, store: str, reason: str, by: str | None = None) -> Depl
         StoreError: when what was in use before is missing or altered, or the pointer cannot be written.
     """
     _require_reason(reason)
-    home = Store(store)
-    deployed, content = _read(home, name)
+    opened = Store(store)
+    deployed, content = _read(opened, name)
     target = deployed.predecessor
     if target is None or target.export is None:
         raise PromotionError(f"{name!r}: nothing was in use before {deployed.export and deployed.export.path}; promote another")
-    return _move(home, deployed, content, "rolled_back", target.export, by, reason, target.verdict, target.before)
+    return _move(opened, deployed, content, "rolled_back", target.export, by, reason, target.verdict, target.before)
 
 
 def undo(verdict: VerdictRef, store: str, reason: str) -> Deployed:
@@ -154,20 +154,20 @@ def undo(verdict: VerdictRef, store: str, reason: str) -> Deployed:
     Raises:
         StoreError: when the pointer cannot be read or written.
     """
-    home = Store(store)
-    deployed, content = _read(home, verdict.name)
+    opened = Store(store)
+    deployed, content = _read(opened, verdict.name)
     move = deployed.move
     if move is None or move.verdict != verdict or move.action != "promoted":
         log.warning("%s: the promotion is not taken back: the pointer has moved since", verdict.name)
         return deployed
     target = deployed.predecessor
     if target is None:
-        return _move(home, deployed, content, "undone", None, None, reason, before=0)
-    return _move(home, deployed, content, "undone", target.export, None, reason, target.verdict, target.before)
+        return _move(opened, deployed, content, "undone", None, None, reason, before=0)
+    return _move(opened, deployed, content, "undone", target.export, None, reason, target.verdict, target.before)
 
 
 def _move(
-    home: Store,
+    store: Store,
     deployed: Deployed,
     content: bytes | None,
     action: Action,
@@ -179,8 +179,8 @@ def _move(
 ) -> Deployed:
     checkpoint = None
     if export is not None:
-        remembered = home.open(export).facts.get("checkpoint")
-        checkpoint = find_checkpoint(home, remembered) if remembered else None
+        remembered = store.open(export).facts.get("checkpoint")
+        checkpoint = find_checkpoint(store, remembered) if remembered else None
     move = PointerChange(
         revision=deployed.revision + 1,
         action=action,
@@ -193,21 +193,21 @@ def _move(
         reason=reason,
     )
     moved = Deployed(name=deployed.name, history=(*deployed.history, move))
-    if not home.compare_and_swap(_path(deployed.name), content, (moved.model_dump_json(indent=1) + "\n").encode()):
-        raise _lost(_read(home, deployed.name)[0], export, f"it was read at revision {deployed.revision}")
+    if not store.compare_and_swap(_path(deployed.name), content, (moved.model_dump_json(indent=1) + "\n").encode()):
+        raise _lost(_read(store, deployed.name)[0], export, f"it was read at revision {deployed.revision}")
     return moved
 
 
-def _read(home: Store, name: str) -> tuple[Deployed, bytes | None]:
-    content = home.read_bytes(_path(name))
+def _read(store: Store, name: str) -> tuple[Deployed, bytes | None]:
+    content = store.read_bytes(_path(name))
     if content is None:
         return Deployed(name=name), None
     try:
         return Deployed.model_validate_json(content), content
     except ValidationError as error:
         raise StoreError(
-            f"{home.display_path(_path(name))}: not a deployed pointer ({error.errors()[0]['msg']}); put back a copy of it, or "
-            "remove it and promote with --override"
+            f"{store.display_path(_path(name))}: not a deployed pointer ({error.errors()[0]['msg']}); put back a copy of it, "
+            "or remove it and promote with --override"
         ) from error
 
 
@@ -217,11 +217,11 @@ def _path(name: str) -> str:
     return f"{FOLDER}/{name}.json"
 
 
-def _lost(deployed: Deployed, export: ExportRef | None, told: str) -> PromotionError:
+def _lost(deployed: Deployed, export: ExportRef | None, cause: str) -> PromotionError:
     move = deployed.move
     winner = f"{move.export.path if move.export else 'nothing'} ({move.action} by {move.by})" if move else "nothing"
     return PromotionError(
-        f"{export.path if export else 'nothing'} is not put in use as {deployed.name!r}: {told}, and the pointer is at "
+        f"{export.path if export else 'nothing'} is not put in use as {deployed.name!r}: {cause}, and the pointer is at "
         f"revision {deployed.revision}, {winner}; evaluate the candidate against that"
     )
 
@@ -251,23 +251,23 @@ def export_of(export: str, store: str | None = None) -> tuple[str, ExportRef]:
     Raises:
         StoreError: when there is no such export, or it is altered.
     """
-    place = store
+    root = store
     if is_url(export):
-        place, kind, key = split_address(export)
+        root, kind, key = split_address(export)
         if kind != EXPORTS:
             raise StoreError(f"{export}: not an export of a store; expected <store>/{EXPORTS}/KEY")
     elif store is None:
         *above, kind, key = absolute_address(export).split("/")
-        place = "/".join(above)
-        if kind != EXPORTS or not place:
+        root = "/".join(above)
+        if kind != EXPORTS or not root:
             raise StoreError(f"{export}: not an export of a store; expected <store>/{EXPORTS}/KEY, or KEY with --store")
     else:
         key = export.rstrip("/").rpartition("/")[2]
-    assert place is not None
-    found = Store(place).find(EXPORTS, key)
+    assert root is not None
+    found = Store(root).find(EXPORTS, key)
     if found is None:
-        raise StoreError(f"{export}: the store {place} has no intact export {key!r}; see its folder {EXPORTS}")
-    return place, export_reference(found)
+        raise StoreError(f"{export}: the store {root} has no intact export {key!r}; see its folder {EXPORTS}")
+    return root, export_reference(found)
 
 
 def export_reference(found: Artifact) -> ExportRef:
@@ -278,10 +278,10 @@ def export_reference(found: Artifact) -> ExportRef:
 
 def latest_verdict(store: str, export: ExportRef, name: str) -> VerdictRef | None:
     """The gate's latest verdict about an export for the pointer `name`, or None."""
-    home = Store(store)
+    opened = Store(store)
     newest: tuple[str, VerdictRef] | None = None
-    for key in home.names(VERDICTS):
-        found = home.find(VERDICTS, key)
+    for key in opened.names(VERDICTS):
+        found = opened.find(VERDICTS, key)
         if found is None or found.facts["candidate"]["sha256"] != export.sha256 or found.facts["name"] != name:
             continue
         if newest is None or found.facts["at"] > newest[0]:
@@ -295,13 +295,13 @@ def verdict_reference(found: Artifact) -> VerdictRef:
     return VerdictRef(path=found.path, sha256=found.sha256, **{name: found.facts[name] for name in names})
 
 
-def read_verdict(home: Store, verdict: VerdictRef) -> Verdict:
+def read_verdict(store: Store, verdict: VerdictRef) -> Verdict:
     """All that a verdict says.
 
     Raises:
         StoreError: when it is missing, altered or no verdict.
     """
-    artifact = home.open(verdict)
+    artifact = store.open(verdict)
     try:
         return Verdict.model_validate_json(artifact.sealed.read(VERDICT))
     except ValidationError as error:

@@ -37,12 +37,12 @@ def prune(settings: PruneSettings, store: str, dry_run: bool = False) -> Pruned:
     """
     if is_url(store):
         raise SettingsError(f"{store}: a store on object storage is pruned by the storage's own lifecycle rules")
-    home = Store(store)
-    needed = _needed(home, store)
+    opened = Store(store)
+    needed = _needed(opened, store)
     limit = time.time() - settings.min_age_days * DAY_SECONDS
     removed, size = [], 0
     for kind in KINDS:
-        found = sorted(_entries(home.root / kind), key=lambda one: (_written(one), one.name))
+        found = sorted(_entries(opened.root / kind), key=lambda one: (_written(one), one.name))
         for folder in found[: max(0, len(found) - settings.keep_last)]:
             path = f"{kind}/{folder.name}"
             if path in needed or _written(folder) > limit:
@@ -52,17 +52,17 @@ def prune(settings: PruneSettings, store: str, dry_run: bool = False) -> Pruned:
                 if not _remove_training(folder, dry_run):
                     continue
             elif not dry_run:
-                home.discard(path)
+                opened.discard(path)
             removed.append(path)
             size += bytes_here
-    for leftover, bytes_here in _leftovers(home.root, settings.min_age_days * DAY_SECONDS, dry_run):
+    for leftover, bytes_here in _leftovers(opened.root, settings.min_age_days * DAY_SECONDS, dry_run):
         removed.append(leftover)
         size += bytes_here
-    in_use = tuple(sorted(path for path in needed if (home.root / path).exists()))
+    in_use = tuple(sorted(path for path in needed if (opened.root / path).exists()))
     return Pruned(is_dry=dry_run, removed=tuple(removed), bytes=size, kept_in_use=in_use)
 
 
-def _needed(home: Store, store: str) -> set[str]:
+def _needed(opened: Store, store: str) -> set[str]:
     """Paths of all that the exports in use, and their predecessors, are, were made of, and were evaluated by."""
     paths: set[str] = set()
     for name in deployed_names(store):
@@ -72,7 +72,7 @@ def _needed(home: Store, store: str) -> set[str]:
                 paths |= set(_paths(move.model_dump(mode="json")))
     waiting = sorted(paths)
     while waiting:  # what the manifests of these refer to
-        for path in _paths(_facts(home, waiting.pop())):
+        for path in _paths(_facts(opened, waiting.pop())):
             if path not in paths:
                 paths.add(path)
                 waiting.append(path)
@@ -90,8 +90,8 @@ def _paths(value: Any) -> Iterator[str]:
             yield from _paths(inner)
 
 
-def _facts(home: Store, path: str) -> Any:
-    manifest = home.resolve(path) / MANIFEST
+def _facts(store: Store, path: str) -> Any:
+    manifest = store.resolve(path) / MANIFEST
     try:
         return json.loads(read_text(manifest)) if manifest.is_file() else {}
     except (OSError, ValueError) as error:
@@ -112,8 +112,8 @@ def _leftovers(root: Path, min_age_seconds: float, dry_run: bool) -> list[tuple[
     return found
 
 
-def _size(place: Path) -> int:
-    files = [place, *place.rglob("*")]
+def _size(folder: Path) -> int:
+    files = [folder, *folder.rglob("*")]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 

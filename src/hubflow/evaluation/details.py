@@ -28,8 +28,8 @@ def worst_mistakes(evaluated: EvaluatedSplit, count: int) -> list[Mistake]:
     columns = ["row", *(name for name in CONTENT if name in present)]
     content = pq.read_table(evaluated.data, columns=columns).take(positions[worst]).to_pylist()
     return [
-        _mistake(metrics, int(rows[place]), int(positions[place]), row, evaluated.label_map)
-        for place, row in zip(worst.tolist(), content, strict=True)
+        _mistake(metrics, int(rows[position]), int(positions[position]), row, evaluated.label_map)
+        for position, row in zip(worst.tolist(), content, strict=True)
     ]
 
 

@@ -56,7 +56,7 @@ def evaluate_exported(
             settings name, a metric or a column, is not there.
         StoreError: when the export or the data set is missing or altered.
     """
-    home = Store(store)
+    opened = Store(store)
     if not dataset.rows.get(split):
         raise SettingsError(f"split {split!r}: the data set has no rows of it; it has {join_limited(dataset.rows)}")
     if settings.stride is not None and dataset.rows_kind != "tokens":
@@ -64,14 +64,14 @@ def evaluate_exported(
     own = custom_metrics(settings.metrics)
     inputs = {"export": export.model_dump(), "dataset": dataset.model_dump(), "split": split, **identity_of(settings, own)}
     key = content_key("evaluate_export", FORMAT_VERSION, inputs)
-    artifact = home.find("evaluations", key) if reuse else None
+    artifact = opened.find("evaluations", key) if reuse else None
     if artifact is None:
-        data = home.open(dataset).folder / f"{split}.parquet"
+        data = opened.open(dataset).folder / f"{split}.parquet"
         require_columns(data, settings.slices)
-        predictor = _load(home, export, dataset)
+        predictor = _load(opened, export, dataset)
         known = LabelMap.load(data.parent / "label_map.json")
         try_custom_metrics(own, data, dataset.rows_kind, known, settings)
-        with home.create("evaluations", key, holds=[data.parent]) as draft:
+        with opened.create("evaluations", key, holds=[data.parent]) as draft:
             streamed, numbers = _evaluate(predictor, find_task_type(export.task), data, dataset.rows_kind, settings)
             label_map, places = predictor.label_map, np.arange(len(numbers))
             evaluated = EvaluatedSplit(streamed, label_map, data, dataset.rows_kind, places, numbers)
@@ -81,17 +81,17 @@ def evaluate_exported(
             label_map.save(draft.folder / "label_map.json")
             metrics = {split: {**streamed.compute(), **given}}
             draft.facts |= {**inputs, "metrics": require_metrics(metrics, "evaluate_export", export.task)}
-        artifact = home.load("evaluations", key)
+        artifact = opened.load("evaluations", key)
     found = artifact.facts["metrics"][split]
     return ExportEvaluationRef(
         path=artifact.path, sha256=artifact.sha256, export=export, dataset=dataset, split=split, metrics=found
     )
 
 
-def _load(home: Store, export: ExportRef, dataset: DatasetRef) -> "Predictor":
+def _load(store: Store, export: ExportRef, dataset: DatasetRef) -> "Predictor":
     from hubflow.inference.predictor import Predictor
 
-    predictor = Predictor.load(home.open(export).folder)
+    predictor = Predictor.load(store.open(export).folder)
     trained_on: RowKind = predictor.signature["rows_kind"]
     if trained_on != dataset.rows_kind:
         raise SettingsError(f"the export was trained on {trained_on} rows, the data set has {dataset.rows_kind} rows")

@@ -208,10 +208,10 @@ def require_evaluable(settings: EvaluateSettings, dataset: DatasetRef | None, st
             try_custom_metrics(own, folder / f"{split}.parquet", dataset.rows_kind, label_map, settings)
 
 
-def read_details(home: Store, evaluation: EvaluationRef | ExportEvaluationRef) -> dict[str, SplitDetails]:
+def read_details(store: Store, evaluation: EvaluationRef | ExportEvaluationRef) -> dict[str, SplitDetails]:
     """The details of each split of an evaluation.
 
     Raises:
         StoreError: when it is missing or altered, or was made before there were details.
     """
-    return load_details(home.open(evaluation).folder)
+    return load_details(store.open(evaluation).folder)

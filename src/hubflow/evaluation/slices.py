@@ -143,10 +143,10 @@ def _by_length(evaluated: EvaluatedSplit, settings: SliceSettings) -> Iterator[C
     table = pq.read_table(evaluated.data, columns=columns).take(evaluated.positions)
     lengths = np.sum([[len(value) for value in table.column(name).to_pylist()] for name in columns], axis=0)
     edges = settings.length_edges or tuple(sorted({int(edge) for edge in np.quantile(lengths, [0.25, 0.5, 0.75])}))
-    place: NDArray[np.int64] = np.atleast_1d(np.searchsorted(np.array(edges), lengths))
+    position: NDArray[np.int64] = np.atleast_1d(np.searchsorted(np.array(edges), lengths))
     lows, highs = [0, *(edge + 1 for edge in edges)], [*map(str, edges), ""]
     for index, (low, high) in enumerate(zip(lows, highs, strict=True)):
-        yield Cut("length", f"{low}–{high}", place == index)
+        yield Cut("length", f"{low}–{high}", position == index)
 
 
 def _by_label(evaluated: EvaluatedSplit, settings: SliceSettings) -> Iterator[Cut]:

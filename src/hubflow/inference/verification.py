@@ -73,7 +73,7 @@ class Trained:
 
 
 def what_was_trained(
-    session: "Session", home: Store, encoded: EncodedRef, evaluation: EvaluationRef, label_map: LabelMap
+    session: "Session", store: Store, encoded: EncodedRef, evaluation: EvaluationRef, label_map: LabelMap
 ) -> Trained:
     """The rows to verify the export on, of test, or dev, or train, and what the trained program predicts of them.
 
@@ -82,10 +82,10 @@ def what_was_trained(
     counts = encoded.dataset.rows
     names: tuple[Split, ...] = ("test", "dev", "train")
     split = next(name for name in names if counts.get(name))
-    rows, file = open_split(home, encoded, split), home.open(encoded).folder / f"{split}.arrow"
-    is_windowed = home.open(evaluation).facts["settings"].get("stride") is not None  # the export's program reads no windows
+    rows, file = open_split(store, encoded, split), store.open(encoded).folder / f"{split}.arrow"
+    is_windowed = store.open(evaluation).facts["settings"].get("stride") is not None  # the export's program reads no windows
     if split in evaluation.metrics and not is_windowed:
-        evaluated = pq.read_table(home.open(evaluation).folder / f"{split}.parquet", columns=["label", "predicted"])
+        evaluated = pq.read_table(store.open(evaluation).folder / f"{split}.parquet", columns=["label", "predicted"])
         lists = {name: evaluated.column(name).to_pylist() for name in evaluated.column_names}
         index = label_map.index()
         truth, predicted = (_ids(lists[name], index) for name in ("label", "predicted"))
@@ -188,7 +188,7 @@ def probes_of(lengths: NDArray[np.int64], max_seq_len: int | None) -> tuple[Prob
     if len(odd):
         return (*probes, Probe(rows=(int(odd[-1]),)))
     if lengths[order[0]] < max_seq_len:
-        return (*probes, Probe(rows=(int(order[0]),), widened=True))
+        return (*probes, Probe(rows=(int(order[0]),), longer_padding=True))
     return tuple(probes)
 
 

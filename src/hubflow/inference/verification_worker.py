@@ -63,10 +63,10 @@ def _tried(name: str, run: Run, split: EncodedSplit, request: VerificationReques
 
 
 def probe_feeds(split: EncodedSplit, probes: tuple[Probe, ...]) -> Iterator[Feed]:
-    """The batch of each probe, padded to its longest row, and one token further where it is widened."""
+    """The batch of each probe, padded to its longest row, and one token further where `longer_padding` asks for it."""
     for probe in probes:
         feed = split.feed(np.array(probe.rows, np.int64))
-        yield _widened(feed, split.pad_id) if probe.widened and isinstance(split, TextSplit) else feed
+        yield _with_longer_padding(feed, split.pad_id) if probe.longer_padding and isinstance(split, TextSplit) else feed
 
 
 def predicted_ids(run: Run, split: EncodedSplit, count: int, batch_size: int) -> NDArray[np.int64]:
@@ -97,7 +97,7 @@ def _open(path: Path, signature: dict[str, Any]) -> EncodedSplit:
     return open_text(path, signature["text"]["pad_token_id"])
 
 
-def _widened(feed: Feed, pad_id: int) -> Feed:
+def _with_longer_padding(feed: Feed, pad_id: int) -> Feed:
     fill = {"input_ids": pad_id, "label": IGNORED_LABEL}
     wide = {
         name: np.pad(value, ((0, 0), (0, 1)), constant_values=fill.get(name, 0)) if value.ndim > 1 else value

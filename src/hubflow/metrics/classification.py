@@ -397,8 +397,8 @@ def confusion_of(labels: Ids, predicted: Ids, names: Sequence[str]) -> Confusion
     wrong = np.flatnonzero(true != guess)
     worst = wrong[np.argsort(-counts[wrong], kind="stable")]
     pairs = [
-        ConfusedPair(label=names[true[place]], predicted=names[guess[place]], count=int(counts[place]))
-        for place in worst[:MAX_PAIRS]
+        ConfusedPair(label=names[true[position]], predicted=names[guess[position]], count=int(counts[position]))
+        for position in worst[:MAX_PAIRS]
     ]
     shown = None if matrix is None else list(names)
     return Confusion(labels=shown, counts=matrix, pairs=pairs, left_out=max(0, len(worst) - MAX_PAIRS))

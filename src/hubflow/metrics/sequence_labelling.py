@@ -77,7 +77,7 @@ class TagReader:
         tags = [*map(tagging.parse, labels), Tag("O", "")]  # the last one stands between rows
         self.outside, self.scheme = len(labels), scheme
         self.kinds = tuple(sorted({tag.type for tag in tags if tag.prefix != "O"}))
-        known = {name: place for place, name in enumerate(self.kinds)}
+        known = {name: position for position, name in enumerate(self.kinds)}
         self._kind = np.array([known.get(tag.type, -1) for tag in tags])
         is_plain = np.array([not tag.prefix for tag in tags])
         self._plain = np.where(is_plain, self._kind, -1) if is_plain.any() else None
@@ -117,11 +117,11 @@ class TagReader:
         breaks = np.flatnonzero(~inside[before, tags])
         first = np.flatnonzero(starts[before, tags])
         after = breaks[np.minimum(np.searchsorted(breaks, first, side="right"), len(breaks) - 1)] if len(first) else first
-        taken, place = np.ones(len(first), bool), -1
+        taken, position = np.ones(len(first), bool), -1
         if self.scheme in ("IOB1", "IOE1", "IOE2"):  # where a tag inside an entity can look like the start of another
             for index, (start, end) in enumerate(zip(first.tolist(), after.tolist(), strict=True)):
-                taken[index] = start >= place
-                place = end if taken[index] else place
+                taken[index] = start >= position
+                position = end if taken[index] else position
         taken &= complete[before[after], tags[after]]
         return EntitySpans(self._kind[tags[first[taken]]], first[taken], after[taken] - 1)
 
@@ -132,7 +132,7 @@ def scheme_of(labels: Sequence[str], rows: Iterable[Ids], tagging: Tagging | Non
     Args:
         labels: of the label map.
         rows: true label ids of each row. They are IOB1 where an entity begins with `I-`, and each `B-` follows one of its type.
-        tagging: how the labels are read; told by them when not given.
+        tagging: how the labels are read; recognized from them when not given.
 
     Raises:
         TagError: when they do not tell it.
@@ -276,8 +276,8 @@ SUFFIXES: dict[Mode, str] = {"default": "", "strict": "_strict"}
 """Of the names of metrics, by mode."""
 COLUMNS = {"accuracy": slice(0, 2), "loss": slice(2, 4)}
 COLUMNS |= {
-    f"{name}{SUFFIXES[mode]}": slice(4 + 3 * place, 7 + 3 * place)
-    for place, mode in enumerate(MODES)
+    f"{name}{SUFFIXES[mode]}": slice(4 + 3 * position, 7 + 3 * position)
+    for position, mode in enumerate(MODES)
     for name in ("precision", "recall", "f1")
 }
 """The columns of `row_sums` that a metric is computed from."""
@@ -358,8 +358,8 @@ class SequenceLabellingMetrics:
             self.losses[rows] = losses
 
     def _add_predicted(self, rows: Ids, labels: Sequence[Ids], predicted: Sequence[Ids]) -> None:
-        for place, mode in enumerate(MODES):
-            self.row_sums[rows, 4 + 3 * place : 7 + 3 * place] = self.entities[mode].update(labels, predicted)
+        for position, mode in enumerate(MODES):
+            self.row_sums[rows, 4 + 3 * position : 7 + 3 * position] = self.entities[mode].update(labels, predicted)
         for row, guess in zip(rows.tolist(), predicted, strict=True):
             self.predicted[row] = guess
         truth, guesses = (np.concatenate([np.zeros(0, np.int64), *words]) for words in (labels, predicted))
@@ -444,8 +444,8 @@ class SequenceLabellingMetrics:
         """The rows with each type of entity, the `most` most frequent ones, most frequent first, then those without any."""
         rows = self.rows
         has = np.zeros((len(self.reader.kinds), len(rows)), bool)
-        for place, row in enumerate(rows.tolist()):
-            has[self.reader.read(self.reader.flat([self.labels[row]]), "default").kind, place] = True
+        for position, row in enumerate(rows.tolist()):
+            has[self.reader.read(self.reader.flat([self.labels[row]]), "default").kind, position] = True
         for kind in np.argsort(-has.sum(1), kind="stable")[:most].tolist():
             yield self.reader.kinds[kind], has[kind]
         yield "(no entity)", np.asarray(~has.any(0))

@@ -23,7 +23,7 @@ class MetricOptions:
         top_k: for each k below the number of classes, how often the true class is among the k most probable.
         bins: of equal width, of the calibration.
         scored_classes: up to so many classes the probabilities of all are kept, which ROC-AUC needs.
-        scheme: of tags; told by the labels and the true tags when `auto`.
+        scheme: of tags; recognized from the labels and the true tags when `auto`.
     """
 
     top_k: tuple[int, ...] = (3, 5)

@@ -136,7 +136,7 @@ def _fetch_file(remote: _Remote, name: str) -> str:
     if fault:
         partial.unlink()
         raise DownloadError(
-            f"{url}: what came is not what was declared; {fault}. Try again; if it stays, ask whoever serves it"
+            f"{url}: what came is not what was declared; {fault}. Try again; if it stays, ask the operator of the server"
         )
     sha256 = file_sha256(partial)
     partial.replace(target)
@@ -184,7 +184,7 @@ class _BoundedFile(io.BufferedWriter):
                 f"limits.max_download_bytes {self._most:,}" if self._size is None else f"the declared {self._size:,} bytes"
             )
             self.truncate(0)
-            raise DownloadError(f"{self._url}: sends more than {declared}; nothing of it is kept. Ask whoever serves it")
+            raise DownloadError(f"{self._url}: sends more than {declared}; nothing of it is kept. Ask the server's operator")
         return super().write(chunk)
 
 

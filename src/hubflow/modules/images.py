@@ -267,8 +267,8 @@ def _opened(
     except Image.DecompressionBombError as error:
         raise ImageError(f"{shown}: {_at_most(limits, 'max_image_pixels', 'pixels')} ({error})") from error
     except Exception as error:  # Pillow's readers raise many kinds on damaged files
-        told = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        fault = _fault(source, isinstance(error, UnidentifiedImageError)) or told
+        cause = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        fault = _fault(source, isinstance(error, UnidentifiedImageError)) or cause
         raise ImageError(f"{shown}: not an image that can be decoded ({fault}); mend or remove it") from error
 
 
@@ -299,10 +299,10 @@ def _require_few_scans(limits: Limits, image: Image.Image, stream: IO[bytes], sh
     """Refuse a progressive JPEG that goes over its pixels again and again: a scan of a few bytes takes as long as any."""
     if not image.info.get("progressive"):
         return
-    place = stream.tell()
+    position = stream.tell()
     stream.seek(0)
     scans = stream.read().count(b"\xff\xda")
-    stream.seek(place)
+    stream.seek(position)
     if scans > limits.max_image_scans:
         raise ImageError(f"{shown}: a progressive JPEG of {scans} scans; {_at_most(limits, 'max_image_scans', 'scans')}")
 
@@ -462,10 +462,10 @@ def _require_true_colours(image: Image.Image) -> None:
     stream = getattr(image, "fp", None)
     if stream is None or image.mode not in ("RGB", "RGBA", "LA", "YCbCr", "CMYK"):
         return
-    place = stream.tell()
+    position = stream.tell()
     stream.seek(0)
     head = stream.read(_HEADER_BYTES)
-    stream.seek(place)
+    stream.seek(position)
     start = head.find(b"\xff\x4f\xff\x51")
     count = int.from_bytes(head[start + 40 : start + 42], "big")
     bits = max(((depth & 0x7F) + 1 for depth in head[start + 42 : start + 42 + 3 * count : 3]), default=8)

@@ -316,9 +316,9 @@ def pad_text(ids: Sequence[NDArray[Any]], segments: Sequence[NDArray[Any]], pad_
     shape = (len(ids), int(lengths.max()))
     input_ids = np.full(shape, pad_id, np.int64)
     segment_ids = np.zeros(shape, np.int64)
-    for place, length in enumerate(lengths):
-        input_ids[place, :length] = ids[place]
-        segment_ids[place, :length] = segments[place]
+    for position, length in enumerate(lengths):
+        input_ids[position, :length] = ids[position]
+        segment_ids[position, :length] = segments[position]
     positions = np.tile(np.arange(shape[1]), (shape[0], 1))
     mask = (positions < lengths[:, None]).astype(np.float32)
     return {"input_ids": input_ids, "position_ids": positions, "segment_ids": segment_ids, "input_mask": mask}

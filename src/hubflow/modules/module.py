@@ -419,9 +419,9 @@ def _image_config(config: Mapping[str, Any], names: Collection[str]) -> ImageCon
     further = config.get("pretrained_cfg") or {}
     if not isinstance(further, dict):
         raise ModuleError(f"pretrained_cfg is a {type(further).__name__}; expected settings by name")
-    told = {**config, **further}
-    size = told.get("input_size", (3, known.image_size, known.image_size))
-    mean, std = told.get("mean", known.mean), told.get("std", known.std)
+    declared = {**config, **further}
+    size = declared.get("input_size", (3, known.image_size, known.image_size))
+    mean, std = declared.get("mean", known.mean), declared.get("std", known.std)
     if not (_is_numbers(size, 3) and _is_numbers(mean, 3) and _is_numbers(std, 3) and min(std) > 0 and size[-1] >= 1):
         raise ModuleError(
             f"input_size {size!r:.100}, mean {mean!r:.100}, std {std!r:.100}: expected three numbers each, input_size as "

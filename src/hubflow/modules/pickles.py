@@ -543,8 +543,8 @@ _OPCODES: dict[bytes, Callable[[_Reader], Any]] = {
 def _with_items(target: dict[Any, Any], items: list[Any]) -> dict[Any, Any]:
     if len(items) % 2:
         raise Unreadable("a key without a value")
-    for place in range(0, len(items), 2):
-        set_item(target, items[place], items[place + 1])
+    for position in range(0, len(items), 2):
+        set_item(target, items[position], items[position + 1])
     return target
 
 

@@ -186,7 +186,7 @@ def encode_words(tokenizer: Tokenizer, token_lists: Sequence[Sequence[str]], max
     """Encode rows of words, with the place of each word's first piece, which stands for the word.
 
     A word may have no piece: when the row is cut before it, or when nothing is left of it (a control character). Its
-    `first_piece` is -1, so that whoever reads predictions back can still answer for every word.
+    `first_piece` is -1, so that predictions can still be given for every word.
 
     Returns:
         input ids `[tokens]` int32 and first pieces `[words]` int32, one array of each a row.

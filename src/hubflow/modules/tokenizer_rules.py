@@ -146,24 +146,24 @@ def pattern_fault(pattern: str) -> str | None:
     """
     if len(pattern) > MAX_PATTERN:
         return f"more than {MAX_PATTERN} characters"
-    place = depth = repeats = 0
-    while place < len(pattern):
-        character = pattern[place]
+    position = depth = repeats = 0
+    while position < len(pattern):
+        character = pattern[position]
         if character == "\\":
-            if pattern[place + 1 : place + 2] in "123456789kg":
+            if pattern[position + 1 : position + 2] in "123456789kg":
                 return "a reference to what it found"
-            place = _after_escape(pattern, place)
+            position = _after_escape(pattern, position)
         elif character == "[":
-            place = _after_class(pattern, place)
+            position = _after_class(pattern, position)
         else:
             depth += (character == "(") - (character == ")")
-            place += 1
+            position += 1
             if character == "|" and depth == 0:
                 repeats = 0
             if character in ("(", "|"):
-                place += pattern[place : place + 1] == "?"  # of a group: no quantifier
+                position += pattern[position : position + 1] == "?"  # of a group: no quantifier
                 continue
-        times, place = _after_quantifier(pattern, place)
+        times, position = _after_quantifier(pattern, position)
         if times > 1 and character == ")":
             return "a group that repeats"
         repeats += times > 1
@@ -172,48 +172,48 @@ def pattern_fault(pattern: str) -> str | None:
     return None
 
 
-def _after_escape(pattern: str, place: int) -> int:
+def _after_escape(pattern: str, position: int) -> int:
     """Where an escaped character, class or property ends."""
-    place += 2
-    if pattern[place - 1 : place] in ("p", "P", "x", "u") and pattern[place : place + 1] == "{":
-        end = pattern.find("}", place)
+    position += 2
+    if pattern[position - 1 : position] in ("p", "P", "x", "u") and pattern[position : position + 1] == "{":
+        end = pattern.find("}", position)
         return len(pattern) if end < 0 else end + 1
-    return place
+    return position
 
 
-def _after_class(pattern: str, place: int) -> int:
+def _after_class(pattern: str, position: int) -> int:
     """Where a class of characters ends, which may have classes in it."""
     depth = 0
-    while place < len(pattern):
-        if pattern[place] == "\\":
-            place += 2
+    while position < len(pattern):
+        if pattern[position] == "\\":
+            position += 2
             continue
-        depth += (pattern[place] == "[") - (pattern[place] == "]")
-        place += 1
+        depth += (pattern[position] == "[") - (pattern[position] == "]")
+        position += 1
         if depth == 0:
             break
-    return place
+    return position
 
 
-def _after_quantifier(pattern: str, place: int) -> tuple[float, int]:
+def _after_quantifier(pattern: str, position: int) -> tuple[float, int]:
     """How often what stands before `place` is found at most, and where its quantifiers end."""
     times = 1.0
-    while place < len(pattern):
-        character = pattern[place]
+    while position < len(pattern):
+        character = pattern[position]
         if character in "*+":
             # After another quantifier a plus makes it possessive, or repeats it: either way it is counted once.
             times = math.inf
         elif character == "{":
-            end = pattern.find("}", place)
+            end = pattern.find("}", position)
             if end < 0:
                 break
-            last = pattern[place + 1 : end].rpartition(",")[2]
+            last = pattern[position + 1 : end].rpartition(",")[2]
             times = max(times, math.inf if not last.isdigit() else float(last[:9]))
-            place = end
+            position = end
         elif character != "?":
             break
-        place += 1
-    return times, place
+        position += 1
+    return times, position
 
 
 def _check_model(model: Any) -> None:

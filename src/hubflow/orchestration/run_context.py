@@ -54,7 +54,7 @@ def run_name() -> str | None:
 def artifact_key(kind: str) -> str:
     """The key of an artifact of this run: artifacts of one key are one history, and keys are of the whole server.
 
-    Keys may hold lower-case letters, digits and dashes. A name that does not survive that is told apart by a few characters
+    Keys may hold lower-case letters, digits and dashes. A name that does not survive that is made unique by a few characters
     of its hash.
     """
     name = run_name()

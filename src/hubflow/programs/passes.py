@@ -70,9 +70,9 @@ def _by_onednn(ops: Sequence[Any]) -> Any:
     """A program of these operators alone, each with inputs of its own, as oneDNN's."""
     program = paddle.static.Program()
     with paddle.static.program_guard(program):
-        for place, op in enumerate(ops):
+        for position, op in enumerate(ops):
             sources = enumerate(op.operands_source())
-            inputs = [paddle.static.data(f"{place}.{index}", value.shape, value.dtype) for index, value in sources]
+            inputs = [paddle.static.data(f"{position}.{index}", value.shape, value.dtype) for index, value in sources]
             op.clone(_mapping(op, inputs), _clone_options())
     manager = paddle.pir.PassManager(_OPT_LEVEL)
     manager.add_pass(PLACEMENT, {})

@@ -24,9 +24,9 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Tick:
-    """A place on an axis, in SVG units, and the value that it stands for."""
+    """A position on an axis, in SVG units, and the value that it stands for."""
 
-    place: float
+    position: float
     text: str
 
 
@@ -119,13 +119,13 @@ def line_chart(
     across = axes or ticks(0.0, max(one.x.max() for one in series), is_whole=True)
     up = axes or ticks(min(one.y.min() for one in series), max(one.y.max() for one in series))
     to_x, to_y = _scale(across, LEFT, WIDTH - RIGHT), _scale(up, HEIGHT - BOTTOM, TOP)
-    lines = tuple(_line(one, to_x, to_y, one.mark or ("second" if place else "")) for place, one in enumerate(series))
+    lines = tuple(_line(one, to_x, to_y, one.mark or ("second" if position else "")) for position, one in enumerate(series))
     boxes = tuple(_box(bar, to_x, to_y) for bar in bars)
     point = None
     if marked is not None:
         x, y = series[-1].x[marked], series[-1].y[marked]
         point = (to_x(x), to_y(y), f"{axis} {x:g}: {y:.4g}")
-    return LineChart(title, note, lines, _placed(across, to_x), _placed(up, to_y), axis, point, boxes)
+    return LineChart(title, note, lines, _ticks(across, to_x), _ticks(up, to_y), axis, point, boxes)
 
 
 def ticks(low: float, high: float, is_whole: bool = False) -> list[float]:
@@ -167,14 +167,14 @@ def _box(bar: Bar, to_x: Any, to_y: Any) -> Box:
 def _scale(values: Sequence[float], start: float, end: float) -> Any:
     low, wide = values[0], values[-1] - values[0]
 
-    def place(value: float) -> float:
+    def to_position(value: float) -> float:
         return round(start + (end - start) * (float(value) - low) / wide, 1)
 
-    return place
+    return to_position
 
 
-def _placed(values: Sequence[float], to_place: Any) -> tuple[Tick, ...]:
-    return tuple(Tick(to_place(value), brief(value, values[1] - values[0])) for value in values)
+def _ticks(values: Sequence[float], to_position: Any) -> tuple[Tick, ...]:
+    return tuple(Tick(to_position(value), brief(value, values[1] - values[0])) for value in values)
 
 
 def brief(value: float, step: float) -> str:

@@ -61,31 +61,31 @@ class Since:
     note: str = ""
 
 
-def last_run(home: Store, name: str, but: str = "") -> str | None:
+def last_run(store: Store, name: str, but: str = "") -> str | None:
     """Path of `run.json` of the last run called `name` that is not at the path `but`; None when there is none."""
-    folders = [folder for folder in home.names(RUNS) if folder.partition("-")[2] == name and f"{RUNS}/{folder}" != but]
+    folders = [folder for folder in store.names(RUNS) if folder.partition("-")[2] == name and f"{RUNS}/{folder}" != but]
     paths = (f"{RUNS}/{folder}/{SUMMARY}" for folder in reversed(folders))
-    return next((path for path in paths if home.read_bytes(path) is not None), None)
+    return next((path for path in paths if store.read_bytes(path) is not None), None)
 
 
-def since(home: Store, summary: Mapping[str, Any], place: str = "") -> Since:
+def since(store: Store, summary: Mapping[str, Any], run_folder: str = "") -> Since:
     """What has changed since the last run of the same name.
 
     Args:
-        home: the store.
+        store: the store.
         summary: of this run, as `run.json` has it: settings, metrics and the hash of each split's rows.
-        place: path of this run's folder, where an earlier try of it may have left its report.
+        run_folder: path of this run's folder, where an earlier try of it may have left its report.
     """
-    path = last_run(home, summary["settings"]["name"], place)
+    path = last_run(store, summary["settings"]["name"], run_folder)
     if path is None:
         return Since(note="This is the first run of this name in the store.")
     try:
-        last = json.loads(home.read_bytes(path) or b"")
+        last = json.loads(store.read_bytes(path) or b"")
         metrics, hashes, settings = last["metrics"], last.get("split_sha256", {}), last["settings"]
         created = str(last.get("created") or path.split("/")[1].partition("-")[0])
         before, now = (dict(_flat(one)) for one in (settings, summary["settings"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return Since(note=f"The last run's {home.display_path(path)} cannot be read ({type(error).__name__}: {error}).")
+        return Since(note=f"The last run's {store.display_path(path)} cannot be read ({type(error).__name__}: {error}).")
     changes = [
         Change(key, _brief(before, key), _brief(now, key))
         for key in dict.fromkeys([*now, *before])
@@ -242,7 +242,7 @@ EXAMPLES: dict[RowKind, str] = {
 
 
 def run_view(
-    home: Store,
+    store: Store,
     settings: FineTuneSettings,
     evaluation: EvaluationRef,
     encoded: EncodedRef,
@@ -257,10 +257,10 @@ def run_view(
     """
     checkpoint, first = evaluation.checkpoint, evaluated_split(evaluation.metrics)
     metrics = {split: evaluation.metrics[split] for split in sorted(evaluation.metrics, key=lambda split: split != first)}
-    report = _data_report(home, encoded)
-    details = read_details(home, evaluation)
+    report = _data_report(store, encoded)
+    details = read_details(store, evaluation)
     found, more = notices(report, metrics, checkpoint, settings.train.epochs)
-    exported = home.open(export).sealed
+    exported = store.open(export).sealed
     return {
         "settings": settings,
         "splits": list(metrics),
@@ -272,25 +272,25 @@ def run_view(
         "checkpoint": checkpoint,
         "dataset": encoded.dataset,
         "data": data_view(report),
-        "charts": training_charts(home.open(checkpoint).folder, checkpoint),
-        "views": _views(home, settings, evaluation, encoded, exported.folder, {split: details[split] for split in metrics}),
+        "charts": training_charts(store.open(checkpoint).folder, checkpoint),
+        "views": _views(store, settings, evaluation, encoded, exported.folder, {split: details[split] for split in metrics}),
         "label_count": encoded.dataset.num_classes,
         "example": EXAMPLES[encoded.dataset.rows_kind],
-        "export_path": home.display_path(export.path),
+        "export_path": store.display_path(export.path),
         "verification": _verification(exported),
         "settings_json": settings.model_dump_json(indent=1),
     }
 
 
 def _views(
-    home: Store,
+    store: Store,
     settings: FineTuneSettings,
     evaluation: EvaluationRef,
     encoded: EncodedRef,
     exported: Path,
     details: Mapping[str, SplitDetails],
 ) -> list[SplitView]:
-    evaluated, data = home.open(evaluation).folder, home.open(encoded.dataset).folder
+    evaluated, data = store.open(evaluation).folder, store.open(encoded.dataset).folder
     explained = settings.report.explained_mistakes
     best, task = evaluation.checkpoint.best_metric, find_task_type(settings.task)
     views = [
@@ -306,15 +306,15 @@ def _views(
     ]
     is_explained = task.explains_words and explained > 0 and any(view.mistakes for view in views[:1])
     return [
-        with_explanations(view, exported if is_explained and not place else None, explained) for place, view in enumerate(views)
+        with_explanations(view, exported if is_explained and not index else None, explained) for index, view in enumerate(views)
     ]
 
 
-def _data_report(home: Store, encoded: EncodedRef) -> dict[str, Any]:
+def _data_report(store: Store, encoded: EncodedRef) -> dict[str, Any]:
     """The reports that load_dataset and encode_dataset left, or what the references know."""
-    dataset = home.open(encoded.dataset)
-    report = read_data_report(home, dataset.folder.name) or dataset.facts["data_report"]
-    return {"rows": encoded.dataset.rows, **with_encoding(report, home, home.open(encoded).folder.name)}
+    dataset = store.open(encoded.dataset)
+    report = read_data_report(store, dataset.folder.name) or dataset.facts["data_report"]
+    return {"rows": encoded.dataset.rows, **with_encoding(report, store, store.open(encoded).folder.name)}
 
 
 def _verification(export: SealedFolder) -> dict[str, str]:

@@ -247,8 +247,8 @@ def _spans(text: str, most: int) -> Iterator[tuple[int, int]]:
     """Where the words (signs, of scripts without spaces) of a text are; of many, several together."""
     units = [match.span() for match in _UNIT.finditer(text)]
     each = max(1, -(-len(units) // most))
-    for place in range(0, len(units), each):
-        part = units[place : place + each]
+    for position in range(0, len(units), each):
+        part = units[position : position + each]
         yield part[0][0], part[-1][1]
 
 
@@ -376,14 +376,14 @@ def _words(tokens: Sequence[str], label: Sequence[str], predicted: Sequence[str]
     if len(tokens) > WHOLE_WORDS:
         near = np.convolve(wrong, np.ones(2 * NEAR_WORDS + 1), "same") > 0
         shown = near & (np.cumsum(near) <= 2 * WHOLE_WORDS)
-    for place, word in enumerate(tokens):
-        if shown[place]:
-            is_entity = label[place] != "O" or wrong[place]
-            note = f"{label[place]} → {predicted[place]}" if wrong[place] else label[place] if is_entity else ""
+    for position, word in enumerate(tokens):
+        if shown[position]:
+            is_entity = label[position] != "O" or wrong[position]
+            note = f"{label[position]} → {predicted[position]}" if wrong[position] else label[position] if is_entity else ""
             yield Piece(
-                _cut(word, MAX_WORD_CHARS), "wrong" if wrong[place] else "right" if is_entity else "", note, is_word=True
+                _cut(word, MAX_WORD_CHARS), "wrong" if wrong[position] else "right" if is_entity else "", note, is_word=True
             )
-        elif place == 0 or shown[place - 1]:
+        elif position == 0 or shown[position - 1]:
             yield Piece("…", is_word=True)
 
 

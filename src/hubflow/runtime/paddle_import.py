@@ -21,7 +21,7 @@ from hubflow.runtime.threads import THREADS, compute_cores, given_threads
 
 BYTES_OF_SIGACTION = 512  # more than any system's struct sigaction has
 BUILD_LOCK = threading.RLock()
-"""Static programs are not thread-safe to build: whoever builds one holds this."""
+"""Static programs are not thread-safe to build: hold this lock while you build one."""
 
 
 def _is_amd_with_avx2() -> bool:
@@ -36,7 +36,7 @@ def _import_paddle() -> Any:
     """Import Paddle, keeping the root logger as it was (Paddle sets it to INFO and adds a handler)."""
     os.environ.setdefault("GLOG_minloglevel", "2")
     if _is_amd_with_avx2():
-        # The MKL in Paddle's wheel runs its SSE code on AMD unless told so: 2.5 times slower matrix products.
+        # The MKL in Paddle's wheel runs its SSE code on AMD unless this is set: 2.5 times slower matrix products.
         os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)

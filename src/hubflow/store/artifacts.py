@@ -1,6 +1,6 @@
 """The kinds of artifacts in a store: the files that each must have, and the facts of its manifest that later stages rely on.
 
-A manifest verifies that a folder is as it was sealed, not that it was sealed by hubflow: whoever can write to the store can
+A manifest verifies that a folder is as it was sealed, not that hubflow sealed it: everybody who can write to the store can
 seal another one. So what a manifest says is validated before it is used.
 """
 

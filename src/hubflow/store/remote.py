@@ -106,8 +106,8 @@ class Remote:
         """Put one object if it still holds `expected` (None: does not exist yet); False when it does not.
 
         On S3 the server decides (If-Match, If-None-Match), so of several at once one wins; elsewhere two at the very same
-        moment can both be told that they won. A mark at the object says whose it is when the server's answer is lost, and
-        when a client below this one has sent the request twice.
+        moment can both get the answer that they won. A mark at the object says whose it is when the server's answer is lost,
+        and when a client below this one has sent the request twice.
         """
         fs = self._opened(attempts=1)[0] if self._has_conditions else self._fs
         mark = uuid.uuid4().hex
@@ -385,16 +385,16 @@ def remove_folder(remote: Remote, path: str) -> None:
 
 def mirror_tree(remote: Remote, root: Path, path: str) -> None:
     """Send files that lie below the cache's root, and remove there what is gone here."""
-    place = root / path
-    if place.is_file():
-        remote.upload(place, path)
+    local = root / path
+    if local.is_file():
+        remote.upload(local, path)
         return
-    if not place.exists():
+    if not local.exists():
         remove_folder(remote, path)
         return
-    here = {file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file()}
+    here = {file.relative_to(local).as_posix() for file in local.rglob("*") if file.is_file()}
     for name in sorted(here):
-        remote.upload(place / name, f"{path}/{name}")
+        remote.upload(local / name, f"{path}/{name}")
     remote.remove([f"{path}/{name}" for name in remote.sizes(path) if name not in here])
 
 

@@ -279,19 +279,19 @@ class Store:
         Raises:
             StoreError: when it cannot be removed, or leads out of the store.
         """
-        place = self.resolve(path)
+        local = self.resolve(path)
         if self._remote is not None:
             remove_folder(self._remote, path)
         try:
-            if place.is_dir():
-                (place / MANIFEST).unlink(missing_ok=True)
-                shutil.rmtree(place)
+            if local.is_dir():
+                (local / MANIFEST).unlink(missing_ok=True)
+                shutil.rmtree(local)
             else:
-                place.unlink(missing_ok=True)
+                local.unlink(missing_ok=True)
         except FileNotFoundError:  # another process removes it too
             return
         except OSError as error:
-            raise StoreError(f"{place} cannot be removed ({error})") from error
+            raise StoreError(f"{local} cannot be removed ({error})") from error
 
     def sync(self, path: str) -> None:
         """Send what a stage wrote below the root itself, and take away there what is gone here.
@@ -380,14 +380,14 @@ class Store:
         Raises:
             StoreError: when the folder is there and cannot be read.
         """
-        place = self.resolve(folder)
+        local = self.resolve(folder)
         if self._remote is not None:
             found = {path.split("/")[0] for path in self._remote.sizes(folder)}
         else:
             try:
-                found = {path.name for path in place.iterdir()} if place.is_dir() else set()
+                found = {path.name for path in local.iterdir()} if local.is_dir() else set()
             except OSError as error:
-                raise StoreError(f"{place} cannot be read ({error})") from error
+                raise StoreError(f"{local} cannot be read ({error})") from error
         return sorted(name for name in found if not name.startswith("."))
 
     def sign(self, path: str, key: "Ed25519PrivateKey") -> str:

@@ -47,7 +47,7 @@ class Task:
             inference program its output; `num_examples` is how many examples (tokens) the batch's metrics average over;
             `losses` `[examples]`, where it is given, is what training minimises in place of the cross-entropy of `logits`, 0
             where an example's label is -100.
-        main_program: forward and loss; the optimizer is added to it by whoever trains.
+        main_program: forward and loss; training adds the optimizer to it.
         startup_program: initialises what the head added. The module's weights are not touched by it.
         inference_program: forward only, from the inputs to `probs`, needs no label. Made from `main_program` when not given.
 

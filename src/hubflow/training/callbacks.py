@@ -166,7 +166,7 @@ def _faults(callback: Any) -> list[str]:
 
 
 def _misfit(method: Any, name: str) -> str | None:
-    """Why a method cannot be called as it will be; None where it can, or where that cannot be told."""
+    """Why a method cannot be called as it will be; None where it can, or where that is unknown."""
     wanted = list(inspect.signature(getattr(Callback, name)).parameters)[1:]
     try:
         inspect.signature(method).bind(*wanted)
@@ -284,7 +284,7 @@ def new_scalars(state: TrainState, steps: int, evaluations: int) -> Scalars:
 
 @contextmanager
 def extra_of(extra: str, package: str) -> Iterator[None]:
-    """Import what hubflow[`extra`] installs inside; its absence is told as what to install."""
+    """Import what hubflow[`extra`] installs inside; its absence is an error that says what to install."""
     try:
         yield
     except ImportError as error:

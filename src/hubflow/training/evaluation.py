@@ -159,10 +159,10 @@ class WindowedRows:
         """Take the logits `[batch, pieces, classes]` of a batch of windows, and evaluate the rows that are whole."""
         assert self.split.first_piece is not None
         whole = []
-        for place, window in enumerate(batch.tolist()):
+        for position, window in enumerate(batch.tolist()):
             row = int(self._owners[window])
             kept = self._scores.setdefault(row, {})
-            kept[int(self._kept[window])] = logits[place][self.split.first_piece[window]]
+            kept[int(self._kept[window])] = logits[position][self.split.first_piece[window]]
             if len(kept) == self._left[row]:
                 whole.append(row)
         self._update_whole(streamed, whole)

@@ -362,7 +362,7 @@ def train(
 
     Raises:
         TrainingError: at the first loss or gradient that is not finite, naming the step, the batch's rows and the norms.
-        TrainingStopped: when asked to stop, if whoever sent the signal leaves the process alive.
+        TrainingStopped: when asked to stop, if the sender of the signal leaves the process alive.
         ResumeError: when the checkpoint is of a run with other data or settings, listing what differs.
     """
     # Convolutions wait for pages; encoders, whose products take longer, do not.

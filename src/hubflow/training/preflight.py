@@ -29,23 +29,23 @@ from hubflow.training.program import TrainProgram
 FOLDER = "preflights"
 
 
-def passed(home: Store, request: TrainRequest) -> str | None:
-    """What the request's preflight told when it passed here; None when it has not."""
-    file = _file(home, request)
+def passed(store: Store, request: TrainRequest) -> str | None:
+    """The report of the request's preflight when it passed here; None when it has not."""
+    file = _file(store, request)
     return read_text(file) if file.exists() else None
 
 
-def keep(home: Store, request: TrainRequest, told: str) -> None:
+def keep(store: Store, request: TrainRequest, facts: str) -> None:
     """Remember that the request's preflight passed here."""
-    write_atomically(_file(home, request), told.encode("utf-8"))
+    write_atomically(_file(store, request), facts.encode("utf-8"))
 
 
-def forget(home: Store, request: TrainRequest) -> None:
+def forget(store: Store, request: TrainRequest) -> None:
     """Let the request's preflight be tried again."""
-    _file(home, request).unlink(missing_ok=True)
+    _file(store, request).unlink(missing_ok=True)
 
 
-def _file(home: Store, request: TrainRequest) -> Path:
+def _file(store: Store, request: TrainRequest) -> Path:
     """By all that a preflight is a function of; not by the seed, which changes fresh weights and the order of rows alone.
 
     Object storage is not asked: another machine has other memory.
@@ -53,7 +53,7 @@ def _file(home: Store, request: TrainRequest) -> Path:
     asked = {name: value for name, value in request.identity().items() if name != "seed"}
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     machine = {"cores": compute_cores(), "memory": memory, "device": request.device, "num_processes": request.num_processes}
-    return home.root / FOLDER / f"{content_key('preflight', asked, machine, versions())}.txt"
+    return store.root / FOLDER / f"{content_key('preflight', asked, machine, versions())}.txt"
 
 
 FEW_ROWS = 4
@@ -62,7 +62,7 @@ FEW_ROWS = 4
 
 @dataclass(frozen=True)
 class Preflight:
-    """What one batch told about the run to come.
+    """What one batch shows about the run to come.
 
     Attributes:
         rows: of the costliest update of the first epoch.
@@ -132,8 +132,8 @@ def preflight(
     if dev is not None:
         _evaluate_few(session, dev, next(sorted_batches(dev.lengths, FEW_ROWS)))
     if train_step.world.is_main_process:
-        with draft_folder(folder / "preflight") as place:
-            export(session, place)
+        with draft_folder(folder / "preflight") as draft:
+            export(session, draft)
     update.start_over()
     update.load_state(statistics)
     tokens = len(rows) * int(train_step.train.lengths[rows].max())

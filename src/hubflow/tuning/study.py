@@ -31,27 +31,27 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def open_study(settings: SweepSettings, home: Store) -> Iterator["Study"]:
+def open_study(settings: SweepSettings, store: Store) -> Iterator["Study"]:
     """The study of this name in the store, for this process alone.
 
     Raises:
         SweepError: when another process has it, or it was begun with other settings; Optuna is missing.
     """
-    folder = home.root / FOLDER
+    folder = store.root / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with locked(folder / f".{settings.name}.lock", timeout=0):
-            yield Study(settings, home)
+            yield Study(settings, store)
     except Timeout as error:
         raise SweepError(f"another sweep named {settings.name!r} is running on this store; wait for it, or set name") from error
 
 
 class Study:
-    """Trials that are drawn, told and kept; each is a function of the seed, its number and those before it."""
+    """Trials that are drawn, reported and stored; each is a function of the seed, its number and those before it."""
 
-    def __init__(self, settings: SweepSettings, home: Store) -> None:
+    def __init__(self, settings: SweepSettings, store: Store) -> None:
         self._optuna = _optuna()
-        self.settings, self._home, self._path = settings, home, f"{FOLDER}/{settings.name}"
+        self.settings, self._store, self._path = settings, store, f"{FOLDER}/{settings.name}"
         self._fetch()
         backend = self._optuna.storages.journal.JournalFileBackend(str(self._journal))
         self._study = self._optuna.create_study(
@@ -146,12 +146,12 @@ class Study:
                 f"# {self.settings.dev_metric} {best.value:.6g} on dev: trial {best.number} of the sweep {self.settings.name}\n"
             )
             write_atomically(self._folder / BEST, (head + text).encode())
-        self._home.sync(self._path)
-        return self._home.display_path(f"{self._path}/{BEST}")
+        self._store.sync(self._path)
+        return self._store.display_path(f"{self._path}/{BEST}")
 
     @property
     def _folder(self) -> Path:
-        return self._home.resolve(self._path)
+        return self._store.resolve(self._path)
 
     @property
     def _journal(self) -> Path:
@@ -161,7 +161,7 @@ class Study:
         """Take the longer one of the journal here and that on the store, without the half line that a power cut may leave."""
         self._folder.mkdir(parents=True, exist_ok=True)
         here = read_file(self._journal) if self._journal.exists() else b""
-        there = self._home.read_bytes(f"{self._path}/{JOURNAL}") or b""
+        there = self._store.read_bytes(f"{self._path}/{JOURNAL}") or b""
         longer = max(here, there, key=len)
         whole = longer[: longer.rfind(b"\n") + 1]
         if whole != here:
@@ -212,7 +212,7 @@ class Pruning(Callback):
             return
         number = len(state.evaluations)
         if number not in self._trial.study.get_trials(deepcopy=False)[self._trial.number].intermediate_values:
-            self._trial.report(metrics[self._metric], number)  # not told before a kill
+            self._trial.report(metrics[self._metric], number)  # not reported before a kill
         if self._trial.should_prune():
             raise PrunedError(f"pruned after evaluation {number}: {self._metric} {metrics[self._metric]:.4f} on dev")
 

@@ -122,8 +122,8 @@ def run(
     with _terminated() as terminated, _meeting_point(ranks, gpus) as (port, memory), _Ranks(ranks, answer) as all_ranks:
         try:
             for rank in range(ranks):
-                place = _place(rank, ranks, gpus, port)
-                all_ranks.start(way, {"target": target, "request": request, "rank": rank, "size": ranks, **place}, memory)
+                variables = _place(rank, ranks, gpus, port)
+                all_ranks.start(way, {"target": target, "request": request, "rank": rank, "size": ranks, **variables}, memory)
             _follow(all_ranks, lambda: terminated() or (should_stop is not None and should_stop()), grace)
         except BaseException:
             all_ranks.answers = False

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from hubflow.data.readers.opening import open_data, require_text
-from hubflow.data.readers.source import codec_of, encoding_told, fitting_encoding, read_text, require_file
+from hubflow.data.readers.source import codec_of, encoding_of_file, fitting_encoding, read_text, require_file
 from hubflow.errors import DataError, EmptyError, join_limited
 from hubflow.schemas.labels import clean_label
 from hubflow.schemas.library import library_settings
@@ -157,8 +157,8 @@ def _decoded(path: Path, encoding: str) -> Iterator[str]:
     name = codec_of(path, encoding)
     with open_data(path) as data:
         require_text(path, data.head)
-        told = encoding_told(path, data.head, name)
-        encoding, name = told or encoding, told or name
+        recognized = encoding_of_file(path, data.head, name)
+        encoding, name = recognized or encoding, recognized or name
         if not LINE_SAFE.fullmatch(name) and not STREAMED.fullmatch(name):
             yield read_text(path, encoding)
             return
@@ -305,4 +305,4 @@ def pieces(size: int, chunk_rows: int) -> Iterator[slice]:
 
 def kept(items: Sequence[str], places: Sequence[int]) -> list[str]:
     """Those of `items` at `places`."""
-    return [items[place] for place in places]
+    return [items[position] for position in places]

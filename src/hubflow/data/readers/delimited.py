@@ -65,7 +65,7 @@ class _Layout:
         self.width, self.first_line = 0, 0
         self.names: list[str] | None = None
         self._labels: set[str] = set()
-        self._label_place: int | None = None
+        self._label_column: int | None = None
         self._hint: str | None = None
 
     def begin(self, fields: Sequence[str], line: int) -> bool:
@@ -81,7 +81,7 @@ class _Layout:
             label = wanted_columns(self.request, self.names).get("label")
         except DataError as error:
             raise DataError(f"{error}{self.hint()}") from error
-        self._label_place = None if label is None else self.names.index(label)
+        self._label_column = None if label is None else self.names.index(label)
         return not header
 
     def chunk(
@@ -105,8 +105,8 @@ class _Layout:
         """
         assert self.names is not None
         table = dict(zip(self.names, columns, strict=True))
-        if self._label_place is not None and len(self._labels) < MAX_LABELS:
-            self._labels |= {label.strip() for label in set(columns[self._label_place])}
+        if self._label_column is not None and len(self._labels) < MAX_LABELS:
+            self._labels |= {label.strip() for label in set(columns[self._label_column])}
         quoted, doubled = self._kept_quotes(table) if has_quotes else (frozenset[str](), {})
         opened = tuple((first, last) for first, last, record in spanning if self._looks_like_rows(record))
         rows = make_rows(self.request, numbers, table)
@@ -149,9 +149,9 @@ class _Layout:
         lines = [line.split(self.delimiter) for line in self.delimiter.join(record).split("\n")]
         if self.width == 1 or len(lines) == 1 or any(len(fields) != self.width for fields in lines):
             return False
-        if self._label_place is None:
+        if self._label_column is None:
             return len(lines) >= MIN_LINES or self.width >= MIN_WIDTH
-        labels = [fields[self._label_place].strip().strip(self.quote) for fields in lines]
+        labels = [fields[self._label_column].strip().strip(self.quote) for fields in lines]
         return set(labels) <= self._labels or (len(lines) > MIN_LINES and 2 * len(set(labels)) <= len(labels))
 
     def _kept_quotes(self, table: dict[str, Sequence[str]]) -> tuple[frozenset[str], dict[str, int]]:
@@ -191,8 +191,8 @@ def _plain_chunks(layout: _Layout, chunk_rows: int) -> Iterator[Chunk]:
         if not layout.width:
             layout.width = next(line for line in lines if line).count(layout.delimiter) + 1
         if layout.width > 1 and not all(lines):
-            places = [place for place, line in enumerate(lines) if line]
-            lines, numbers = kept(lines, places), [numbers[place] for place in places]
+            places = [position for position, line in enumerate(lines) if line]
+            lines, numbers = kept(lines, places), [numbers[position] for position in places]
         if layout.names is None and not layout.begin(lines[0].split(layout.delimiter), numbers[0]):
             lines, numbers = lines[1:], numbers[1:]
         coerced = notes(block)
@@ -206,14 +206,14 @@ def _plain_chunk(layout: _Layout, numbers: Numbers, lines: list[str], block: Blo
     counts = [line.count(delimiter) + 1 for line in lines]
     if counts.count(width) != len(counts) or block.is_damaged:
         good = []
-        for place, (line, count) in enumerate(zip(lines, counts, strict=True)):
+        for index, (line, count) in enumerate(zip(lines, counts, strict=True)):
             if block.is_damaged and is_damaged(line):
-                layout.note_encoding(malformed, numbers[place], line)
+                layout.note_encoding(malformed, numbers[index], line)
             elif count != width:
-                layout.note_width(malformed, numbers[place], line, count)
+                layout.note_width(malformed, numbers[index], line, count)
             else:
-                good.append(place)
-        lines, numbers = kept(lines, good), [numbers[place] for place in good]
+                good.append(index)
+        lines, numbers = kept(lines, good), [numbers[index] for index in good]
     fields = delimiter.join(lines).split(delimiter) if lines else []
     columns = [fields[position::width] for position in range(width)]
     return layout.chunk(numbers, columns, malformed, coerced, has_quotes=layout.quote in block.text)

@@ -108,7 +108,7 @@ def read_list(request: Request) -> Listed:
     the most lines name files that are there; where none does, the first that fits every line.
 
     Raises:
-        DataError: when the list cannot be read, or it cannot be told how its lines are written.
+        DataError: when the list cannot be read, or the form of its lines is unknown.
     """
     if is_image_file(request.path) and request.path.is_file():
         raise DataError(f"{request.path}: is an image; expected a list of images, one `path label` a line")
@@ -357,7 +357,7 @@ def image_chunks(request: Request, chunk_rows: int, files: Sequence[Path] = ()) 
     order of their paths, compared name by name; those of a list in the order of its lines.
 
     Raises:
-        DataError: when the folder or list cannot be read, its parts cannot be told apart, or it names no image.
+        DataError: when the folder or list cannot be read, its parts are ambiguous, or it names no image.
     """
     found = _found(request, files)
     if not found.entries and not found.wrong:
@@ -380,8 +380,8 @@ def image_chunks(request: Request, chunk_rows: int, files: Sequence[Path] = ()) 
         kept: list[tuple[Entry, str]] = []
         for entry, sha256 in zip(part, _hashes(part), strict=True):
             if isinstance(sha256, OSError):
-                told = f"row {entry[0]} ({entry[1]}: {sha256.strerror})"
-                malformed.add(entry[0], str(entry[1]), "file", told, found.expected, REMEDY)
+                problem = f"row {entry[0]} ({entry[1]}: {sha256.strerror})"
+                malformed.add(entry[0], str(entry[1]), "file", problem, found.expected, REMEDY)
             else:
                 kept.append((entry, sha256))
         rows = _frame([entry for entry, _ in kept], [sha256 for _, sha256 in kept], has_labels)
@@ -393,7 +393,7 @@ def split_sources(given: Mapping[Split, Path]) -> dict[Split, Path]:
     """The folder of each split of format image_folder, where a given one holds the folders of the splits.
 
     Raises:
-        DataError: when it cannot be told whether folders are splits or classes, or a split is not there.
+        DataError: when folders may be splits or classes, or a split is missing.
     """
     found = {split: split_folders(root) for split, root in given.items()}
     sources: dict[Split, Path] = {}
@@ -413,7 +413,7 @@ def split_folders(root: Path) -> dict[Split, Path]:
     """Folders of splits in `root`: none when its folders are classes.
 
     Raises:
-        DataError: when it cannot be told, or a split has no class folders.
+        DataError: when that is ambiguous, or a split has no class folders.
     """
     folders = _folders(root)
     named = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
@@ -429,7 +429,7 @@ def split_folders(root: Path) -> dict[Split, Path]:
             return {}  # a class of that name, such as `train` beside `car`
         raise DataError(
             f"{root}: holds folders named as splits ({join_limited(folder.name for folder in named)}) beside others "
-            f"({join_limited(folder.name for folder in others)}), so that splits and classes cannot be told apart; set "
+            f"({join_limited(folder.name for folder in others)}), so splits and classes are ambiguous; set "
             "`train`, `dev` and `test` to the folder of each split, or move the others away"
         )
     if len(splits) < len(named):

@@ -92,9 +92,9 @@ def _require_names(kind: Any) -> None:
         UnicodeDecodeError: when a name is not UTF-8; Arrow finds it out where it is used.
     """
     if types.is_nested(kind):
-        for place in range(kind.num_fields):
-            str(kind.field(place).name)
-            _require_names(kind.field(place).type)
+        for position in range(kind.num_fields):
+            str(kind.field(position).name)
+            _require_names(kind.field(position).type)
     elif types.is_timestamp(kind):
         str(kind.tz)
 
@@ -131,8 +131,8 @@ def arrow_chunk(request: Request, table: Any, taken: dict[str, str], begins: int
     """
     malformed, numbers = Malformed(), np.arange(begins, begins + len(table))
     for key in taken.values():
-        place = table.column_names.index(key)
-        table = table.set_column(place, key, in_text(in_plain_layout(table.column(key))))
+        position = table.column_names.index(key)
+        table = table.set_column(position, key, in_text(in_plain_layout(table.column(key))))
     table, numbers = _valid(table, numbers, malformed)
     class_names, typed = names_by_column(table.schema.metadata), {}
     for name, key in taken.items():
@@ -158,13 +158,13 @@ def _valid(table: Any, numbers: np.ndarray, malformed: Malformed) -> tuple[Any, 
         return table, numbers
     except arrow.ArrowInvalid:
         good = np.ones(len(table), dtype=bool)
-    for place in range(len(table)):
+    for position in range(len(table)):
         try:
-            table.take([place]).validate(full=True)
+            table.take([position]).validate(full=True)
         except arrow.ArrowInvalid as error:
-            good[place] = False
-            found = f"record {numbers[place]}: {error}"
-            malformed.add(int(numbers[place]), "", "encoding", found, remedy="write the text as UTF-8")
+            good[position] = False
+            found = f"record {numbers[position]}: {error}"
+            malformed.add(int(numbers[position]), "", "encoding", found, remedy="write the text as UTF-8")
     return table.filter(arrow.array(good)), numbers[good]
 
 

@@ -121,9 +121,9 @@ def plan_of(path: Path, stream: IO[bytes], metadata: Any, schema: Any) -> Plan:
         PageError: when the headers of its pages cannot be read.
     """
     most, size = library_settings().limits.max_batch_bytes, os.fstat(stream.fileno()).st_size
-    leaves = [metadata.schema.column(place) for place in range(metadata.num_columns)]
+    leaves = [metadata.schema.column(position) for position in range(metadata.num_columns)]
     groups = column_chunks(stream, len(leaves))
-    pages = [[column_pages(stream, group[place], _levels(leaf)) for group in groups] for place, leaf in enumerate(leaves)]
+    pages = [[column_pages(stream, group[position], _levels(leaf)) for group in groups] for position, leaf in enumerate(leaves)]
     together = sum(max((one.largest_page for one in column), default=0) for column in pages)
     if together > most:
         raise DataError(
@@ -132,8 +132,8 @@ def plan_of(path: Path, stream: IO[bytes], metadata: Any, schema: Any) -> Plan:
         )
     flat_text = {field.name for field in schema if _is_text(field.type)}
     dictionaries, row_bytes, value_bytes = [], 0, 0
-    for place, column in enumerate(pages):
-        leaf = leaves[place]
+    for position, column in enumerate(pages):
+        leaf = leaves[position]
         width = _WIDTHS.get(leaf.physical_type, max(int(leaf.length or 0), 8))
         value_bytes += width * sum(one.values for one in column)
         if leaf.path in flat_text and all(one.encodings <= AS_DICTIONARY for one in column):
@@ -177,7 +177,7 @@ def _row_bytes(array: Any) -> Any:
         sizes = compute.binary_length(array.dictionary).take(array.indices) if is_dictionary else compute.binary_length(array)
         return compute.fill_null(sizes, 0).to_numpy(zero_copy_only=False).astype(np.int64)
     if kinds.is_struct(kind):
-        return sum(_row_bytes(array.field(place)) for place in range(kind.num_fields))
+        return sum(_row_bytes(array.field(position)) for position in range(kind.num_fields))
     if kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_map(kind):
         inner = _row_bytes(array.keys) + _row_bytes(array.items) if kinds.is_map(kind) else _row_bytes(array.values)
         return _sums(inner, array.offsets.to_numpy().astype(np.int64))
@@ -196,7 +196,7 @@ def _sums(sizes: Any, ends: NDArray[np.int64]) -> Any:
 class _Page(NamedTuple):
     """A page whose values are those of a dictionary, or the dictionary: where its content is, and what its header says."""
 
-    place: int
+    offset: int
     stored_bytes: int
     decoded_bytes: int
     values: int
@@ -258,14 +258,14 @@ class ColumnPages:
         if self.dictionary is None:
             return np.zeros(0, np.int64)
         content = self._content(stream, self.dictionary)
-        lengths, place = list[int](), 0
-        while place + 4 <= len(content) and len(lengths) < self.dictionary.values:
-            lengths.append(int.from_bytes(content[place : place + 4], "little"))
-            place += 4 + lengths[-1]
+        lengths, position = list[int](), 0
+        while position + 4 <= len(content) and len(lengths) < self.dictionary.values:
+            lengths.append(int.from_bytes(content[position : position + 4], "little"))
+            position += 4 + lengths[-1]
         return np.array(lengths, np.int64)
 
     def _content(self, stream: IO[bytes], page: _Page) -> bytes:
-        stream.seek(page.place)
+        stream.seek(page.offset)
         content, levels = stream.read(page.stored_bytes), 0
         if page.is_second_version:  # its levels are not compressed
             levels = _whole(page.header.get(5, 0)) + _whole(page.header.get(6, 0))
@@ -279,13 +279,14 @@ class ColumnPages:
 
 def _decompressed(content: bytes, compression: str, size: int) -> bytes:
     codec = arrow.Codec({"LZ4": "lz4_raw", HADOOP_LZ4: "lz4_raw"}.get(compression, compression.lower()))
-    blocks, place, left = list[bytes](), 0, size
-    while compression == HADOOP_LZ4 and place + 8 <= len(content) and left > 0:  # blocks with their sizes before them, or none
-        decoded, stored = (int.from_bytes(content[place + start : place + start + 4], "big") for start in (0, 4))
-        if decoded > left or place + 8 + stored > len(content):
+    blocks, position, left = list[bytes](), 0, size
+    # Blocks with their sizes before them, or none.
+    while compression == HADOOP_LZ4 and position + 8 <= len(content) and left > 0:
+        decoded, stored = (int.from_bytes(content[position + start : position + start + 4], "big") for start in (0, 4))
+        if decoded > left or position + 8 + stored > len(content):
             break
-        blocks.append(codec.decompress(content[place + 8 : place + 8 + stored], decoded, asbytes=True))
-        place, left = place + 8 + stored, left - decoded
+        blocks.append(codec.decompress(content[position + 8 : position + 8 + stored], decoded, asbytes=True))
+        position, left = position + 8 + stored, left - decoded
     if blocks and not left:
         return b"".join(blocks)
     return bytes(codec.decompress(content, size, asbytes=True))
@@ -294,37 +295,37 @@ def _decompressed(content: bytes, compression: str, size: int) -> bytes:
 def _referred_bytes(content: bytes, page: _Page, levels: int, lengths: NDArray[np.int64]) -> int:
     """The bytes of the texts that a page refers to."""
     if page.is_second_version:
-        place = _whole(page.header.get(5, 0)) + _whole(page.header.get(6, 0))
+        position = _whole(page.header.get(5, 0)) + _whole(page.header.get(6, 0))
     else:
-        place = 0
+        position = 0
         for _ in range(levels):
-            place += 4 + int.from_bytes(content[place : place + 4], "little")
-    if not 0 <= place < len(content):
+            position += 4 + int.from_bytes(content[position : position + 4], "little")
+    if not 0 <= position < len(content):
         return 0
-    width, total, left = content[place], 0, page.values
+    width, total, left = content[position], 0, page.values
     if width > _MAX_INDEX_BITS or not len(lengths):
         raise PageError("a page refers to a dictionary that is none")
-    reader = _Compact(content, place + 1)
-    while left > 0 and reader.place < len(content):
+    reader = _Compact(content, position + 1)
+    while left > 0 and reader.position < len(content):
         run = reader.varint()
         count = min(left, (run >> 1) * (8 if run & 1 else 1))
         if run & 1:
-            total += _packed_bytes(content, reader.place, width, count, lengths)
-            reader.place += (run >> 1) * width
+            total += _packed_bytes(content, reader.position, width, count, lengths)
+            reader.position += (run >> 1) * width
         else:
             size = -(-width // 8)
-            index = int.from_bytes(content[reader.place : reader.place + size], "little")
+            index = int.from_bytes(content[reader.position : reader.position + size], "little")
             total += count * int(lengths[min(index, len(lengths) - 1)])
-            reader.place += size
+            reader.position += size
         left -= max(count, 1)
     return total
 
 
-def _packed_bytes(content: bytes, place: int, width: int, count: int, lengths: NDArray[np.int64]) -> int:
+def _packed_bytes(content: bytes, position: int, width: int, count: int, lengths: NDArray[np.int64]) -> int:
     """The bytes of `count` texts whose numbers stand one after the other, in `width` bits each."""
     total = 0
     for start in range(0, count if width else 0, _PACKED_AT_ONCE):
-        begins = place + start * width // 8
+        begins = position + start * width // 8
         size = min(count - start, _PACKED_AT_ONCE)
         bits = np.unpackbits(np.frombuffer(content[begins : begins - (-size * width // 8)], np.uint8), bitorder="little")
         whole = len(bits) // width
@@ -387,12 +388,12 @@ def column_pages(stream: IO[bytes], chunk: ColumnChunk, levels: int) -> ColumnPa
     Raises:
         PageError: when a header cannot be read.
     """
-    found, place = ColumnPages(chunk.compression, levels), chunk.data_page_offset
-    if 0 < chunk.dictionary_page_offset < place:
-        place = chunk.dictionary_page_offset
+    found, position = ColumnPages(chunk.compression, levels), chunk.data_page_offset
+    if 0 < chunk.dictionary_page_offset < position:
+        position = chunk.dictionary_page_offset
     size = os.fstat(stream.fileno()).st_size
-    while found.values < chunk.num_values and 0 <= place < size:
-        header, length = _header(stream, place)
+    while found.values < chunk.num_values and 0 <= position < size:
+        header, length = _header(stream, position)
         kind, decoded, stored = (_whole(header.get(number, 0)) for number in (1, 2, 3))
         inner = header.get(_HEADERS.get(kind, 0), {})
         if not isinstance(inner, dict):
@@ -402,12 +403,12 @@ def column_pages(stream: IO[bytes], chunk: ColumnChunk, levels: int) -> ColumnPa
             raise PageError("a page has a negative size")
         found.decoded_bytes += decoded
         found.largest_page = max(found.largest_page, decoded)
-        page = _Page(place + length, stored, decoded, values, kind == DATA_V2, inner)
+        page = _Page(position + length, stored, decoded, values, kind == DATA_V2, inner)
         if kind == DICTIONARY:
             found.dictionary = page
         elif kind in _ENCODINGS:
             found.add_values(page, _whole(inner.get(_ENCODINGS[kind], 0)))
-        place += length + stored
+        position += length + stored
     return found
 
 
@@ -421,15 +422,15 @@ def _whole(value: Any) -> int:
     return value
 
 
-def _header(stream: IO[bytes], place: int) -> tuple[dict[int, Any], int]:
+def _header(stream: IO[bytes], position: int) -> tuple[dict[int, Any], int]:
     """The header of the page at a place, and its length."""
     size = _FIRST_BYTES
     while True:
-        stream.seek(place)
+        stream.seek(position)
         data = stream.read(size)
         try:
             reader = _Compact(data)
-            return reader.struct(), reader.place
+            return reader.struct(), reader.position
         except IndexError as error:  # it goes on
             if len(data) < size or size >= _MOST_BYTES:
                 raise PageError("a page's header is cut off") from error
@@ -439,8 +440,8 @@ def _header(stream: IO[bytes], place: int) -> tuple[dict[int, Any], int]:
 class _Compact:
     """A struct of Thrift's compact protocol: its numbers and structs by field."""
 
-    def __init__(self, data: bytes, place: int = 0) -> None:
-        self._data, self.place = data, place
+    def __init__(self, data: bytes, position: int = 0) -> None:
+        self._data, self.position = data, position
 
     def struct(self, depth: int = 0) -> dict[int, Any]:
         """The fields of a struct."""
@@ -470,7 +471,7 @@ class _Compact:
         head = self._byte()
         kind = head & 15
         count = head >> 4 if head >> 4 < 15 else self.varint()  # noqa: PLR2004
-        if count > len(self._data) - self.place or depth > _MAX_DEPTH:
+        if count > len(self._data) - self.position or depth > _MAX_DEPTH:
             raise IndexError  # each item takes a byte at least
         if kind <= _FALSE:
             self._skip(count)
@@ -478,12 +479,12 @@ class _Compact:
         return [self._value(kind, depth + 1) for _ in range(count)]
 
     def _byte(self) -> int:
-        self.place += 1
-        return self._data[self.place - 1]
+        self.position += 1
+        return self._data[self.position - 1]
 
     def _skip(self, count: int) -> None:
-        self.place += count
-        if self.place > len(self._data):
+        self.position += count
+        if self.position > len(self._data):
             raise IndexError
 
     def varint(self) -> int:

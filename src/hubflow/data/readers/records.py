@@ -81,8 +81,8 @@ def read_jsonl(request: Request, chunk_rows: int) -> Iterator[Chunk]:
         if not names:
             yield Chunk(pd.DataFrame({"row": pd.Series(dtype="int64")}), malformed.frame(), coerced)
             continue
-        for place, piece in enumerate(pieces(max(len(lines), 1), max(1, MAX_CELLS // len(names)))):
-            found, counted = (Malformed(malformed.unit), {}) if place else (malformed, coerced)
+        for position, piece in enumerate(pieces(max(len(lines), 1), max(1, MAX_CELLS // len(names)))):
+            found, counted = (Malformed(malformed.unit), {}) if position else (malformed, coerced)
             yield _chunk(request, lines[piece], records[piece], list(names), found, counted)
 
 
@@ -126,7 +126,7 @@ class _Array:
 
     def __init__(self, request: Request) -> None:
         self._path, self._parts = request.path, texts(request.path, request.spec.encoding)
-        self._text, self._place, self._line = "", 0, 1
+        self._text, self._position, self._line = "", 0, 1
 
     def elements(self) -> Iterator[tuple[str, Any]]:
         """The text of each element and its value, or the error that says why it is not to be used.
@@ -139,29 +139,29 @@ class _Array:
         while not ended:
             self._next()
             value, end = self._value()
-            yield self._text[self._place : end], value
-            self._place = end
+            yield self._text[self._position : end], value
+            self._position = end
             ended = self._next() == "]"
             if not ended:
                 self._expect(",", "between records, or ] at the end")
         self._expect("]", "at the end of the array")
         if self._next():
-            raise self._fault(self._place, "text after the end of the array; expected one array, or one object a line")
+            raise self._fault(self._position, "text after the end of the array; expected one array, or one object a line")
 
     def _value(self) -> tuple[Any, int]:
         while True:
             try:
-                found: Any = _DECODER.raw_decode(self._text, self._place)
+                found: Any = _DECODER.raw_decode(self._text, self._position)
             except json.JSONDecodeError as error:
                 is_cut = error.msg.startswith("Unterminated") or error.pos >= len(self._text) - LONGEST_ESCAPE
                 if is_cut and self._fill():
                     continue
                 raise self._fault(error.pos, f"not valid JSON ({error.msg}); correct it") from error
             except RecursionError as error:
-                raise self._fault(self._place, "not valid JSON (nested too deeply); correct it") from error
+                raise self._fault(self._position, "not valid JSON (nested too deeply); correct it") from error
             except ValueError as error:  # valid JSON that is not to be used: its end is where another decoder finds it
                 try:
-                    found = error, json.JSONDecoder(parse_int=str).raw_decode(self._text, self._place)[1]
+                    found = error, json.JSONDecoder(parse_int=str).raw_decode(self._text, self._position)[1]
                 except json.JSONDecodeError as cut:
                     if self._fill():
                         continue
@@ -172,10 +172,10 @@ class _Array:
     def _next(self) -> str:
         """The next character that is no white space; empty at the end of the file."""
         while True:
-            space = JSON_SPACE.match(self._text, self._place)
-            self._place = space.end() if space else self._place
-            if self._place < len(self._text):
-                return self._text[self._place]
+            space = JSON_SPACE.match(self._text, self._position)
+            self._position = space.end() if space else self._position
+            if self._position < len(self._text):
+                return self._text[self._position]
             if not self._fill():
                 return ""
 
@@ -183,24 +183,26 @@ class _Array:
         found = self._next()
         if found != character:
             shown = repr(found) if found else "the end of the file"
-            raise self._fault(self._place, f"expected {character} {where}, found {shown}; correct it, or copy the file again")
-        self._place += 1
+            raise self._fault(
+                self._position, f"expected {character} {where}, found {shown}; correct it, or copy the file again"
+            )
+        self._position += 1
 
     def _fill(self) -> bool:
         """Read on; False at the end of the file."""
         part = next(self._parts, None)
         if part is None:
             return False
-        self._line += self._text.count("\n", 0, self._place)
-        self._text, self._place = self._text[self._place :] + part, 0
+        self._line += self._text.count("\n", 0, self._position)
+        self._text, self._position = self._text[self._position :] + part, 0
         if len(self._text) > max_line_chars() + len(part):
             raise self._fault(
                 0, f"a record longer than {max_line_chars():,} characters, limits.max_line_chars; correct the file or `format`"
             )
         return True
 
-    def _fault(self, place: int, found: str) -> DataError:
-        return DataError(f"{self._path}: line {self._line + self._text.count(chr(10), 0, place)}: {found}")
+    def _fault(self, position: int, found: str) -> DataError:
+        return DataError(f"{self._path}: line {self._line + self._text.count(chr(10), 0, position)}: {found}")
 
 
 def _names_ahead(request: Request, names: dict[str, None]) -> dict[str, None]:

@@ -122,7 +122,7 @@ def read_text(path: Path, encoding: str) -> str:
         data = opened.read()
     name = codec_of(path, encoding)
     try:
-        encoding = encoding_told(path, data, name) or encoding
+        encoding = encoding_of_file(path, data, name) or encoding
         text = data.decode(encoding)
         text.encode("utf-8")  # some encodings let half a surrogate pair through, which no file of ours can hold
     except LookupError as error:  # such as base64, which Python has among its codecs
@@ -156,8 +156,8 @@ def _unknown_encoding(path: Path, encoding: str) -> DataError:
     return DataError(f"{path}: unknown encoding {encoding!r}; use for example {', '.join(GUESSED_ENCODINGS)}")
 
 
-def encoding_told(path: Path, head: bytes, encoding: str) -> str | None:
-    """The encoding that a byte-order mark tells where the settings say UTF-8; None where the settings' own is to be used.
+def encoding_of_file(path: Path, head: bytes, encoding: str) -> str | None:
+    """The encoding that a byte-order mark names where the settings say UTF-8; None where the settings' own is to be used.
 
     Args:
         path: named in the error.

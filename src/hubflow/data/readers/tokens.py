@@ -38,7 +38,7 @@ def read_conll(request: Request, chunk_rows: int) -> Iterator[Chunk]:
     malformed.
 
     Raises:
-        DataError: when there are no sentences, or a column is not there or not told.
+        DataError: when there are no sentences, or a column is missing or not named.
     """
     reader, last = _Conll(request), None
     coerced: Counter[str] = Counter()
@@ -157,7 +157,7 @@ class _Conll:
                     f"{self._request.path}: the file is CoNLL-U, whose columns are {join_limited(names)}; set label_column to "
                     "that of the tags, for example UPOS"
                 )
-            others = [place for place in range(width) if place != token and (place or not is_indexed)]
+            others = [position for position in range(width) if position != token and (position or not is_indexed)]
             found = others[-1] if others else None
         else:
             found = _position(column, names, width)
@@ -350,7 +350,7 @@ def _position(column: Column, names: tuple[str, ...], width: int) -> int | None:
     """Position of a column that the settings give by position, from the end where negative, or by name."""
     if isinstance(column, int):
         return column % width if -width <= column < width else None
-    close = [place for place, name in enumerate(names) if name == column or name.lower() == column.lower()]
+    close = [position for position, name in enumerate(names) if name == column or name.lower() == column.lower()]
     return names.index(column) if column in names else close[0] if len(close) == 1 else None
 
 
@@ -361,7 +361,7 @@ def _is_indexed(sentences: list[list[Line]], width: int) -> bool:
 
 
 def _counted(count: int) -> list[str]:
-    return [str(place) for place in range(1, count + 1)]
+    return [str(position) for position in range(1, count + 1)]
 
 
 def _frame(columns: dict[str, list[object]]) -> pd.DataFrame:

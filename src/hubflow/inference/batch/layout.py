@@ -126,7 +126,7 @@ def sources_of(settings: PredictSettings, task: PredictionKind, trained_on: RowK
 
     Raises:
         DataError: when a glob matches nothing.
-        SettingsError: when the format cannot be told, or does not give the rows that the export was trained on.
+        SettingsError: when the format is unknown, or does not give the rows that the export was trained on.
     """
     patterns = (settings.data,) if isinstance(settings.data, str) else settings.data
     ours = {output.path, quarantine_of(output).path}
@@ -278,12 +278,12 @@ def _in_one_type(
     """
     schema = unified(pieces, mixed=all(source.spec.format == "jsonl" for source in sources))
     require_writable(schema, output.path, join_limited(dict.fromkeys(piece.source for piece in pieces)))
-    told = work.model_dump(include={"export_sha256", "task", "rows_kind", "batch_size", "top_k", "stride"})
+    identity = work.model_dump(include={"export_sha256", "task", "rows_kind", "batch_size", "top_k", "stride"})
     parts = []
     for number, piece in enumerate(pieces):
         if not piece.schema.equals(schema):
             parquet.write_table(with_columns(parquet.read_table(piece.path), schema), piece.path)
-        key = content_key("predict", FORMAT_VERSION, file_sha256(piece.path), told)
+        key = content_key("predict", FORMAT_VERSION, file_sha256(piece.path), identity)
         parts.append(ShardRef(number=number, key=key, rows=parquet.read_metadata(piece.path).num_rows))
     return tuple(parts)
 

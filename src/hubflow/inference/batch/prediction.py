@@ -191,7 +191,7 @@ def in_threads(work: PredictionJob, parts: Sequence[ShardRef]) -> Iterator[Shard
 
 
 def load_ahead(work: PredictionJob) -> None:
-    """Load the export by a thread while the rows are laid out; what goes wrong is told by the part that needs it."""
+    """Load the export by a thread while the rows are laid out; an error is raised where the export is first needed."""
 
     def load() -> None:
         with suppress(HubflowError):

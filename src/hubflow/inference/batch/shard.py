@@ -187,8 +187,8 @@ def evaluate_classes(
     """
     index = label_map.index()
     labels = [_as_known(label, index) for label in labels]
-    known = [(place, index[label]) for place, label in enumerate(labels) if label is not None and label in index]
-    strange = [(rows[place], label) for place, label in enumerate(labels) if has_label(label) and label not in index]
+    known = [(position, index[label]) for position, label in enumerate(labels) if label is not None and label in index]
+    strange = [(rows[position], label) for position, label in enumerate(labels) if has_label(label) and label not in index]
     places, truth = np.array(known, np.int64).reshape(-1, 2).T
     counts = counts_for(label_map, is_sequence=False)
     counts.update(truth, predicted[places])
@@ -243,20 +243,20 @@ def _images(rows: Any, predictor: "Predictor", work: PredictionJob) -> tuple[Any
     paths = rows.column("path").to_pylist()
     sources = rows.column("image").to_pylist() if "image" in rows.column_names else paths
 
-    def decode(place: int) -> tuple[int, Any]:
+    def decode(position: int) -> tuple[int, Any]:
         try:
-            with seen_image(sources[place], size, paths[place], predictor.image_rules) as seen:
-                return place, (square_pixels(seen.colours, size), seen.changes)
+            with seen_image(sources[position], size, paths[position], predictor.image_rules) as seen:
+                return position, (square_pixels(seen.colours, size), seen.changes)
         except ImageError as error:
-            return place, error
+            return position, error
 
     is_good = np.ones(len(rows), bool)
     changes: Counter[str] = Counter()
 
     def decoded() -> Iterator[NDArray[np.uint8]]:
-        for place, found in thread_map(decode, range(len(paths)), usable_cores(), ahead=2 * work.batch_size):
+        for position, found in thread_map(decode, range(len(paths)), usable_cores(), ahead=2 * work.batch_size):
             if isinstance(found, ImageError):
-                is_good[place] = False
+                is_good[position] = False
             else:
                 changes.update(found[1])
                 yield found[0]

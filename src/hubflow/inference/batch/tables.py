@@ -53,7 +53,9 @@ def class_table(
         "probability": arrow.array(scores[np.arange(len(scores)), best].astype(np.float64)),
     }
     if top_k is None:
-        columns |= {f"{PROBABILITY}{label}": arrow.array(scores[:, place]) for place, label in enumerate(label_map.labels)}
+        columns |= {
+            f"{PROBABILITY}{label}": arrow.array(scores[:, position]) for position, label in enumerate(label_map.labels)
+        }
     else:
         columns |= _top(scores, label_map, min(top_k, label_map.num_classes))
     if num_cut is not None:

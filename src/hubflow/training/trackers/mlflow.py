@@ -55,9 +55,9 @@ class MlflowTracker(Callback):
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
         with extra_of("mlflow", "mlflow"):
             from mlflow import MlflowClient
-        place = local_path(uri)
-        if place is not None:
-            require_in_output_root(place, "tracking.mlflow")
+        folder = local_path(uri)
+        if folder is not None:
+            require_in_output_root(folder, "tracking.mlflow")
         self.experiment, self.run_name, self.parameters = experiment, run_name, flat(parameters)
         self.run_id: str | None = None
         self._sent: set[tuple[str, int]] = set()
