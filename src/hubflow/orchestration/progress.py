@@ -164,9 +164,9 @@ def training_answers(watchers: Sequence[Callback], callbacks: Sequence[Callback]
 
     def answer(kind: str, message: dict[str, Any]) -> Any:
         if kind == "state_dict":
-            return callbacks[message["place"]].state_dict()
+            return callbacks[message["position"]].state_dict()
         if kind == "load_state_dict":
-            callbacks[message["place"]].load_state_dict(message["state"])
+            callbacks[message["position"]].load_state_dict(message["state"])
             return None
         vars(state).update(message["state"])
         state.steps += message["new"]["steps"]
