@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from prefect_database import prepare_prefect_home
+
 FENCE = re.compile(r"^```bash ?([a-z-]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 STOP_SECONDS = 30
 BUSY_RETRIES = 5
@@ -161,6 +163,7 @@ def world(home: Path, project: Path) -> Iterator[World]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     made = World(home, project, port)
+    prepare_prefect_home(home / "prefect")
     try:
         yield made
     finally:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from listeners import beyond_loopback, listeners_below, observed
+from prefect_database import prepare_prefect_home
 from runs import WORDS, text_settings
 from small_modules import make_tiny_bert
 
@@ -35,7 +36,11 @@ def test_a_fine_tune_in_two_processes_listens_on_loopback_alone(tmp_path: Path) 
     file = tmp_path / "settings.yaml"
     file.write_text(yaml.safe_dump(settings))
     usual = {name: value for name, value in os.environ.items() if name not in ASKED_BY}
-    given = {**usual, "PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    given = {
+        **usual,
+        "PREFECT_HOME": str(prepare_prefect_home(tmp_path / "prefect")),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
     command = [str(Path(sys.executable).with_name("hubflow")), "fine-tune", str(file)]
     with (
         (tmp_path / "output").open("w+b") as output,
