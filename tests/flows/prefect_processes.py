@@ -157,13 +157,14 @@ class World:
 
 
 @contextlib.contextmanager
-def world(home: Path, project: Path) -> Iterator[World]:
-    """A world that leaves no process behind, whatever happens in it."""
+def world(home: Path, project: Path, is_new: bool = False) -> Iterator[World]:
+    """A world that leaves no process behind, whatever happens in it; one that `is_new` has no Prefect home yet."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     made = World(home, project, port)
-    prepare_prefect_home(home / "prefect")
+    if not is_new:
+        prepare_prefect_home(home / "prefect")
     try:
         yield made
     finally:

@@ -51,7 +51,7 @@ class Outcome:
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
     """Run the document once; every test looks at what it left."""
     home = tmp_path_factory.mktemp("home")
-    with world(home, PROJECT) as here:
+    with world(home, PROJECT, is_new=True) as here:
         printed = _run_document(here)
         (run,) = here.api("flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}})
         facts: dict[str, Any] = {

@@ -32,7 +32,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
 def follow(page: str, here: World) -> str:
     """Do what the page says; gives what its commands printed. What one block sets in the shell, the next ones see."""
-    printed, earlier = "", ""
+    printed, variables = "", here.home / "variables.sh"
+    variables.touch()
     for step in steps_of(TUTORIALS / page):
         if step.file is not None:
             (here.project / step.file).write_text(step.text, encoding="utf-8")
@@ -41,8 +42,9 @@ def follow(page: str, here: World) -> str:
             if "server start" in step.text:
                 here.wait_for("server", here.is_up)
         else:
-            printed += here.run(earlier + _expected(step))
-            earlier += "".join(f"{line}\n" for line in step.text.splitlines() if re.match(r"\w+=", line))
+            names = " ".join(re.findall(r"^(\w+)=", step.text, re.MULTILINE))
+            keep = f"\ndeclare -p {names} >> {variables}" if names else ""
+            printed += here.run(f"source {variables}\n{_expected(step)}{keep}")
     return printed
 
 
