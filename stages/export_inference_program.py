@@ -1,11 +1,13 @@
 """Stage export_inference_program: write the best weights as a folder that stands alone."""
 
+import logging
 from typing import Any
 
 from pydantic import BaseModel
 
 from hubflow.errors import ExportError, SettingsError, WorkerError
 from hubflow.inference.export import require_onnx, write_card
+from hubflow.inference.verification import is_verified
 from hubflow.modules.images import ImageRules
 from hubflow.orchestration.progress import cancel_asked
 from hubflow.orchestration.tasks import stage
@@ -21,7 +23,9 @@ from hubflow.workers.processes import run
 FORMAT_VERSION = 6
 EXPORT_REMEDY = "Take a smaller module, or a smaller module.max_seq_len"
 EXPORT = "hubflow.jobs:export_in_worker"
+
 VERIFY = "hubflow.inference.verification_worker:verify_in_worker"
+log = logging.getLogger(__name__)
 
 
 def _describe(export: ExportRef) -> str:
@@ -94,7 +98,10 @@ def export_inference_program(
         },
         "versions": versions(),
     }
-    key = content_key("export", FORMAT_VERSION, facts, settings.model_dump())
+    verify = is_verified()
+    if not verify:
+        log.warning("the export is not verified: that is switched off by `hubflow.testing.without_verification`")
+    key = content_key("export", FORMAT_VERSION, facts, settings.model_dump(), *([] if verify else ["not verified"]))
     artifact = opened.find("exports", key) if reuse else None
     if artifact is None:
         for reference in (task, task.module, encoded.module, evaluation):
@@ -107,7 +114,7 @@ def export_inference_program(
                 "settings": settings,
             }
             request: dict[str, Any] = {name: value.model_dump(mode="json") for name, value in asked.items()}
-            request |= {"sizes": sizes, "store": str(opened.root), "folder": str(draft.folder)}
+            request |= {"sizes": sizes, "store": str(opened.root), "folder": str(draft.folder), "verify": verify}
             run(EXPORT, request, _verify, cancel_asked, work="export", memory_remedy=EXPORT_REMEDY)
             draft.facts |= facts
             write_card(draft.folder, facts)

@@ -81,17 +81,6 @@ def _folders(kind: str, variable: str) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[str]:
-    """A real Prefect server for this session; gives its address, for other processes."""
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")  # there is no network to send them to
-    from prefect.settings import get_current_settings
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=90):
-        yield str(get_current_settings().api.url)
-
-
-@pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> "Run":
     """Every stage run on a few digits; what it left behind is for reading only."""
     from runs import digits_settings, run_stages

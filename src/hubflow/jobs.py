@@ -106,7 +106,7 @@ def export_in_worker(request: dict[str, Any], connection: Connection) -> None:
 
     Args:
         request: `checkpoint`, `encoded`, `evaluation` and `settings` as the stage has them, `sizes` of the inputs, `store` (a
-            folder here), `folder` to write.
+            folder here), `folder` to write, and whether to `verify` it.
         connection: to the stage, which has the exported program tried by another process when it is called with `verify`.
 
     Raises:
@@ -128,6 +128,8 @@ def export_in_worker(request: dict[str, Any], connection: Connection) -> None:
         written = open_session(checkpoint.task, store, "cpu", settings.precision)
         written.load(trained)
     write_export(written, folder, label_map, encoded.dataset.rows_kind, request["sizes"])
+    if not request["verify"]:
+        return
 
     def verify(asked: VerificationRequest) -> None:
         connection.call("verify", request=asked.model_dump(mode="json"))

@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from row_strategies import TEXT, Mutated, mutated, predictions, rows_of
 
 from hubflow.errors import ContractError, HubflowError
 from hubflow.schemas.frames import PROBABILITY, require_predictions
@@ -25,6 +24,7 @@ from hubflow.schemas.tasks import TaskName
 from hubflow.stages.dataset_from_frames import dataset_from_frames
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.store.store import Store
+from hubflow.testing.strategies import TEXT, Mutated, mutated, predictions, rows_of
 
 pytestmark = pytest.mark.slow
 
@@ -114,10 +114,10 @@ def test_one_mutation_is_taken_as_it_is_or_refused_by_its_row(
 
 
 def require_told(kitchen: Kitchen, case: Mutated, model: RowModel, share: float) -> None:
-    if case.said:
+    if case.message:
         with pytest.raises(HubflowError) as whole:
             kitchen.keep(case.rows, model, share)
-        assert case.said in str(whole.value)
+        assert case.message in str(whole.value)
     elif case.at_fault is None:
         assert content(kitchen.keep(case.rows, model, share), list(case.rows)) == content(case.rows)
         assert kitchen.quarantine_rows() == []

@@ -3,7 +3,9 @@
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +48,25 @@ BATCH_SIZE = 64
 _MAX_PROOF_BYTES = 2**20
 MOST_TRAINING_ROWS = 1000
 """Where there are neither test nor dev rows to take the metric over."""
+_is_verified: ContextVar[bool] = ContextVar("_is_verified", default=True)
+
+
+@contextmanager
+def without_verification() -> Iterator[None]:
+    """For tests: exports made in this block are not tried by a fresh process, and have no `verification.json`.
+
+    The gate's rules about latency and size are inconclusive for them. Each export logs that it was not verified.
+    """
+    token = _is_verified.set(False)
+    try:
+        yield
+    finally:
+        _is_verified.reset(token)
+
+
+def is_verified() -> bool:
+    """Whether exports that are made now are tried by a fresh process."""
+    return _is_verified.get()
 
 
 @dataclass(frozen=True)
