@@ -16,12 +16,17 @@ if TYPE_CHECKING:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Tests of a server are told by its fixture: `integration`, and with that of Prefect, which takes long to start, `slow`."""
+    """Mark tests by their fixtures: `integration` with a server, `slow` too with Prefect's, which takes long to start."""
     fixtures = set(getattr(item, "fixturenames", ()))
     if fixtures & {"prefect_server", "s3_server"}:
         item.add_marker(pytest.mark.integration)
-    if "prefect_server" in fixtures:
+    if "prefect_server" in fixtures or item.get_closest_marker("soak"):
         item.add_marker(pytest.mark.slow)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Processes of `-n auto`, one more than cores: many tests wait for other processes."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

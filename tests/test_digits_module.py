@@ -16,6 +16,7 @@ ASSET = Path(__file__).parent.parent / "src" / "hubflow" / "modules" / "assets" 
 RELATIVE_TOLERANCE = 0.5
 
 
+@pytest.mark.soak
 def test_the_recipe_reproduces_the_weights_that_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLES))
     sys.modules.pop("make_digits_module", None)

@@ -35,12 +35,14 @@ def peak(folder: Path, megabytes: int) -> tuple[int, int]:
     return rows, memory
 
 
+@pytest.mark.soak
 def test_ten_times_the_file_takes_about_the_same_memory(tmp_path: Path) -> None:
     small, large = peak(tmp_path, 20), peak(tmp_path, 200)
     assert (small[0], large[0]) == (9_800, 98_000)
     assert large[1] / small[1] <= 1.3, f"{small[1]} and {large[1]} kB"
 
 
+@pytest.mark.soak
 def test_splits_of_25_million_rows_need_little_more_than_their_masks() -> None:
     tracemalloc = pytest.importorskip("tracemalloc")
     classes = np.zeros(25_000_000, dtype=np.uint8)

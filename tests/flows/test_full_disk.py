@@ -15,6 +15,7 @@ POINTS: list[tuple[int | str, int]] = [
 """Some of the writes; `python tests/full_disk.py --all` is for all of them."""
 
 
+@pytest.mark.soak
 def test_a_night_on_a_disk_that_becomes_full(tmp_path: Path) -> None:
     reason = why_not()
     if reason is not None:

@@ -10,6 +10,7 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "night_faults.py"
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("store", "runs", "nights", "seed"), [("local", 2, 2, 5), ("s3", 1, 1, 3)])
 def test_nights_that_are_killed_anywhere_end_as_the_undisturbed_ones(
     store: str, runs: int, nights: int, seed: int, tmp_path: Path

@@ -31,6 +31,7 @@ def peak(run: Run, folder: Path, rows: int) -> int:
     return int(memory)
 
 
+@pytest.mark.soak
 def test_fifteen_times_the_rows_take_the_same_memory(text_run: Run, tmp_path: Path) -> None:
     small, large = peak(text_run, tmp_path, 4_000), peak(text_run, tmp_path, 60_000)
     assert large - small <= MOST_MORE_KB, f"{small} and {large} kB"

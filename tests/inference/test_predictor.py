@@ -454,6 +454,7 @@ print(before, resident())
 """
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not tell the resident memory")
 def test_memory_stays_flat_over_many_loads(tiny_exports: dict[str, Exported]) -> None:

@@ -221,7 +221,7 @@ def test_images_are_files_or_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_row_without_a_number_is_named_by_its_place(numbers: Any, place: int, tmp_path: Path) -> None:
     said = fault(tmp_path, pd.DataFrame({"row": numbers, "text": TEXTS, "label": [0, 1] * 5}))
     assert "row: expected whole numbers" in said
-    assert f"place {place} " in said
+    assert f"position {place} " in said
 
 
 def test_numbers_of_rows_may_be_of_any_type_of_whole_numbers(tmp_path: Path) -> None:

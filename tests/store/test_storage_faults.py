@@ -82,6 +82,7 @@ def test_what_lasts_ends_with_an_error_and_leaves_nothing_half(s3: ObjectStorage
     assert Store(s3.url).open(Reference(path=made.path, sha256=made.sha256)).sha256 == made.sha256
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("fault", ["reset", "silence"])
 def test_a_network_that_stops_at_any_request_loses_nothing(s3: ObjectStorage, proxy: FaultyProxy, fault: Fault) -> None:
     """Sending stops at each request in turn: others see the folder whole or not at all, and the next run sends it."""

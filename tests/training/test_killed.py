@@ -12,6 +12,7 @@ pytestmark = pytest.mark.slow
 KILLING = Path(__file__).parents[1] / "killing.py"
 
 
+@pytest.mark.soak
 def test_runs_that_are_killed_anywhere_end_with_the_bytes_of_the_uninterrupted_one(tmp_path: Path) -> None:
     command = [sys.executable, str(KILLING), "--runs", "4", "--kinds", "2", "--most-kills", "2", "--folder", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
 MOST_GROWTH = 1.05
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_runs_one_after_another_take_no_more_memory(tmp_path: Path) -> None:
     settings = FineTuneSettings.model_validate(text_settings(tmp_path, make_tiny_bert(tmp_path / "bert", WORDS)))

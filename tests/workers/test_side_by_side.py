@@ -204,6 +204,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["processes", "dask"])
 def test_from_a_pool_of_processes_and_from_dask(jobs: list[Job], prefect_server: str, tmp_path: Path, kind: str) -> None:
     job, script = jobs[2], tmp_path / "pooled.py"
