@@ -246,12 +246,21 @@ class DatasetSpec(Settings):
         "rows of a value together, and their shares are of the values",
     )
 
+    split_by: str | None = Field(
+        None,
+        min_length=1,
+        description="Column of a key, such as an order number, whose hash decides which split a row goes to: the same one "
+        "every time, whatever rows come later; the shares are of the keys",
+    )
+
     @model_validator(mode="after")
     def _paths(self) -> Self:
         if self.format != "digits" and self.train is None:
             raise ValueError("train: a file or folder of training rows is needed")
         if self.image_root is not None and self.format != "image_list":
             raise ValueError(f"image_root is for format image_list, this is {self.format}; leave it out")
+        if self.split_by is not None and self.group_column is not None:
+            raise ValueError("split_by and group_column: a group's hash decides its split already; leave split_by out")
         if self.dev_fraction + self.test_fraction >= 1:
             raise ValueError("dev_fraction and test_fraction together must leave rows to train on")
         _require_distinct(self.delimiter, self.quote, self.escape)

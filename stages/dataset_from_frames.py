@@ -59,6 +59,7 @@ def dataset_from_frames(
     contract: type | None = None,
     max_invalid_fraction: float = 0.0,
     group_column: str | None = None,
+    split_by: str | None = None,
     checks: DataChecks = DataChecks(),  # noqa: B008  # frozen
     text_column: Column = "text",
     text_pair_column: Column | None = None,
@@ -90,6 +91,7 @@ def dataset_from_frames(
         contract: your own contract, a subclass of that of the rows' kind.
         max_invalid_fraction: fraction of a split's rows that may break their contract and be quarantined.
         group_column: column whose values should not be in two splits; those made here keep the rows of a value together.
+        split_by: column of a key whose hash decides which split a row goes to, the same one every time.
         checks: what is done about faults that no single row shows.
         text_column: name, or 0-based position, of the column of texts.
         text_pair_column: of second texts; `text_pair` when train has such a column.
@@ -132,6 +134,7 @@ def dataset_from_frames(
         "split_seed": split_seed,
         "max_invalid_fraction": max_invalid_fraction,
         "group_column": group_column,
+        "split_by": split_by,
         "checks": checks,
         "tag_scheme": tag_scheme,
     }

@@ -67,7 +67,15 @@ class Plan:
     @property
     def group(self) -> str | None:
         """What the settings' `group_column` is called in the rows, whose columns have the contract's names."""
-        spec, column = self.spec, self.spec.group_column
+        return self._name_in_rows(self.spec.group_column)
+
+    @property
+    def split_column(self) -> str | None:
+        """The column whose values decide which split a row goes to, as it is called in the rows; None where chance decides."""
+        return self._name_in_rows(self.spec.group_column or self.spec.split_by)
+
+    def _name_in_rows(self, column: str | None) -> str | None:
+        spec = self.spec
         if column is None or self.kind == "image":
             return column
         pair = {"text_pair": spec.text_pair_column} if self.kind == "text_pair" else {}
@@ -190,10 +198,8 @@ def _staged(
         quarantine = Quarantine(store.root / QUARANTINE / key / f"{split}.parquet", plan.files)
         path = quarantine.path.relative_to(store.root).as_posix()
         counts = report.splits[split] = SplitReport(str(plan.sources[split]), path)
-        by_group = plan.spec.group_column is not None and split == "train"
-        staged = Staged(
-            Staging(folder, split, plan.spec.format == "jsonl"), partial(_parts_by_group, plan) if by_group else None
-        )
+        by_key = plan.split_column is not None and split == "train"
+        staged = Staged(Staging(folder, split, plan.spec.format == "jsonl"), partial(_parts_by_key, plan) if by_key else None)
         try:
             _sort_chunks(plan, _named(plan, sources[split](), listed), label_map, staged, quarantine, counts)
             quarantine.finish()
@@ -252,7 +258,7 @@ def _sort_chunks(
     schema = row_schema(plan.model, label_map)
     for chunk in chunks:
         if not counts.read and plan.spec.format != "jsonl":  # whose columns may come later
-            _require_group(plan, counts.source, [str(name) for name in chunk.rows])
+            _require_key(plan, staged, counts.source, [str(name) for name in chunk.rows])
         found = partition_rows(chunk.rows, schema, plan.model, label_map, chunk.file or counts.source)
         if chunk.file is not None:  # of several, whose rows are numbered by file
             found.failures["row"] = [f"{row} of {Path(chunk.file).name}" for row in found.failures["row"]]
@@ -261,14 +267,19 @@ def _sort_chunks(
         if len(found.accepted):
             staged.add(found.accepted, plan.label_column, chunk.file)
     if counts.accepted:
-        _require_group(plan, counts.source, staged.rows.names)
+        _require_key(plan, staged, counts.source, staged.rows.names)
 
 
-def _require_group(plan: Plan, source: str, names: list[str]) -> None:
-    if plan.group is not None and plan.group not in names:
+def _require_key(plan: Plan, staged: Staged, source: str, names: list[str]) -> None:
+    """Refuse rows without the column of groups, or, where they are split here, without that of split_by."""
+    column = plan.group if staged.parts_of is None else plan.split_column
+    if column is not None and column not in names:
         theirs = [name for name in names if name != "row"]
         found = f"found {len(theirs)} column(s): {join_limited(map(repr, theirs))}"
-        raise DataError(f"{source}: no column {plan.spec.group_column!r}; {found}; correct group_column, or leave it out")
+        setting = "split_by" if plan.spec.group_column is None else "group_column"
+        raise DataError(
+            f"{source}: no column {plan.spec.group_column or plan.spec.split_by!r}; {found}; correct {setting}, or leave it out"
+        )
 
 
 def _require_valid(
@@ -297,11 +308,16 @@ def _require_classes(plan: Plan, staged: Staged) -> list[str]:
     return found
 
 
-def _parts_by_group(plan: Plan, rows: pd.DataFrame) -> np.ndarray:
-    keys, _ = group_keys(rows["row"])  # of a row that is in no group
-    if plan.group in rows:  # whose chunk may lack the column
-        groups, known = group_keys(rows[plan.group])
+def _parts_by_key(plan: Plan, rows: pd.DataFrame) -> np.ndarray:
+    keys, known = group_keys(rows["row"])[0], np.zeros(len(rows), bool)  # of a row that is in no group
+    if plan.split_column in rows:  # whose chunk may lack the column
+        groups, known = group_keys(rows[plan.split_column])
         keys = np.where(known, groups, keys)
+    if plan.spec.split_by is not None and not known.all():
+        raise DataError(
+            f"{plan.sources['train']}: row {rows['row'].iloc[int(known.argmin())]} has no value in the column "
+            f"{plan.spec.split_by!r} of split_by, so its split would change with the rows around it; fill it in, or remove it"
+        )
     return group_parts(keys, plan.wanted, plan.spec.split_seed)
 
 
@@ -316,7 +332,7 @@ def _masks(plan: Plan, staged: dict[Split, Staged]) -> Iterator[tuple[Split, dic
         empty = [part for part, mask in parts.items() if not mask.any()]
         if empty:
             raise DataError(
-                f"{plan.sources['train']}: its {'rows' if spec.group_column is None else 'groups'} are too few to make "
+                f"{plan.sources['train']}: its {'rows' if plan.split_column is None else 'groups'} are too few to make "
                 f"{join_limited(empty)} of them while each class keeps a row in train; add rows, give the split a file, or set "
                 "its share to 0"
             )
