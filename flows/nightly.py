@@ -9,14 +9,14 @@ from hubflow import stages
 from hubflow.deployment.nightly import finish_nightly, start_nightly, weights_to_start_from
 from hubflow.deployment.pointer import read_deployed
 from hubflow.evaluation.folder import require_evaluable
-from hubflow.orchestration.run_context import Run, open_run
+from hubflow.orchestration.run_context import Run, dated_run_name, open_run
 from hubflow.orchestration.tasks import slot
 from hubflow.schemas.deployment import NightlyResult, NightlyRun, NightlySettings
 from hubflow.schemas.references import DatasetRef, ModuleRef, VerdictRef
 from hubflow.workers.processes import start_early
 
 
-@flow(name="nightly", persist_result=False)
+@flow(name="nightly", flow_run_name=dated_run_name, persist_result=False)
 def nightly(settings: NightlySettings) -> NightlyResult:
     """Fine-tune on new data, evaluate the model against the one in use, and promote or reject it; skip what is unchanged.
 

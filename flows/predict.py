@@ -8,7 +8,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from hubflow import stages
 from hubflow.inference.batch.prediction import AT_ONCE
 from hubflow.orchestration.mapping import OverRunner
-from hubflow.orchestration.run_context import require_lasting, use_block
+from hubflow.orchestration.run_context import dated_run_name, require_lasting, run_name, tag_run, use_block
 from hubflow.schemas.settings import PredictResult, PredictSettings
 from hubflow.schemas.urls import paths_of
 from hubflow.store.store import split_address
@@ -16,7 +16,7 @@ from hubflow.store.store import split_address
 THREADS: Any = ThreadPoolTaskRunner(max_workers=AT_ONCE)
 
 
-@flow(name="predict", persist_result=False, task_runner=THREADS)
+@flow(name="predict", flow_run_name=dated_run_name, persist_result=False, task_runner=THREADS)
 def predict(settings: PredictSettings) -> PredictResult:
     """Label files of rows, or folders of images, with an exported folder; the shards are mapped over the flow's task runner.
 
@@ -34,6 +34,7 @@ def predict(settings: PredictSettings) -> PredictResult:
         StoreError: when the export is incomplete or altered, or the output cannot be written.
     """
     require_lasting(paths_of(settings))
+    tag_run(run_name() or "predict")
     if settings.store_block is not None:
         use_block(split_address(settings.export)[0], settings.store_block)
     return stages.predict(settings, OverRunner(settings.runner))

@@ -22,6 +22,7 @@ from hubflow.data.readers.reading import rows_kind
 from hubflow.data.readers.source import Request, require_file, wanted_columns
 from hubflow.errors import DataError, join_limited
 from hubflow.orchestration.artifacts import publish_data_report
+from hubflow.orchestration.events import dataset_event
 from hubflow.orchestration.run_context import run_name
 from hubflow.orchestration.tasks import stage
 from hubflow.schemas.data_checks import DataChecks
@@ -45,7 +46,7 @@ EXPECTED = (
 )
 
 
-@stage(dataset_summary)
+@stage(dataset_summary, label="load data", event=dataset_event)
 def dataset_from_frames(
     frames: Mapping[Split, Frame] | Frame,
     task: TaskName,

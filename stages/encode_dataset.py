@@ -27,7 +27,7 @@ def _describe(encoded: EncodedRef) -> str:
     return f"{rows} rows, {size}"
 
 
-@stage(_describe)
+@stage(_describe, label="encode")
 def encode_dataset(
     dataset: DatasetRef,
     module: ModuleRef,

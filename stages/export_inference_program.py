@@ -9,6 +9,7 @@ from hubflow.errors import ExportError, SettingsError, WorkerError
 from hubflow.inference.export import require_onnx, write_card
 from hubflow.inference.verification import is_verified
 from hubflow.modules.images import ImageRules
+from hubflow.orchestration.events import export_event
 from hubflow.orchestration.progress import cancel_asked
 from hubflow.orchestration.tasks import stage
 from hubflow.schemas.export import ExportSettings
@@ -34,7 +35,7 @@ def _describe(export: ExportRef) -> str:
     )
 
 
-@stage(_describe)
+@stage(_describe, label="export", event=export_event)
 def export_inference_program(
     checkpoint: CheckpointRef,
     encoded: EncodedRef,

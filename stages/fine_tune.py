@@ -43,7 +43,7 @@ def _describe(checkpoint: CheckpointRef) -> str:
     return f"{checkpoint.steps} steps, {best} after epoch {checkpoint.best_epoch}"
 
 
-@stage(_describe)
+@stage(_describe, label="fine-tune")
 def fine_tune(
     task: TaskRef,
     encoded: EncodedRef,

@@ -15,6 +15,7 @@ from hubflow.evaluation.details import metric_options
 from hubflow.evaluation.exported import evaluate_exported
 from hubflow.metrics import StreamingMetrics
 from hubflow.metrics.bootstrap import improvement, paired_interval
+from hubflow.orchestration.events import verdict_event
 from hubflow.orchestration.tasks import stage
 from hubflow.schemas.deployment import VERDICT, GateSettings, Rule, Verdict
 from hubflow.schemas.labels import LabelMap
@@ -50,7 +51,7 @@ def _describe(verdict: VerdictRef) -> str:
     return f"{verdict.verdict.replace('_', ' ')}: {verdict.candidate.path}\n\n{markdown_text(verdict.reason)}"
 
 
-@stage(_describe)
+@stage(_describe, event=verdict_event)
 def gate(
     candidate: ExportRef,
     dataset: DatasetRef,

@@ -23,6 +23,7 @@ from hubflow.data.readers.reading import (
 from hubflow.data.readers.source import expanded, is_glob, matching, require_file
 from hubflow.errors import DataError
 from hubflow.orchestration.artifacts import publish_data_report
+from hubflow.orchestration.events import dataset_event
 from hubflow.orchestration.run_context import run_name
 from hubflow.orchestration.tasks import stage
 from hubflow.schemas.labels import LabelMap
@@ -36,7 +37,7 @@ Chunks = dict[Split, list[Chunk]]
 LOG = logging.getLogger(__name__)
 
 
-@stage(dataset_summary)
+@stage(dataset_summary, label="load data", event=dataset_event)
 def load_dataset(spec: DatasetSpec, task: TaskName, store: str, reuse: bool = True, contract: type | None = None) -> DatasetRef:
     """Load the accepted rows of each split (`TextRows`, `TextPairRows`, `TokenRows` or `ImageRows`), and the label map.
 

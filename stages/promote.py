@@ -3,6 +3,7 @@
 from prefect.transactions import Transaction, get_transaction
 
 from hubflow.deployment.pointer import promote_candidate, undo
+from hubflow.orchestration.events import emit, pointer_event
 from hubflow.orchestration.tasks import stage
 from hubflow.schemas.deployment import Deployed
 from hubflow.schemas.references import VerdictRef
@@ -18,7 +19,7 @@ def _describe(deployed: Deployed) -> str:
     return f"{deployed.name}: {export} in use, revision {move.revision}\n\n{markdown_text(move.reason)}"
 
 
-@stage(_describe)
+@stage(_describe, event=pointer_event)
 def promote(verdict: VerdictRef, store: str, by: str | None = None) -> Deployed:
     """Put a candidate in use that the gate has promoted, if the pointer is still where it was when the candidate was evaluated.
 
@@ -49,4 +50,4 @@ def _take_back(transaction: Transaction) -> None:
     """Take the promotion back when what comes after it in a transaction fails."""
     promoted = transaction.get(_PROMOTED, default=None)
     if promoted is not None:
-        undo(**promoted, reason="the run failed after the promotion")
+        emit(pointer_event(undo(**promoted, reason="the run failed after the promotion")))

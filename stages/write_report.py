@@ -19,7 +19,7 @@ def _describe(path: str) -> str:
     return f"report: {path}"
 
 
-@stage(_describe)
+@stage(_describe, label="report")
 def write_report(
     settings: FineTuneSettings,
     evaluation: EvaluationRef,

@@ -1,4 +1,4 @@
-"""The example project of a data engineer: installed by pip beside hubflow, its own tests pass, and its flow is found by name."""
+"""The example project of a data engineer: installed by pip beside hubflow, its own tests pass."""
 
 import os
 import shutil

@@ -87,7 +87,7 @@ def test_a_row_without_a_key_is_named(tmp_path: Path) -> None:
 
 
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no column 'number'; found 3 column.*correct split_by"):
+    with pytest.raises(DataError, match=r"no column 'number'; found 3 column.*correct split_by"):
         load(tmp_path, "orders.csv", orders(range(10)), split_by="number")
 
 

@@ -57,7 +57,7 @@ def deployed(
 
     found = [read_deployed(store, one) for one in ([name] if name else deployed_names(store))]
     if as_json:
-        print_json({"deployed": [_told(one) for one in found]})
+        print_json({"deployed": [_pointer_values(one) for one in found]})
     elif name:
         _show_history(found[0])
     else:
@@ -93,7 +93,7 @@ def promote(
         )
     else:
         moved = run(verdict, opened, by)
-    _tell(moved, as_json)
+    _report_change(moved, as_json)
 
 
 @app.command()
@@ -101,17 +101,51 @@ def rollback(name: Name, reason: Reason = "", store: Store = "hubflow-store", by
     """Put in use again what was in use under NAME before."""
     from hubflow.deployment.pointer import roll_back
 
-    _tell(roll_back(name, store, reason, by), as_json)
+    _report_change(roll_back(name, store, reason, by), as_json)
 
 
-def _tell(moved: "Deployed", as_json: bool) -> None:
+@app.command("setup-automations")
+def setup_automations(
+    notify: Annotated[
+        str | None, typer.Option(help="Block that is told: TYPE/NAME, such as slack-webhook/alerts or webhook/alerts.")
+    ] = None,
+    webhook: Annotated[str | None, typer.Option(help="URL that is posted to; a webhook block is made of it.")] = None,
+    flow: Annotated[
+        list[str] | None, typer.Option(help="Name of a flow of yours whose runs are watched too; may be repeated.")
+    ] = None,
+    zombie_after: Annotated[
+        int, typer.Option(min=10, help="Seconds without a heartbeat after which a run counts as crashed.")
+    ] = 90,
+    run_on_promotion: Annotated[str | None, typer.Option(help="Deployment FLOW/NAME that a promotion starts.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make automations on the Prefect server that is set: for failed runs, models that are not promoted, and lost runs."""
+    from hubflow.orchestration.automations import FLOWS
+    from hubflow.orchestration.automations import setup_automations as run
+
+    made = run(notify, webhook, [*FLOWS, *(flow or [])], zombie_after, run_on_promotion)
     if as_json:
-        print_json(_told(moved))
+        print_json({"automations": made})
+    else:
+        for name in made:
+            out.print(name, soft_wrap=True)
+
+
+def _report_change(moved: "Deployed", as_json: bool) -> None:
+    """Print the change of a pointer, and send its event where a Prefect server is named."""
+    from hubflow.orchestration.temporary_server import is_nothing_configured
+
+    if as_json:
+        print_json(_pointer_values(moved))
     else:
         out.print(_line(moved), soft_wrap=True)
+    if not is_nothing_configured():
+        from hubflow.orchestration.events import announce, pointer_event
+
+        announce(pointer_event(moved))
 
 
-def _told(one: "Deployed") -> dict[str, object]:
+def _pointer_values(one: "Deployed") -> dict[str, object]:
     values = one.model_dump(mode="json")
     export = one.export
     return {"name": one.name, "revision": one.revision, "export": export and export.path, "history": values["history"]}

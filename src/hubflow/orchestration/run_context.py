@@ -1,5 +1,6 @@
 """The Prefect run around a stage, and the store that its settings name with credentials of a block."""
 
+import datetime
 import glob
 import hashlib
 import os
@@ -49,6 +50,26 @@ def run_name() -> str | None:
     if given is None and (export := getattr(settings, "export", None)) is not None:
         given = Path(str(export)).name
     return str(given or (run.flow.name if run.flow is not None else "") or "") or None
+
+
+def dated_run_name() -> str:
+    """What a run of one of hubflow's flows is called: the name of its settings, and the day it was to start on, in UTC."""
+    run = _flow_run()
+    flow_run = None if run is None else run.flow_run
+    planned = getattr(flow_run, "expected_start_time", None) or datetime.datetime.now(datetime.UTC)
+    return f"{run_name()}-{planned.astimezone(datetime.UTC):%Y-%m-%d}"
+
+
+def tag_run(*tags: str) -> None:
+    """Add tags to the flow run around the caller, by which Prefect's pages filter runs; tasks have none (see `stage`)."""
+    run = _flow_run()
+    flow_run = None if run is None else run.flow_run
+    if flow_run is None:
+        return
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(flow_run.id, tags=sorted({*flow_run.tags, "hubflow", *tags}))
 
 
 def artifact_key(kind: str) -> str:
@@ -241,6 +262,7 @@ def open_run(settings: FineTuneSettings) -> Iterator[Run]:
     require_places(settings.train.tracking)
     if settings.export.onnx:
         require_onnx()
+    tag_run(settings.name, settings.task)
     run = Run(open_store(settings.store, settings.store_block), settings.reuse, settings.device)
     token = _open_run.set(run)
     try:

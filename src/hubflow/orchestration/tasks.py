@@ -17,16 +17,20 @@ from prefect import Task, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
+from prefect.client.schemas import State
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
+from prefect.context import TaskRunContext
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.logging import get_run_logger
+from prefect.states import Completed
 from pydantic import BaseModel
 from rich.markup import escape
 
 from hubflow.console import say
 from hubflow.errors import ConcurrencyError, GivenUpError, HubflowError, OpenFilesError, StoppedError, with_remedy
-from hubflow.orchestration.run_context import artifact_key, in_run, note_stage, require_lasting
+from hubflow.orchestration.events import Event, emit
+from hubflow.orchestration.run_context import artifact_key, in_run, note_stage, require_lasting, run_name
 from hubflow.runtime.memory import low_memory_explained
 from hubflow.schemas.deployment import ConcurrencySettings
 from hubflow.schemas.urls import PathRole, PathSetting, as_text, is_url, paths_of
@@ -84,13 +88,37 @@ MEMORY_REMEDY = (
     "What was made before is kept, and the same run goes on from it: lower batch sizes and the limits of hubflow's settings, "
     "give the process more (its cgroup's limit, ulimit -v)"
 )
+CACHED = "Cached from store"
+"""Name of the state of a task whose result the store had."""
 P = ParamSpec("P")
 R = TypeVar("R")
 Retry = Callable[[Any, Any, Any], bool]
 
 
+Events = Callable[[Any], Event | None]
+
+
+class _StageTask(Task[Any, Any]):
+    """A stage's task. Called in a flow it gives the stage's result, also where the task's state has a name of its own."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Run the stage as Prefect runs a task."""
+        found: Any = super().__call__(*args, **options)
+        return found if options.get("return_state") or not isinstance(found, State) else found.result()
+
+    def with_options(self, *args: Any, **options: Any) -> Task[Any, Any]:
+        """The same stage with other options of a Prefect task."""
+        changed = super().with_options(*args, **options)
+        changed.__class__ = _StageTask
+        return changed
+
+
 def stage(
-    describe: Callable[[R], str], *, retry_on: tuple[type[Exception], ...] = ()
+    describe: Callable[[R], str],
+    *,
+    label: str = "",
+    retry_on: tuple[type[Exception], ...] = (),
+    event: Events | None = None,
 ) -> Callable[[Callable[P, R]], Task[P, R]]:
     """Decorator: a Prefect task under the function's own name, whose `.fn` is the plain function outside a run.
 
@@ -100,7 +128,9 @@ def stage(
 
     Args:
         describe: of a result, published as the run's artifact: a line of text, and Markdown after it.
+        label: what a task's run is called, before the name of the run's settings; the function's name by default.
         retry_on: errors that can pass on a retry; there are none for a fault in data or settings.
+        event: of a result, or of a HubflowError that the stage raised, the event that is emitted; None where there is none.
     """
 
     def decorate(function: Callable[P, R]) -> Task[P, R]:
@@ -110,13 +140,22 @@ def stage(
                 return function(*args, **kwargs)
             started, was_reused = time.perf_counter(), False
             try:
-                result, was_reused = _run_in_task(function, describe, *args, **kwargs)
+                result, was_reused = _run_in_task(function, describe, event, *args, **kwargs)
             finally:
                 note_stage(function.__name__, time.perf_counter() - started, was_reused)
+            context = TaskRunContext.get()
+            if (
+                was_reused and context is not None and context.task.fn is run
+            ):  # not where `.fn` is called in a task of the user's
+                return Completed(name=CACHED, message="the store had the result", data=result)  # type: ignore[return-value]
             return result
 
-        return task(
+        def named() -> str:
+            return " ".join(filter(None, [label or function.__name__.replace("_", " "), run_name()]))
+
+        made = task(
             name=function.__name__,
+            task_run_name=named,
             description=function.__doc__,
             cache_policy=NO_CACHE,
             persist_result=False,
@@ -124,11 +163,15 @@ def stage(
             retry_delay_seconds=[2, 10, 60] if retry_on else 0,
             retry_condition_fn=_passing(retry_on) if retry_on else None,
         )(run)
+        made.__class__ = _StageTask
+        return made
 
     return decorate
 
 
-def _run_in_task(function: Callable[P, R], describe: Callable[[R], str], *args: P.args, **kwargs: P.kwargs) -> tuple[R, bool]:
+def _run_in_task(
+    function: Callable[P, R], describe: Callable[[R], str], event: Events | None, *args: P.args, **kwargs: P.kwargs
+) -> tuple[R, bool]:
     """Call a stage within a Prefect run: its logs go to the run's log, its result or its error becomes an artifact.
 
     Returns:
@@ -147,7 +190,9 @@ def _run_in_task(function: Callable[P, R], describe: Callable[[R], str], *args: 
         create_markdown_artifact(
             markdown_block(str(error)), key=artifact_key(_key(name, "failed")), description=f"{name} failed"
         )
+        emit(event and event(error))
         raise
+    emit(event and event(result))
     description, path = describe(result), getattr(result, "path", None)
     summary, *more = description.splitlines()
     summary = printable(summary)
