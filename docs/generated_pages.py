@@ -27,6 +27,10 @@ HUB = (
     "This is the Task API, with export and prediction. Import it with `from hubflow import hub`. [Write the training loop "
     "yourself](../../how-to/task-api.md) shows these together."
 )
+TESTING = (
+    "What tests of flows need. [Test your flow](../../how-to/testing.md) shows it, with the fixtures that pytest finds by "
+    "itself; `hubflow.testing.strategies` has the hypothesis strategies `valid(contract)` and `broken(contract)`."
+)
 STAGES = (
     "Each stage is a Prefect task under its own name: `from hubflow.stages import load_dataset`. Call it in a flow, or use "
     "`.submit`, `.map` and `.with_options`. `.fn` is the plain function, for tests and for other engines; it needs no server."
@@ -87,6 +91,7 @@ def pages() -> dict[str, str]:
     made["reference/command-line.md"] = command_line_page()
     made["reference/api/hub.md"] = api_page("hubflow.hub", HUB)
     made["reference/api/stages.md"] = api_page("hubflow.stages", STAGES)
+    made["reference/api/testing.md"] = api_page("hubflow.testing", TESTING)
     made["reference/benchmarks.md"] = outside_page("benchmarks/RESULTS.md")
     made["reference/changelog.md"] = outside_page("CHANGELOG.md")
     return made

@@ -1,7 +1,6 @@
 """Flow nightly: fine-tune on new data, evaluate against the model in use, and promote or reject."""
 
 from prefect import flow
-from prefect.events import emit_event
 from prefect.runtime import flow_run
 from prefect.transactions import transaction
 
@@ -9,6 +8,7 @@ from hubflow import stages
 from hubflow.deployment.nightly import finish_nightly, start_nightly, weights_to_start_from
 from hubflow.deployment.pointer import read_deployed
 from hubflow.evaluation.folder import require_evaluable
+from hubflow.orchestration.events import MODEL, Event, emit
 from hubflow.orchestration.run_context import Run, dated_run_name, open_run
 from hubflow.orchestration.tasks import slot
 from hubflow.schemas.deployment import NightlyResult, NightlyRun, NightlySettings
@@ -119,8 +119,4 @@ def _result(
 
 def _announce(result: NightlyResult) -> None:
     """Tell Prefect's server the outcome as an event, which automations can act on."""
-    emit_event(
-        event=f"hubflow.nightly.{result.outcome}",
-        resource={"prefect.resource.id": f"hubflow.deployed.{result.name}", "prefect.resource.name": result.name},
-        payload=result.model_dump(mode="json"),
-    )
+    emit(Event(f"hubflow.nightly.{result.outcome}", f"{MODEL}{result.name}", result.model_dump(mode="json")))

@@ -18,8 +18,8 @@ from pydantic import BaseModel
 
 from hubflow import lazy
 
-PACKAGES = ("hubflow", "hubflow.flows", "hubflow.hub", "hubflow.schemas", "hubflow.stages")
-LAZY = ("hubflow", "hubflow.hub", "hubflow.schemas")
+PACKAGES = ("hubflow", "hubflow.flows", "hubflow.hub", "hubflow.schemas", "hubflow.stages", "hubflow.testing")
+LAZY = ("hubflow", "hubflow.hub", "hubflow.schemas", "hubflow.testing")
 EXAMPLES = (
     "hubflow.modules.module",
     "hubflow.schemas.deployment",

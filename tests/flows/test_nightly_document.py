@@ -75,7 +75,7 @@ def test_the_documented_nights_are_promoted_skipped_and_kept_back_and_the_webhoo
     assert nights[2]["started_from"] == f"the weights of {nights[0]['candidate']}"
     assert nights[2]["deployed"] == nights[0]["candidate"] != nights[2]["candidate"]
     assert "promoted by flow run" in shown
-    assert "hubflow.nightly.rejected" in posted[0]
+    assert "hubflow.model.rejected" in posted[0]
     assert "below the +0.5 asked for" in posted[0]
 
 

@@ -90,7 +90,8 @@ def _save(automation: AutomationCore) -> None:
     with get_client(sync_client=True) as client:
         known = client.read_automations_by_name(automation.name)
         if known:
-            whole = AutomationCore.model_validate(automation.model_dump(mode="json"))  # the client leaves out what is not set
+            # The client sends what is set, and the server asks for fields that have defaults.
+            whole = AutomationCore.model_validate(automation.model_dump(mode="json", exclude_none=True))
             client.update_automation(known[0].id, whole)
         else:
             client.create_automation(automation)

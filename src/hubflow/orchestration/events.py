@@ -19,6 +19,12 @@ from hubflow.text import printable
 
 MAX_ERROR_CHARS = 2000
 log = logging.getLogger(__name__)
+EVENTS = (
+    *("hubflow.dataset.accepted", "hubflow.dataset.rejected", "hubflow.export.verified"),
+    *("hubflow.model.promoted", "hubflow.model.rejected", "hubflow.model.inconclusive", "hubflow.model.rolled-back"),
+    *("hubflow.nightly.skipped", "hubflow.nightly.promoted", "hubflow.nightly.rejected", "hubflow.nightly.inconclusive"),
+)
+"""Every event that hubflow emits."""
 MODEL = "hubflow.deployed."
 """Before the name of a deployed pointer: the resource of events about it, and of the flow nightly's."""
 
@@ -36,6 +42,9 @@ class Event:
     name: str
     resource: str
     payload: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert self.name in EVENTS, self.name
 
 
 def emit(event: Event | None) -> None:

@@ -54,7 +54,14 @@ class FilledStore:
     export: ExportRef
 
     def copy_to(self, folder: str | Path) -> "FilledStore":
-        """Copy the store to a folder that does not exist yet; references are relative, so they are the same."""
+        """Copy the store; references are relative to a store, so they are the same.
+
+        Args:
+            folder: that does not exist yet.
+
+        Returns:
+            The copy.
+        """
         shutil.copytree(self.path, folder)
         return replace(self, path=str(folder))
 
@@ -147,7 +154,16 @@ def assert_rejected(store: str | Path, name: str, because: str = "", result: Nig
 
 
 def last_verdict(store: str | Path, name: str, path: str | None = None) -> VerdictRef | None:
-    """The newest verdict for the deployed pointer of a name, or the one at `path`; None where there is none."""
+    """The newest verdict for the deployed pointer of a name.
+
+    Args:
+        store: folder, or URL, of the store.
+        name: of the deployed pointer.
+        path: of a verdict in the store, which is taken in place of the newest.
+
+    Returns:
+        The verdict; None where there is none.
+    """
     opened = Store(store)
     found = [opened.find("verdicts", key) for key in opened.names("verdicts")]
     own = [one for one in found if one is not None and one.facts["name"] == name and path in (None, one.path)]
