@@ -41,7 +41,7 @@ task = build_head.fn(given.task, module, dataset, given.module, given.head, stor
 checkpoint = fine_tune.fn(task, encoded, given.train, store, given.seed, given.device)
 evaluation = evaluate.fn(checkpoint, encoded, given.evaluate, store, given.device)
 export = export_inference_program.fn(checkpoint, encoded, evaluation, store, given.reuse, given.export)
-write_report.fn(given, evaluation, encoded, export, {}, store)
+write_report.fn(evaluation, encoded, export, store, given.name, given.report, run_settings=given)
 """
 PORT = 4311
 

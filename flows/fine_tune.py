@@ -36,7 +36,16 @@ def fine_tune(settings: FineTuneSettings) -> FineTuneResult:
     with open_run(settings) as run:
         encoded, checkpoint, evaluation = train_and_evaluate(settings, run)
         export = stages.export_inference_program(checkpoint, encoded, evaluation, run.store, run.reuse, settings.export)
-        report = stages.write_report(settings, evaluation, encoded, export, run.seconds, run.store)
+        report = stages.write_report(
+            evaluation,
+            encoded,
+            export,
+            run.store,
+            settings.name,
+            settings.report,
+            seconds=run.seconds,
+            run_settings=settings,
+        )
     return FineTuneResult(
         name=settings.name,
         store=run.store,

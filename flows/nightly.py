@@ -5,7 +5,7 @@ from prefect.runtime import flow_run
 from prefect.transactions import transaction
 
 from hubflow import stages
-from hubflow.deployment.nightly import finish_nightly, start_nightly, weights_to_start_from
+from hubflow.deployment.nightly import OWN_WEIGHTS, deployed_weights, finish_nightly, start_nightly
 from hubflow.deployment.pointer import read_deployed
 from hubflow.evaluation.folder import require_evaluable
 from hubflow.orchestration.events import MODEL, Event, emit
@@ -37,7 +37,7 @@ def nightly(settings: NightlySettings) -> NightlyResult:
     with open_run(settings) as run:
         dataset = stages.load_dataset(settings.data, settings.task, run.store, run.reuse)
         module = stages.load_module(settings.module, run.store, run.reuse)
-        night = start_nightly(settings, dataset, module, run.store)
+        night = start_nightly(settings.name, dataset, module, run.store, settings.result_settings(), run.reuse)
         is_unchanged = night.is_done and night.verdict is not None
         result = _skipped(settings, night, run) if is_unchanged else _run(settings, dataset, module, night, run)
     _announce(result)
@@ -50,7 +50,9 @@ def _run(settings: NightlySettings, dataset: DatasetRef, module: ModuleRef, nigh
     require_evaluable(settings.evaluate, dataset, store, settings.task)
     encoded = stages.encode_dataset(dataset, module, settings.module, store, reuse, data.checks, data.max_invalid_fraction)
     task = stages.build_head(settings.task, module, dataset, settings.module, settings.head, store, reuse)
-    warm, started_from = weights_to_start_from(settings, night, task, store)
+    warm, started_from = None, OWN_WEIGHTS
+    if settings.start_from == "deployed":
+        warm, started_from = deployed_weights(settings.name, night.revision, task, store)
     with slot(settings.concurrency, device):
         checkpoint = stages.fine_tune(
             task,
@@ -73,7 +75,18 @@ def _run(settings: NightlySettings, dataset: DatasetRef, module: ModuleRef, nigh
         in_use = read_deployed(store, settings.name).export
         if in_use is not None and settings.sample_rows:
             sample = stages.predict_sample(in_use, dataset, settings.gate.split, settings.sample_rows, store, reuse)
-        report = stages.write_report(settings, evaluation, encoded, export, run.seconds, store, verdict, night.began)
+        report = stages.write_report(
+            evaluation,
+            encoded,
+            export,
+            store,
+            settings.name,
+            settings.report,
+            verdict,
+            run.seconds,
+            run_settings=settings,
+            began=night.began,
+        )
         finish_nightly(settings.name, night, verdict, report, store)
     return _result(settings, run, verdict, started_from=started_from, sample=sample, report=report)
 

@@ -1,7 +1,7 @@
 """Settings and records of deployment: the gate, its verdicts, the deployed pointer, nightly runs, pruning."""
 
 import datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -201,6 +201,10 @@ class ConcurrencySettings(Settings):
     )
 
 
+NOT_OF_THE_OUTCOME = {"data", "store", "store_block", "device", "num_processes", "reuse", "concurrency", "sample_rows"}
+"""Settings that do not change what a night finds, or are known by their content."""
+
+
 class NightlySettings(FineTuneSettings):
     """All that a nightly run needs, the settings of a fine-tune included: the parameter of the flow `nightly`."""
 
@@ -212,6 +216,13 @@ class NightlySettings(FineTuneSettings):
         20, ge=0, description="Number of rows of the gate's split that are predicted with the export in use at the end"
     )
     concurrency: ConcurrencySettings = Field(ConcurrencySettings(), description="Concurrency limit that a run holds a slot of")
+
+    def result_settings(self) -> dict[str, Any]:
+        """The settings that a night's outcome depends on, but for the content of data and module."""
+        values = self.model_dump(mode="json", exclude=NOT_OF_THE_OUTCOME)
+        values["train"] = self.train.result_settings()
+        values["module"] = self.module.model_dump(mode="json", exclude={"name", "revision"})
+        return values
 
     @model_validator(mode="after")
     def _gated(self) -> Self:

@@ -1,5 +1,6 @@
 """Images that ask for much more than their bytes, made by hand; and how much memory a fresh process takes to decode them."""
 
+import functools
 import io
 import json
 import struct
@@ -49,6 +50,10 @@ class Decoding(NamedTuple):
 
     memory: int
     outcomes: list[str]
+
+
+MEBIBYTE, ADLER_BASE = 1 << 20, 65521
+LAST_BLOCK = b"\x03\x00"  # empty, of fixed codes: RFC 1951
 
 
 def decode_in_a_process(
@@ -180,3 +185,13 @@ def with_head(kind: bytes, first: int, second: int) -> bytes:
             b"BM" + struct.pack("<IHHI", 0, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, first, second, 1, 24, 0, 0, 0, 0, 0, 0)
         )
     return kind + b" %d %d 255\n" % (first, second)
+
+
+@functools.cache
+def compressed_zeros(mebibytes: int) -> bytes:
+    """As many zeros as zlib compresses them, by repeating what it makes of a part: to compress a gibibyte takes seconds."""
+    packer = zlib.compressobj(9)
+    part = packer.compress(bytes(MEBIBYTE)) + packer.flush(zlib.Z_FULL_FLUSH)
+    header, block = part[:2], part[2:]
+    checksum = (mebibytes * MEBIBYTE % ADLER_BASE) << 16 | 1  # Adler-32 of zeros, RFC 1950
+    return header + block * mebibytes + LAST_BLOCK + checksum.to_bytes(4, "big")

@@ -1,5 +1,6 @@
 """Runs of every stage over small data, as plain functions, for the tests that look at what the stages leave behind."""
 
+import datetime
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hubflow.schemas.references import (
     ExportRef,
     ModuleRef,
     TaskRef,
+    VerdictRef,
 )
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.stages.build_head import build_head
@@ -21,6 +23,7 @@ from hubflow.stages.export_inference_program import export_inference_program
 from hubflow.stages.fine_tune import fine_tune
 from hubflow.stages.load_dataset import load_dataset
 from hubflow.stages.load_module import load_module
+from hubflow.stages.write_report import write_report
 from hubflow.store.store import Store
 
 WORDS = ("a", "fine", "dull", "film", "with", "joy", "of", "no", "great", "plot", ".", "<", ">", "/", "script", "alert")
@@ -61,6 +64,21 @@ def run_stages(settings: FineTuneSettings) -> Run:
     evaluation = evaluate.fn(checkpoint, encoded, settings.evaluate, store, "cpu")
     export = export_inference_program.fn(checkpoint, encoded, evaluation, store)
     return Run(settings, dataset, module, encoded, task, checkpoint, evaluation, export)
+
+
+def report(
+    settings: FineTuneSettings,
+    evaluation: EvaluationRef,
+    encoded: EncodedRef,
+    export: ExportRef,
+    store: str,
+    verdict: VerdictRef | None = None,
+    began: datetime.datetime | None = None,
+) -> Path:
+    """Write a run's report as the flow does; its page."""
+    options: dict[str, Any] = {"seconds": {"fine_tune": 1.5}, "run_settings": settings, "began": began}
+    made = write_report.fn(evaluation, encoded, export, store, settings.name, settings.report, verdict, **options)
+    return Path(made)
 
 
 def digits_settings(store: Path, **more: Any) -> dict[str, Any]:

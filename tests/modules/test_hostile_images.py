@@ -3,7 +3,6 @@
 import os
 import threading
 import time
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from hostile_images import (
     animated_webp,
     chunk,
     circle_of_directories,
+    compressed_zeros,
     decode_in_a_process,
     fax,
     gif,
@@ -31,7 +31,6 @@ from hubflow.modules.images import _MEMORY, decode_image, load_pixels, read_imag
 from hubflow.schemas.settings import DatasetSpec
 
 MEBIBYTE = 1 << 20
-LARGE = 1 << 30
 SIDE, PIXELS = r"at most 65,535 pixels a side are decoded \(limits\.max_image_side\)", r"\(limits\.max_image_pixels\)"
 REFUSED = {
     "PNG, high": (png(1, 99_999_999, is_whole=False), SIDE),
@@ -53,12 +52,12 @@ REFUSED = {
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n",
         "it is EPS, which is not read",
     ),
-    "PNG, text": (png(8, 8, further=chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(LARGE), 9))), "MAX_TEXT_CHUNK"),
+    "PNG, text": (png(8, 8, further=chunk(b"zTXt", b"k\0\0" + compressed_zeros(1024))), "MAX_TEXT_CHUNK"),
     "PNG, many texts": (
-        png(8, 8, further=chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(MEBIBYTE), 9)) * 100),
+        png(8, 8, further=chunk(b"zTXt", b"k\0\0" + compressed_zeros(1)) * 100),
         "Too much memory used in text chunks",
     ),
-    "PNG, profile": (png(8, 8, further=chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(LARGE), 9))), "MAX_TEXT_CHUNK"),
+    "PNG, profile": (png(8, 8, further=chunk(b"iCCP", b"k\0\0" + compressed_zeros(1024))), "MAX_TEXT_CHUNK"),
 }
 """What asks for much: the text of its refusal."""
 DECODED = {

@@ -55,7 +55,10 @@ def test_values_and_slopes_are_those_of_paddles_own(options: dict[str, Any]) -> 
         np.testing.assert_allclose(by_onednn, own, atol=2e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("architecture", ["resnet18", "resnext50_32x4d", "mobilenet_v3_small", "densenet121", "mobilenet_v1"])
+LARGE = [pytest.param(name, marks=pytest.mark.soak) for name in ("resnext50_32x4d", "densenet121", "mobilenet_v1")]
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "mobilenet_v3_small", *LARGE])
 def test_a_backbone_computes_and_learns_the_same(architecture: str) -> None:
     leave_dynamic_mode()
     pixels = np.random.default_rng(1).normal(size=(6, 3, 64, 64)).astype("float32")

@@ -4,18 +4,16 @@ from pathlib import Path
 
 import pytest
 from browser import chromium, everywhere, opened, share_of_paper
-from runs import WORDS, Run, run_stages, text_settings
+from runs import WORDS, Run, report, run_stages, text_settings
 from small_modules import make_tiny_bert
 
 from hubflow.evaluation.folder import read_details
 from hubflow.schemas.settings import FineTuneSettings
-from hubflow.stages.write_report import write_report
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 HOSTILE = ("<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "w" * 3000, "\u202eשלום fine", "</p></li><a href=x>")
 SHOPS = ("<script>alert(2)</script>", "x" * 300, "\u202eשלום", "</table><a href=x>")
-SECONDS = {"load_dataset": 0.5, "fine_tune": 63.25}
 LOW_CONTRAST = (Path(__file__).parents[1] / "helpers" / "low_contrast.js").read_text(encoding="utf-8")
 CLIPPED = """() => [...document.querySelectorAll('.results, .slices table, .scores')].filter((table) =>
     table.parentElement.clientWidth && table.parentElement.scrollWidth > table.parentElement.clientWidth + 1).map(
@@ -33,7 +31,7 @@ SHOWN_TEXT = "(pixels) => [...document.querySelectorAll(pixels)].map((one) => on
 
 
 def report_of(run: Run) -> Path:
-    return Path(write_report.fn(run.settings, run.evaluation, run.encoded, run.export, SECONDS, run.settings.store))
+    return report(run.settings, run.evaluation, run.encoded, run.export, run.settings.store)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import WORDS, Run, run_stages, text_settings
+from runs import WORDS, Run, report, run_stages, text_settings
 from small_modules import make_tiny_bert
 
 from hubflow.errors import StoreError
@@ -19,7 +19,6 @@ from hubflow.schemas.deployment import GateSettings
 from hubflow.schemas.settings import BootstrapSettings, EvaluateSettings, FineTuneSettings, SliceSettings
 from hubflow.stages.evaluate import evaluate
 from hubflow.stages.gate import gate
-from hubflow.stages.write_report import write_report
 from hubflow.store.store import Store
 
 pytestmark = pytest.mark.slow
@@ -34,7 +33,7 @@ HOSTILE = (
 
 
 def page_of(run: Run) -> str:
-    path = write_report.fn(run.settings, run.evaluation, run.encoded, run.export, {"fine_tune": 1.5}, run.settings.store)
+    path = report(run.settings, run.evaluation, run.encoded, run.export, run.settings.store)
     assert Path(path, "..", "run.json").resolve().is_file() or Path(path).with_name("run.json").is_file()
     return Path(path).read_text(encoding="utf-8")
 
@@ -86,8 +85,8 @@ def test_what_was_not_asked_for_has_no_section(digits_run: Run, tmp_path: Path) 
     unsliced = SliceSettings(length=False, labels=False)
     bare = EvaluateSettings(bootstrap=BootstrapSettings(resamples=0), worst_mistakes=0, slices=unsliced, top_k=(2,))
     evaluation = evaluate.fn(digits_run.checkpoint, digits_run.encoded, bare, store, "cpu")
-    references = (digits_run.encoded, digits_run.export, {}, store)
-    page = Path(write_report.fn(digits_run.settings, evaluation, *references)).read_text(encoding="utf-8")
+    references = (digits_run.encoded, digits_run.export, store)
+    page = report(digits_run.settings, evaluation, *references).read_text(encoding="utf-8")
     assert "among the most probable" not in page_of(digits_run)  # of three labels every k is too large
     for one in read_details(Store(store), evaluation).values():
         assert f'first 2</th><td class="n">{one.top_k[2]:.4f}</td></tr>' in page
@@ -104,9 +103,9 @@ def test_the_next_run_says_what_has_changed_since_the_last(text_run: Run, tmp_pa
     named = text_run.settings.model_copy(update={"store": str(store), "name": "night-run"})
     other = named.model_copy(update={"name": "other-night-run"})
     warmer = named.model_copy(update={"train": named.train.model_copy(update={"learning_rate": 2e-3})})
-    references = (text_run.evaluation, text_run.encoded, text_run.export, {}, str(store))
-    write_report.fn(other, *references)
-    first, second = (Path(write_report.fn(one, *references)) for one in (named, warmer))
+    references = (text_run.evaluation, text_run.encoded, text_run.export, str(store))
+    report(other, *references)
+    first, second = (report(one, *references) for one in (named, warmer))
     assert "This is the first run of this name in the store." in first.read_text(encoding="utf-8")
     page = second.read_text(encoding="utf-8")
     assert "The data is the same." in page
@@ -115,7 +114,7 @@ def test_the_next_run_says_what_has_changed_since_the_last(text_run: Run, tmp_pa
     summary = json.loads(second.with_name("run.json").read_text(encoding="utf-8"))
     assert summary["split_sha256"].keys() == text_run.dataset.rows.keys()
     second.with_name("run.json").write_text("{", encoding="utf-8")
-    assert "cannot be read" in Path(write_report.fn(named, *references)).read_text(encoding="utf-8")
+    assert "cannot be read" in report(named, *references).read_text(encoding="utf-8")
 
 
 def test_a_second_try_takes_the_place_of_the_first_and_is_compared_with_the_run_before_both(
@@ -125,10 +124,10 @@ def test_a_second_try_takes_the_place_of_the_first_and_is_compared_with_the_run_
     shutil.rmtree(store / "runs", ignore_errors=True)
     before = text_run.settings.model_copy(update={"store": str(store), "name": "night-run"})
     tonight = before.model_copy(update={"train": before.train.model_copy(update={"learning_rate": 2e-3})})
-    references = (text_run.evaluation, text_run.encoded, text_run.export, {}, str(store), None)
-    write_report.fn(before, *references)
+    references = (text_run.evaluation, text_run.encoded, text_run.export, str(store))
+    report(before, *references)
     began = datetime.datetime.now(datetime.UTC)
-    tries = [Path(write_report.fn(tonight, *references, began)) for _ in range(2)]
+    tries = [report(tonight, *references, began=began) for _ in range(2)]
     assert tries[0] == tries[1]
     assert len(list((store / "runs").iterdir())) == 2
     assert re.search(r"train\.learning_rate</th><td[^>]*>0\.001</td><td[^>]*>0\.002</td>", tries[1].read_text(encoding="utf-8"))
@@ -141,7 +140,7 @@ def test_a_report_is_whole_or_not_there(text_run: Run, tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # the disk takes a part of the page
     try:
         with pytest.raises(StoreError, match=r"/runs/.* could not be written .*File too large"):
-            write_report.fn(text_run.settings, text_run.evaluation, text_run.encoded, text_run.export, {}, str(store))
+            report(text_run.settings, text_run.evaluation, text_run.encoded, text_run.export, str(store))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list((store / "runs").iterdir()) == []
@@ -151,13 +150,13 @@ def test_what_the_gate_decided_comes_first(digits_run: Run, tmp_path: Path) -> N
     store = str(shutil.copytree(digits_run.settings.store, tmp_path / "store"))
     settings = GateSettings(min_value=0.999)
     verdict = gate.fn(digits_run.export, digits_run.dataset, settings, digits_run.settings.evaluate, "digits", store)
-    references = (digits_run.evaluation, digits_run.encoded, digits_run.export, {}, store)
-    page = Path(write_report.fn(digits_run.settings, *references, verdict)).read_text(encoding="utf-8")
+    references = (digits_run.evaluation, digits_run.encoded, digits_run.export, store)
+    page = report(digits_run.settings, *references, verdict).read_text(encoding="utf-8")
     assert page.index('<p class="verdict rejected"><b>Rejected</b>') < page.index('<dl class="figures">')
     assert html.escape(verdict.reason) in page
     assert "What the gate found" in page
     assert 'min_value</th><td class="bad">failed' in page
-    assert "What the gate found" not in Path(write_report.fn(digits_run.settings, *references)).read_text(encoding="utf-8")
+    assert "What the gate found" not in report(digits_run.settings, *references).read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

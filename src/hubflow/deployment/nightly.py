@@ -2,46 +2,62 @@
 
 import datetime
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import ValidationError
 
 from hubflow.deployment.pointer import read_deployed, unfitting
 from hubflow.errors import StoreError
-from hubflow.schemas.deployment import Deployed, NightlyRun, NightlySettings
+from hubflow.schemas.deployment import Deployed, NightlyRun
 from hubflow.schemas.references import CheckpointRef, DatasetRef, ModuleRef, TaskRef, VerdictRef
 from hubflow.store.store import Store, content_key
 
-ELSEWHERE = {"data", "module", "store", "store_block", "device", "num_processes", "reuse", "concurrency", "sample_rows"}
-"""Settings that do not change what a night finds, or are in its fingerprint by content."""
+OWN_WEIGHTS = "the module's own weights"
 log = logging.getLogger(__name__)
 
 
-def start_nightly(settings: NightlySettings, dataset: DatasetRef, module: ModuleRef, store: str) -> NightlyRun:
+def start_nightly(
+    name: str,
+    dataset: DatasetRef,
+    module: ModuleRef,
+    store: str,
+    settings: Mapping[str, Any],
+    reuse: bool = True,
+) -> NightlyRun:
     """What tonight is made from; a night that `is_done` has the same data, module and settings, and nothing is left to do.
 
     One that failed goes on from the pointer that it began with, so that every stage finds what it had made, unless somebody
     else has moved the pointer since. Its report takes the place of the one that an earlier try may have written.
 
+    Args:
+        name: of the deployed pointer.
+        dataset: tonight's data.
+        module: that is fine-tuned.
+        store: folder, or URL, of the store.
+        settings: all other settings that the outcome depends on, as JSON can hold them.
+        reuse: whether a night of the same is done; False has it done again.
+
+    Returns:
+        The night: `is_done`, with its `verdict`, where there is nothing to do; `revision` is what the gate compares against.
+
     Raises:
         StoreError: when the record cannot be read or written.
     """
     opened = Store(store)
-    kept = settings.model_dump(mode="json", exclude=ELSEWHERE)
-    kept["train"] = settings.train.result_settings()
-    kept["module"] = settings.module.model_dump(mode="json", exclude={"name", "revision"})
-    fingerprint = content_key("nightly", dataset.sha256, module.sha256, kept)
-    known, deployed = _read(opened, settings.name), read_deployed(store, settings.name)
+    fingerprint = content_key("nightly", dataset.sha256, module.sha256, settings)
+    known, deployed = _read(opened, name), read_deployed(store, name)
     now = datetime.datetime.now(datetime.UTC)
     began = now if known is None else max(now, known.at + datetime.timedelta(microseconds=1))  # the clock may be set back
     if known is not None and known.fingerprint == fingerprint:
-        if known.is_done and settings.reuse:
+        if known.is_done and reuse:
             return known
         if not known.is_done and _is_where_it_was(known, deployed):
             return known
         if not known.is_done:
             began = known.began or began
     night = NightlyRun(fingerprint=fingerprint, revision=deployed.revision, began=began, at=began)
-    _write(opened, settings.name, night)
+    _write(opened, name, night)
     return night
 
 
@@ -56,19 +72,23 @@ def finish_nightly(name: str, night: NightlyRun, verdict: VerdictRef, report: st
     _write(Store(store), name, night.model_copy(update=done))
 
 
-def weights_to_start_from(
-    settings: NightlySettings, night: NightlyRun, task: TaskRef, store: str
-) -> tuple[CheckpointRef | None, str]:
-    """The checkpoint that training begins with, or None for the module's own weights; and in words what and why.
+def deployed_weights(name: str, revision: int, task: TaskRef, store: str) -> tuple[CheckpointRef | None, str]:
+    """The checkpoint of the export in use, for `fine_tune` to start from.
+
+    Args:
+        name: of the deployed pointer.
+        revision: of the pointer; 0: nothing was in use.
+        task: head and module that are trained, which the weights must fit.
+        store: folder, or URL, of the store.
+
+    Returns:
+        The checkpoint, or None for the module's own weights where there is none that fits; and in words which, and why.
 
     Raises:
         StoreError: when the deployed pointer cannot be read.
     """
-    own = "the module's own weights"
-    if settings.start_from == "module":
-        return None, own
-    opened = Store(store)
-    move = read_deployed(store, settings.name).history[night.revision - 1] if night.revision else None
+    own, opened = OWN_WEIGHTS, Store(store)
+    move = read_deployed(store, name).history[revision - 1] if revision else None
     if move is None or move.export is None:
         return None, f"{own}: nothing was in use"
     try:

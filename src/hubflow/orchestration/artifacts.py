@@ -118,19 +118,19 @@ def _line(*values: object) -> str:
 FIGURES_KEY, METRICS_KEY, REPORT_KEY = "key-figures", "metrics", "report"
 
 
-def publish_report(view: Mapping[str, Any], path: str, shown: str) -> None:
+def publish_report(view: Mapping[str, Any], path: str, shown: str, base: str | None) -> None:
     """Publish what a person wants to know of a run; outside a Prefect run there is nobody to publish it to.
 
     Args:
         view: of `hubflow.reporting.page.run_view`, with the `verdict`, None when there is none.
         path: of the report in the store.
         shown: absolute path or URL of the report.
+        base: where the store's folder is served; None where it is not.
     """
     if not in_run():
         return
     from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
-    base = view["settings"].report.base_url
     create_markdown_artifact(
         "\n".join(_figures(view, shown)), key=artifact_key(FIGURES_KEY), description="Key figures of the run"
     )

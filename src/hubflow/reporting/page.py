@@ -17,7 +17,7 @@ from hubflow.reporting.charts import training_charts
 from hubflow.reporting.splits import SplitView, split_view, with_explanations
 from hubflow.schemas.evaluation import Interval, SplitDetails
 from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, ExportRef, RowKind
-from hubflow.schemas.settings import FineTuneSettings
+from hubflow.schemas.settings import ReportSettings
 from hubflow.schemas.tasks import find_task_type, is_lower_better
 from hubflow.store.manifest import SealedFolder
 from hubflow.store.store import Store
@@ -76,7 +76,7 @@ def since(store: Store, summary: Mapping[str, Any], run_folder: str = "") -> Sin
         summary: of this run, as `run.json` has it: settings, metrics and the hash of each split's rows.
         run_folder: path of this run's folder, where an earlier try of it may have left its report.
     """
-    path = last_run(store, summary["settings"]["name"], run_folder)
+    path = last_run(store, summary["name"], run_folder)
     if path is None:
         return Since(note="This is the first run of this name in the store.")
     try:
@@ -243,13 +243,23 @@ EXAMPLES: dict[RowKind, str] = {
 
 def run_view(
     store: Store,
-    settings: FineTuneSettings,
+    summary: Mapping[str, Any],
+    settings: ReportSettings,
     evaluation: EvaluationRef,
     encoded: EncodedRef,
     export: ExportRef,
     before: Since,
 ) -> dict[str, Any]:
     """What the template shows, but for time and timings.
+
+    Args:
+        store: the store.
+        summary: of this run, as `run.json` has it.
+        settings: what the report shows.
+        evaluation: of the trained weights.
+        encoded: the rows that they were trained and evaluated on.
+        export: what was made of them.
+        before: what has changed since the last run.
 
     Raises:
         ContractError: when the history breaks its contract.
@@ -259,12 +269,17 @@ def run_view(
     metrics = {split: evaluation.metrics[split] for split in sorted(evaluation.metrics, key=lambda split: split != first)}
     report = _data_report(store, encoded)
     details = read_details(store, evaluation)
-    found, more = notices(report, metrics, checkpoint, settings.train.epochs)
+    trained, task = store.open(checkpoint), checkpoint.task
+    found, more = notices(report, metrics, checkpoint, trained.facts["settings"]["epochs"])
+    evaluated = store.open(evaluation).facts["settings"]
     exported = store.open(export).sealed
     return {
-        "settings": settings,
+        "name": summary["name"],
+        "task": task.task,
+        "module": task.module.name,
+        "confidence_of_slices": evaluated["bootstrap"]["confidence"],
         "splits": list(metrics),
-        "metrics": metric_lines(metrics, checkpoint.best_metric, before, details, settings.task),
+        "metrics": metric_lines(metrics, checkpoint.best_metric, before, details, task.task),
         "confidence": next((one.confidence for one in details.values() if one.intervals), None),
         "since": before,
         "notices": found,
@@ -272,27 +287,27 @@ def run_view(
         "checkpoint": checkpoint,
         "dataset": encoded.dataset,
         "data": data_view(report),
-        "charts": training_charts(store.open(checkpoint).folder, checkpoint),
+        "charts": training_charts(trained.folder, checkpoint),
         "views": _views(store, settings, evaluation, encoded, exported.folder, {split: details[split] for split in metrics}),
         "label_count": encoded.dataset.num_classes,
         "example": EXAMPLES[encoded.dataset.rows_kind],
         "export_path": store.display_path(export.path),
         "verification": _verification(exported),
-        "settings_json": settings.model_dump_json(indent=1),
+        "settings_json": json.dumps(summary["settings"], indent=1, ensure_ascii=False),
     }
 
 
 def _views(
     store: Store,
-    settings: FineTuneSettings,
+    settings: ReportSettings,
     evaluation: EvaluationRef,
     encoded: EncodedRef,
     exported: Path,
     details: Mapping[str, SplitDetails],
 ) -> list[SplitView]:
     evaluated, data = store.open(evaluation).folder, store.open(encoded.dataset).folder
-    explained = settings.report.explained_mistakes
-    best, task = evaluation.checkpoint.best_metric, find_task_type(settings.task)
+    explained = settings.explained_mistakes
+    best, task = evaluation.checkpoint.best_metric, find_task_type(evaluation.checkpoint.task.task)
     views = [
         split_view(
             to_frame(pq.read_table(evaluated / f"{split}.parquet")),
