@@ -71,6 +71,14 @@ def test_own_data_is_refused_then_quarantined_then_trained_on(here: World) -> No
     assert set(labelled["predicted"]) <= {"good", "bad"}
 
 
+def test_a_file_becomes_a_project_that_is_deployed(here: World) -> None:
+    printed = follow("from-data-to-a-deployment.md", here)
+    assert "1 passed" in printed
+    assert "Flow run finished successfully in 'Completed'" in printed
+    assert "price: Series[float] = pa.Field(ge=0.0, le=29.75, coerce=True)" in printed
+    assert list((here.home / "orders-store" / "exports").iterdir())
+
+
 def test_a_flow_of_ones_own_is_deployed_and_runs(here: World) -> None:
     printed = follow("your-own-project.md", here)
     assert "exported local-store/exports/" in printed

@@ -3,6 +3,7 @@
 import atexit
 import gc
 import json
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -102,6 +103,72 @@ def rollback(name: Name, reason: Reason = "", store: Store = "hubflow-store", by
     from hubflow.deployment.pointer import roll_back
 
     _report_change(roll_back(name, store, reason, by), as_json)
+
+
+Data = Annotated[str, typer.Argument(help="File of rows, a glob of these, or a folder of images by class.")]
+Task = Annotated[str | None, typer.Option(help="What is predicted; by the data when not given.")]
+TextColumn = Annotated[str | None, typer.Option(help="Column of the text; by the data when not given.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of the label; by the data when not given.")]
+
+
+@app.command()
+def init(
+    data: Annotated[str | None, typer.Argument(help="File of rows, a glob of these, or a folder of images by class.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the project and its files; by the data when not given.")] = None,
+    folder: Annotated[Path, typer.Option(help="Folder of the project.")] = Path(),
+    task: Task = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    module: Annotated[str | None, typer.Option(help="Module that is fine-tuned; a small one when not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a project for your data: settings, a contract, a flow, a test and a prefect.yaml, which deploys as it is."""
+    from hubflow.cli.project import look_at, write_project
+
+    is_asked = data is None and sys.stdin.isatty() and not as_json
+    if data is None:
+        if not is_asked:
+            raise SettingsError("DATA is missing: give the path of rows, or of a folder of images by class")
+        data = typer.prompt("Path of the data")
+    seen = look_at(data, task, text_column, label_column)
+    chosen = name or re.sub(r"\W+", "_", Path(data.rstrip("/")).name.split(".")[0]).strip("_").lower() or "project"
+    if is_asked:
+        task = typer.prompt("Task", default=seen.task)
+        seen = look_at(data, task, text_column, label_column)
+        chosen = typer.prompt("Name", default=chosen)
+    files = write_project(folder, chosen, seen, module)
+    if as_json:
+        print_json({"files": [str(file) for file in files], "task": seen.task, "format": seen.spec.format})
+        return
+    out.print(f"{seen.task} of {seen.spec.train}, format {seen.spec.format}", soft_wrap=True)
+    for file in files:
+        out.print(f"  {file}", soft_wrap=True)
+    out.print(f"Look at {chosen}.yaml, then: prefect --no-prompt deploy --all", soft_wrap=True)
+
+
+contracts = typer.Typer(help="Contracts of rows.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(contracts, name="contract")
+
+
+@contracts.command("infer")
+def infer_contract(
+    data: Data,
+    name: Annotated[str, typer.Option(help="Of the class.")] = "Rows",
+    task: Task = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    output: Annotated[Path | None, typer.Option(help="File to write; stdout when not given.")] = None,
+) -> None:
+    """Write a pandera contract that your rows keep, for you to edit: types, ranges and values of every column."""
+    from hubflow.cli.project import contract_source, look_at
+
+    source = contract_source(look_at(data, task, text_column, label_column), name)
+    if output is None:
+        typer.echo(source, nl=False)
+        return
+    if output.exists():
+        raise SettingsError(f"{output} is there already; choose another --output, or remove it")
+    output.write_text(source, encoding="utf-8")
 
 
 @app.command("setup-automations")
