@@ -91,9 +91,10 @@ def look_at(
     files = matching(path) if is_glob(path) else [path]
     if not files or not files[0].exists():
         raise DataError(f"{data}: no such file or folder; give the path of rows, or of a folder of images by class")
-    given: dict[str, Any] = {"format": _format_of(files[0])} | _splits(path.absolute())
-    if given["format"] == "image_folder":
+    given = _splits(path.absolute())
+    if files[0].is_dir():
         files = [Path(given["train"])]
+    given["format"] = _format_of(files[0])
     if given["format"] in ("csv", "tsv", "jsonl", "parquet") and task != "sequence_labelling":
         sample = _sample(files[0], given)
         if "tokens" in sample and task is None:
