@@ -6,9 +6,10 @@ from prefect.transactions import transaction
 
 from hubflow import stages
 from hubflow.deployment.nightly import OWN_WEIGHTS, deployed_weights, finish_nightly, start_nightly
-from hubflow.deployment.pointer import read_deployed
+from hubflow.deployment.pointer import override, read_deployed
 from hubflow.evaluation.folder import require_evaluable
-from hubflow.orchestration.events import MODEL, Event, emit
+from hubflow.orchestration.approval import Approval, ask_person
+from hubflow.orchestration.events import MODEL, Event, emit, pointer_event
 from hubflow.orchestration.run_context import Run, dated_run_name, open_run
 from hubflow.orchestration.tasks import slot
 from hubflow.schemas.deployment import NightlyResult, NightlyRun, NightlySettings
@@ -68,14 +69,9 @@ def _run(settings: NightlySettings, dataset: DatasetRef, module: ModuleRef, nigh
         evaluation = stages.evaluate(checkpoint, encoded, settings.evaluate, store, device, reuse)
     export = stages.export_inference_program(checkpoint, encoded, evaluation, store, reuse, settings.export)
     verdict = stages.gate(export, dataset, settings.gate, settings.evaluate, settings.name, store, night.revision, reuse)
-    sample = None
-    with transaction():  # a failure in it takes the promotion back
-        if verdict.verdict == "promoted":
-            stages.promote(verdict, store, f"flow run {flow_run.get_name()}")
-        in_use = read_deployed(store, settings.name).export
-        if in_use is not None and settings.sample_rows:
-            sample = stages.predict_sample(in_use, dataset, settings.gate.split, settings.sample_rows, store, reuse)
-        report = stages.write_report(
+
+    def write_report() -> str:
+        return stages.write_report(
             evaluation,
             encoded,
             export,
@@ -87,8 +83,36 @@ def _run(settings: NightlySettings, dataset: DatasetRef, module: ModuleRef, nigh
             run_settings=settings,
             began=night.began,
         )
+
+    sample, decision = None, None
+    if verdict.verdict == "inconclusive" and settings.approval.how != "never":
+        decision = _ask(settings, verdict, dataset, write_report(), store)
+    with transaction():  # a failure in it takes the promotion back
+        if verdict.verdict == "promoted":
+            stages.promote(verdict, store, f"flow run {flow_run.get_name()}")
+        in_use = read_deployed(store, settings.name).export
+        if in_use is not None and settings.sample_rows:
+            sample = stages.predict_sample(in_use, dataset, settings.gate.split, settings.sample_rows, store, reuse)
+        report = write_report()
         finish_nightly(settings.name, night, verdict, report, store)
-    return _result(settings, run, verdict, started_from=started_from, sample=sample, report=report)
+    return _result(settings, run, verdict, decision, started_from=started_from, sample=sample, report=report)
+
+
+def _ask(settings: NightlySettings, verdict: VerdictRef, dataset: DatasetRef, report: str, store: str) -> Approval | None:
+    """A person's decision about an inconclusive verdict, which is done; None where the candidate is in use already."""
+    in_use = read_deployed(store, settings.name).export
+    if in_use is not None and in_use.sha256 == verdict.candidate.sha256:
+        return None
+    base = settings.report.base_url
+    link = report if base is None else f"{base.rstrip('/')}/{report.removeprefix(store).lstrip('/')}"
+    decision = ask_person(settings.approval, verdict, dataset, settings.evaluate, link, store)
+    if decision.decision == "promote":
+        moved = override(verdict.candidate, settings.name, store, decision.reason, decision.by, verdict)
+        emit(pointer_event(moved))
+    else:
+        payload = {"reason": decision.reason, "by": decision.by, "verdict": verdict.model_dump(mode="json")}
+        emit(Event("hubflow.model.rejected", f"{MODEL}{settings.name}", payload))
+    return decision
 
 
 def _skipped(settings: NightlySettings, night: NightlyRun, run: Run) -> NightlyResult:
@@ -111,12 +135,22 @@ def _skipped(settings: NightlySettings, night: NightlyRun, run: Run) -> NightlyR
 
 
 def _result(
-    settings: NightlySettings, run: Run, verdict: VerdictRef, started_from: str, sample: str | None, report: str
+    settings: NightlySettings,
+    run: Run,
+    verdict: VerdictRef,
+    decision: Approval | None,
+    started_from: str,
+    sample: str | None,
+    report: str,
 ) -> NightlyResult:
     deployed = read_deployed(run.store, settings.name)
+    outcome, reason = verdict.verdict, verdict.reason
+    if decision is not None:
+        outcome = "promoted" if decision.decision == "promote" else "rejected"
+        reason = f"{decision.by} decided: {decision.reason} (the gate: {verdict.reason})"
     return NightlyResult(
-        outcome=verdict.verdict,
-        reason=verdict.reason,
+        outcome=outcome,
+        reason=reason,
         name=settings.name,
         store=run.store,
         started_from=started_from,

@@ -201,6 +201,26 @@ class ConcurrencySettings(Settings):
     )
 
 
+class ApprovalSettings(Settings):
+    """Whether, and how, a person decides about a model that the gate is inconclusive about."""
+
+    how: Literal["never", "pause", "suspend"] = Field(
+        "never",
+        description="never: such a model is not put in use; pause: the run waits in its process for a person's decision; "
+        "suspend: the process ends, and the run goes on once a person has decided, which needs a deployment",
+    )
+    timeout_hours: float = Field(24.0, gt=0, description="Hours after which nobody is waited for any more")
+    on_timeout: Literal["reject", "promote"] = Field(
+        "reject", description="What is done when nobody has decided in time; a suspended run cannot promote then"
+    )
+
+    @model_validator(mode="after")
+    def _can_be_done(self) -> Self:
+        if self.how == "suspend" and self.on_timeout == "promote":
+            raise ValueError("on_timeout promote needs a process that waits; set how to pause, or on_timeout to reject")
+        return self
+
+
 NOT_OF_THE_OUTCOME = {"data", "store", "store_block", "device", "num_processes", "reuse", "concurrency", "sample_rows"}
 """Settings that do not change what a night finds, or are known by their content."""
 
@@ -216,6 +236,9 @@ class NightlySettings(FineTuneSettings):
         20, ge=0, description="Number of rows of the gate's split that are predicted with the export in use at the end"
     )
     concurrency: ConcurrencySettings = Field(ConcurrencySettings(), description="Concurrency limit that a run holds a slot of")
+    approval: ApprovalSettings = Field(
+        ApprovalSettings(), description="Whether a person decides where the gate is inconclusive"
+    )
 
     def result_settings(self) -> dict[str, Any]:
         """The settings that a night's outcome depends on, but for the content of data and module."""

@@ -30,7 +30,7 @@ PROJECT = Path(__file__).parents[1]
 DOCS = PROJECT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?[^\n]*\n(.*?)^```$', re.MULTILINE | re.DOTALL)
-SECTIONS = "module|data|head|train|evaluate|export|report|gate|slot|concurrency|pruner|limits|trust|start_from"
+SECTIONS = "approval|module|data|head|train|evaluate|export|report|gate|slot|concurrency|pruner|limits|trust|start_from"
 OTHERS = (
     ".weight",
     ".data_view",
@@ -175,6 +175,7 @@ def test_the_contract_of_the_page_refuses_six_stars(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_the_tests_of_the_page_about_testing_pass(tmp_path: Path) -> None:
     for title, text in blocks("how-to/testing.md", "python"):
         (tmp_path / title).write_text(text, encoding="utf-8")
@@ -196,6 +197,18 @@ def test_the_flow_of_the_page_promotes_through_the_gate(
     verdict = release.release(filled_store.export, filled_store.dataset, "films", filled_store.path)
     assert verdict.verdict == "promoted"
     assert_promoted(filled_store.path, "films", filled_store.export)
+
+
+def test_the_nightly_of_the_page_promotes_and_then_has_nothing_to_do(
+    prefect_server: str, filled_store: FilledStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (code,) = [text for title, text in blocks("how-to/gate-in-your-flow.md", "python") if title == "own_nightly.py"]
+    (tmp_path / "own_nightly.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own_nightly = importlib.import_module("own_nightly").own_nightly
+    tonight = (filled_store.dataset, filled_store.tiny.spec, filled_store.tiny.train, "films", filled_store.path)
+    assert [own_nightly(*tonight) for _ in range(2)] == ["promoted", "skipped"]
+    assert len(list(Path(filled_store.path, "runs").glob("*-films/report.html"))) == 1
 
 
 def test_the_python_of_the_references_runs(prefect_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 SHOP = Path(__file__).parents[1] / "examples" / "shop"
 LINES = 40
 
-pytestmark = [pytest.mark.slow, pytest.mark.integration]
+pytestmark = [pytest.mark.soak, pytest.mark.integration]
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,12 @@ from prefect_processes import World, world
 TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
 FOLDER = "reviews-project"
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/environ").exists() or shutil.which("bash") is None, reason="processes are told apart by /proc"
-)
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.skipif(
+        not Path("/proc/self/environ").exists() or shutil.which("bash") is None, reason="processes are told apart by /proc"
+    ),
+]
 
 
 @pytest.fixture

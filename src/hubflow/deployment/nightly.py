@@ -108,7 +108,7 @@ def _is_where_it_was(night: NightlyRun, deployed: Deployed) -> bool:
     since, move = deployed.revision - night.revision, deployed.move
     if since == 0:
         return True
-    own = move is not None and move.action == "promoted" and move.verdict is not None
+    own = move is not None and move.action in ("promoted", "overridden") and move.verdict is not None
     return since == 1 and own and move is not None and move.verdict is not None and move.verdict.revision == night.revision
 
 
