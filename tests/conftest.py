@@ -31,10 +31,11 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with tests that take long come first, so that several processes (`-n`) end at about the same time."""
-    lasting = {item.path: 0 for item in items}
+    rank = {item.path: 2 for item in items}
     for item in items:
-        lasting[item.path] += item.get_closest_marker("integration") is not None
-    items.sort(key=lambda item: lasting[item.path] == 0)
+        own = 0 if item.get_closest_marker("integration") else 1 if item.get_closest_marker("slow") else 2
+        rank[item.path] = min(rank[item.path], own)
+    items.sort(key=lambda item: rank[item.path])
 
 
 @pytest.fixture(scope="session")

@@ -115,6 +115,7 @@ def test_no_character_ends_a_command_where_the_terminal_lacks_it(encoding: str, 
     assert b"Traceback" not in told.stderr
 
 
+@pytest.mark.soak
 def test_a_fine_tune_ends_well_in_a_terminal_of_ascii_with_a_store_of_other_letters(
     tmp_path: Path, prefect_server: str
 ) -> None:

@@ -129,7 +129,7 @@ def test_the_commands_print_what_they_made(tmp_path: Path, monkeypatch: pytest.M
     assert run("init").exit_code == 2
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.integration
 def test_the_tests_of_projects_for_images_and_sentences_pass(shared_data: Callable[[str], Path], tmp_path: Path) -> None:
     made = {"photos": shared_data("flowers"), "names": shared_data("conll2003_en") / "train.txt"}

@@ -30,6 +30,7 @@ def test_the_scan_sees_what_other_hosts_can_reach() -> None:
         assert ("tcp", "127.0.0.1", loopback.getsockname()[1]) in seen
 
 
+@pytest.mark.soak
 def test_a_fine_tune_in_two_processes_listens_on_loopback_alone(tmp_path: Path) -> None:
     """The whole flow by the command line, with the temporary Prefect server; the ranks themselves listen nowhere."""
     settings = text_settings(tmp_path, make_tiny_bert(tmp_path / "bert", WORDS), num_processes=2)

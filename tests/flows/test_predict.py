@@ -35,6 +35,7 @@ def test_the_flow_labels_a_file_part_by_part(text_run: Run, tmp_path: Path) -> N
     assert left == [".rows.tsv.predictions.parquet.hubflow", "rows.tsv", "rows.tsv.predictions.parquet"]
 
 
+@pytest.mark.soak
 def test_a_dask_cluster_of_two_processes_gives_the_same_file(text_run: Run, tmp_path: Path) -> None:
     data = write_reviews(tmp_path / "rows.tsv", 24)
     plain = Path(predict_plainly.fn(settings(text_run, data, rows_per_shard=4)).output)

@@ -176,6 +176,7 @@ def test_the_name_of_a_block_leads_to_no_block_of_another_type(outcome: Outcome)
         FineTuneSettings.model_validate(given)
 
 
+@pytest.mark.soak
 def test_a_run_whose_network_stops_ends_and_the_next_one_goes_on(outcome: Outcome, s3_server: str) -> None:
     """The network stops while weights are sent, after the training: they are not trained again."""
     storage = outcome.storage

@@ -74,6 +74,7 @@ def test_a_pruned_trial_leaves_nothing_to_go_on_from(outcome: Any) -> None:
     assert [path for path in (store / "training").iterdir() if path.is_dir()] == []
 
 
+@pytest.mark.soak
 def test_a_sweep_that_was_killed_goes_on_and_ends_with_the_same_trials(
     outcome: Any, prefect_server: str, tmp_path: Path
 ) -> None:
