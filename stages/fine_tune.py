@@ -120,7 +120,7 @@ def fine_tune(
             require_or_tell(working, request.identity(), settings.checkpoints.resume == "required")
             try:
                 metric = settings.best_metric or find_task_type(task.task).default_best_metric(label_map.labels)
-                with watched(metric) as watchers:
+                with watched(metric, settings.batch_size, encoded.dataset.rows["train"]) as watchers:
                     done = _train(request, opened, working, watchers, callbacks, starts_over=not reuse)
             except GivenUpError:
                 shutil.rmtree(working)

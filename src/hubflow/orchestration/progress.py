@@ -19,11 +19,11 @@ from hubflow.training.callbacks import Callback, Step, TrainState, require_callb
 class Watcher(Callback):
     """Shows how far training is: a bar in a terminal, a progress artifact in the Prefect UI."""
 
-    def __init__(self, bar: Bar | None = None, best_metric: str = "loss") -> None:
+    def __init__(self, bar: Bar | None = None, best_metric: str = "loss", batch_size: int = 1, rows: int = 0) -> None:
         self._bar, self._total = bar, 1
         self._artifact: Any = None
         self._throttle = Throttle(seconds=2.0)
-        self._epoch = _EpochLog(best_metric)
+        self._epoch = _EpochLog(best_metric, batch_size, rows)
 
     def on_train_begin(self, state: TrainState, total_steps: int) -> None:
         """Open the artifact, and put the bar where a resumed run stands."""
@@ -61,10 +61,10 @@ class Watcher(Callback):
 
 
 class _EpochLog:
-    """Logs one line an epoch: mean loss, what dev gave, seconds, and how long the rest will take."""
+    """Logs one line an epoch: mean loss, what dev gave, seconds, rows a second, and how long the rest will take."""
 
-    def __init__(self, best_metric: str) -> None:
-        self._metric = best_metric
+    def __init__(self, best_metric: str, batch_size: int, rows: int) -> None:
+        self._metric, self._batch_size, self._rows = best_metric, batch_size, rows
         self._losses: list[float] = []
         self._dev = ""
         self._total, self._first, self._began, self._epoch_began, self._complete = 1, 0, 0.0, 0.0, 0
@@ -97,15 +97,16 @@ class _EpochLog:
         now = time.monotonic()
         seconds, steps = now - self._epoch_began, len(self._losses)
         left = (now - self._began) / max(1, state.step - self._first) * (self._total - state.step)
-        loss = sum(self._losses) / max(1, steps)
+        loss, rows = sum(self._losses) / max(1, steps), steps * self._batch_size
+        rows = min(rows, self._rows) if self._rows else rows  # the last batch of an epoch is what is left
         logging.getLogger(__name__).info(
-            "epoch %d: loss %.4f%s, %d steps in %.1f s (%.1f a second), step %d of %d, about %.0f s to go",
+            "epoch %d: loss %.4f%s, %d rows in %.1f s (%.1f rows/s), step %d of %d, about %.0f s to go",
             self._complete + 1,
             loss,
             self._dev,
-            steps,
+            rows,
             seconds,
-            steps / max(seconds, 1e-9),
+            rows / max(seconds, 1e-9),
             state.step,
             self._total,
             left,
@@ -134,10 +135,16 @@ def followed_by(*callbacks: Callback) -> Iterator[None]:
 
 
 @contextmanager
-def watched(best_metric: str) -> Iterator[list[Callback]]:
-    """The callbacks that every run of training has."""
+def watched(best_metric: str, batch_size: int, rows: int) -> Iterator[list[Callback]]:
+    """The callbacks that every run of training has.
+
+    Args:
+        best_metric: that picks the weights.
+        batch_size: rows of an update.
+        rows: of an epoch.
+    """
     with progress_bar("training", 1) as bar:
-        yield [Watcher(bar, best_metric), *_followers.get()]
+        yield [Watcher(bar, best_metric, batch_size, rows), *_followers.get()]
 
 
 def is_followed() -> bool:
