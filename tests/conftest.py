@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from object_storage import ObjectStorage
     from runs import Run
 
+MOST_PROCESSES = 4
+
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark tests by their fixtures: `integration` with a server, `slow` too with Prefect's, which takes long to start."""
@@ -25,8 +27,9 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Processes of `-n auto`, one more than cores: many tests wait for other processes."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    """Processes of `-n auto`: one more than cores, since many tests wait for other processes; of 2.5 GB each, so few."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores + 1, MOST_PROCESSES)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
