@@ -197,8 +197,8 @@ def row_schema(model: RowModel, label_map: LabelMap | None = None, labelled: boo
     schema: pa.DataFrameSchema = copy.copy(model.to_schema())  # which pandera keeps
     column = label_column(model)
     if not labelled:
-        return schema.remove_columns([column])
-    if label_map is not None:
+        schema = schema.remove_columns([column])
+    elif label_map is not None:
         known = pa.Check(known_labels(label_map.labels), name="known_label", ignore_na=False)
         schema = schema.update_column(column, checks=[*schema.columns[column].checks, known])
     for name, part in schema.columns.items():

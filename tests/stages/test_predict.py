@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -99,6 +101,20 @@ def test_bad_rows_are_set_aside_beside_the_good_ones(text_run: Run, tmp_path: Pa
     assert [list(checks) for checks in aside["checks"]] == [["text: has_text"], ["line: fields"]]
     assert predict.fn(settings(text_run, write_reviews(tmp_path / "rows.tsv", 3))).quarantine is None
     assert not Path(str(result.quarantine)).exists()
+
+
+def test_checks_of_rows_without_labels_have_their_names_beside_a_contract_of_ones_own() -> None:
+    code = """
+from hubflow.schemas.rows import ImageRows, TextPairRows, TextRows, TokenRows, row_schema
+for model in (TextRows, TextPairRows, TokenRows, ImageRows):
+    type("Mine", (model,), {}).to_schema()  # pandera forgets the names of checks that it has made for another class
+    schema = row_schema(model, labelled=False)
+    parts = [schema, *schema.columns.values()]
+    print(model.__name__, sorted({str(check.name) for part in parts for check in part.checks}))
+"""
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "has_text" in shown
+    assert "'_" not in shown
 
 
 def test_rows_of_which_none_is_sound_are_refused(text_run: Run, tmp_path: Path) -> None:
