@@ -107,7 +107,7 @@ def _ask(settings: NightlySettings, verdict: VerdictRef, dataset: DatasetRef, re
     link = report if base is None else f"{base.rstrip('/')}/{report.removeprefix(store).lstrip('/')}"
     decision = ask_person(settings.approval, verdict, dataset, settings.evaluate, link, store)
     if decision.decision == "promote":
-        moved = override(verdict.candidate, settings.name, store, decision.reason, decision.by, verdict)
+        moved = override(verdict.candidate, settings.name, store, decision.reason, decision.by, verdict, verdict.revision)
         emit(pointer_event(moved))
     else:
         payload = {"reason": decision.reason, "by": decision.by, "verdict": verdict.model_dump(mode="json")}

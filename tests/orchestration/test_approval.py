@@ -2,13 +2,15 @@
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from runs import digits_settings
 
-from hubflow.deployment.pointer import read_deployed
+from hubflow.deployment.pointer import override, read_deployed
+from hubflow.errors import PromotionError
 from hubflow.flows.nightly import nightly
 from hubflow.schemas.deployment import NightlyResult, NightlySettings
 
@@ -30,7 +32,7 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
 
 
-def answer(client: Any, shown: list[str], **values: str) -> None:
+def answer(client: Any, shown: list[str], before: Callable[[], None], **values: str) -> None:
     """Wait for a run that waits, read its form, and resume it."""
     for _ in range(300):
         time.sleep(0.3)
@@ -38,19 +40,22 @@ def answer(client: Any, shown: list[str], **values: str) -> None:
         if waiting:
             keys = waiting[0].state.state_details.run_input_keyset
             shown.append(str(client.request("GET", f"/flow_runs/{waiting[0].id}/input/{keys['description']}").json()))
+            before()
             client.resume_flow_run(waiting[0].id, run_input=values)
             return
 
 
-def decided(store: Path, **values: str) -> tuple[NightlyResult, str]:
+def decided(store: Path, before: Callable[[], None] = lambda: None, **values: str) -> tuple[NightlyResult, str]:
     from prefect.client.orchestration import get_client
 
     shown: list[str] = []
     with get_client(sync_client=True) as client:
-        person = threading.Thread(target=answer, args=(client, shown), kwargs=values)
+        person = threading.Thread(target=answer, args=(client, shown, before), kwargs=values)
         person.start()
-        result = nightly(settings(store))
-        person.join()
+        try:
+            result = nightly(settings(store))
+        finally:
+            person.join()
     return result, shown[0]
 
 
@@ -72,6 +77,19 @@ def test_a_person_rejects(store: Path) -> None:
     result, _ = decided(store, decision="reject", reason="the data was odd", by="Ada")
     assert (result.outcome, result.deployed != result.candidate) == ("rejected", True)
     assert read_deployed(str(store), "digits") == before
+
+
+def test_a_decision_about_a_model_that_is_no_longer_in_use_promotes_nothing(store: Path) -> None:
+    def replace_meanwhile() -> None:
+        current = read_deployed(str(store), "digits").export
+        assert current is not None
+        override(current, "digits", str(store), "another person was quicker", "Emil")
+
+    with pytest.raises(PromotionError, match="the decision is about revision 1"):
+        decided(store, before=replace_meanwhile, decision="promote", reason="better", by="Ada")
+    move = read_deployed(str(store), "digits").move
+    assert move is not None
+    assert move.by == "Emil"
 
 
 @pytest.mark.parametrize(("on_timeout", "outcome"), [("reject", "rejected"), ("promote", "promoted")])

@@ -118,17 +118,34 @@ def promote_candidate(verdict: VerdictRef, store: str, by: str | None = None) ->
 
 
 def override(
-    export: ExportRef, name: str, store: str, reason: str, by: str | None = None, verdict: VerdictRef | None = None
+    export: ExportRef,
+    name: str,
+    store: str,
+    reason: str,
+    by: str | None = None,
+    verdict: VerdictRef | None = None,
+    against: int | None = None,
 ) -> Deployed:
     """Put an export in use because a person says so, against the gate's verdict or without one; who and why is recorded.
 
+    Args:
+        export: to put in use.
+        name: of the deployed pointer.
+        store: the store's root folder.
+        reason: why; it is kept in the history.
+        by: who decides; the user of this process by default.
+        verdict: of the gate, where there is one.
+        against: revision of the pointer that the person has seen; whatever it is now by default.
+
     Raises:
-        PromotionError: without a reason, or when the pointer moves in the same moment.
+        PromotionError: without a reason, or when the pointer has moved since `against`, or moves in the same moment.
         StoreError: when the export is missing or altered, or the pointer cannot be written.
     """
     _require_reason(reason)
     opened = Store(store)
     deployed, content = _read(opened, name)
+    if against is not None and deployed.revision != against:
+        raise _lost(deployed, export, f"the decision is about revision {against}")
     return _move(opened, deployed, content, "overridden", export, by, reason, verdict)
 
 

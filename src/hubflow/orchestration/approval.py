@@ -1,6 +1,7 @@
 """A person's decision about a model that the gate is inconclusive about: asked for in Prefect's form, while the run waits."""
 
 import datetime
+from pathlib import Path
 from typing import Literal
 
 from prefect.client.orchestration import get_client
@@ -20,7 +21,6 @@ from hubflow.schemas.settings import EvaluateSettings
 from hubflow.store.store import Store
 from hubflow.text import markdown_text
 
-KEY = "approval"
 POLL_SECONDS = 5
 MAX_LABELS = 5
 
@@ -51,11 +51,12 @@ def ask_person(
     """
     form = Approval.with_initial_data(description=_question(verdict, dataset, evaluate, report, store))
     seconds = int(settings.timeout_hours * 3600)
+    key = f"approval-{Path(verdict.path).name}"  # a run that goes on against another model asks anew
     try:
         if settings.how == "suspend":
-            answer = suspend_flow_run(wait_for_input=form, timeout=seconds, key=KEY)
+            answer = suspend_flow_run(wait_for_input=form, timeout=seconds, key=key)
         else:
-            answer = pause_flow_run(wait_for_input=form, timeout=seconds, poll_interval=POLL_SECONDS, key=KEY)
+            answer = pause_flow_run(wait_for_input=form, timeout=seconds, poll_interval=POLL_SECONDS, key=key)
     except FlowPauseTimeout:
         _go_on()
         return Approval(
