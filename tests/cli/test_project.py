@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from command_lines import one_line, run
 from PIL import Image
 
-from hubflow.cli.project import SeenData, contract_source, look_at, write_project
+from hubflow.cli.project import SeenData, contract_source, default_name, guesses, look_at, write_project
 from hubflow.errors import DataError, HubflowError, SettingsError
 from hubflow.schemas.rows import validate_rows
+from hubflow.stages.load_dataset import load_dataset
+from hubflow.store.store import Store
 
 TEXTS = [f"{('a fine', 'a dull')[n % 2]} film about number {n}" for n in range(40)]
 
@@ -57,6 +60,7 @@ def test_a_file_without_a_header_is_read_by_position(tmp_path: Path) -> None:
     seen = look_at(str(table(tmp_path / "reviews.csv", header=False)))
     assert not seen.spec.header
     assert seen.spec.text_column == 1
+    assert guesses(seen) == "format csv; no header; text in column 1, label in column 2"
     assert len(seen.rows) == 40
 
 
@@ -69,6 +73,47 @@ def test_json_lines_parquet_and_lists_of_words_are_found(tmp_path: Path) -> None
     words = [{"tokens": ["Ada", "sings"], "labels": ["B-PER", "O"]}] * 5
     (tmp_path / "w.jsonl").write_text("".join(json.dumps(one) + "\n" for one in words), encoding="utf-8")
     assert look_at(str(tmp_path / "w.jsonl")).task == "sequence_labelling"
+
+
+def odd(folder: Path, name: str) -> tuple[str, dict[str, str]]:
+    """A file as other tools write it, and what has to be said of it."""
+    frame = pd.DataFrame({"Kommentar": TEXTS, "Urteil": ["gut", "schlecht"] * 20, "code": [f"{n:03}" for n in range(40)]})
+    frame.loc[3, "Kommentar"] = 'für Größe; "zitiert", mit\nUmbruch'
+    path = folder / name
+    if name.endswith(".json"):
+        frame.to_json(path, orient="records", force_ascii=False, indent=2)
+    elif name == "cp1252.csv":
+        frame.to_csv(path, index=False, encoding="cp1252")
+        return str(path), {"encoding": "cp1252"}
+    else:
+        frame.to_csv(path, index=False, encoding="utf-16" if "utf-16" in name else "utf-8-sig")
+    return str(path), {"encoding": "utf-16"} if "utf-16" in name else {}
+
+
+@pytest.mark.parametrize("name", ["bom.csv", "packed.csv.gz", "cp1252.csv", "utf-16.csv", "array.json"])
+def test_files_of_other_tools_are_read_and_keep_the_contract_that_is_written(name: str, tmp_path: Path) -> None:
+    path, options = odd(tmp_path, name)
+    seen = look_at(path, **options)
+    assert (seen.spec.text_column, seen.spec.label_column) == ("Kommentar", "Urteil")
+    assert seen.rows["text"].iloc[3].startswith("für Größe")
+    for with_checks in (True, False):
+        file = tmp_path / f"contract_{with_checks}.py"
+        file.write_text(contract_source(seen, "Found", with_checks), encoding="utf-8")
+        monkey = pytest.MonkeyPatch()
+        monkey.syspath_prepend(str(tmp_path))
+        spec = seen.spec.model_copy(update={"contract": f"contract_{with_checks}:Found"})
+        dataset = load_dataset.fn(spec, seen.task, str(tmp_path / "store"))
+        sys.modules.pop(f"contract_{with_checks}")
+        monkey.undo()
+        assert sum(dataset.rows.values()) == 40
+        written = pq.read_table(Store(tmp_path / "store").open(dataset).folder / "train.parquet").column("code").to_pylist()
+        assert all(isinstance(code, str) and len(code) == 3 for code in written)  # 007 stays a text
+
+
+def test_names_that_python_or_settings_would_refuse_become_others() -> None:
+    assert [
+        default_name(one) for one in ("orders export.csv", "2024-reviews.csv", "отзывы.csv", "class.csv", "/data/photos/")
+    ] == ["orders_export", "project_2024_reviews", "project", "project_class", "photos"]
 
 
 def test_splits_that_lie_together_are_taken(tmp_path: Path) -> None:
@@ -117,7 +162,7 @@ def test_files_that_are_there_stay(tmp_path: Path) -> None:
     write_project(tmp_path / "project", "reviews", seen)
     with pytest.raises(SettingsError, match=r"reviews\.yaml.* is there already"):
         write_project(tmp_path / "project", "reviews", seen)
-    with pytest.raises(SettingsError, match="expected a name that Python takes"):
+    with pytest.raises(SettingsError, match="expected letters, digits and underscores"):
         write_project(tmp_path / "project", "class", seen)
 
 

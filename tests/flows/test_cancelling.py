@@ -26,7 +26,7 @@ from hubflow.schemas.training import TrainSettings
 from hubflow.stages.fine_tune import fine_tune
 from hubflow.training.callbacks import Callback, Step, TrainState
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are told apart by /proc")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found by /proc")
 ENDLESS = {"epochs": 100_000, "batch_size": 16, "learning_rate": 1e-3}
 SERVE = """
 from hubflow.flows.fine_tune import fine_tune

@@ -27,7 +27,7 @@ with slot(ConcurrencySettings(when="always", lease_seconds=60), "cpu"):
 pytestmark = [
     pytest.mark.soak,
     pytest.mark.skipif(shutil.which("uv") is None, reason="the documented commands need uv"),
-    pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are told apart by /proc"),
+    pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found by /proc"),
 ]
 
 

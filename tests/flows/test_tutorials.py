@@ -17,7 +17,7 @@ FOLDER = "reviews-project"
 pytestmark = [
     pytest.mark.soak,
     pytest.mark.skipif(
-        not Path("/proc/self/environ").exists() or shutil.which("bash") is None, reason="processes are told apart by /proc"
+        not Path("/proc/self/environ").exists() or shutil.which("bash") is None, reason="processes are found by /proc"
     ),
 ]
 

@@ -3,7 +3,6 @@
 import atexit
 import gc
 import json
-import re
 import sys
 import traceback
 from pathlib import Path
@@ -108,6 +107,7 @@ def rollback(name: Name, reason: Reason = "", store: Store = "hubflow-store", by
 Data = Annotated[str, typer.Argument(help="File of rows, a glob of these, or a folder of images by class.")]
 Task = Annotated[str | None, typer.Option(help="What is predicted; by the data when not given.")]
 TextColumn = Annotated[str | None, typer.Option(help="Column of the text; by the data when not given.")]
+Encoding = Annotated[str, typer.Option(help="Character encoding of text files, such as cp1252 or gb18030.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of the label; by the data when not given.")]
 
 
@@ -119,28 +119,30 @@ def init(
     task: Task = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
+    encoding: Encoding = "utf-8",
     module: Annotated[str | None, typer.Option(help="Module that is fine-tuned; a small one when not given.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make a project for your data: settings, a contract, a flow, a test and a prefect.yaml, which deploys as it is."""
-    from hubflow.cli.project import look_at, write_project
+    from hubflow.cli.project import default_name, guesses, look_at, write_project
 
     is_asked = data is None and sys.stdin.isatty() and not as_json
     if data is None:
         if not is_asked:
             raise SettingsError("DATA is missing: give the path of rows, or of a folder of images by class")
         data = typer.prompt("Path of the data")
-    seen = look_at(data, task, text_column, label_column)
-    chosen = name or re.sub(r"\W+", "_", Path(data.rstrip("/")).name.split(".")[0]).strip("_").lower() or "project"
+    seen = look_at(data, task, text_column, label_column, encoding)
+    chosen = name or default_name(data)
     if is_asked:
         task = typer.prompt("Task", default=seen.task)
-        seen = look_at(data, task, text_column, label_column)
+        if task != seen.task:
+            seen = look_at(data, task, text_column, label_column, encoding)
         chosen = typer.prompt("Name", default=chosen)
     files = write_project(folder, chosen, seen, module)
     if as_json:
         print_json({"files": [str(file) for file in files], "task": seen.task, "format": seen.spec.format})
         return
-    out.print(f"{seen.task} of {seen.spec.train}, format {seen.spec.format}", soft_wrap=True)
+    out.print(f"{seen.task} of {seen.spec.train}: {guesses(seen)}", soft_wrap=True)
     for file in files:
         out.print(f"  {file}", soft_wrap=True)
     out.print(f"Look at {chosen}.yaml, then: prefect --no-prompt deploy --all", soft_wrap=True)
@@ -157,12 +159,13 @@ def infer_contract(
     task: Task = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
+    encoding: Encoding = "utf-8",
     output: Annotated[Path | None, typer.Option(help="File to write; stdout when not given.")] = None,
 ) -> None:
     """Write a pandera contract that your rows keep, for you to edit: types, ranges and values of every column."""
     from hubflow.cli.project import contract_source, look_at
 
-    source = contract_source(look_at(data, task, text_column, label_column), name)
+    source = contract_source(look_at(data, task, text_column, label_column, encoding), name)
     if output is None:
         typer.echo(source, nl=False)
         return
@@ -174,7 +177,8 @@ def infer_contract(
 @app.command("setup-automations")
 def setup_automations(
     notify: Annotated[
-        str | None, typer.Option(help="Block that is told: TYPE/NAME, such as slack-webhook/alerts or webhook/alerts.")
+        str | None,
+        typer.Option(help="Block that gets notifications: TYPE/NAME, such as slack-webhook/alerts."),
     ] = None,
     webhook: Annotated[str | None, typer.Option(help="URL that is posted to; a webhook block is made of it.")] = None,
     flow: Annotated[

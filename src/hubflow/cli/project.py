@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from hubflow.data.readers.opening import open_data
 from hubflow.data.readers.reading import iter_rows
-from hubflow.data.readers.source import expanded, is_glob, matching
+from hubflow.data.readers.source import codec_of, encoding_of_file, expanded, is_glob, matching
 from hubflow.errors import DataError, SettingsError, join_limited
-from hubflow.files import open_file
 from hubflow.modules.images import FORMATS
 from hubflow.schemas.references import RowKind
 from hubflow.schemas.rows import ROW_MODELS
@@ -52,6 +52,7 @@ LABELS = ("label", "class", "category", "target", "sentiment", "verdict", "inten
 SAMPLE_ROWS, MOST_ROWS = 2000, 200_000
 FEW_VALUES = 12
 HEAD_BYTES = 1 << 20
+MODULE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,11 @@ class SeenData:
 
 
 def look_at(
-    data: str, task: TaskName | None = None, text_column: str | None = None, label_column: str | None = None
+    data: str,
+    task: TaskName | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    encoding: str = "utf-8",
 ) -> SeenData:
     """Find out how data is written, which columns hold text and label, and what can be learned of it.
 
@@ -83,6 +88,7 @@ def look_at(
         task: what is to be predicted; by the data where it is not given.
         text_column: by its name, or the one with the longest texts, where it is not given.
         label_column: by its name, or the one with the fewest different values, where it is not given.
+        encoding: of text files.
 
     Raises:
         DataError: when the data is missing or cannot be read, or its format or a column is not clear.
@@ -94,7 +100,7 @@ def look_at(
     given = _splits(path.absolute())
     if files[0].is_dir():
         files = [Path(given["train"])]
-    given["format"] = _format_of(files[0])
+    given |= {"format": _format_of(files[0]), "encoding": encoding}
     if given["format"] in ("csv", "tsv", "jsonl", "parquet") and task != "sequence_labelling":
         sample = _sample(files[0], given)
         if "tokens" in sample and task is None:
@@ -124,6 +130,24 @@ def _with_rows(spec: DatasetSpec, task: TaskName, kind: RowKind, data: str) -> S
     if not count:
         raise DataError(f"{data}: holds no rows; expected at least one")
     return SeenData(spec, task, kind, pd.concat(frames, ignore_index=True), is_whole)
+
+
+def default_name(data: str) -> str:
+    """A name for the project of some data: of the file or folder, in letters that a Python module and a setting may have."""
+    stem = re.sub(r"[^a-z0-9]+", "_", Path(data.rstrip("/")).name.split(".")[0].lower()).strip("_")
+    return stem if MODULE_NAME.fullmatch(stem) and not keyword.iskeyword(stem) else f"project_{stem}".strip("_")
+
+
+def guesses(seen: SeenData) -> str:
+    """What was found out about how the data is written, in one line for a person to check."""
+    spec = seen.spec
+    lines = [f"format {spec.format}"]
+    if spec.format in ("csv", "tsv"):
+        lines += [f"fields between {spec.delimiter!r}"] * (spec.delimiter is not None) + ["no header"] * (not spec.header)
+    if seen.kind in ("text", "text_pair"):
+        lines += [f"text in column {spec.text_column!r}, label in column {spec.label_column!r}"]
+    lines += [f"{split} {Path(str(path)).name}" for split, path in (("dev", spec.dev), ("test", spec.test)) if path is not None]
+    return "; ".join(lines)
 
 
 def contract_source(seen: SeenData, name: str, with_checks: bool = True) -> str:
@@ -171,8 +195,10 @@ def write_project(folder: Path, name: str, seen: SeenData, module: str | None = 
     Raises:
         SettingsError: when the name is no name of a Python module, or a file is there already.
     """
-    if not name.isidentifier() or keyword.iskeyword(name):
-        raise SettingsError(f"--name {name!r}: expected a name that Python takes for a module, such as reviews")
+    if not MODULE_NAME.fullmatch(name) or keyword.iskeyword(name):
+        raise SettingsError(
+            f"--name {name!r}: expected letters, digits and underscores, a letter first, no keyword; such as reviews"
+        )
     kind = find_task_type(seen.task).module_kind
     spec = seen.spec.model_dump(mode="json", exclude_defaults=True)
     contract = f"{name}_contract:{_class_name(name)}"
@@ -252,16 +278,15 @@ def _sample(path: Path, given: dict[str, Any]) -> pd.DataFrame:
     if given["format"] == "parquet":
         batch = next(pq.ParquetFile(path).iter_batches(SAMPLE_ROWS), None)
         return pd.DataFrame() if batch is None else batch.to_pandas()
-    with open_file(path) as file:
-        head = file.read(HEAD_BYTES)
-    text = head.decode("utf-8-sig", "replace")
+    with open_data(path) as opened:
+        head = opened.read(HEAD_BYTES)
+    encoding = given["encoding"]
+    try:
+        text = head.decode(encoding_of_file(path, head, codec_of(path, encoding)) or encoding, "replace").removeprefix("\ufeff")
+    except LookupError as error:
+        raise DataError(f"{path}: unknown encoding {encoding!r}; name it with --encoding, such as cp1252") from error
     if given["format"] == "jsonl":
-        lines = [line for line in text.splitlines()[:SAMPLE_ROWS] if line.strip()]
-        whole = lines if len(head) < HEAD_BYTES else lines[:-1]
-        try:
-            return pd.DataFrame([json.loads(line) for line in whole])
-        except ValueError as error:
-            raise DataError(f"{path}: expected one JSON object a line, found other text ({error})") from error
+        return _json_sample(text, path)
     delimiter = _delimiter(text, "\t" if given["format"] == "tsv" else ",")
     usual = "\t" if given["format"] == "tsv" else ","
     if delimiter != usual:
@@ -275,6 +300,20 @@ def _sample(path: Path, given: dict[str, Any]) -> pd.DataFrame:
     given["header"] = False
     first = pd.DataFrame([names], columns=table.columns)
     return pd.concat([first, table], ignore_index=True).rename(columns=str)
+
+
+def _json_sample(text: str, path: Path) -> pd.DataFrame:
+    """The first objects, of one a line or of an array; what is cut off at the end is left out."""
+    decoder, rows, start = json.JSONDecoder(), list[Any](), 0
+    while len(rows) < SAMPLE_ROWS and (found := re.compile(r"[^\s,\[\]]").search(text, start)):
+        try:
+            row, start = decoder.raw_decode(text, found.start())
+        except ValueError:
+            break
+        rows.append(row)
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{path}: expected JSON objects, one a line or in an array; found {text[:40]!r}")
+    return pd.DataFrame(rows)
 
 
 def _is_header(names: Sequence[str], table: pd.DataFrame) -> bool:
@@ -322,13 +361,15 @@ def _column(name: str, values: "pd.Series[Any]", with_checks: bool) -> str:
     if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
         return f"# the column {name!r} has no name that Python takes: pa.Field(alias={name!r}) under a name of yours"
     nullable = ["nullable=True"] if len(known) < len(values) else []
-    numbers = pd.to_numeric(known.astype(str), errors="coerce") if len(known) else known
-    if len(known) and numbers.notna().all():
-        is_whole = bool((numbers % 1 == 0).all()) and not nullable
-        low, high = (int(numbers.min()), int(numbers.max())) if is_whole else (float(numbers.min()), float(numbers.max()))
-        limits = [f"ge={low}", f"le={high}"] if with_checks else []
+    texts = known.astype(str)
+    is_whole = bool(texts.str.fullmatch(r"-?(0|[1-9]\d{0,17})").all()) and not nullable  # 007 is a text
+    if len(known) and (is_whole or texts.str.fullmatch(r"-?(0|[1-9]\d{0,8})(\.\d{1,6})?").all()):
+        numbers = texts.map(int if is_whole else float)
+        limits = [f"ge={numbers.min()}", f"le={numbers.max()}"] if with_checks else []
         return f"{name}: Series[{'int' if is_whole else 'float'}] = pa.Field({', '.join([*limits, 'coerce=True', *nullable])})"
-    distinct = sorted(map(str, known.astype(str).unique()))
+    if not known.map(lambda value: isinstance(value, str)).all():
+        return f"# the column {name!r} holds other values than text and numbers, and is kept as it is"
+    distinct = sorted(map(str, texts.unique()))
     is_few = 1 < len(distinct) <= FEW_VALUES and len(known) > 3 * len(distinct)
     values_in = [f"isin={distinct!r}"] if with_checks and is_few else []
     return f"{name}: Series[str] = pa.Field({', '.join([*values_in, *nullable])})"

@@ -1,4 +1,4 @@
-"""Automations of Prefect's server for hubflow's runs: who is told what, and runs that have lost their process."""
+"""Automations of Prefect's server for hubflow's runs: notifications, and runs that have lost their process."""
 
 import datetime
 from collections.abc import Sequence
