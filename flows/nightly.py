@@ -9,6 +9,7 @@ from hubflow.deployment.nightly import OWN_WEIGHTS, deployed_weights, finish_nig
 from hubflow.deployment.pointer import override, read_deployed
 from hubflow.evaluation.folder import require_evaluable
 from hubflow.orchestration.approval import Approval, ask_person
+from hubflow.orchestration.artifacts import report_link
 from hubflow.orchestration.events import MODEL, Event, emit, pointer_event
 from hubflow.orchestration.run_context import Run, dated_run_name, open_run
 from hubflow.orchestration.tasks import slot
@@ -103,8 +104,8 @@ def _ask(settings: NightlySettings, verdict: VerdictRef, dataset: DatasetRef, re
     in_use = read_deployed(store, settings.name).export
     if in_use is not None and in_use.sha256 == verdict.candidate.sha256:
         return None
-    base = settings.report.base_url
-    link = report if base is None else f"{base.rstrip('/')}/{report.removeprefix(store).lstrip('/')}"
+    base, path = settings.report.base_url, report.removeprefix(store).lstrip("/")
+    link = report if base is None else report_link(base, path, report)
     decision = ask_person(settings.approval, verdict, dataset, settings.evaluate, link, store)
     if decision.decision == "promote":
         moved = override(verdict.candidate, settings.name, store, decision.reason, decision.by, verdict, verdict.revision)

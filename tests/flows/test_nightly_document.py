@@ -1,17 +1,15 @@
-"""Three nights by the commands of the tutorial: promoted, skipped, rejected, a webhook that is told, a slot given back."""
+"""Three nights by the commands of the tutorial: promoted, skipped, rejected, a webhook that is called, a slot given back."""
 
-import http.server
 import json
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from posts import posts_kept
 from prefect_processes import World, documented_blocks, world
 
 PROJECT = Path(__file__).parents[2]
@@ -32,27 +30,14 @@ pytestmark = [
 
 
 @pytest.fixture
-def hooks() -> Iterator[tuple[str, list[Any]]]:
+def hooks() -> Iterator[tuple[str, list[str]]]:
     """A local HTTP server's address, and what was posted to it."""
-    posted: list[Any] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            posted.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            """Print nothing."""
-
-    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/", posted
-    server.shutdown()
+    with posts_kept() as found:
+        yield found
 
 
-def test_the_documented_nights_are_promoted_skipped_and_kept_back_and_the_webhook_is_told(
-    tmp_path: Path, hooks: tuple[str, list[Any]]
+def test_the_documented_nights_are_promoted_skipped_and_rejected_and_the_webhook_is_called(
+    tmp_path: Path, hooks: tuple[str, list[str]]
 ) -> None:
     url, posted = hooks
     nights, shown, holder = [], "", None

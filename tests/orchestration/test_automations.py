@@ -1,17 +1,16 @@
 """Automations on a real server: made once, and fired by a failure, a verdict, a promotion and a lost run."""
 
-import http.server
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from posts import posts_kept
 
 from hubflow.errors import SettingsError
 from hubflow.testing import FilledStore, fake_verdict
@@ -32,21 +31,8 @@ lost()
 @pytest.fixture
 def posts() -> Iterator[tuple[str, list[str]]]:
     """A local HTTP server's address, and what was posted to it."""
-    posted: list[str] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            posted.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            """Print nothing."""
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/", posted
-    server.shutdown()
+    with posts_kept() as found:
+        yield found
 
 
 @pytest.fixture

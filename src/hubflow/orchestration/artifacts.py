@@ -138,11 +138,15 @@ def publish_report(view: Mapping[str, Any], path: str, shown: str, base: str | N
         list(_lines(view)), key=artifact_key(METRICS_KEY), description="Metrics by split, exact over all rows"
     )
     create_link_artifact(
-        _link(base, path, shown), link_text=markdown_text(shown), key=artifact_key(REPORT_KEY), description=_how_to_open(base)
+        report_link(base, path, shown),
+        link_text=markdown_text(shown),
+        key=artifact_key(REPORT_KEY),
+        description=_how_to_open(base),
     )
 
 
-def _link(base: str | None, path: str, shown: str) -> str:
+def report_link(base: str | None, path: str, shown: str) -> str:
+    """Where a report is opened: below `base`, where the store is served, or where it lies."""
     if base is not None:
         return f"{base.rstrip('/')}/{path}"
     return shown if "://" in shown else Path(shown).as_uri()

@@ -12,6 +12,7 @@ from prefect.exceptions import PrefectException
 from prefect.settings import get_current_settings
 
 from hubflow.errors import HubflowError
+from hubflow.inference.verification import is_verified
 from hubflow.orchestration.run_context import in_run, run_name
 from hubflow.schemas.deployment import Deployed
 from hubflow.schemas.references import DatasetRef, ExportRef, VerdictRef
@@ -80,8 +81,8 @@ def dataset_event(outcome: DatasetRef | HubflowError) -> Event:
 
 
 def export_event(outcome: ExportRef | HubflowError) -> Event | None:
-    """`hubflow.export.verified` with the reference; nothing of an error, which the run's own event tells."""
-    if isinstance(outcome, HubflowError):
+    """`hubflow.export.verified` with the reference; nothing of an error, for which the run has its own event."""
+    if isinstance(outcome, HubflowError) or not is_verified():
         return None
     resource = f"hubflow.export.{run_name() or 'unnamed'}"
     return Event("hubflow.export.verified", resource, {"export": outcome.model_dump(mode="json")})

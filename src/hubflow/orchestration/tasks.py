@@ -144,9 +144,8 @@ def stage(
             finally:
                 note_stage(function.__name__, time.perf_counter() - started, was_reused)
             context = TaskRunContext.get()
-            if (
-                was_reused and context is not None and context.task.fn is run
-            ):  # not where `.fn` is called in a task of the user's
+            is_own = context is not None and context.task.fn is run  # not where a task of the user's calls `.fn`
+            if was_reused and is_own:
                 return Completed(name=CACHED, message="the store had the result", data=result)  # type: ignore[return-value]
             return result
 
