@@ -47,12 +47,14 @@ def kept() -> dict[str, float]:
     return {"megabytes": resident_megabytes()}
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def memory_is_handed_back(kept: dict[str, float]) -> Iterator[None]:
-    """After the tests of a module: Paddle's executors lie in cycles, with their programs and threads."""
+    """After a test that took much: Paddle's executors lie in cycles, with their programs, and Arrow keeps what it has freed."""
     yield
-    if resident_megabytes() > kept["megabytes"] + 50:  # looking for cycles takes a third of a second
+    if resident_megabytes() > kept["megabytes"] + 100:  # looking for cycles takes a third of a second
         gc.collect()
+        if "pyarrow" in sys.modules:
+            sys.modules["pyarrow"].default_memory_pool().release_unused()
         ctypes.CDLL(None).malloc_trim(0)
         kept["megabytes"] = resident_megabytes()
 

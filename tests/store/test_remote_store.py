@@ -222,7 +222,8 @@ def test_a_url_with_a_secret_or_none_of_a_store_is_refused_without_showing_it(ur
 
 
 @pytest.mark.slow
-def test_errors_show_no_credentials(s3: ObjectStorage) -> None:
+def test_errors_show_no_credentials(s3: ObjectStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HUBFLOW_LIMITS_STORAGE_TIMEOUT_SECONDS", "1")
     options = {"key": KEY, "secret": "\n" + SECRET, "endpoint_url": s3.endpoint, "client_kwargs": {"verify": "hush-file"}}
     remote.use_options(s3.url, options)
     with pytest.raises(StoreError) as told:

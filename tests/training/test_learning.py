@@ -23,6 +23,7 @@ def test_the_first_20_losses_are_the_golden_ones(task: TaskName, tiny_bert: Path
         np.testing.assert_allclose([entry[name] for entry in state.steps], golden[name], rtol=tolerance, err_msg=name)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("task", TASKS)
 def test_32_rows_are_learned_by_heart(task: TaskName, tiny_bert: Path, digits_module: Path, tmp_path: Path) -> None:
     values = {"learning_rate": 3e-3, "schedule": "constant", "weight_decay": 0.0}

@@ -72,26 +72,31 @@ def stops(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
     return {one.pop("name"): one for one in found}
 
 
+@pytest.mark.soak
 def test_sigterm_lets_the_step_be_finished_and_written_and_then_ends_the_process(stops: dict[str, dict[str, Any]]) -> None:
     expected = {"signal": signal.SIGTERM, "code": None, "steps": 2, "last": 2, "steps_again": 7, "equal": True}
     assert stops["term in a step"] == expected
 
 
+@pytest.mark.soak
 def test_sigterm_during_an_evaluation_is_not_lost(stops: dict[str, dict[str, Any]]) -> None:
     expected = {"signal": signal.SIGTERM, "code": None, "steps": 4, "last": 4, "steps_again": 5, "equal": True}
     assert stops["term in an evaluation"] == expected
 
 
+@pytest.mark.soak
 def test_sigterm_during_the_last_evaluation_is_not_lost(stops: dict[str, dict[str, Any]]) -> None:
     expected = {"signal": signal.SIGTERM, "code": None, "steps": 9, "last": 9, "steps_again": 0, "equal": True}
     assert stops["term in the last evaluation"] == expected
 
 
+@pytest.mark.soak
 def test_ctrl_c_lets_the_step_be_finished_and_written(stops: dict[str, dict[str, Any]]) -> None:
     expected = {"signal": None, "code": 130, "steps": 2, "last": 2, "steps_again": 7, "equal": True}
     assert stops["interrupt in a step"] == expected
 
 
+@pytest.mark.soak
 def test_a_second_ctrl_c_ends_at_once(stops: dict[str, dict[str, Any]]) -> None:
     expected = {"signal": None, "code": 130, "steps": 4, "last": 4, "steps_again": 5, "equal": True}
     assert stops["two interrupts in a step"] == expected

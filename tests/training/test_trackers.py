@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from mlflow_server import mlflow_server
 from object_storage import Fault, FaultyProxy, faulty_proxy
 from pydantic import ValidationError
 
@@ -267,30 +268,11 @@ def test_a_tracking_store_that_mlflow_refuses_is_told_without_its_password(store
     assert "secret" not in str(told.value)
 
 
-SERVER = """
-import sys
-from werkzeug.serving import make_server
-from mlflow.server import app
-server = make_server("127.0.0.1", 0, app, threaded=True)
-print(server.server_port, flush=True)
-server.serve_forever()
-"""
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real server of MLflow on loopback; gives its address."""
-    folder = tmp_path_factory.mktemp("server")
-    kept = {"_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{folder}/mlflow.db", "_MLFLOW_SERVER_ARTIFACT_ROOT": str(folder)}
-    environment = {**os.environ, **kept, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-c", SERVER], env=environment, stdout=subprocess.PIPE, stderr=log)
-    assert process.stdout is not None
-    try:
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-    finally:
-        process.kill()
-        process.communicate()
+    with mlflow_server(tmp_path_factory.mktemp("server")) as address:
+        yield address
 
 
 @pytest.fixture
@@ -354,6 +336,7 @@ def test_a_server_that_answers_again_gets_what_it_missed(
     server: str, proxy: FaultyProxy, fault: Fault, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
+    monkeypatch.setattr("hubflow.training.trackers.mlflow._PAUSE_SECONDS", 0.5)
     waits(monkeypatch, 120)
     runs_of(server, "Default")  # it is up
     waits(monkeypatch, 5)

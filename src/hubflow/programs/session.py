@@ -42,6 +42,17 @@ ROWS_OF = ("input_ids", "position_ids", "segment_ids", "input_mask", "seq_len", 
 """Inputs of programs that have a row for each row of the batch."""
 
 
+class _ScopeOwner:
+    """Frees the variables of a scope when the last session on it is gone: Paddle itself keeps every scope until the end."""
+
+    def __init__(self, scope: Any) -> None:
+        self.scope = scope
+
+    def __del__(self) -> None:
+        self.scope.erase(self.scope.local_var_names())
+        self.scope.drop_kids()
+
+
 class Session:
     """A task on a module: its programs, executor and scope.
 
@@ -82,7 +93,8 @@ class Session:
         self.sub_batches = sub_batches if is_in_float32 and not is_image else 1
         self._is_convolved_by_onednn, self._fuses_biases = is_in_float32 and is_image, is_in_float32
         require_precision(precision, self.place, is_image)
-        self.scope = paddle.static.Scope()
+        self._owner = _ScopeOwner(paddle.static.Scope())
+        self.scope = self._owner.scope
         self.config = _configured(read_config(module_folder, spec.pretrained), spec)
         self._build(frozen)
 

@@ -2,7 +2,8 @@
 
 import functools
 import json
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ class Built:
             self.image = paddle.static.data("image", [None, 3, size, size], "float32")
             self.network = image.build(architecture, self.image, **options)
 
+        weakref.finalize(self, release, self.scope)  # Paddle keeps every scope that was made
+
     def evaluate(self, images: Any) -> Any:
         pir: Any = paddle.pir
         mapping = pir.IrMapping()
@@ -71,8 +74,20 @@ class Built:
             self.run(self.main, loss, some_images(32))
 
 
+def release(scope: Any) -> None:
+    scope.erase(scope.local_var_names())
+    scope.drop_kids()
+
+
 def some_images(size: int) -> Any:
     return seeded_tensor("image", (2, 3, size, size), 1.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def golden_tensors_are_given_back() -> Iterator[None]:
+    """They are half a gigabyte."""
+    yield
+    golden.cache_clear()
 
 
 @functools.cache
