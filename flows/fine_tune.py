@@ -1,16 +1,15 @@
 """Flow fine-tune: data and module to evaluated weights and an exported program, one stage after the other."""
 
-from prefect import flow
-
 from hubflow import stages
 from hubflow.evaluation.folder import require_evaluable
-from hubflow.orchestration.run_context import Run, dated_run_name, open_run
+from hubflow.orchestration.parameters import settings_flow
+from hubflow.orchestration.run_context import Run, open_run
 from hubflow.schemas.references import CheckpointRef, EncodedRef, EvaluationRef, FineTuneResult
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.workers.processes import start_early
 
 
-@flow(name="fine-tune", flow_run_name=dated_run_name, persist_result=False)
+@settings_flow("fine-tune")
 def fine_tune(settings: FineTuneSettings) -> FineTuneResult:
     """Fine-tune a pretrained module on labelled data, evaluate it on every split, and export its inference program.
 

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from hubflow import stages
 from hubflow.inference.batch.prediction import AT_ONCE
 from hubflow.orchestration.mapping import OverRunner
-from hubflow.orchestration.run_context import dated_run_name, require_lasting, run_name, tag_run, use_block
+from hubflow.orchestration.parameters import settings_flow
+from hubflow.orchestration.run_context import require_lasting, run_name, tag_run, use_block
 from hubflow.schemas.settings import PredictResult, PredictSettings
 from hubflow.schemas.urls import paths_of
 from hubflow.store.store import split_address
@@ -16,7 +16,7 @@ from hubflow.store.store import split_address
 THREADS: Any = ThreadPoolTaskRunner(max_workers=AT_ONCE)
 
 
-@flow(name="predict", flow_run_name=dated_run_name, persist_result=False, task_runner=THREADS)
+@settings_flow("predict", task_runner=THREADS)
 def predict(settings: PredictSettings) -> PredictResult:
     """Label files of rows, or folders of images, with an exported folder; the shards are mapped over the flow's task runner.
 

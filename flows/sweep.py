@@ -10,8 +10,9 @@ from rich.markup import escape
 from hubflow.console import say
 from hubflow.errors import PrunedError, StoppedError, SweepError
 from hubflow.flows.fine_tune import train_and_evaluate
+from hubflow.orchestration.parameters import settings_flow
 from hubflow.orchestration.progress import followed_by
-from hubflow.orchestration.run_context import Run, artifact_key, dated_run_name, open_store, require_lasting
+from hubflow.orchestration.run_context import Run, artifact_key, open_store, require_lasting
 from hubflow.schemas.references import EvaluationRef
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.schemas.sweep import SweepResult, SweepSettings
@@ -27,7 +28,7 @@ MAX_ERROR = 500
 log = logging.getLogger(__name__)
 
 
-@flow(name="sweep", flow_run_name=dated_run_name, persist_result=False)
+@settings_flow("sweep")
 def sweep(settings: SweepSettings) -> SweepResult:
     """Fine-tune with settings drawn from a space, prune trials that fall behind, and write the best settings as YAML.
 

@@ -6,7 +6,7 @@ import errno
 import json
 import re
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -204,6 +204,64 @@ def put_value(values: dict[str, Any], name: str, value: Any, source: str) -> Non
         if not isinstance(group, dict):
             raise SettingsError(f"{source}: {parent} is not a group of settings")
     group[last] = value
+
+
+def merged(model: type[BaseModel], values: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy of `values` with a part of settings put in, group by group; texts, numbers and lists are replaced.
+
+    A group that is chosen by a name in it, such as an optimizer, is replaced where the part names another.
+
+    Args:
+        model: class of the settings.
+        values: settings by name, in groups.
+        part: the settings that replace theirs.
+
+    Returns:
+        The copy; neither is validated.
+
+    Example:
+        >>> from hubflow.schemas import FineTuneSettings
+        >>> values = {"train": {"epochs": 3, "optimizer": {"name": "adamw", "beta1": 0.8}}}
+        >>> merged(FineTuneSettings, values, {"train": {"optimizer": {"beta1": 0.7}}})
+        {'train': {'epochs': 3, 'optimizer': {'name': 'adamw', 'beta1': 0.7}}}
+        >>> merged(FineTuneSettings, values, {"train": {"optimizer": {"name": "sgd"}}})
+        {'train': {'epochs': 3, 'optimizer': {'name': 'sgd'}}}
+    """
+    return _merged([model], values, part)
+
+
+def _merged(groups: list[type[BaseModel]], values: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
+    if len(groups) > 1 and part.get("name", values.get("name")) != values.get("name"):
+        return copy.deepcopy(dict(part))
+    result = copy.deepcopy(dict(values))
+    for name, value in part.items():
+        inner = [
+            found for group in groups if name in group.model_fields for found in _groups(group.model_fields[name].annotation)
+        ]
+        kept: Any = result.get(name)
+        if isinstance(kept, str) and len(inner) > 1:  # the short form of a group that is chosen by its name
+            kept = {"name": kept}
+        is_group = bool(inner) and isinstance(kept, dict) and isinstance(value, dict)
+        result[name] = _merged(inner, kept, value) if is_group else copy.deepcopy(value)
+    return result
+
+
+def is_complete(model: type[BaseModel], values: Mapping[str, Any]) -> bool:
+    """Whether no setting that is required is missing, in `values` or in a group of them.
+
+    Example:
+        >>> from hubflow.schemas import PredictSettings
+        >>> is_complete(PredictSettings, {"data": "rows.csv"})
+        False
+    """
+    for name, field in model.model_fields.items():
+        value = values.get(name)
+        if field.is_required() and name not in values:
+            return False
+        groups = _groups(field.annotation)
+        if len(groups) == 1 and isinstance(value, dict) and not is_complete(groups[0], value):
+            return False
+    return True
 
 
 def _limits() -> Any:

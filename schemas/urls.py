@@ -18,6 +18,8 @@ _ON_THIS_MACHINE = re.compile(r"(sqlite|file):|(?!databricks|uc:)[^:]*$")
 """URIs of MLflow that lead to no other machine: files, whose path may have no scheme."""
 CONTAINER_SCHEMES = ("abfs", "abfss")
 """Of URLs whose host may be `container@account`."""
+VARIABLE = "prefect://variables/"
+"""Before the name of a Prefect Variable, where settings stand for its value."""
 _FILE = "file://"
 _OF_FILES = ("sqlite:///", "file://", "file:")
 
