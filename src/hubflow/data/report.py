@@ -268,7 +268,7 @@ class Chart:
 def environment() -> Environment:
     """Templates of pages: everything that is put in is escaped, and a name that is not there is an error."""
     return Environment(
-        loader=PackageLoader("hubflow", "templates"), autoescape=select_autoescape(["html"]), undefined=StrictUndefined
+        loader=PackageLoader("hubflow", "templates"), autoescape=select_autoescape(["html", "svg"]), undefined=StrictUndefined
     )
 
 

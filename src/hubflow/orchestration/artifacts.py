@@ -1,11 +1,13 @@
-"""Prefect artifacts of a run: the data report, the key figures, and a link to the report."""
+"""Prefect artifacts of a run: the data report, the key figures, a chart, and a link to the report."""
 
+import base64
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hubflow.data.report import check_lines, data_view, finding_lines
+from hubflow.data.report import check_lines, data_view, environment, finding_lines
 from hubflow.orchestration.run_context import artifact_key, in_run
+from hubflow.reporting.charts import LineChart
 from hubflow.schemas.evaluation import Interval
 from hubflow.text import markdown_code, markdown_text, printable
 
@@ -115,7 +117,7 @@ def _line(*values: object) -> str:
     return f"| {' | '.join(map(markdown_text, values))} |"
 
 
-FIGURES_KEY, METRICS_KEY, REPORT_KEY = "key-figures", "metrics", "report"
+FIGURES_KEY, METRICS_KEY, REPORT_KEY, CHART_KEY = "key-figures", "metrics", "report", "training-curve"
 
 
 def publish_report(view: Mapping[str, Any], path: str, shown: str, base: str | None) -> None:
@@ -129,8 +131,10 @@ def publish_report(view: Mapping[str, Any], path: str, shown: str, base: str | N
     """
     if not in_run():
         return
-    from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+    from prefect.artifacts import create_image_artifact, create_link_artifact, create_markdown_artifact, create_table_artifact
 
+    for chart in view["charts"][:1]:
+        create_image_artifact(image_of(chart), key=artifact_key(CHART_KEY), description=f"{chart.title}: {chart.note}")
     create_markdown_artifact(
         "\n".join(_figures(view, shown)), key=artifact_key(FIGURES_KEY), description="Key figures of the run"
     )
@@ -145,6 +149,12 @@ def publish_report(view: Mapping[str, Any], path: str, shown: str, base: str | N
     )
 
 
+def image_of(chart: LineChart) -> str:
+    """A chart as the address of an image that holds the image itself, so that Prefect's page needs nothing from elsewhere."""
+    svg = environment().get_template("chart.svg").render(chart=chart)
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg.encode('utf-8', 'backslashreplace')).decode('ascii')}"
+
+
 def report_link(base: str | None, path: str, shown: str) -> str:
     """Where a report is opened: below `base`, where the store is served, or where it lies."""
     if base is not None:
@@ -156,8 +166,8 @@ def _how_to_open(base: str | None) -> str:
     if base is not None:
         return "The report of the run"
     return (
-        "The report of the run: browsers do not follow a link from a server's page to a file; copy the path, or set "
-        "report.base_url to where the store is served"
+        "The report of the run: browsers do not follow a link from a server's page to a file; copy the path, or serve the "
+        "store's reports with `hubflow report` and set report.base_url to the address that it prints"
     )
 
 
