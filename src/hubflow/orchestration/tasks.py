@@ -29,6 +29,7 @@ from rich.markup import escape
 
 from hubflow.console import say
 from hubflow.errors import ConcurrencyError, GivenUpError, HubflowError, OpenFilesError, StoppedError, with_remedy
+from hubflow.orchestration.assets import note_asset
 from hubflow.orchestration.events import Event, emit
 from hubflow.orchestration.run_context import artifact_key, in_run, note_stage, require_lasting, run_name
 from hubflow.runtime.memory import low_memory_explained
@@ -192,6 +193,7 @@ def _run_in_task(
         emit(event and event(error))
         raise
     emit(event and event(result))
+    note_asset(result, _address(function, args, kwargs), getattr(result, "path", None) in found)
     description, path = describe(result), getattr(result, "path", None)
     summary, *more = description.splitlines()
     summary = printable(summary)
@@ -255,8 +257,13 @@ def _forwarded_logs() -> Iterator[None]:
 
 def _store(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Path:
     """The folder of a stage's store, or the one for temporary files where it has none on this machine."""
-    address = str(inspect.signature(function).bind(*args, **kwargs).arguments.get("store", ""))
+    address = _address(function, args, kwargs)
     return Path(address).expanduser() if address and not is_url(address) else Path(tempfile.gettempdir())
+
+
+def _address(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """The store that a stage is given; empty where it is given none."""
+    return str(inspect.signature(function).bind(*args, **kwargs).arguments.get("store", ""))
 
 
 def _paths(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[PathSetting]:
