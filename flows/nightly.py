@@ -1,6 +1,7 @@
 """Flow nightly: fine-tune on new data, evaluate against the model in use, and promote or reject."""
 
-from prefect import flow
+from functools import partial
+
 from prefect.runtime import flow_run
 from prefect.transactions import transaction
 
@@ -11,14 +12,16 @@ from hubflow.evaluation.folder import require_evaluable
 from hubflow.orchestration.approval import Approval, ask_person
 from hubflow.orchestration.artifacts import report_link
 from hubflow.orchestration.events import MODEL, Event, emit, pointer_event
-from hubflow.orchestration.run_context import Run, dated_run_name, open_run
+from hubflow.orchestration.parameters import settings_flow
+from hubflow.orchestration.registry import move_with_registry, registry_of
+from hubflow.orchestration.run_context import Run, open_run
 from hubflow.orchestration.tasks import slot
 from hubflow.schemas.deployment import NightlyResult, NightlyRun, NightlySettings
 from hubflow.schemas.references import DatasetRef, ModuleRef, VerdictRef
 from hubflow.workers.processes import start_early
 
 
-@flow(name="nightly", flow_run_name=dated_run_name, persist_result=False)
+@settings_flow("nightly")
 def nightly(settings: NightlySettings) -> NightlyResult:
     """Fine-tune on new data, evaluate the model against the one in use, and promote or reject it; skip what is unchanged.
 
@@ -37,6 +40,7 @@ def nightly(settings: NightlySettings) -> NightlyResult:
         HubflowError: as `fine_tune` does; the export in use stays in use.
     """
     with open_run(settings) as run:
+        registry_of(settings.name, run.store, settings.registry_block)  # a missing block is told before anything is trained
         dataset = stages.load_dataset(settings.data, settings.task, run.store, run.reuse)
         module = stages.load_module(settings.module, run.store, run.reuse)
         night = start_nightly(settings.name, dataset, module, run.store, settings.result_settings(), run.reuse)
@@ -90,7 +94,7 @@ def _run(settings: NightlySettings, dataset: DatasetRef, module: ModuleRef, nigh
         decision = _ask(settings, verdict, dataset, write_report(), store)
     with transaction():  # a failure in it takes the promotion back
         if verdict.verdict == "promoted":
-            stages.promote(verdict, store, f"flow run {flow_run.get_name()}")
+            stages.promote(verdict, store, f"flow run {flow_run.get_name()}", settings.registry_block)
         in_use = read_deployed(store, settings.name).export
         if in_use is not None and settings.sample_rows:
             sample = stages.predict_sample(in_use, dataset, settings.gate.split, settings.sample_rows, store, reuse)
@@ -108,8 +112,9 @@ def _ask(settings: NightlySettings, verdict: VerdictRef, dataset: DatasetRef, re
     link = report if base is None else report_link(base, path, report)
     decision = ask_person(settings.approval, verdict, dataset, settings.evaluate, link, store)
     if decision.decision == "promote":
-        moved = override(verdict.candidate, settings.name, store, decision.reason, decision.by, verdict, verdict.revision)
-        emit(pointer_event(moved))
+        change = partial(override, verdict.candidate, settings.name, store, decision.reason, decision.by, verdict)
+        change = partial(change, against=verdict.revision, registry_block=settings.registry_block)
+        emit(pointer_event(move_with_registry(change, settings.name, store, settings.registry_block)))
     else:
         payload = {"reason": decision.reason, "by": decision.by, "verdict": verdict.model_dump(mode="json")}
         emit(Event("hubflow.model.rejected", f"{MODEL}{settings.name}", payload))

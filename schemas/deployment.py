@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from hubflow.errors import SettingsError
 from hubflow.schemas.parsing import Settings
 from hubflow.schemas.references import CheckpointRef, Decision, ExportRef, VerdictRef
-from hubflow.schemas.settings import FineTuneSettings
+from hubflow.schemas.settings import BLOCK_NAME, FineTuneSettings
 from hubflow.schemas.tasks import BUILT_IN, find_task_type
 
 
@@ -135,6 +135,9 @@ class Deployed(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str = Field(description="Name that the export is in use under")
     history: tuple[PointerChange, ...] = Field((), description="Every change of the pointer, the first one first")
+    registry_block: str | None = Field(
+        None, description="Prefect block of the type Model Registry, whose alias follows the pointer"
+    )
 
     @model_validator(mode="after")
     def _numbered(self) -> Self:
@@ -221,7 +224,9 @@ class ApprovalSettings(Settings):
         return self
 
 
-NOT_OF_THE_OUTCOME = {"data", "store", "store_block", "device", "num_processes", "reuse", "concurrency", "sample_rows"}
+NOT_OF_THE_OUTCOME = {
+    *("data", "store", "store_block", "device", "num_processes", "reuse", "concurrency", "sample_rows", "registry_block")
+}
 """Settings that do not change what a night finds, or are known by their content."""
 
 
@@ -238,6 +243,13 @@ class NightlySettings(FineTuneSettings):
     concurrency: ConcurrencySettings = Field(ConcurrencySettings(), description="Concurrency limit that a run holds a slot of")
     approval: ApprovalSettings = Field(
         ApprovalSettings(), description="Whether a person decides where the gate is inconclusive"
+    )
+
+    registry_block: str | None = Field(
+        None,
+        pattern=BLOCK_NAME,
+        description="Prefect block of the type Model Registry: its alias in MLflow's registry follows the deployed pointer, at "
+        "promotions and rollbacks",
     )
 
     def result_settings(self) -> dict[str, Any]:

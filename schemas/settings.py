@@ -143,7 +143,10 @@ class LoraSettings(Settings):
 class ModuleSpec(Settings):
     """Which pretrained module, and how its context is built."""
 
-    name: PathOrName = Field(description="A folder, a short name of `hubflow modules`, or hf://org/name@revision")
+    name: PathOrName = Field(
+        description="A folder, a short name of `hubflow modules`, or hf://org/name@revision",
+        examples=["all-MiniLM-L6-v2", "hf://org/name@main", "/models/bert-base"],
+    )
     revision: str | None = Field(None, description="Revision of a hub module: a branch, a tag or a commit")
     pretrained: bool = Field(True, description="False builds the same network with fresh weights")
     trainable: bool = Field(True, description="False freezes every parameter of the module")
@@ -179,7 +182,11 @@ class DatasetSpec(Settings):
     """
 
     format: DataFormat = Field(description="How the rows are written; docs/how-to/data-formats.md has the formats of each task")
-    train: InputPath | None = Field(None, description="File or folder of the training rows, or a glob of files of rows")
+    train: InputPath | None = Field(
+        None,
+        description="File or folder of the training rows, or a glob of files of rows",
+        examples=["/data/train.csv", "/data/2026-*/rows.parquet"],
+    )
     dev: InputPath | None = Field(
         None, description="File, folder or glob of the development rows; made from train by dev_fraction when not given"
     )
@@ -237,6 +244,7 @@ class DatasetSpec(Settings):
         None,
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$",
         description="package.module:ClassName of your own contract, a subclass of the one of these rows",
+        examples=["my_project.schemas.reviews:ReviewRows"],
     )
     checks: DataChecks = Field(DataChecks(), description="What is done about faults that no single row shows")
     group_column: str | None = Field(
@@ -301,7 +309,8 @@ class FineTuneSettings(Settings):
     )
     task: TaskName = Field(
         description="What is predicted: image_classification, text_classification, sequence_labelling, or "
-        "package.module:ClassName of a task type of your own"
+        "package.module:ClassName of a task type of your own",
+        examples=["image_classification", "text_classification", "sequence_labelling"],
     )
     module: ModuleSpec = Field(description="Which pretrained module is fine-tuned")
     data: DatasetSpec = Field(description="Where the rows are, how they are written, and how they are checked")
@@ -311,10 +320,15 @@ class FineTuneSettings(Settings):
     export: ExportSettings = Field(ExportSettings(), description="How the inference program is exported")
     report: ReportSettings = Field(ReportSettings(), description="What the report shows")
     store: StoreAddress = Field(
-        "hubflow-store", description="Folder under which everything is kept, or URL on object storage (s3://…)"
+        "hubflow-store",
+        description="Folder under which everything is kept, or URL on object storage (s3://…)",
+        examples=["/srv/hubflow-store", "s3://bucket/prefix"],
     )
     store_block: str | None = Field(
-        None, pattern=BLOCK_NAME, description="Prefect block of the type Store Credentials, for a store at a URL"
+        None,
+        pattern=BLOCK_NAME,
+        description="Prefect block of the type Hubflow Store: credentials for a store at a URL, and the store itself where "
+        "none is given",
     )
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|gpu(:\d+(,\d+)*)?)$", description="auto, cpu, gpu, gpu:N, or gpu:N,M to train on several"
@@ -358,7 +372,7 @@ class PredictSettings(Settings):
 
     export: ExportAddress = Field(description="Exported folder, or its URL (s3://…/exports/KEY)")
     store_block: str | None = Field(
-        None, pattern=BLOCK_NAME, description="Prefect block of the type Store Credentials, for an export at a URL"
+        None, pattern=BLOCK_NAME, description="Prefect block of the type Hubflow Store, for an export at a URL"
     )
     data: InputPath | tuple[InputPath, ...] = Field(
         description="File of rows, image, folder of images, or a glob of these, or several; labels are not needed"

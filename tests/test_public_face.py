@@ -18,9 +18,10 @@ from pydantic import BaseModel
 
 from hubflow import lazy
 
-PACKAGES = ("hubflow", "hubflow.flows", "hubflow.hub", "hubflow.schemas", "hubflow.stages", "hubflow.testing")
+PACKAGES = ("hubflow", "hubflow.blocks", "hubflow.flows", "hubflow.hub", "hubflow.schemas", "hubflow.stages", "hubflow.testing")
 LAZY = ("hubflow", "hubflow.hub", "hubflow.schemas", "hubflow.testing")
 EXAMPLES = (
+    "hubflow.blocks",
     "hubflow.modules.module",
     "hubflow.schemas.deployment",
     "hubflow.schemas.labels",

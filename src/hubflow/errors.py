@@ -114,6 +114,10 @@ class PromotionError(HubflowError):
     """The pointer was not moved; the message says what stands against it."""
 
 
+class RegistryError(HubflowError):
+    """A model registry refuses, or does not answer: its alias is not at the export in use."""
+
+
 class MetricError(HubflowError):
     """A user's own metric failed, or gave what is no number; the message names it and the split."""
 

@@ -17,11 +17,12 @@ from runs import WORDS, text_settings
 from s3fs import S3FileSystem
 from small_modules import make_tiny_bert
 
+from hubflow.blocks import HubflowStore
 from hubflow.data.profile import ONLY_THIS
 from hubflow.errors import SettingsError, StoreError
 from hubflow.flows.fine_tune import fine_tune
 from hubflow.flows.predict import predict
-from hubflow.orchestration.run_context import StoreCredentials, open_store
+from hubflow.orchestration.run_context import open_store
 from hubflow.schemas.references import FineTuneResult
 from hubflow.schemas.settings import FineTuneSettings, PredictSettings
 from hubflow.store import remote
@@ -50,7 +51,7 @@ def outcome(prefect_server: str, s3_server: str, tmp_path_factory: pytest.TempPa
         patch.setattr(S3FileSystem, "_cache", {})
         patch.setattr(remote, "_writable", set())
         options = {"key": KEY, "secret": SECRET, "endpoint_url": storage.endpoint}
-        StoreCredentials(url=f"s3://{storage.bucket}", options=options).save(BLOCK, overwrite=True)
+        HubflowStore(url=f"s3://{storage.bucket}", options=options).save(BLOCK, overwrite=True)
         module = make_tiny_bert(folder / "bert", WORDS)
         given = text_settings(folder, module) | {"store": storage.url, "store_block": BLOCK}
         given["data"]["max_invalid_fraction"] = 0.5
@@ -109,7 +110,7 @@ def test_no_secret_is_written_anywhere(outcome: Outcome) -> None:
         (
             "absent-block",
             "s3://b/x",
-            r"Unable to find block document named absent-block .*StoreCredentials\(url=…, options=…\)",
+            r"Unable to find block document named absent-block .*HubflowStore\(url=…, options=…\)",
         ),
         ("a-secret", "s3://b/x", "Unable to find block document named a-secret"),
         (BLOCK, "folder", "which needs no credentials"),
@@ -147,7 +148,7 @@ def test_keys_of_a_block_go_to_no_endpoint_of_the_environment(
     outcome: Outcome, s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     config = {"config_kwargs": {"retries": {"total_max_attempts": 1}, "connect_timeout": 1}, "region": "us-east-1"}
-    StoreCredentials(url="s3://bucket-of-amazon", options={"key": KEY, "secret": SECRET, **config}).save("no-endpoint")
+    HubflowStore(url="s3://bucket-of-amazon", options={"key": KEY, "secret": SECRET, **config}).save("no-endpoint")
     with faulty_proxy(s3_server) as elsewhere:
         monkeypatch.setenv("AWS_ENDPOINT_URL", elsewhere.endpoint)
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", elsewhere.endpoint)
@@ -163,7 +164,7 @@ def test_keys_of_a_block_go_to_no_endpoint_of_the_environment(
 @pytest.mark.parametrize("url", ["ftp://host/x", "folder/x", "s3://key:hush@bucket", "s3://bucket/../x", "s3://b::ftp://x"])
 def test_a_block_for_no_store_is_not_made(url: str) -> None:
     with pytest.raises(ValidationError, match="URL") as refused:
-        StoreCredentials(url=url, options={"secret": SECRET})
+        HubflowStore(url=url, options={"secret": SECRET})
     assert "hush" not in str(refused.value)
     assert SECRET not in str(refused.value)
 
@@ -182,7 +183,7 @@ def test_a_run_whose_network_stops_ends_and_the_next_one_goes_on(outcome: Outcom
     storage = outcome.storage
     with faulty_proxy(s3_server) as proxy:
         options = {"key": KEY, "secret": SECRET, "endpoint_url": proxy.endpoint}
-        StoreCredentials(url=f"s3://{storage.bucket}/far", options=options).save("far", overwrite=True)
+        HubflowStore(url=f"s3://{storage.bucket}/far", options=options).save("far", overwrite=True)
         settings = outcome.settings.model_copy(update={"store": f"s3://{storage.bucket}/far/store", "store_block": "far"})
         gone = threading.Event()
 

@@ -5,6 +5,9 @@ import gc
 import json
 import sys
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,11 +53,16 @@ By = Annotated[str | None, typer.Option(help="Who decides; the user of this proc
 def deployed(
     name: Annotated[str | None, typer.Argument(help="Only this one, with its history.")] = None,
     store: Store = "hubflow-store",
+    sync_registry: Annotated[bool, typer.Option("--sync-registry", help="Move the model registry's alias there.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show which export is in use, under each name, and how that came about."""
     from hubflow.deployment.pointer import deployed_names, read_deployed
 
+    if sync_registry:
+        if name is None:
+            raise SettingsError("hubflow deployed --sync-registry: give the name whose alias is to be moved")
+        _with_registry(lambda: read_deployed(store, name), name, store)
     found = [read_deployed(store, one) for one in ([name] if name else deployed_names(store))]
     if as_json:
         print_json({"deployed": [_pointer_values(one) for one in found]})
@@ -75,6 +83,9 @@ def promote(
     override: Annotated[bool, typer.Option("--override", help="Whatever the gate says; needs --reason.")] = False,
     reason: Reason = "",
     by: By = None,
+    registry: Annotated[
+        str | None, typer.Option(help="Prefect block Model Registry whose alias follows; that of NAME when not given.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Put an export in use under NAME: by the gate's latest verdict about it, or with --override by your decision."""
@@ -85,15 +96,15 @@ def promote(
     opened, reference = export_of(export, store)
     verdict = latest_verdict(opened, reference, name)
     if override:
-        moved = decide(reference, name, opened, reason, by, verdict)
+        move = partial(decide, reference, name, opened, reason, by, verdict, registry_block=registry)
     elif verdict is None:
         raise HubflowError(
             f"{export}: the gate has not evaluated it for {name!r}; run the flow nightly with gate settings, or decide "
             "yourself with --override --reason …"
         )
     else:
-        moved = run(verdict, opened, by)
-    _report_change(moved, as_json)
+        move = partial(run, verdict, opened, by, registry)
+    _report_change(_with_registry(move, name, opened, registry), as_json)
 
 
 @app.command()
@@ -101,7 +112,26 @@ def rollback(name: Name, reason: Reason = "", store: Store = "hubflow-store", by
     """Put in use again what was in use under NAME before."""
     from hubflow.deployment.pointer import roll_back
 
-    _report_change(roll_back(name, store, reason, by), as_json)
+    _report_change(_with_registry(partial(roll_back, name, store, reason, by), name, store), as_json)
+
+
+def _with_registry(move: Callable[[], "Deployed"], name: str, store: str, block: str | None = None) -> "Deployed":
+    """Move a pointer, and the alias of the model registry that follows it; most pointers have none."""
+    from hubflow.deployment.pointer import read_deployed
+    from hubflow.orchestration.temporary_server import is_nothing_configured
+
+    known = block or read_deployed(store, name).registry_block
+    if known is None:
+        return move()
+    if is_nothing_configured():
+        raise SettingsError(
+            f"{name}: a model registry follows it, whose block {known!r} is on a Prefect server; set PREFECT_API_URL to the "
+            "address of that server"
+        )
+    with prefect_settled(verbose=False):
+        from hubflow.orchestration.registry import move_with_registry
+
+        return move_with_registry(move, name, store, known)
 
 
 Data = Annotated[str, typer.Argument(help="File of rows, a glob of these, or a folder of images by class.")]
@@ -342,21 +372,32 @@ def _of_block(name: str) -> str:
     return str(value)
 
 
+def _values(config: Path, overrides: list[str] | None) -> dict[str, Any]:
+    """The settings of a file, not yet validated; Prefect Variables that they name are looked up on the server that is set."""
+    from hubflow.schemas.urls import VARIABLE
+
+    values = schemas.with_overrides(schemas.read_settings(config), overrides or [])
+    if VARIABLE not in json.dumps(values, default=str):
+        return values
+    with prefect_settled(verbose=False):
+        from hubflow.orchestration.parameters import with_variables
+
+        found: dict[str, Any] = with_variables(values)
+        return found
+
+
 def _require_store(settings: "schemas.FineTuneSettings") -> None:
     """Refuse a store that cannot be written before a server is started; one of a Prefect block needs the server."""
     from hubflow.store.store import Store
 
-    store = Store(settings.store)
     if settings.store_block is None:
-        store.require_writable()
+        Store(settings.store).require_writable()
 
 
 @app.command()
 def nightly(config: Config, overrides: Override = None, as_json: Json = False, verbose: Verbose = False) -> None:
     """Run the nightly flow with the settings of CONFIG: train on what is new, evaluate it, and promote or reject it."""
-    settings = schemas.parse_settings(
-        schemas.NightlySettings, schemas.with_overrides(schemas.read_settings(config), overrides or []), str(config)
-    )
+    settings = schemas.parse_settings(schemas.NightlySettings, _values(config, overrides), str(config))
     _require_store(settings)
     with prefect_settled(verbose):
         from hubflow.flows.nightly import nightly as flow
@@ -374,11 +415,7 @@ def nightly(config: Config, overrides: Override = None, as_json: Json = False, v
 @app.command()
 def sweep(config: Config, overrides: Override = None, as_json: Json = False, verbose: Verbose = False) -> None:
     """Fine-tune with settings drawn from the space in CONFIG, and write the best as a file that `fine-tune` takes."""
-    settings = schemas.parse_settings(
-        schemas.SweepSettings,
-        _with_base(schemas.with_overrides(schemas.read_settings(config), overrides or []), config),
-        str(config),
-    )
+    settings = schemas.parse_settings(schemas.SweepSettings, _with_base(_values(config, overrides), config), str(config))
     _require_store(settings.base)
     with prefect_settled(verbose):
         from hubflow.flows.sweep import sweep as flow
@@ -413,9 +450,7 @@ def _table(result: "SweepResult") -> "Table":
 @app.command("fine-tune")
 def fine_tune(config: Config, overrides: Override = None, as_json: Json = False, verbose: Verbose = False) -> None:
     """Run the fine-tune flow with the settings of CONFIG."""
-    settings = schemas.parse_settings(
-        schemas.FineTuneSettings, schemas.with_overrides(schemas.read_settings(config), overrides or []), str(config)
-    )
+    settings = schemas.parse_settings(schemas.FineTuneSettings, _values(config, overrides), str(config))
     _require_store(settings)
     with prefect_settled(verbose):
         from hubflow.flows.fine_tune import fine_tune as flow
@@ -443,6 +478,20 @@ def common(
     ] = False,
 ) -> None:
     """Fine-tune pretrained Paddle modules as Prefect flows."""
+
+
+@app.command()
+def report(
+    store: Store = "hubflow-store",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="To listen on; 0 takes a free one.")] = 8010,
+) -> None:
+    """Serve the reports of a store to browsers on this machine, until Ctrl-C; the address is what report.base_url takes."""
+    from hubflow.reporting.serving import ReportServer
+
+    with ReportServer(store, port) as server:
+        out.print(f"{len(server.runs())} report(s) at {server.address}/ (Ctrl-C ends)", soft_wrap=True)
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 @app.command()

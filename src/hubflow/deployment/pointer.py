@@ -88,7 +88,7 @@ def deployed_names(store: str) -> list[str]:
     return [name.removesuffix(".json") for name in Store(store).names(FOLDER) if name.endswith(".json")]
 
 
-def promote_candidate(verdict: VerdictRef, store: str, by: str | None = None) -> Deployed:
+def promote_candidate(verdict: VerdictRef, store: str, by: str | None = None, registry_block: str | None = None) -> Deployed:
     """Put a candidate in use that the gate let pass, if the pointer is still where it was when the candidate was evaluated.
 
     One that is in use already stays so. Of several promotions at once one wins; the others get a PromotionError.
@@ -97,6 +97,7 @@ def promote_candidate(verdict: VerdictRef, store: str, by: str | None = None) ->
         verdict: the gate's, whose candidate and name count.
         store: the store's root folder.
         by: who promotes; the user of this process by default.
+        registry_block: of the registry whose alias follows the pointer from then on; the one that it has by default.
 
     Raises:
         PromotionError: when the verdict is another than `promoted`, or the pointer has moved since.
@@ -105,8 +106,9 @@ def promote_candidate(verdict: VerdictRef, store: str, by: str | None = None) ->
     opened = Store(store)
     opened.open(verdict)
     deployed, content = _read(opened, verdict.name)
+    registered = deployed.model_copy(update={"registry_block": registry_block or deployed.registry_block})
     if deployed.export == verdict.candidate:
-        return deployed
+        return deployed if registered == deployed else _write(opened, registered, content)
     if verdict.verdict != "promoted":
         raise PromotionError(
             f"{verdict.candidate.path} is not put in use as {verdict.name!r}: the gate's verdict is {verdict.verdict} "
@@ -114,7 +116,7 @@ def promote_candidate(verdict: VerdictRef, store: str, by: str | None = None) ->
         )
     if deployed.revision != verdict.revision:
         raise _lost(deployed, verdict.candidate, f"the verdict is against revision {verdict.revision}")
-    return _move(opened, deployed, content, "promoted", verdict.candidate, by, verdict.reason, verdict)
+    return _move(opened, registered, content, "promoted", verdict.candidate, by, verdict.reason, verdict)
 
 
 def override(
@@ -125,6 +127,7 @@ def override(
     by: str | None = None,
     verdict: VerdictRef | None = None,
     against: int | None = None,
+    registry_block: str | None = None,
 ) -> Deployed:
     """Put an export in use because a person says so, against the gate's verdict or without one; who and why is recorded.
 
@@ -136,6 +139,7 @@ def override(
         by: who decides; the user of this process by default.
         verdict: of the gate, where there is one.
         against: revision of the pointer that the person has seen; whatever it is now by default.
+        registry_block: of the registry whose alias follows the pointer from then on; the one that it has by default.
 
     Raises:
         PromotionError: without a reason, or when the pointer has moved since `against`, or moves in the same moment.
@@ -146,6 +150,8 @@ def override(
     deployed, content = _read(opened, name)
     if against is not None and deployed.revision != against:
         raise _lost(deployed, export, f"the decision is about revision {against}")
+    if registry_block is not None:
+        deployed = deployed.model_copy(update={"registry_block": registry_block})
     return _move(opened, deployed, content, "overridden", export, by, reason, verdict)
 
 
@@ -209,10 +215,16 @@ def _move(
         by=by or user(),
         reason=reason,
     )
-    moved = Deployed(name=deployed.name, history=(*deployed.history, move))
-    if not store.compare_and_swap(_path(deployed.name), content, (moved.model_dump_json(indent=1) + "\n").encode()):
-        raise _lost(_read(store, deployed.name)[0], export, f"it was read at revision {deployed.revision}")
-    return moved
+    moved = Deployed(name=deployed.name, history=(*deployed.history, move), registry_block=deployed.registry_block)
+    return _write(store, moved, content)
+
+
+def _write(store: Store, deployed: Deployed, content: bytes | None) -> Deployed:
+    """Write the pointer, unless it is no longer what `content` says."""
+    if not store.compare_and_swap(_path(deployed.name), content, (deployed.model_dump_json(indent=1) + "\n").encode()):
+        now = _read(store, deployed.name)[0]
+        raise _lost(now, deployed.export, "another run has moved the pointer since it was read")
+    return deployed
 
 
 def _read(store: Store, name: str) -> tuple[Deployed, bytes | None]:
