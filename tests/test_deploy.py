@@ -54,6 +54,12 @@ def test_images_run_as_a_user_of_their_own() -> None:
     assert all("\nUSER 10001\n" in target for target in targets)
 
 
+def test_images_start_the_command_that_they_are_given_and_a_worker_without_one() -> None:
+    assert "\nENTRYPOINT" not in DOCKERFILE  # Docker and Kubernetes pools give `prefect flow-run execute`
+    commands = re.findall(r"^CMD (.*)$", DOCKERFILE, re.MULTILINE)
+    assert [json.loads(command) for command in commands] == [["prefect", "worker", "start", "--pool", "hubflow"]] * 2
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here")
 @pytest.mark.parametrize("name", ["prefect-server.service", "hubflow-worker.service"])
 def test_systemd_takes_the_units(name: str, tmp_path: Path) -> None:
