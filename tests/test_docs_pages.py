@@ -97,7 +97,7 @@ def test_every_setting_that_a_page_names_is_one(page: Path) -> None:
 def test_every_yaml_of_settings_has_names_that_are_settings(page: Path) -> None:
     for language, title, text in FENCE.findall(page.read_text(encoding="utf-8")):
         values = yaml.safe_load(text) if language == "yaml" and title != "prefect.yaml" else None
-        if not isinstance(values, dict) or page.stem in ("production", "postgresql"):
+        if not isinstance(values, dict) or page.stem in ("production", "postgresql", "work-pools"):
             continue
         assert [one for one in names_of(values) if not is_setting(one)] == []
         if {"task", "module", "data"} <= set(values):

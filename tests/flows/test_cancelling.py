@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -54,17 +54,21 @@ train()
 
 
 @contextmanager
-def running(script: list[str], home: Path, server: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    script: list[str], home: Path, server: str, variables: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """A Python process on the server, told by its home from all others; it is killed at the end if it is still there."""
     environment = {
         **os.environ,
         "PREFECT_API_URL": server,
-        "PREFECT_HOME": str(home),
         "PREFECT_RUNNER_POLL_FREQUENCY": "1",
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+        **(variables or {}),
+        "PREFECT_HOME": str(home),
     }
+    command = script if script[0] == sys.executable else [sys.executable, "-c", *script]
     with (home / "printed.log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-c", *script], env=environment, stdout=log, stderr=log, cwd=home)
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=home)
         try:
             yield process
         finally:
@@ -166,6 +170,14 @@ def endless_request(run: Run, store: Path) -> TrainRequest:
     return TrainRequest(task=run.task, encoded=run.encoded, settings=settings, store=str(store), device="cpu")
 
 
+def unfinished_request(store: Path) -> TrainRequest:
+    """What the one training in the store was asked for, by what it has written about itself."""
+    (known,) = store.glob("training/*/run.json")
+    kept = json.loads(known.read_text(encoding="utf-8"))
+    references = {"task": TaskRef.model_validate(kept["task"]), "encoded": EncodedRef.model_validate(kept["encoded"])}
+    return TrainRequest(**references, settings=TrainSettings.model_validate(ENDLESS), store=str(store))
+
+
 def test_a_cancelled_flow_run_is_cancelled_leaves_no_process_and_goes_on_when_run_again(
     prefect_server: str, tmp_path: Path
 ) -> None:
@@ -178,10 +190,32 @@ def test_a_cancelled_flow_run_is_cancelled_leaves_no_process_and_goes_on_when_ru
         ended = wait_for(lambda: (run := run_of(flow_run)).state and run.state.is_final() and run, tmp_path)
         wait_for(lambda: set(processes_of(tmp_path)) == {serving.pid}, tmp_path, 20)
     assert ended.state.name == "Cancelled"
-    (known,) = store.glob("training/*/run.json")
-    kept = json.loads(known.read_text(encoding="utf-8"))
-    references = {"task": TaskRef.model_validate(kept["task"]), "encoded": EncodedRef.model_validate(kept["encoded"])}
-    require_resumed(TrainRequest(**references, settings=TrainSettings.model_validate(ENDLESS), store=str(store)))
+    require_resumed(unfinished_request(store))
+
+
+@pytest.mark.soak
+def test_sigterm_to_a_kubernetes_job_writes_a_checkpoint_and_schedules_the_run_again(
+    prefect_server: str, tmp_path: Path
+) -> None:
+    """The command and the environment of the job that Prefect's worker makes, as a process of this machine."""
+    from work_pools import container_of, environment_of, job_of, make_run
+
+    store = tmp_path / "store"
+    made = make_run("kubernetes", parameters={"settings": digits_settings(store, train=ENDLESS)})
+    job = job_of(made, "kubernetes")
+    module, *arguments = container_of(job)["args"]
+    command = [sys.executable, "-m", module, *arguments]
+    with running(command, tmp_path, prefect_server, environment_of(job)) as process:
+        wait_for(lambda: lasts(store), tmp_path)
+        process.send_signal(signal.SIGTERM)
+        asked = time.monotonic()
+        code = process.wait(60)
+        seconds = time.monotonic() - asked
+        assert code == 0, (tmp_path / "printed.log").read_text(encoding="utf-8", errors="replace")[-6000:]
+        wait_for(lambda: processes_of(tmp_path) == {}, tmp_path, 10)
+    assert seconds < 45  # the least `termination_grace_seconds` that the template takes
+    assert run_of(made.id).state_name == "AwaitingRetry"
+    require_resumed(unfinished_request(store))
 
 
 @pytest.mark.parametrize("how", ["called", "submitted"])
