@@ -123,6 +123,12 @@ class World:
         except (urllib.error.URLError, OSError):
             return False
 
+    def has_deployment(self, name: str) -> bool:
+        """Whether the server has a deployment, `flow/deployment`."""
+        flow, _, deployment = name.partition("/")
+        asked = {"deployments": {"name": {"any_": [deployment]}}, "flows": {"name": {"any_": [flow]}}}
+        return bool(self.api("deployments/filter", asked))
+
     def wait_for(self, what: str, is_so: Callable[[], bool], seconds: float = 120) -> None:
         """Wait until something is so; fails, showing the log, when it does not become so or a process has ended."""
         deadline = time.monotonic() + seconds

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from documented_pages import Step, steps_of
+from documented_pages import follow, steps_of
 from prefect_processes import World, world
 
 TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
@@ -33,31 +33,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         yield found
 
 
-def follow(page: str, here: World) -> str:
-    """Do what the page says; gives what its commands printed. What one block sets in the shell, the next ones see."""
-    printed, variables = "", here.home / "variables.sh"
-    variables.touch()
-    for step in steps_of(TUTORIALS / page):
-        if step.file is not None:
-            (here.project / step.file).write_text(step.text, encoding="utf-8")
-        elif step.kind == "keep-running":
-            here.keep_running(step.text)
-            if "server start" in step.text:
-                here.wait_for("server", here.is_up)
-        else:
-            names = " ".join(re.findall(r"^(\w+)=", step.text, re.MULTILINE))
-            keep = f"\ndeclare -p {names} >> {variables}" if names else ""
-            printed += here.run(f"source {variables}\n{_expected(step)}{keep}")
-    return printed
-
-
-def _expected(step: Step) -> str:
-    """The commands of a block; one of the kind `fails` is to fail with hubflow's own exit code."""
-    return f"code=0; {step.text.strip()} || code=$?; test $code = 2" if step.kind == "fails" else step.text
-
-
 def test_the_first_fine_tune_comes_to_labelled_images(here: World) -> None:
-    printed = follow("first-fine-tune.md", here)
+    printed = follow(steps_of(TUTORIALS / "first-fine-tune.md"), here)
     assert "digits.yaml: sound" in printed
     assert "reused" in printed
     labelled = pd.read_csv(here.project / "labelled.csv")
@@ -66,7 +43,7 @@ def test_the_first_fine_tune_comes_to_labelled_images(here: World) -> None:
 
 
 def test_own_data_is_refused_then_quarantined_then_trained_on(here: World) -> None:
-    printed = follow("your-own-data.md", here)
+    printed = follow(steps_of(TUTORIALS / "your-own-data.md"), here)
     assert "row 242" in printed
     assert "! duplicates_within_split" in printed or "! same_text_across_splits" in printed
     assert "cost" in printed
@@ -75,7 +52,7 @@ def test_own_data_is_refused_then_quarantined_then_trained_on(here: World) -> No
 
 
 def test_a_file_becomes_a_project_that_is_deployed(here: World) -> None:
-    printed = follow("from-data-to-a-deployment.md", here)
+    printed = follow(steps_of(TUTORIALS / "from-data-to-a-deployment.md"), here)
     assert "1 passed" in printed
     assert "Flow run finished successfully in 'Completed'" in printed
     assert "price: Series[float] = pa.Field(ge=0.0, le=29.75, coerce=True)" in printed
@@ -83,7 +60,7 @@ def test_a_file_becomes_a_project_that_is_deployed(here: World) -> None:
 
 
 def test_a_flow_of_ones_own_is_deployed_and_runs(here: World) -> None:
-    printed = follow("your-own-project.md", here)
+    printed = follow(steps_of(TUTORIALS / "your-own-project.md"), here)
     assert "exported local-store/exports/" in printed
     assert "Flow run finished successfully in 'Completed'" in printed
     assert list((here.home / "reviews-store" / "exports").iterdir())
