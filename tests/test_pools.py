@@ -6,6 +6,7 @@ from typing import Any
 
 import kubernetes_asyncio.client.models as kubernetes
 import pytest
+import yaml
 from docker.models.containers import _create_container_args
 from prefect.client.orchestration import get_client
 from prefect.exceptions import PrefectHTTPStatusError
@@ -17,7 +18,9 @@ from work_pools import ENTRYPOINT, WORKERS, container_of, environment_of, job_of
 
 from hubflow.flows import fine_tune
 
-DOCKERFILE = (Path(__file__).parents[1] / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+PROJECT = Path(__file__).parents[1]
+DOCKERFILE = (PROJECT / "deploy" / "Dockerfile").read_text(encoding="utf-8")
+PAGE = (PROJECT / "docs" / "how-to" / "work-pools.md").read_text(encoding="utf-8")
 KINDS = sorted(WORKERS)
 GPU = {"driver": "nvidia", "count": 2, "capabilities": [["gpu"]]}
 OF_THE_IMAGE = ("PREFECT_HOME", "HUBFLOW_STORE_CACHE", "HUBFLOW_CACHE")
@@ -160,6 +163,18 @@ def test_the_server_refuses_a_wrong_job_variable(kind: str, wrong: dict[str, Any
         with pytest.raises(PrefectHTTPStatusError) as refusal:
             make_run(kind, of_deployment, of_run)
         assert message in refusal.value.response.text
+
+
+@pytest.mark.parametrize("kind", ["docker", "kubernetes"])
+def test_the_server_takes_the_job_variables_of_the_page(kind: str, prefect_server: str) -> None:
+    section = PAGE.partition(f"\n## {kind.capitalize()}\n")[2].partition("\n## ")[0]
+    blocks = [yaml.safe_load(text) for text in re.findall(r"^```yaml[^\n]*\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)]
+    (variables,) = (block["job_variables"] for block in blocks if "job_variables" in block)
+    assert set(variables) <= set(variables_of(kind))
+    assert make_run(kind, {}, variables).job_variables == variables
+    for claim in (block for block in blocks if "kind" in block):
+        assert (claim["kind"], unknown_fields(claim, "V1PersistentVolumeClaim")) == ("PersistentVolumeClaim", set())
+        assert claim["metadata"]["name"] == variables_of(kind)["volume_claim"]["default"]
 
 
 def test_deploying_an_installed_flow_needs_its_module_path_or_an_image(prefect_server: str) -> None:
