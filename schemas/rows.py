@@ -135,8 +135,9 @@ EXPECTED = {
     "coerced_value": ("a value that keeps its meaning in the contract's type", "correct it, or choose another type"),
     "surrogate": ("whole characters", "write both halves of each surrogate pair, or remove the row"),
     "sha256": ("64 hexadecimal digits", "hash the file's content again"),
-    "greater_than_or_equal_to(1)": ("row numbers from 1", "number the rows of the source from 1"),
 }
+ROW_NUMBERS = {"greater_than_or_equal_to(1)": ("row numbers from 1", "number the rows of the source from 1")}
+"""The same for the column `row`: a check of this name may be a user's own of another column."""
 TYPES = {"string[pyarrow]": "text", "str": "text", "int64": "whole numbers", "float64": "numbers", "bool": "true or false"}
 """What the types of the contracts are called in messages."""
 CHECK_NAMES = {
@@ -306,7 +307,7 @@ def rows_message(
 
 def _fault_lines(failures: pd.DataFrame, label_map: LabelMap | None, counts: Mapping[tuple[str, str], int]) -> Iterator[str]:
     for (column, check), faults in failures.groupby(["column", "check"], sort=False):
-        expected, remedy = _expected(str(check), label_map)
+        expected, remedy = _expected(str(column), str(check), label_map)
         if faults["row"].isna().all():
             yield f"  - {column}: expected {expected}; found {join_limited(map(_shortened, faults['value']))}; {remedy}"
         else:
@@ -325,7 +326,7 @@ def _known_alike(values: "pd.Series[Any]", label_map: LabelMap | None) -> str:
     return "".join(f"; {label} looks like the known label {other}" for label, other in texts)
 
 
-def _expected(check: str, label_map: LabelMap | None) -> tuple[str, str]:
+def _expected(column: str, check: str, label_map: LabelMap | None) -> tuple[str, str]:
     if check == "known_label" and label_map is not None:
         known = f"one of the known labels {join_limited(map(repr, label_map.labels))}"
         return known, "correct the label, or add it to the label list or to train"
@@ -333,7 +334,8 @@ def _expected(check: str, label_map: LabelMap | None) -> tuple[str, str]:
         return "a column of this name", "name it in the settings of the data"
     named = DTYPE_CHECK.fullmatch(check)
     expected = TYPES.get(named[1], check) if named else check
-    return EXPECTED.get(check, (expected, "correct or remove it"))
+    said = ROW_NUMBERS if column == "row" else {}
+    return (EXPECTED | said).get(check, (expected, "correct or remove it"))
 
 
 def _examples(faults: pd.DataFrame, count: int) -> str:
