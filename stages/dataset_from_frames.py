@@ -37,13 +37,16 @@ from hubflow.store.store import Store, content_key, file_sha256
 
 Frame = Any
 """A pandas frame, an Arrow table, record batch or reader, whatever has `__arrow_c_stream__` or `__arrow_c_array__` (a Polars
-frame, a DuckDB relation), a mapping of columns, or records: mappings of names to values."""
+frame, a DuckDB relation), a lazy frame of Polars, a mapping of columns, or records: mappings of names to values."""
+MAX_ROW_NUMBER = 2**63 - 1
 ClassNames = Mapping[str, tuple[str, ...]]
 """Names of classes that a table's `huggingface` metadata gives for their numbers, by column."""
 EXPECTED = (
-    "a pandas frame, an Arrow table, an object with the Arrow PyCapsule interface (Polars, DuckDB), a mapping of columns, or a "
-    "list of dicts"
+    "a pandas frame, an Arrow table, an object with the Arrow PyCapsule interface (a frame of Polars, a relation of DuckDB), a "
+    "mapping of columns, or a list of dicts"
 )
+WITHOUT_ARROW = ("Object", "Int128", "UInt128")
+"""Types of Polars that Arrow lacks: of objects, Polars would hand over their addresses as bytes."""
 
 
 @stage(dataset_summary, label="load data", event=dataset_event)
@@ -77,9 +80,9 @@ def dataset_from_frames(
 
     Args:
         frames: rows by split, `train` at least, or those of train alone. A frame is a pandas frame of any dtype backend, an
-            Arrow table, record batch or reader, an object with the Arrow PyCapsule interface, a mapping of columns, or a list
-            of dicts. A column `row` holds numbers from 1 that errors name the rows by; they are counted when it is not
-            there. Further columns are kept as extra columns. Images may be bytes in a column `image`.
+            Arrow table, record batch or reader, an object with the Arrow PyCapsule interface, a lazy frame of Polars, a mapping
+            of columns, or a list of dicts. A column `row` holds numbers from 1 that errors name the rows by; they are counted
+            when it is not there. Further columns are kept as extra columns. Images may be bytes in a column `image`.
         task: what the rows are for.
         store: folder, or URL, of the store.
         labels: every label in order; from train when not given.
@@ -89,7 +92,7 @@ def dataset_from_frames(
         source: what errors and facts name as the origin of the rows; with their columns, it says which data sets are compared
             with each other.
         reuse: take what the store already holds for the same rows.
-        contract: your own contract, a subclass of that of the rows' kind.
+        contract: your own contract, a subclass of that of the rows' kind, or a model of pandera for Polars or Arrow.
         max_invalid_fraction: fraction of a split's rows that may break their contract and be quarantined.
         group_column: column whose values should not be in two splits; those made here keep the rows of a value together.
         split_by: column of a key whose hash decides which split a row goes to, the same one every time.
@@ -108,7 +111,7 @@ def dataset_from_frames(
     Raises:
         SettingsError: an argument is not of its type, or out of its range.
         DataError: no `train`, something that is no frame, a column that is missing or of another type, fewer than two classes,
-            a split without rows, or an image file that is missing.
+            a split without rows, a query whose rows cannot be computed, or an image file that is missing.
         ContractError: rows break their contract.
         StoreError: the store cannot be written.
     """
@@ -177,7 +180,7 @@ def _by_split(frames: Any, source: str, columns: Collection[Column]) -> dict[Spl
 
 def _frame(frame: Frame, source: str) -> tuple[pd.DataFrame, ClassNames]:
     """A frame of any kind as a pandas frame, with names of columns that are text and do not repeat; and its class names."""
-    table = _arrow_table(frame, source)
+    table = _arrow_table(_computed(frame, source), source)
     if table is not None:
         found = _from_table(table)
     else:
@@ -194,13 +197,37 @@ def _arrow_table(frame: Frame, source: str) -> Any:
     if isinstance(frame, pd.DataFrame):
         return None
     if isinstance(frame, arrow.RecordBatchReader):
-        return frame.read_all()
+        table = frame.read_all()
+        if not len(table):
+            raise DataError(f"{source}: the reader gives no rows; a reader gives its rows once: make a new one for each use")
+        return table
     if hasattr(frame, "__arrow_c_stream__") or hasattr(frame, "__arrow_c_array__"):
         try:
             return arrow.table(frame)
         except (arrow.ArrowException, TypeError, ValueError) as error:
             raise DataError(f"{source}: cannot be read as an Arrow table ({error}); expected {EXPECTED}") from error
+        except Exception as error:  # the library that the frame is of computes its rows only now, and has errors of its own
+            raise _query_error(source, error) from error
     return None
+
+
+def _computed(frame: Frame, source: str) -> Frame:
+    """A frame of Polars, computed where it is lazy, whose columns Arrow can hold; any other frame as it is."""
+    polars = sys.modules.get("polars")  # whoever has such a frame has imported it
+    if polars is not None and isinstance(frame, polars.LazyFrame):
+        try:
+            frame = frame.collect()
+        except polars.exceptions.PolarsError as error:
+            raise _query_error(source, error) from error
+    if polars is not None and isinstance(frame, polars.DataFrame):
+        strange = [f"{name!r} ({kind})" for name, kind in frame.schema.items() if str(kind) in WITHOUT_ARROW]
+        if strange:
+            raise DataError(f"{source}: Arrow has no such type: column(s) {join_limited(strange)}; cast or drop them")
+    return frame
+
+
+def _query_error(source: str, error: Exception) -> DataError:
+    return DataError(f"{source}: its rows cannot be computed ({type(error).__name__}: {error}); correct the query")
 
 
 def _from_records(frame: Frame, source: str) -> pd.DataFrame:
@@ -240,7 +267,7 @@ def _rows(
         taken = _image_columns(request, table, path_column)
     else:
         taken = wanted_columns(request, list(map(str, table.columns)))
-    columns: dict[str, Any] = {"row": _numbers(table)}
+    columns: dict[str, Any] = {"row": _numbers(table, request.path)}
     converted: dict[str, int] = {}
     for name, key in taken.items():
         names = classes.get(key, ()) if name in ("label", "labels") else ()
@@ -265,14 +292,32 @@ def _image_columns(request: Request, table: pd.DataFrame, path_column: Column) -
     return {"path": taken["text"], "label": taken["label"]}
 
 
-def _numbers(table: pd.DataFrame) -> Any:
+def _numbers(table: pd.DataFrame, path: Path) -> Any:
     """Numbers of the rows: the column `row` as it is given, when its values are none, for the contract to say so."""
     if "row" not in table:
         return np.arange(1, len(table) + 1, dtype=np.int64)
-    numbers = table["row"]
-    if not numbers.isna().any() and pd.api.types.is_integer_dtype(numbers.dtype):
-        return numbers.astype(object) if pd.api.types.is_unsigned_integer_dtype(numbers.dtype) else numbers.astype(np.int64)
+    numbers = _whole(table["row"])
+    is_integer = pd.api.types.is_integer_dtype(numbers.dtype)
+    whole = [one for one in numbers.tolist() if isinstance(one, int)] if numbers.dtype == object or is_integer else []
+    if any(abs(one) > MAX_ROW_NUMBER for one in whole):
+        raise DataError(
+            f"{path}: column 'row' holds {max(whole, key=abs)}; expected numbers of rows, from 1 to {MAX_ROW_NUMBER}: number "
+            "the rows, or give the column another name"
+        )
+    if is_integer and not numbers.isna().any():
+        return numbers.astype(np.int64)
     return numbers if numbers.dtype in (object, np.float64) else numbers.astype(object)
+
+
+def _whole(values: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Decimals without decimals as the integers that they are: DuckDB has them of its HUGEINT, such as a running sum."""
+    kind = values.dtype.pyarrow_dtype if isinstance(values.dtype, pd.ArrowDtype) else None
+    if kind is None or not arrow.types.is_decimal(kind):
+        return values
+    try:
+        return to_series(arrow.array(values, from_pandas=True).cast(arrow.int64()))
+    except arrow.ArrowInvalid:  # with decimals, or too large
+        return values
 
 
 def _column(path: Path, name: str, key: str, values: "pd.Series[Any]", names: Sequence[str] = ()) -> tuple[Any, int]:
