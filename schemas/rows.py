@@ -349,31 +349,42 @@ def _shortened(value: object) -> str:
     return text if len(text) <= MAX_VALUE_CHARS else f"{text[:MAX_VALUE_CHARS]}…"
 
 
+FRAME_LIBRARIES = ("polars", "pyarrow")
+"""Libraries beside pandas whose models of pandera may be contracts of rows."""
+FRAME_MODEL = "__frame_model__"
 NOT_THEIRS = ("hubflow", "pandera", "builtins", "typing")  # typing's source differs between releases of Python, and is long
 
 
 def contract_of(kind: RowKind, given: str | type | None) -> RowModel:
-    """The contract of rows of `kind`: hubflow's own, or a subclass of it that a user gives.
+    """The contract of rows of `kind`: hubflow's own, or one that a user gives.
+
+    A user's own contract is a subclass of hubflow's, or a `DataFrameModel` of `pandera.polars` or `pandera.pyarrow`: then rows
+    keep hubflow's contract and the user's. Both see the same columns, with the names of hubflow's contract.
 
     Args:
         kind: what the rows are.
         given: the class, or where to import it from: `package.module:ClassName`.
 
     Raises:
-        SettingsError: when it cannot be imported, is no subclass of the kind's contract, would leave out or add anything
+        SettingsError: when it cannot be imported, is no contract of such rows, would leave out or add anything
             without a word, or asks for values that are unique, which cannot be said of rows that are seen a chunk at a time.
     """
     base = ROW_MODELS[kind]
     if given is None:
         return base
     expected = f"package.module:ClassName, a subclass of hubflow.schemas.rows.{base.__name__}"
-    model = import_object(given, "contract", expected) if isinstance(given, str) else given
-    if not isinstance(model, type) or not issubclass(model, base):
+    model: Any = import_object(given, "contract", expected) if isinstance(given, str) else given
+    library = frame_library(model) if isinstance(model, type) else None
+    if library is not None:
+        about = {"__module__": model.__module__, "__qualname__": model.__qualname__, "__doc__": model.__doc__}
+        schema, model = model.to_schema(), type(model.__name__, (base,), {**about, FRAME_MODEL: model})
+    elif isinstance(model, type) and issubclass(model, base):
+        schema = model.to_schema()
+    else:
         raise SettingsError(
-            f"contract: {given!r} is no subclass of hubflow.schemas.rows.{base.__name__}, the contract of {kind} rows; "
-            "derive your class from it"
+            f"contract: {given!r} is no subclass of hubflow.schemas.rows.{base.__name__}, the contract of {kind} rows, and no "
+            "DataFrameModel of pandera.polars or pandera.pyarrow; derive your class from one of them"
         )
-    schema = model.to_schema()
     unique = [name for name, column in schema.columns.items() if column.unique] + list(schema.unique or ())
     if unique:
         raise SettingsError(
@@ -381,10 +392,31 @@ def contract_of(kind: RowKind, given: str | type | None) -> RowModel:
             "a time, so that repeats far apart would pass; leave `unique` out"
         )
     _require_no_silence(model.__name__, schema)
-    return model
+    coerced = [name for name, column in schema.columns.items() if column.coerce or schema.coerce]
+    if library == "pyarrow" and coerced:
+        raise SettingsError(
+            f"contract: {model.__name__} has `coerce` for {join_limited(map(repr, coerced))}, which pandera does not apply to "
+            "Arrow tables; cast the columns before, or write the contract for Polars or pandas"
+        )
+    accepted: RowModel = model
+    return accepted
 
 
-def _require_no_silence(name: str, schema: pa.DataFrameSchema) -> None:
+def frame_library(model: type) -> str | None:
+    """The library whose frames a pandera model is for, beside pandas; None of another class."""
+    for name in FRAME_LIBRARIES:
+        module = sys.modules.get(f"pandera.{name}")  # whose class `model` derives from has imported it
+        if module is not None and issubclass(model, module.DataFrameModel):
+            return name
+    return None
+
+
+def frame_model_of(model: RowModel) -> Any:
+    """The user's model for Polars or Arrow that a contract carries; None where it carries none."""
+    return getattr(model, FRAME_MODEL, None)
+
+
+def _require_no_silence(name: str, schema: Any) -> None:
     """Refuse what makes pandera drop rows or columns, or add some, without a word."""
     silent = {
         "drop_invalid_rows = True": schema.drop_invalid_rows,
@@ -402,7 +434,7 @@ def _require_no_silence(name: str, schema: pa.DataFrameSchema) -> None:
 def contract_identity(model: RowModel) -> dict[str, str]:
     """What tells one contract from another in the key of what was made under it: its name and its modules' source."""
     try:
-        theirs = [cls for cls in model.__mro__ if cls.__module__.split(".")[0] not in NOT_THEIRS]
+        theirs = [cls for cls in (frame_model_of(model) or model).__mro__ if cls.__module__.split(".")[0] not in NOT_THEIRS]
         modules = dict.fromkeys(sys.modules[cls.__module__] for cls in theirs)  # for the constants and helpers beside them
         source = "".join([*map(inspect.getsource, modules), *(cls.__qualname__ for cls in theirs)])
     except (OSError, TypeError, KeyError):

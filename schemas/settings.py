@@ -243,7 +243,8 @@ class DatasetSpec(Settings):
     contract: str | None = Field(
         None,
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$",
-        description="package.module:ClassName of your own contract, a subclass of the one of these rows",
+        description="package.module:ClassName of your own contract: a subclass of the one of these rows, or a model of "
+        "pandera for Polars or Arrow",
         examples=["my_project.schemas.reviews:ReviewRows"],
     )
     checks: DataChecks = Field(DataChecks(), description="What is done about faults that no single row shows")

@@ -53,7 +53,8 @@ def load_dataset(spec: DatasetSpec, task: TaskName, store: str, reuse: bool = Tr
         task: what the rows are for.
         store: folder, or URL, of the store.
         reuse: take what the store already holds for the same settings and the same content of every source.
-        contract: your own contract, a subclass of that of the rows' kind; in place of `spec.contract`.
+        contract: your own contract, a subclass of that of the rows' kind, or a model of pandera for Polars or Arrow; in
+            place of `spec.contract`.
 
     Returns:
         Reference to `train.parquet`, `dev.parquet`, `test.parquet` (those that exist) and `label_map.json`.

@@ -17,6 +17,7 @@ from pandera.errors import SchemaErrorReason
 from pyarrow import parquet
 
 from hubflow.data.columns import free_names
+from hubflow.data.frame_contracts import PLACED_COLUMNS, frame_model_warnings, validate_frame_model
 from hubflow.data.readers.chunks import escaped, is_damaged
 from hubflow.data.staging import Staging
 from hubflow.errors import DataError, HubflowError, SettingsError, StoreError
@@ -87,29 +88,41 @@ def partition_rows(
     lighter = _without_types_that_hold(schema, rows)
     # One round, unless rows of a wrong type kept a check from seeing the others.
     while len(left):
+        part = left.reset_index(drop=True) if checks else left
+        typed, faults, unreadable = _held_to_frame_model(part, model, source)
+        error: Exception | None = None
         try:
-            accepted = _validated(lighter, left.reset_index(drop=True) if checks else left, model, source)
-        except pa.errors.SchemaErrors as error:
-            faults = row_failures(error.failure_cases, left.reset_index(drop=True), label_map)
-            is_row, is_type = faults["place"].notna(), faults["check"].str.startswith(("dtype", "coerce_dtype"))
-            if not is_row.any() or (not is_row.all() and not (is_row & is_type).any()):
-                _require_no_raising_check(error, faults, model, source)
+            accepted = _validated(lighter, typed, model, source)
+        except pa.errors.SchemaErrors as found:
+            error, own = found, row_failures(found.failure_cases, part, label_map)
+            if not _names_rows(own):
+                _require_no_raising_check(found, own, model, source)
+            both = own if faults.empty else pd.concat([own, faults], ignore_index=True)
+            faults = both.drop_duplicates(
+                ["column", "check", "place"]
+            )  # hubflow's contract and the user's may ask for the same
+        if len(faults):
+            if not _names_rows(faults):
                 raise _column_error(faults, rows, model, source, label_map) from error
-            faults = faults[is_row]  # values of a wrong type make other checks fail as a whole: those see the rest again
+            faults = faults[
+                faults["place"].notna()
+            ]  # values of a wrong type make other checks fail as a whole: they see the rest
             places = left.index.to_numpy()[faults["place"].to_numpy(dtype=np.int64)]
             for position, column, check in zip(places, faults["column"], faults["check"], strict=True):
                 checks.setdefault(int(position), []).append(f"{column}: {check}")
             failures.append(faults[FAILURE_COLUMNS])
             left = left[~left.index.isin(places)]
-        else:
-            _require_same_rows(left, accepted, model)
-            lossy = _lossy(left, accepted)
-            if not lossy:
-                break
-            for position, *_, column in lossy:
-                checks.setdefault(position, []).append(f"{column}: {LOSSY}")
-            failures.append(pd.DataFrame([(row, name, LOSSY, value) for _, row, value, name in lossy], columns=FAILURE_COLUMNS))
-            left = left[~left.index.isin([position for position, *_ in lossy])]
+            continue
+        if unreadable is not None:
+            raise unreadable
+        _require_same_rows(left, accepted, model)
+        lossy = _lossy(left, accepted)
+        if not lossy:
+            break
+        for position, *_, column in lossy:
+            checks.setdefault(position, []).append(f"{column}: {LOSSY}")
+        failures.append(pd.DataFrame([(row, name, LOSSY, value) for _, row, value, name in lossy], columns=FAILURE_COLUMNS))
+        left = left[~left.index.isin([position for position, *_ in lossy])]
     else:
         accepted = left
     places_at_fault = sorted(checks)
@@ -120,6 +133,30 @@ def partition_rows(
     known = pd.concat(failures, ignore_index=True) if failures else pd.DataFrame(columns=FAILURE_COLUMNS, dtype=object)
     warned = _warned(accepted, model, source) if len(accepted) else known.iloc[:0]
     return Sorted(accepted, rejected, known, _converted(left, accepted, _has_parsers(schema)), warned)
+
+
+def _held_to_frame_model(
+    rows: pd.DataFrame, model: RowModel, source: str
+) -> tuple[pd.DataFrame, pd.DataFrame, DataError | None]:
+    """What `validate_frame_model` gives; and the error where rows are in no form to be held to a Polars or Arrow contract.
+
+    It is an error only where the rows keep the rest of their contract: those of a wrong type are quarantined first.
+    """
+    try:
+        return *validate_frame_model(rows, model, source), None
+    except DataError as error:
+        return rows, pd.DataFrame(columns=PLACED_COLUMNS, dtype=object), error
+
+
+def _without_repeats(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
+    """Faults by two contracts, which may ask for the same."""
+    return pd.concat([ours, theirs], ignore_index=True).drop_duplicates(["column", "check", "place"], ignore_index=True)
+
+
+def _names_rows(faults: pd.DataFrame) -> bool:
+    """Whether the faults can be mended by taking rows out: all are of rows, or some are of rows of a wrong type."""
+    is_row, is_type = faults["place"].notna(), faults["check"].str.startswith(("dtype", "coerce_dtype"))
+    return bool(is_row.any() and (is_row.all() or (is_row & is_type).any()))
 
 
 class Quarantine:
@@ -408,7 +445,7 @@ def _warned(rows: pd.DataFrame, model: RowModel, source: str) -> pd.DataFrame:
         faults = row_failures(error.failure_cases, rows)
         _require_no_raising_check(error, faults, model, source)
         return faults[FAILURE_COLUMNS]
-    return pd.DataFrame(columns=FAILURE_COLUMNS, dtype=object)
+    return frame_model_warnings(rows, model, source)[FAILURE_COLUMNS]
 
 
 def _require_no_raising_check(error: pa.errors.SchemaErrors, faults: pd.DataFrame, model: RowModel, source: str) -> None:
