@@ -20,7 +20,7 @@ MOST_PROCESSES = 4
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark tests by their fixtures: `integration` with a server, `slow` too with Prefect's, which takes long to start."""
     fixtures = set(getattr(item, "fixturenames", ()))
-    if fixtures & {"prefect_server", "s3_server"}:
+    if fixtures & {"prefect_server", "s3_server", "postgres"}:
         item.add_marker(pytest.mark.integration)
     if "prefect_server" in fixtures or item.get_closest_marker("soak"):
         item.add_marker(pytest.mark.slow)
@@ -144,6 +144,27 @@ def s3_server() -> Iterator[str]:
 
     with served() as endpoint:
         yield endpoint
+
+
+@pytest.fixture(scope="session")
+def postgres_cluster() -> Iterator[int]:
+    """Port of a PostgreSQL cluster on loopback; skips, or fails where it is required, without PostgreSQL's programs."""
+    from postgres import PASSWORD, cluster, require_postgres
+
+    require_postgres()
+    with cluster(PASSWORD) as port:
+        yield port
+
+
+@pytest.fixture
+def postgres(postgres_cluster: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """An empty database: libpq's variables, which this process has in its environment too."""
+    from postgres import new_database
+
+    variables = new_database(postgres_cluster)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return variables
 
 
 @pytest.fixture

@@ -4,21 +4,17 @@ It takes two minutes and needs PostgreSQL's programs (on Debian the package `pos
 Clusters are not to be run by root: then it is the user `postgres` who runs this one.
 """
 
-import contextlib
 import os
-import pwd
-import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent / folder) for folder in ("helpers", "flows")]
 
 import boto3
 from object_storage import KEY, SECRET, s3_server
+from postgres import INSTALL, cluster, postgres_tools
 from prefect_processes import FENCE, Block, World, world
 
 PROJECT = Path(__file__).parents[1]
@@ -29,6 +25,8 @@ PAGES = ("postgresql", "s3", "production")
 
 def main() -> None:
     """Run every block that is for this machine, and look at what is left."""
+    if postgres_tools() is None:
+        sys.exit(INSTALL)
     text = "\n".join((PROJECT / "docs" / "how-to" / f"{page}.md").read_text(encoding="utf-8") for page in PAGES)
     blocks = [Block(script, kind) for kind, script in FENCE.findall(text) if kind not in BY_HAND]
     with tempfile.TemporaryDirectory(prefix="hubflow-production-") as folder, s3_server() as endpoint:
@@ -37,7 +35,7 @@ def main() -> None:
         client = boto3.client("s3", endpoint_url=endpoint, aws_access_key_id=KEY, aws_secret_access_key=SECRET)
         client.create_bucket(Bucket=BUCKET)
         os.environ |= {"S3_KEY": KEY, "S3_SECRET": SECRET, "S3_ENDPOINT": endpoint, "PGPASSWORD": "change-me-too"}
-        with cluster(Path(folder) / "cluster") as port, world(home, PROJECT) as here:
+        with cluster(os.environ["PGPASSWORD"]) as port, world(home, PROJECT) as here:
             for block in blocks:
                 run(here, block.script.replace("5432", str(port)), block.kind == "keep-running")
             require_no_secret(home)
@@ -62,41 +60,6 @@ def answers(port: int) -> bool:
     """Whether the server answers, be it that a password is needed."""
     asked = ["curl", "-s", "-u", "admin:change-me", f"http://127.0.0.1:{port}/api/ready"]
     return subprocess.run(asked, capture_output=True, check=False).returncode == 0
-
-
-@contextlib.contextmanager
-def cluster(folder: Path) -> Iterator[int]:
-    """A PostgreSQL cluster on loopback that asks for passwords; gives its port. Whoever runs this is its administrator."""
-    tools = postgres_tools()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    folder.mkdir()
-    as_user: list[str] = []
-    if os.geteuid() == 0:
-        owner = pwd.getpwnam("postgres")
-        folder.parent.chmod(0o755)
-        os.chown(folder, owner.pw_uid, owner.pw_gid)
-        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-    me, data, password = pwd.getpwuid(os.geteuid()).pw_name, str(folder / "data"), folder.with_name("password")
-    password.write_text(os.environ["PGPASSWORD"], encoding="utf-8")
-    made = [*as_user, tools / "initdb", "-D", data, "-U", me, "--auth=scram-sha-256", f"--pwfile={password}"]
-    subprocess.run(made, check=True, capture_output=True)
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
-    started = [*as_user, tools / "pg_ctl", "-D", data, "-o", options, "-l", str(folder / "log"), "-w"]
-    subprocess.run([*started, "start"], check=True, capture_output=True)
-    try:
-        yield port
-    finally:
-        subprocess.run([*as_user, tools / "pg_ctl", "-D", data, "-m", "fast", "stop"], check=True, capture_output=True)
-
-
-def postgres_tools() -> Path:
-    """Folder of PostgreSQL's programs, which Debian does not put on the path."""
-    found = [*sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")), *filter(None, [shutil.which("initdb")])]
-    if not found:
-        sys.exit("PostgreSQL's programs are not here; on Debian: apt-get install postgresql")
-    return Path(found[0]).parent
 
 
 def require_no_secret(home: Path) -> None:
