@@ -97,7 +97,7 @@ def test_every_setting_that_a_page_names_is_one(page: Path) -> None:
 def test_every_yaml_of_settings_has_names_that_are_settings(page: Path) -> None:
     for language, title, text in FENCE.findall(page.read_text(encoding="utf-8")):
         values = yaml.safe_load(text) if language == "yaml" and title != "prefect.yaml" else None
-        if not isinstance(values, dict) or page.stem in ("production", "postgresql", "work-pools"):
+        if not isinstance(values, dict) or page.stem in ("production", "postgresql", "work-pools", "other-pipelines"):
             continue
         assert [one for one in names_of(values) if not is_setting(one)] == []
         if {"task", "module", "data"} <= set(values):
@@ -167,12 +167,28 @@ def test_the_contract_of_the_page_refuses_six_stars(tmp_path: Path) -> None:
     import pandera.pandas as pa
 
     names: dict[str, Any] = {"__name__": "my_contracts"}
-    (code,) = [text for _, text in blocks("how-to/own-contract.md", "python")]
+    code, _ = [text for _, text in blocks("how-to/own-contract.md", "python")]
     exec(code, names)  # noqa: S102 - of our own page
     sound = pd.DataFrame({"row": [1], "text": ["a fine film"], "label": ["good"], "stars": ["5"]})
     assert names["Reviews"].validate(sound, lazy=True)["stars"].tolist() == [5]
     with pytest.raises(pa.errors.SchemaErrors):
         names["Reviews"].validate(sound.assign(stars=6), lazy=True)
+
+
+def test_the_polars_contract_of_the_page_refuses_six_stars(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datetime
+
+    import polars
+    from pandera.errors import SchemaErrors
+
+    module = ModuleType("my_polars_contracts")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    _, code = [text for _, text in blocks("how-to/own-contract.md", "python")]
+    exec(code, module.__dict__)  # noqa: S102 - of our own page
+    sound = polars.DataFrame({"stars": [5], "bought": [datetime.date(2024, 2, 29)]})
+    assert module.Reviews.validate(sound, lazy=True).equals(sound)
+    with pytest.raises(SchemaErrors):
+        module.Reviews.validate(sound.with_columns(stars=polars.lit(6, dtype=polars.Int64)), lazy=True)
 
 
 @pytest.mark.slow

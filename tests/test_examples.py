@@ -1,12 +1,11 @@
 """Every example runs: the two flows, and each settings file at small size on its real data."""
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from example_programs import EXAMPLES, load_example
 from runs import WORDS, Run, run_stages
 from small_modules import make_tiny_bert
 
@@ -17,17 +16,7 @@ from hubflow.schemas.training import TrainSettings
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL = ("data.max_rows=48", "train.epochs=1", "train.batch_size=16", "evaluate.batch_size=16", "device=cpu")
-
-
-def example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def small_run(name: str, shared: Path, store: Path, *overrides: str) -> Run:
@@ -48,7 +37,7 @@ def words_of(path: Path, column: int, lower: bool = True) -> list[str]:
 
 
 def test_a_stage_is_replaced_by_a_task_of_ones_own(prefect_server: str, tmp_path: Path) -> None:
-    replaced = example("replace_a_stage")
+    replaced = load_example("replace_a_stage")
     replaced.make_database(str(tmp_path / "reviews.sqlite"))
     module = ModuleSpec(name=str(make_tiny_bert(tmp_path / "bert", WORDS)), max_seq_len=16)
     train = TrainSettings(epochs=2, batch_size=16, learning_rate=1e-3)
@@ -58,7 +47,7 @@ def test_a_stage_is_replaced_by_a_task_of_ones_own(prefect_server: str, tmp_path
 
 
 def test_one_stage_runs_between_the_tasks_of_another_flow(prefect_server: str, text_run: Run, tmp_path: Path) -> None:
-    counts = example("stage_in_your_flow").sort_messages(str(text_run.export_folder), str(tmp_path))
+    counts = load_example("stage_in_your_flow").sort_messages(str(text_run.export_folder), str(tmp_path))
     assert sum(counts.values()) == 4
     assert set(counts) <= {"0", "1"}
 
@@ -108,4 +97,4 @@ def test_every_settings_file_has_its_test() -> None:
 
 def test_every_program_says_what_it_shows() -> None:
     for path in EXAMPLES.glob("*.py"):
-        assert example(path.stem).__doc__
+        assert load_example(path.stem).__doc__
