@@ -1,6 +1,7 @@
 """Contracts for Polars and Arrow: rows that break them are quarantined as those that break the same contract for pandas."""
 
 import datetime
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +35,10 @@ def short(values):
 def agree(rows):
     return (rows["label"] == "good") == (rows["stars"] >= 3)
 
-WHOLE, LIST, DAY = int, object, object
+def sound(rows):
+    return rows["words"].map(lambda words: words is None or "bad" not in words)
+
+WHOLE, NULLABLE, FLOAT, LIST = int, pd.Int64Dtype, float, object
 """,
     "own_polars": """
 import polars as pl
@@ -47,7 +51,10 @@ def short(data):
 def agree(data):
     return data.lazyframe.select((pl.col("label") == "good") == (pl.col("stars") >= 3))
 
-WHOLE, LIST, DAY = pl.Int64, pl.List(pl.String), pl.Date
+def sound(data):
+    return data.lazyframe.select(~pl.col("words").list.contains("bad"))
+
+WHOLE, NULLABLE, FLOAT, LIST = pl.Int64, pl.Int64, pl.Float64, pl.List(pl.String)
 """,
     "own_pyarrow": """
 import pyarrow
@@ -62,7 +69,10 @@ def agree(data):
     good, many = pc.equal(data.table["label"], "good"), pc.greater_equal(data.table["stars"], 3)
     return pc.equal(good, many)
 
-WHOLE, LIST, DAY = pyarrow.int64(), pyarrow.list_(pyarrow.string()), pyarrow.date32()
+def sound(data):
+    return pyarrow.array([words is None or "bad" not in words for words in data.table["words"].to_pylist()])
+
+WHOLE, NULLABLE, FLOAT, LIST = pyarrow.int64(), pyarrow.int64(), pyarrow.float64(), pyarrow.list_(pyarrow.string())
 """,
 }
 CLASSES = """
@@ -96,6 +106,18 @@ class Raising(Base):
     @pa.check("text")
     def broken(cls, data):
         return data.no_such_method()
+
+class Patterned(Base):
+    score: float = pa.Field(alias="score_.+", regex=True, ge=0, n_failure_cases=1)
+    words: LIST = pa.Field(nullable=True)
+
+    @pa.dataframe_check
+    def is_sound(cls, data):
+        return sound(data)
+
+class Partial(Base):
+    stars: NULLABLE = pa.Field(ge=1, le=5, nullable=True)
+    price: FLOAT = pa.Field(lt=10)
 
 class Unique(Base):
     country: str = pa.Field(unique=True)
@@ -324,3 +346,43 @@ def test_a_model_of_another_library_is_refused_with_those_that_fit() -> None:
 def test_coercion_that_pandera_does_not_do_is_refused() -> None:
     with pytest.raises(SettingsError, match="Coerced has `coerce` for 'stars', which pandera does not apply to Arrow tables"):
         contract_of("text", contract("pyarrow", "Coerced"))
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_columns_by_pattern_lists_and_every_failing_row(library: str, tmp_path: Path) -> None:
+    rows = pd.DataFrame(
+        {
+            "text": [f"text {number}" for number in range(6)],
+            "label": ["a", "b", "a", "b", "b", "a"],
+            "score_a": [1.0, -1.0, -2.0, 0.0, 0.0, 0.0],
+            "score_b": [1.0, 1.0, -2.0, 0.0, 0.0, -5.0],
+            "words": [["x"], ["x"], None, ["x", "bad"], [], ["x"]],
+        }
+    )
+    assert kept(tmp_path, library, ingest(tmp_path, library, "Patterned", rows))["row"].to_pylist() == [1, 5]
+    found = quarantined(tmp_path, library)
+    assert {row: sorted(checks) for row, checks in zip(found["row"], found["checks"], strict=True)} == {
+        2: ["score_a: greater_than_or_equal_to(0)"],
+        3: ["score_a: greater_than_or_equal_to(0)", "score_b: greater_than_or_equal_to(0)"],
+        4: ["whole row: is_sound"],
+        6: ["score_b: greater_than_or_equal_to(0)"],
+    }
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_type_of_a_column_of_json_lines_does_not_depend_on_its_chunk(
+    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first chunks have no stars, and prices that are whole; the faults of later ones have the numbers of their rows."""
+    lines = [{"text": f"text {number}", "label": "ab"[number % 2], "stars": None, "price": number % 5} for number in range(30)]
+    lines[20] |= {"stars": 9, "price": 2.5}
+    lines[21] |= {"stars": 5}
+    lines[29] |= {"price": 10.5}
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines), encoding="utf-8")
+    monkeypatch.setattr("hubflow.data.readers.records.CHUNK_ROWS", 5)
+    spec = DatasetSpec(format="jsonl", train=str(path), dev_fraction=0, max_invalid_fraction=MOST)
+    load_dataset.fn(spec, TEXT, str(tmp_path / f"store-{library}"), contract=contract(library, "Partial"))
+    found = quarantined(tmp_path, library)
+    assert found["row"].tolist() == [21, 30]
+    assert [list(checks) for checks in found["checks"]] == [["stars: less_than_or_equal_to(5)"], ["price: less_than(10)"]]

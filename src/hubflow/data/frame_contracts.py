@@ -1,5 +1,6 @@
 """Contracts that pandera has for Polars and Arrow: rows are held to them by pandera's own backend for the library."""
 
+import contextlib
 import copy
 from itertools import repeat
 from typing import Any
@@ -22,6 +23,8 @@ _OF_COLUMNS = {
     SchemaErrorReason.DATATYPE_COERCION,
     SchemaErrorReason.COLUMN_NOT_IN_DATAFRAME,
 }
+FLOATS = {"Float32": arrow.float32(), "Float64": arrow.float64()}
+"""Floats by their names in Polars and narwhals, through which pandera validates Arrow tables."""
 Fault = tuple[Any, str, str, Any, int | None]
 """Number of a row, column, check, value and place in the rows; number and place are None for the fault of a whole column."""
 
@@ -86,19 +89,26 @@ def _schema(own: Any, only_warns: bool) -> Any:
 
 def _validated(schema: Any, rows: pd.DataFrame, own: Any, source: str) -> tuple[Any, pd.DataFrame]:
     """The rows as the schema gives them back, None where some are at fault; and the faults."""
-    frame = _in_library(rows, own, source)
+    frame = _in_library(rows, schema, own, source)
     try:
         return schema.validate(frame, lazy=True), _no_faults()
     except SchemaErrors as error:
-        faults = _faults(error, rows, own, source)
-        return None, pd.DataFrame(list(dict.fromkeys(faults)), columns=PLACED_COLUMNS, dtype=object)
+        faults = pd.DataFrame(_faults(error, rows, own, source), columns=PLACED_COLUMNS, dtype=object)
+        return None, faults.drop_duplicates(["column", "check", "place"], ignore_index=True)
     except Exception as error:  # a user's own code may raise anything
         said = their_error(error, own)
         raise RowsError(f"{source}: the contract {own.__name__} raised {said}; correct the contract") from error
 
 
-def _in_library(rows: pd.DataFrame, own: Any, source: str) -> Any:
-    """Rows as a frame of the library that the contract is for; categories are values, whatever library they came from."""
+def _in_library(rows: pd.DataFrame, schema: Any, own: Any, source: str) -> Any:
+    """Rows as a frame of the library that the contract is for.
+
+    Categories are values, whatever library they came from. Of JSON lines, the type of a column depends on a chunk's values: one
+    without any value, and whole numbers where the contract has floats, get the type of the contract.
+    """
+    import narwhals.stable.v1 as nw
+
+    wanted = {name: part.dtype.type for name, part in schema.columns.items() if part.dtype is not None}
     columns = {}
     for name in rows:
         try:
@@ -108,14 +118,21 @@ def _in_library(rows: pd.DataFrame, own: Any, source: str) -> Any:
                 f"{source}: column {name!r} has values of several types ({error}); the contract {own.__name__} is one for "
                 f"{frame_library(own)}, whose columns have one type: write the column in one type, or remove it"
             ) from error
-        is_category = arrow.types.is_dictionary(column.type)
-        columns[str(name)] = column.cast(column.type.value_type) if is_category else column
+        if arrow.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if arrow.types.is_integer(column.type) and str(wanted.get(name)) in FLOATS:
+            with contextlib.suppress(arrow.ArrowInvalid):  # an integer that is no float, of which the contract's check tells
+                column = column.cast(FLOATS[str(wanted[name])])
+        columns[str(name)] = column
     table = arrow.table(columns)
+    without_values = [one.name for one in table.schema if arrow.types.is_null(one.type) and one.name in wanted]
     if frame_library(own) == "pyarrow":
-        return table
+        typed = [nw.col(name).cast(wanted[name]) for name in without_values]
+        return nw.from_native(table, eager_only=True).with_columns(typed).to_native() if typed else table
     import polars
 
-    return polars.from_arrow(table)
+    frame: Any = polars.from_arrow(table)
+    return frame.with_columns(polars.col(name).cast(wanted[name]) for name in without_values)
 
 
 def _taken_back(rows: pd.DataFrame, validated: Any, schema: Any) -> pd.DataFrame:
@@ -154,7 +171,7 @@ def _faults(error: SchemaErrors, rows: pd.DataFrame, own: Any, source: str) -> l
 def _column_of(fault: SchemaError) -> str:
     if fault.reason_code is SchemaErrorReason.DATATYPE_COERCION and hasattr(fault.failure_cases, "columns"):
         return str(fault.failure_cases.columns[0])  # pandera says it of the whole schema
-    return str(fault.schema.name) if hasattr(fault.schema, "selector") else WHOLE_ROW
+    return str(fault.column_name or fault.schema.name) if hasattr(fault.schema, "selector") else WHOLE_ROW
 
 
 def _check_of(fault: SchemaError, schema: Any) -> str:
