@@ -299,7 +299,7 @@ def _numbers(table: pd.DataFrame, path: Path) -> Any:
     numbers = _whole(table["row"])
     is_integer = pd.api.types.is_integer_dtype(numbers.dtype)
     whole = [one for one in numbers.tolist() if isinstance(one, int)] if numbers.dtype == object or is_integer else []
-    if any(abs(one) > MAX_ROW_NUMBER for one in whole):
+    if any(not -MAX_ROW_NUMBER - 1 <= one <= MAX_ROW_NUMBER for one in whole):  # what 64 bits do not hold
         raise DataError(
             f"{path}: column 'row' holds {max(whole, key=abs)}; expected numbers of rows, from 1 to {MAX_ROW_NUMBER}: number "
             "the rows, or give the column another name"
