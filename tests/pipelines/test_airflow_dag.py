@@ -6,10 +6,11 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
-from example_programs import PIPELINES, run_without_prefect
+from example_programs import EXAMPLES, PIPELINES, run_without_prefect
 from reviews import review_frame
 
 from hubflow.schemas import ExportRef
@@ -28,8 +29,9 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert uv is not None, "uv is not here; pip install uv"
     subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, folder], check=True)
-    install = [uv, "pip", "install", "--quiet", "--python", folder / "bin" / "python", "--exclude-newer", "2026-11-20"]
-    subprocess.run([*install, AIRFLOW], check=True, timeout=600)
+    settings = tomllib.loads((EXAMPLES.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["uv"]
+    of_day = ["--exclude-newer", settings["exclude-newer"]]  # the packages are those that the project is locked to, or older
+    subprocess.run([uv, "pip", "install", "--quiet", "--python", folder, *of_day, AIRFLOW], check=True, timeout=600)
     return folder / "bin" / "airflow"
 
 
