@@ -25,7 +25,7 @@ from prefect.server.schemas.schedules import CronSchedule
 from prefect_processes import documented_blocks
 from pydantic import BaseModel
 
-from hubflow.schemas.parsing import parse_settings
+from hubflow.schemas.parsing import is_complete, merged, parse_settings
 
 PROJECT = Path(__file__).parents[1]
 FILE: dict[str, Any] = yaml.safe_load((PROJECT / "prefect.yaml").read_text(encoding="utf-8"))
@@ -72,12 +72,15 @@ def test_parameters_are_settings_of_the_flow_with_a_store_that_outlives_the_run(
 
 def test_what_the_document_passes_with_p_is_what_the_flows_take() -> None:
     blocks = documented_blocks(PROJECT / "docs" / "how-to" / "deploy.md", "Your own settings")
-    assert len(blocks) == 2
-    for block in blocks:
+    assert [block.kind for block in blocks] == ["part", "on-demand", "on-demand", "by-hand"]
+    for block in blocks[:3]:
         words = shlex.split(block.script)
         name, (parameter, _, value) = words[5], words[words.index("-p") + 1].partition("=")
         assert parameter == "settings"
-        parse_settings(_settings_model(name), json.loads(value), name)
+        model, given = _settings_model(name), json.loads(value)
+        assert is_complete(model, given) is (block.kind == "on-demand")
+        whole = merged(model, DEPLOYMENTS[name]["parameters"]["settings"], given) if block.kind == "part" else given
+        parse_settings(model, whole, name)
 
 
 def test_nightly_runs_one_at_a_time_on_a_schedule_that_redeploying_leaves_alone() -> None:

@@ -97,16 +97,11 @@ def partition_rows(
             error, own = found, row_failures(found.failure_cases, part, label_map)
             if not _names_rows(own):
                 _require_no_raising_check(found, own, model, source)
-            both = own if faults.empty else pd.concat([own, faults], ignore_index=True)
-            faults = both.drop_duplicates(
-                ["column", "check", "place"]
-            )  # hubflow's contract and the user's may ask for the same
+            faults = _without_repeats(own, faults)
         if len(faults):
             if not _names_rows(faults):
                 raise _column_error(faults, rows, model, source, label_map) from error
-            faults = faults[
-                faults["place"].notna()
-            ]  # values of a wrong type make other checks fail as a whole: they see the rest
+            faults = faults[faults["place"].notna()]  # wrong types make other checks fail as a whole: those see the rest again
             places = left.index.to_numpy()[faults["place"].to_numpy(dtype=np.int64)]
             for position, column, check in zip(places, faults["column"], faults["check"], strict=True):
                 checks.setdefault(int(position), []).append(f"{column}: {check}")
@@ -149,7 +144,9 @@ def _held_to_frame_model(
 
 
 def _without_repeats(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
-    """Faults by two contracts, which may ask for the same."""
+    """The faults by hubflow's contract and by the user's, which may ask for the same."""
+    if theirs.empty:
+        return ours
     return pd.concat([ours, theirs], ignore_index=True).drop_duplicates(["column", "check", "place"], ignore_index=True)
 
 
