@@ -326,6 +326,7 @@ def test_two_users_share_a_store_or_are_told_that_they_do_not(mode: int, umask: 
 # Twice in one process, from other folders
 
 
+@pytest.mark.soak
 def test_flows_run_again_in_the_same_process_from_another_folder(
     tmp_path: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

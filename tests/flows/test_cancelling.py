@@ -218,7 +218,7 @@ def test_sigterm_to_a_kubernetes_job_writes_a_checkpoint_and_schedules_the_run_a
     require_resumed(unfinished_request(store))
 
 
-@pytest.mark.parametrize("how", ["called", "submitted"])
+@pytest.mark.parametrize("how", ["called", pytest.param("submitted", marks=pytest.mark.soak)])
 def test_sigterm_to_a_flows_process_stops_training_and_the_engine_sees_a_crash(
     how: str, prefect_server: str, digits_run: Run, tmp_path: Path
 ) -> None:

@@ -128,6 +128,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.soak
 def test_an_own_task_type_goes_through_two_nights_by_its_name_in_the_settings_alone(folder: Path) -> None:
     first = nightly(settings(folder))
     assert first.outcome == "promoted", first.reason

@@ -55,16 +55,18 @@ def night(
 
 def everything_on(client: Any) -> dict[str, str]:
     """What the server tells of runs, their states, tasks, logs, artifacts, events and variables, as text."""
-    asked = {
-        **{kind: f"/{kind}/filter" for kind in ("flow_runs", "task_runs", "logs", "artifacts", "variables", "deployments")},
-        "flow_run_states": "/flow_runs/filter",
+    newest_first = {
+        **{"flow_runs": "EXPECTED_START_TIME_DESC", "task_runs": "EXPECTED_START_TIME_DESC"},
+        **{"logs": "TIMESTAMP_DESC", "artifacts": "CREATED_DESC", "variables": "CREATED_DESC", "deployments": "CREATED_DESC"},
     }
-    found = {name: json.dumps(client.request("POST", path, json={"limit": 200}).json()) for name, path in asked.items()}
-    events = client.request("POST", "/events/filter", json={"limit": 50}).json()
-    found["events"] = json.dumps(events)
-    return found
+    found = {
+        kind: json.dumps(client.request("POST", f"/{kind}/filter", json={"limit": 200, "sort": order}).json())
+        for kind, order in newest_first.items()
+    }
+    return found | {"events": json.dumps(client.request("POST", "/events/filter", json={"limit": 50}).json())}
 
 
+@pytest.mark.soak
 def test_no_secret_is_in_what_a_run_leaves(night: ObjectStorage, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from prefect.client.orchestration import get_client
 

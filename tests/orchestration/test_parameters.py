@@ -54,6 +54,7 @@ def settings_of_last_run(store: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.soak
 def test_a_run_gives_a_part_of_the_deployments_settings(client: Any, tmp_path: Path) -> None:
     from prefect.variables import Variable
 

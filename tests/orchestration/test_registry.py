@@ -62,6 +62,7 @@ def login(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", LOGIN[1])
 
 
+@pytest.mark.soak
 def test_a_promotion_sets_the_alias_and_a_rollback_from_the_command_line_moves_it(
     block: str, served: Served, filled_store: FilledStore, prefect_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

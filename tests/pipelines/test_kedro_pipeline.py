@@ -17,7 +17,7 @@ from hubflow.store.store import Store
 from hubflow.testing import FilledStore
 from hubflow.testing.modules import TinyModule
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.soak
 
 
 def catalog_at(root: str, folder: Path, parameters: dict[str, Any]) -> Any:

@@ -14,7 +14,7 @@ from reviews import reviews
 from hubflow.testing import fake_export
 from hubflow.testing.modules import TinyModule
 
-pytestmark = [pytest.mark.slow, pytest.mark.integration]
+pytestmark = [pytest.mark.soak, pytest.mark.integration]
 
 BAD, GOOD = "an awful product", "a great product"
 

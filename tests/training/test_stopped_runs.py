@@ -145,7 +145,7 @@ def test_a_store_that_fills_up_or_turns_read_only_keeps_its_checkpoints_and_the_
     assert made(home / "store") == expected
 
 
-@pytest.mark.parametrize("megabytes", [2, 20, 40])
+@pytest.mark.parametrize("megabytes", [2, *(pytest.param(number, marks=pytest.mark.soak) for number in (20, 40))])
 def test_a_run_whose_memory_runs_out_says_what_to_change_and_goes_on_once_there_is_more(
     megabytes: int, text_run: Run, tmp_path: Path
 ) -> None:

@@ -331,7 +331,7 @@ def test_training_does_not_wait_for_a_server_that_does_not_answer(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", ["reset", 500])
+@pytest.mark.parametrize("fault", ["reset", pytest.param(500, marks=pytest.mark.soak)])
 def test_a_server_that_answers_again_gets_what_it_missed(
     server: str, proxy: FaultyProxy, fault: Fault, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -225,7 +225,10 @@ class _Spy:
         return self._split.feed(indices, generator)
 
 
-@pytest.mark.parametrize(("kind", "epochs", "rate"), [("text", 30, 5e-3), ("image", 15, 3e-3), ("token", 40, 1e-2)])
+@pytest.mark.parametrize(
+    ("kind", "epochs", "rate"),
+    [("text", 30, 5e-3), ("image", 15, 3e-3), pytest.param("token", 40, 1e-2, marks=pytest.mark.soak)],
+)
 def test_32_rows_are_learned_by_heart(
     kind: str, epochs: int, rate: float, request: pytest.FixtureRequest, tmp_path: Path, tiny_bert: Path
 ) -> None:
