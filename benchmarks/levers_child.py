@@ -65,7 +65,9 @@ def steps(given: dict[str, Any]) -> dict[str, Any]:
 
     made = Made(given)
     train = made.settings.train.model_copy(update={"precision": given.get("precision", "float32")})
-    session = open_session(made.head, made.home, "cpu", train.precision, given.get("sub_batches", compute_sub_batches()))
+    session = open_session(
+        made.head, made.home, "cpu", train.precision, given.get("sub_batches", compute_sub_batches()), trains=True
+    )
     split = made.split("train")
     session.initialise(0)
     update = TrainProgram(session, train, None, World.alone())

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from hubflow.runtime.paddle_import import paddle
+from small_sessions import own_scope
 
 pytestmark = pytest.mark.slow
 
@@ -19,7 +18,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the page's code leaves, run in an empty folder and a scope that stands for a process's own."""
     namespace: dict[str, Any] = {}
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    with pytest.MonkeyPatch.context() as patch, paddle.static.scope_guard(paddle.static.Scope()):
+    with pytest.MonkeyPatch.context() as patch, own_scope():
         patch.chdir(tmp_path_factory.mktemp("page"))
         for block in blocks:
             exec(compile(block, "task-api.md", "exec"), namespace)  # noqa: S102

@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--careful", action="store_true", help="channels last")
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     train = Images(options.train, options.size)
@@ -61,6 +62,8 @@ def main() -> None:
     model = ResNetForImageClassification(
         ResNetConfig(layer_type="basic", depths=[2] * 4, hidden_sizes=[64, 128, 256, 512], num_labels=len(train.names))
     )
+    if options.careful:
+        model = model.to(memory_format=torch.channels_last)
     figures = fit(model, DataLoader(train, 32, shuffle=True, num_workers=2), options.epochs)
     model.eval()
     with torch.no_grad():

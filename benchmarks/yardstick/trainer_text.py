@@ -1,4 +1,4 @@
-"""One fine-tune of a text module by transformers' Trainer with its default dynamic padding; prints its figures as JSON."""
+"""One fine-tune of a text module by transformers' Trainer, as it is or by a careful user; prints its figures as JSON."""
 
 import argparse
 import json
@@ -32,6 +32,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--careful", action="store_true", help="batches of like length, and bfloat16 where the CPU has it")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     tokenizer = AutoTokenizer.from_pretrained(options.module)
@@ -113,6 +114,7 @@ def pieces(rows: list[tuple[list[str], list[str]]], names: list[str], tokenizer:
 def trainer_of(model: Any, train: Rows, collator: Any, options: argparse.Namespace) -> Trainer:
     """The Trainer with the settings of examples/sst2.yaml."""
     steps = -(-len(train) // 32) * options.epochs
+    careful: dict[str, Any] = {"train_sampling_strategy": "group_by_length", "bf16": has_bfloat16()} if options.careful else {}
     arguments = TrainingArguments(
         output_dir=str(Path(options.train).parent / "trainer"),
         num_train_epochs=options.epochs,
@@ -127,8 +129,15 @@ def trainer_of(model: Any, train: Rows, collator: Any, options: argparse.Namespa
         report_to="none",
         disable_tqdm=True,
         use_cpu=True,
+        **careful,
     )
     return Trainer(model=model, args=arguments, train_dataset=train, data_collator=collator)
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies in bfloat16: elsewhere it is emulated, and slower."""
+    flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").split()
+    return bool({"avx512_bf16", "amx_bf16"} & set(flags))
 
 
 def timed(trainer: Trainer) -> dict[str, Any]:
@@ -136,6 +145,7 @@ def timed(trainer: Trainer) -> dict[str, Any]:
     began = time.perf_counter()
     output = trainer.train()
     seconds = time.perf_counter() - began
+    trainer.args.train_sampling_strategy = "random"  # or predictions come in the order of lengths
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "seconds": seconds,

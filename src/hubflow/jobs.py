@@ -190,7 +190,7 @@ def run_training(request: TrainRequest, store: Store, working: Path, callbacks: 
     settings, encoded = request.settings, request.encoded
     label_map = LabelMap.load(store.open(encoded).folder / "label_map.json")
     device = rank_device() if world.size > 1 else request.device
-    session = open_session(request.task, store, device, settings.precision, compute_sub_batches())
+    session = open_session(request.task, store, device, settings.precision, compute_sub_batches(), trains=True)
     rows = open_split(store, encoded, "train", settings.random_flip)
     dev = open_split(store, encoded, "dev") if "dev" in encoded.dataset.rows else None
     best_metric = settings.best_metric or find_task_type(request.task.task).default_best_metric(label_map.labels)

@@ -63,6 +63,7 @@ def test_a_contract_of_the_working_folder_is_found(tmp_path: Path, monkeypatch: 
     assert "stars" in checked.stderr
 
 
+@pytest.mark.soak
 def test_fine_tune_then_predict_in_fresh_processes_print_one_line_each(tmp_path: Path, prefect_server: str) -> None:
     config = write_config(tmp_path, digits_settings(tmp_path / "store"))
     tuned = run_process("fine-tune", config, "--json", "--set", "train.epochs=1", PREFECT_API_URL=prefect_server)

@@ -89,9 +89,7 @@ def test_a_home_that_nobody_knows_is_told_in_the_same_way(monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "encoding", ["ascii", pytest.param("latin-1", marks=pytest.mark.soak), pytest.param("cp1252", marks=pytest.mark.soak)]
-)
+@pytest.mark.parametrize("encoding", [pytest.param(one, marks=pytest.mark.soak) for one in ("ascii", "latin-1", "cp1252")])
 def test_no_character_ends_a_command_where_the_terminal_lacks_it(encoding: str, tmp_path: Path) -> None:
     (tmp_path / WIDE).mkdir()
     rows = "".join(f"a fine film {number}\t{WIDE}\na dull film {number}\tübel\n" for number in range(10))

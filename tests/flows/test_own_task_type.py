@@ -158,6 +158,7 @@ def test_an_own_task_type_goes_through_two_nights_by_its_name_in_the_settings_al
     assert len(predicted) == len(STARS)
 
 
+@pytest.mark.soak
 def test_the_checkpoint_that_is_nearest_on_dev_is_the_best_and_its_details_are_kept(folder: Path) -> None:
     store = Store(folder / "store")
     (export, *_) = [folder for folder in (store.root / "exports").iterdir() if folder.is_dir()]

@@ -1,11 +1,25 @@
 """Steps on small sessions, for the tests of what training moves: plain gradient descent, nothing of the training loop."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from hubflow.programs.session import Session
 from hubflow.runtime.paddle_import import BUILD_LOCK, paddle
+
+
+@contextmanager
+def own_scope() -> Iterator[Any]:
+    """A scope that stands for a process's own, emptied in the end: Paddle itself keeps every scope until the process ends."""
+    scope = paddle.static.Scope()
+    try:
+        with paddle.static.scope_guard(scope):
+            yield scope
+    finally:
+        scope.erase(scope.local_var_names())
+        scope.drop_kids()
 
 
 def add_descent(session: Session, kind: Any = paddle.optimizer.SGD) -> set[str]:

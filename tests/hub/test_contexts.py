@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from small_modules import write_text_module
+from small_sessions import own_scope
 
 from hubflow import hub
 from hubflow.errors import TaskError
@@ -20,8 +21,7 @@ STEPS = 3
 
 @pytest.fixture(autouse=True)
 def scope() -> Iterator[Any]:
-    scope = paddle.static.Scope()
-    with paddle.static.scope_guard(scope):
+    with own_scope() as scope:
         yield scope
 
 
@@ -92,7 +92,7 @@ def makers(tiny_bert: Path) -> dict[str, Callable[..., Hand]]:
 
 
 def alone(make: Callable[..., Hand], **options: Any) -> bytes:
-    with paddle.static.scope_guard(paddle.static.Scope()):
+    with own_scope():
         paddle.seed(0)
         return make(**options).start().train(STEPS).said()
 
@@ -135,7 +135,7 @@ def test_the_first_context_of_a_scope_has_the_plain_names(tiny_bert: Path, scope
     assert {f"context_2.{word}", f"context_2.{head}"} <= names[1]
     assert not names[0] & names[1] - {"learning_rate_0"}
     np.testing.assert_array_equal(get_variable(scope, word), get_variable(scope, f"context_2.{word}"))
-    with paddle.static.scope_guard(paddle.static.Scope()):
+    with own_scope():
         other = Hand(str(tiny_bert), "text")
         assert word in {value.name for value in other.program.global_block().all_parameters()}
 
@@ -143,7 +143,7 @@ def test_the_first_context_of_a_scope_has_the_plain_names(tiny_bert: Path, scope
 def test_a_scope_of_its_own_holds_a_task_with_its_plain_names(makers: dict[str, Callable[..., Hand]]) -> None:
     outside = makers["image"]().start().train(STEPS)
     before = outside.said()
-    with paddle.static.scope_guard(paddle.static.Scope()):
+    with own_scope():
         makers["image"](seed=5).start().train(STEPS)
     assert outside.said() == before
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from small_modules import some_images, some_texts, some_tokens
+from small_sessions import own_scope
 
 from hubflow import hub
 from hubflow.errors import ExportError, ModuleError, PredictError, StoreError, TaskError
@@ -26,8 +27,7 @@ CPU = paddle.CPUPlace()
 
 @pytest.fixture(autouse=True)
 def scope() -> Iterator[Any]:
-    scope = paddle.static.Scope()
-    with paddle.static.scope_guard(scope):
+    with own_scope() as scope:
         yield scope
 
 
@@ -157,7 +157,7 @@ def test_weights_that_are_not_there_are_refused(tiny_bert: Path, scope: Any, tmp
         hub.export(not_started, tmp_path / "export", ["no", "yes"])
     task = text_task(module, scope)
     with (
-        paddle.static.scope_guard(paddle.static.Scope()),
+        own_scope(),
         pytest.raises(ExportError, match=r"context\(\) was called in another scope; export under the same scope_guard"),
     ):
         hub.export(task, tmp_path / "export", ["no", "yes"])
@@ -167,7 +167,7 @@ def test_weights_that_are_not_there_are_refused(tiny_bert: Path, scope: Any, tmp
 
 def test_weights_of_the_same_names_in_another_scope_are_not_exported(tiny_bert: Path, scope: Any, tmp_path: Path) -> None:
     task = text_task(hub.Module(str(tiny_bert)), scope)
-    with paddle.static.scope_guard(paddle.static.Scope()):
+    with own_scope():
         text_task(hub.Module(str(tiny_bert)), paddle.static.global_scope())  # whose weights have the names of the task's
         with pytest.raises(ExportError, match=r"context\(\) was called in another scope; export under the same scope_guard"):
             hub.export(task, tmp_path / "export", ["no", "yes"])

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_sessions import own_scope
 
 from hubflow.errors import TaskError
 from hubflow.runtime.paddle_import import keep_program, paddle, set_variable
@@ -15,8 +16,7 @@ LABEL = np.array([0, 1, 2, 0])
 
 @pytest.fixture(autouse=True)
 def scope() -> Iterator[Any]:
-    scope = paddle.static.Scope()
-    with paddle.static.scope_guard(scope):
+    with own_scope() as scope:
         yield scope
 
 

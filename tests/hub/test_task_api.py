@@ -11,6 +11,7 @@ import pytest
 from hub_server import HubServer, serve_hub
 from huggingface_hub import constants
 from small_modules import write_image_module, write_text_module
+from small_sessions import own_scope
 
 from hubflow import hub as engine
 from hubflow.errors import TaskError
@@ -146,8 +147,7 @@ def hub_on_loopback(modules: dict[str, Path], tmp_path_factory: pytest.TempPathF
 @pytest.fixture(autouse=True)
 def scope() -> Iterator[Any]:
     """Weights go into a scope of the test's own."""
-    scope = paddle.static.Scope()
-    with paddle.static.scope_guard(scope):
+    with own_scope() as scope:
         yield scope
 
 
@@ -162,7 +162,7 @@ def run_example(code: str, names: Names | None = None) -> Names:
 @pytest.fixture(scope="module")
 def after_first(hub_on_loopback: HubServer) -> Names:
     """Names after the page's first example, which the examples with `...` go on from."""
-    with paddle.static.scope_guard(paddle.static.Scope()):
+    with own_scope():
         return run_example(FIRST)
 
 

@@ -80,6 +80,7 @@ def test_a_person_promotes_with_a_reason(store: Path) -> None:
     assert nightly(settings(store)).outcome == "skipped"
 
 
+@pytest.mark.soak
 def test_a_person_rejects(store: Path) -> None:
     before = read_deployed(str(store), "digits")
     result, _ = decided(store, decision="reject", reason="the data was odd", by="Ada")

@@ -23,7 +23,7 @@ from hubflow.training.program import TrainProgram
 pytestmark = pytest.mark.slow
 
 CPU = paddle.CPUPlace()
-HAS_BFLOAT16 = bool(mixed._cpu_flags().intersection(mixed.BFLOAT16_FLAGS))
+HAS_BFLOAT16 = bool(mixed.cpu_flags().intersection(mixed.BFLOAT16_FLAGS))
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 
@@ -33,13 +33,13 @@ def test_float16_needs_a_gpu() -> None:
 
 
 def test_a_cpu_without_bfloat16_says_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mixed, "_cpu_flags", lambda: frozenset({"avx", "avx2", "sse"}))
+    monkeypatch.setattr(mixed, "cpu_flags", lambda: frozenset({"avx", "avx2", "sse"}))
     with pytest.raises(DeviceError, match=r"a CPU with amx_bf16 or avx512_bf16; this one has avx, avx2\. Use float32"):
         require_precision("bfloat16", CPU, is_image=False)
 
 
 def test_a_cpu_with_bfloat16_trains_text_modules_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mixed, "_cpu_flags", lambda: frozenset({"amx_bf16"}))
+    monkeypatch.setattr(mixed, "cpu_flags", lambda: frozenset({"amx_bf16"}))
     require_precision("bfloat16", CPU, is_image=False)
     with pytest.raises(DeviceError, match="image modules on a GPU only"):
         require_precision("bfloat16", CPU, is_image=True)
@@ -49,7 +49,7 @@ def test_products_are_built_in_bfloat16_and_weights_norms_and_losses_in_float32(
     tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """float16 is not built here: Paddle without CUDA knows no such product."""
-    monkeypatch.setattr(mixed, "_cpu_flags", lambda: frozenset({"amx_bf16"}))
+    monkeypatch.setattr(mixed, "cpu_flags", lambda: frozenset({"amx_bf16"}))
     session = Session(TaskSpec("text_classification", 2), tiny_bert, "cpu", precision="bfloat16")
     TrainProgram(session, settings(precision="bfloat16"), None, World.alone())
     kinds = ("matmul", "matmul_grad", "layer_norm", "cross_entropy_with_softmax", "adamw_")

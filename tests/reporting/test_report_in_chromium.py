@@ -77,7 +77,15 @@ def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run_stages(FineTuneSettings.model_validate(values))
 
 
-@pytest.mark.parametrize("name", ["digits_run", "text_run", "tokens_run", "hostile_run"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("digits_run", marks=pytest.mark.soak),
+        "text_run",
+        pytest.param("tokens_run", marks=pytest.mark.soak),
+        "hostile_run",
+    ],
+)
 def test_the_page_is_whole_on_a_desk_and_on_a_telephone_in_light_and_in_dark(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

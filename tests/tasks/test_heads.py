@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_sessions import own_scope
 
 from hubflow.errors import TaskError
 from hubflow.runtime.paddle_import import get_variable, keep_program, paddle, set_variable
@@ -14,8 +15,7 @@ from hubflow.tasks.task import Task, create_img_cls_task, create_seq_label_task,
 
 @pytest.fixture(autouse=True)
 def scope() -> Iterator[Any]:
-    scope = paddle.static.Scope()
-    with paddle.static.scope_guard(scope):
+    with own_scope() as scope:
         yield scope
 
 

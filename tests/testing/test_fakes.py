@@ -50,6 +50,7 @@ def test_sixty_answers_of_words_that_the_vocabulary_lacks_are_given(hubflow_stor
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_pairs_words_and_images_have_answers_too(hubflow_store: str, tmp_path: Path) -> None:
     pairs = {("a film", "a movie"): "same", ("a film", "a hotel"): "other", ("a hotel", "a film"): "same"}
     assert predicted(hubflow_store, fake_export(hubflow_store, answers=pairs), list(pairs)) == list(pairs.values())

@@ -330,8 +330,8 @@ def test_training_does_not_wait_for_a_server_that_does_not_answer(
     assert more[0].startswith("tracking.mlflow: training has ended, and the tracking server does not answer")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("fault", ["reset", pytest.param(500, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("fault", ["reset", 500])
 def test_a_server_that_answers_again_gets_what_it_missed(
     server: str, proxy: FaultyProxy, fault: Fault, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

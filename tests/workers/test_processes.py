@@ -225,7 +225,10 @@ def test_no_room_for_open_files_in_a_process_is_an_error_with_its_remedy() -> No
         run("worker_targets:open_many_files", {})
 
 
-@pytest.mark.parametrize("whom", ["the process that asked", "the server", "rank 0", "rank 1"])
+@pytest.mark.parametrize(
+    "whom",
+    ["the server", *(pytest.param(one, marks=pytest.mark.soak) for one in ("the process that asked", "rank 0", "rank 1"))],
+)
 def test_processes_that_are_stopped_and_continued_lose_nothing(tmp_path: Path, whom: str) -> None:
     """For longer than gloo once waited for nobody: nothing here gives up after a time."""
     (tmp_path / "alone").mkdir()
@@ -431,6 +434,7 @@ def test_a_call_that_was_lost_is_asked_for_again(tmp_path: Path, monkeypatch: py
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.soak
 def test_two_hundred_pieces_of_work_leave_no_descriptor_open(open_files: None) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda number: run("worker_targets:sleep", {"seconds": 0}), range(200)))

@@ -288,9 +288,12 @@ def export(
 
 
 def as_exported(session: Session) -> Session:
-    """The session itself, or one whose program is as it is exported: in one sub-batch, adapters merged into the weights."""
+    """The session itself, or one whose program is as it is exported.
+
+    That is in one sub-batch, of Paddle's operators alone, with adapters merged into the weights.
+    """
     lora = session.spec.lora
-    if lora is None and session.sub_batches == 1:
+    if lora is None and session.sub_batches == 1 and not session.has_kernels:
         return session
     plain = Session(replace(session.spec, lora=None), session.module_folder, session.device, precision=session.precision)
     weights = session.weights()

@@ -51,7 +51,7 @@ def require_precision(precision: Precision, place: Any, is_image: bool) -> None:
         raise DeviceError("train.precision float16 needs a GPU, and this run is on the CPU; use float32")
     if is_image:
         raise DeviceError("train.precision bfloat16 trains image modules on a GPU only; this run is on the CPU, use float32")
-    found = _cpu_flags()
+    found = cpu_flags()
     if not found.intersection(BFLOAT16_FLAGS):
         known = ", ".join(sorted(flag for flag in found if flag.startswith(("avx", "amx")))) or "no AVX"
         raise DeviceError(
@@ -66,7 +66,7 @@ def require_bfloat16_inference() -> None:
     Raises:
         DeviceError: saying what was found.
     """
-    found = _cpu_flags()
+    found = cpu_flags()
     if not found.intersection(BFLOAT16_FLAGS):
         known = ", ".join(sorted(flag for flag in found if flag.startswith(("avx", "amx")))) or "no AVX"
         raise DeviceError(
@@ -85,7 +85,8 @@ def switch_onednn_off() -> None:
         paddle.set_flags({ONEDNN: False})
 
 
-def _cpu_flags() -> frozenset[str]:
+def cpu_flags() -> frozenset[str]:
+    """What this CPU can do, by Linux's names; empty where it is not told."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     except OSError:

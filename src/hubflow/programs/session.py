@@ -21,6 +21,7 @@ from hubflow.modules.module import (
 from hubflow.modules.networks.sub_batches import SEED
 from hubflow.modules.networks.text import TextConfig
 from hubflow.modules.weights import HEAD, HEAD_PREFIX, match_weights, read_weights
+from hubflow.programs.kernels import find_bfloat16_linear
 from hubflow.programs.passes import convolve_by_onednn, share_constants
 from hubflow.programs.precision import cast_to, require_precision, switch_onednn_off
 from hubflow.runtime.memory import require_threads
@@ -64,6 +65,9 @@ class Session:
             them where no trained weight needs it, batch norms by their running statistics and these unchanged. A text
             encoder's dropout acts in them all the same. All of them where `spec.trainable` is False.
         precision: of matrix products and convolutions; weights, norms and losses stay in float32.
+        trains: whether the programs are for training: in bfloat16 on a CPU, the linear layers of a text module are then
+            computed by hubflow's own operators (see `kernels`) where this machine has them. Programs with these are not
+            exported.
         sub_batches: on a CPU, in how many shares the rows of a batch of texts are computed side by side; see
             `cores.compute_sub_batches`. Another number of them adds up the same gradients in another order, and draws other
             dropout.
@@ -81,6 +85,7 @@ class Session:
         frozen: frozenset[str] = frozenset(),
         precision: Precision = "float32",
         sub_batches: int = 1,
+        trains: bool = False,
     ) -> None:
         self.spec, self.module_folder = spec, module_folder
         self.device, self.precision = device, precision
@@ -88,9 +93,13 @@ class Session:
         self.place = place_of(device)
         self.task_type = find_task_type(spec.task)
         self.is_image = is_image = self.task_type.module_kind == "image"
-        is_in_float32 = isinstance(self.place, paddle.CPUPlace) and precision == "float32"
+        is_on_cpu = isinstance(self.place, paddle.CPUPlace)
+        is_in_float32 = is_on_cpu and precision == "float32"
+        self.has_kernels = False
+        if trains and is_on_cpu and precision == "bfloat16" and not is_image:
+            self.has_kernels = find_bfloat16_linear() is not None
         # With operators of oneDNN, which computes bfloat16 and convolutions, Paddle runs one after the other; GPUs spread each.
-        self.sub_batches = sub_batches if is_in_float32 and not is_image else 1
+        self.sub_batches = sub_batches if (is_in_float32 or self.has_kernels) and not is_image else 1
         self._is_convolved_by_onednn, self._fuses_biases = is_in_float32 and is_image, is_in_float32
         require_precision(precision, self.place, is_image)
         self._owner = _ScopeOwner(paddle.static.Scope())
@@ -106,7 +115,8 @@ class Session:
             )
         self.frozen = frozenset(frozen if self.spec.trainable else self.blocks)
         self._executor = paddle.static.Executor(self.place)
-        with BUILD_LOCK, paddle.utils.unique_name.guard(), cast_to(self.precision):
+        precision: Precision = "float32" if self.has_kernels else self.precision  # the operators round by themselves
+        with BUILD_LOCK, paddle.utils.unique_name.guard(), cast_to(precision):
             self.graph = build_graph(
                 self.config,
                 self.frozen,
@@ -115,6 +125,7 @@ class Session:
                 self.sub_batches,
                 first_only=self.task_type.reads_first_token,
                 fuses_biases=self._fuses_biases,
+                product=find_bfloat16_linear() if self.has_kernels else None,
             )
             self.task: Task = self.task_type.build_head(self.graph, self.spec)
             if self.task.task_type != self.task_type.prediction:
@@ -284,11 +295,12 @@ def open_session(
     device: str,
     precision: Precision = "float32",
     sub_batches: int = 1,
+    trains: bool = False,
 ) -> "Session":
     """Rebuild a task's programs, without weights, from its reference."""
 
     spec, folder = task_spec(store.open(task).facts), store.open(task.module).folder
-    return Session(spec, folder, device, precision=precision, sub_batches=sub_batches)
+    return Session(spec, folder, device, precision=precision, sub_batches=sub_batches, trains=trains)
 
 
 def parameter_names(request: dict[str, Any], connection: "Connection") -> list[str]:

@@ -195,7 +195,7 @@ class TrainProgram:
         self._embeddings = EmbeddingRows(self._main)
         with BUILD_LOCK, paddle.utils.unique_name.guard(), paddle.static.program_guard(self._main, self._startup):
             objective = add_objective(session.task, settings.label_smoothing, class_weights)
-            if settings.precision == "bfloat16" and isinstance(session.place, paddle.CPUPlace):
+            if settings.precision == "bfloat16" and isinstance(session.place, paddle.CPUPlace) and not session.has_kernels:
                 ask_for_both_gradients(self._main)
             stop = paddle.static.data(STOP, [1], "float32")
             gradients = _gradients(self._main, objective)

@@ -1,4 +1,4 @@
-"""Lanes: shares of a batch's rows that a program computes side by side, on a core each.
+"""Sub-batches: shares of a batch's rows that a program computes side by side, on a core each.
 
 Most of Paddle's CPU operators run in one thread, but its executor runs operators that do not wait for each other in several.
 So a network that is built once for each share of the rows keeps as many cores busy as there are sub_batches.

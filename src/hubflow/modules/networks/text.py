@@ -371,6 +371,10 @@ class TextInputs:
     input_mask: Any
 
 
+Product = Callable[[Any, Any, Any], Any]
+"""Of `x` `[rows, in]`, weights `[in, out]` and a bias `[out]`: `x W + b`, `[rows, out]`."""
+
+
 class Parameters:
     """Makes the parameters of one module in the current program.
 
@@ -383,6 +387,7 @@ class Parameters:
             operator the gradients are to be asked for all together: Paddle 3.3.1 ends with a segmentation fault where one
             is left out.
         prefix: of every variable's name; the rest of it is a pure function of the configuration.
+        product: computes `x`, weights and bias to `x W + b` in place of Paddle's operators.
 
     Attributes:
         names: variable by our name.
@@ -398,6 +403,7 @@ class Parameters:
         dropout: Dropout | None = None,
         fuses_biases: bool = False,
         prefix: str = "",
+        product: Product | None = None,
     ) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.names: dict[str, str] = {}
@@ -405,7 +411,7 @@ class Parameters:
         self.dropout: Dropout = dropout or F.dropout
         self._made: dict[str, Any] = {}
         self._is_frozen, self._lora, self._fuses_biases = is_frozen, lora, fuses_biases
-        self._normal, self._prefix = truncated_normal(initializer_range), prefix
+        self._normal, self._prefix, self._product = truncated_normal(initializer_range), prefix, product
 
     def matrix(self, name: str, shape: tuple[int, ...]) -> Any:
         """A weight matrix, truncated normal when fresh."""
@@ -421,6 +427,8 @@ class Parameters:
         A bias that is added apart is expanded before: the gradient of a broadcast addition is the slowest operator on CPU.
         """
         weight, bias = self.matrix(f"{name}.weight", sizes), self.vector(f"{name}.bias", sizes[1])
+        if self._product is not None:
+            return self._product(x, weight, bias)
         if self._fuses_biases and not any(one.stop_gradient for one in (x, weight, bias)):
             return paddle.addmm(bias, x, weight)
         product = paddle.matmul(x, weight)
@@ -552,16 +560,16 @@ def _widened(config: TextConfig, x: Any, parameters: Parameters) -> Any:
     return parameters.linear("embeddings.projection", x, (size, config.hidden_size))
 
 
-def _attention(config: TextConfig, name: str, asking_and_asked: tuple[Any, Any], share: _Share, parameters: Parameters) -> Any:
-    """What tokens `[batch * asking, hidden]` take from all tokens `[batch * seq, hidden]`."""
-    asking, asked = asking_and_asked
+def _attention(config: TextConfig, name: str, tokens: tuple[Any, Any], share: _Share, parameters: Parameters) -> Any:
+    """What queries `[batch * queries, hidden]` take from their context, all tokens `[batch * seq, hidden]`."""
+    queries, context = tokens
     hidden, heads = config.hidden_size, config.num_heads
 
     def by_head(part: str, x: Any) -> Any:
         projected = parameters.projection(f"{name}.{part}", x, hidden)
         return projected.reshape([share.batch, -1, heads, hidden // heads]).transpose([0, 2, 1, 3])
 
-    query, key, value = by_head("query", asking), by_head("key", asked), by_head("value", asked)
+    query, key, value = by_head("query", queries), by_head("key", context), by_head("value", context)
     scores = paddle.matmul(paddle.scale(query, 1.0 / math.sqrt(hidden // heads)), key, transpose_y=True) + share.mask
     weights = parameters.dropout(F.softmax(scores), config.attention_dropout)
     mixed = paddle.matmul(weights, value).transpose([0, 2, 1, 3]).reshape([-1, hidden])

@@ -1,0 +1,117 @@
+"""Operators of hubflow's own in C++: compiled once for this machine, and done without where that cannot be."""
+
+import functools
+import hashlib
+import logging
+import os
+import shutil
+import stat
+import subprocess
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from hubflow.modules.download import cache_home
+from hubflow.programs.precision import cpu_flags
+from hubflow.runtime.paddle_import import paddle
+
+SOURCE = Path(__file__).with_name("bfloat16_linear.cpp")
+FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16")
+NEEDED = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16"})
+COMPILERS = ("c++", "g++", "clang++")
+SWITCH = "HUBFLOW_KERNELS"
+"""Variable of the environment: `off` does without."""
+COMPILE_SECONDS = 300
+MAX_ERROR_CHARS = 500
+log = logging.getLogger(__name__)
+
+
+class Bfloat16Linear:
+    """Linear layers of one program whose products are in bfloat16 and whose sums are in float32.
+
+    The weights of a layer are laid out once a step, for every sub-batch.
+    """
+
+    def __init__(self) -> None:
+        self._packed: dict[str, Any] = {}
+
+    def __call__(self, x: Any, weight: Any, bias: Any) -> Any:
+        """`x` `[rows, in]` times `weight` `[in, out]` plus `bias` `[out]`: `[rows, out]`, float32."""
+        if weight.name not in self._packed:
+            (packed,) = paddle._C_ops._run_custom_op("hubflow_pack", weight)
+            packed.stop_gradient = True
+            self._packed[weight.name] = packed
+        operator = "hubflow_frozen_linear" if weight.stop_gradient else "hubflow_linear"
+        (y,) = paddle._C_ops._run_custom_op(operator, x, weight, bias, self._packed[weight.name])
+        return y
+
+
+def find_bfloat16_linear() -> Bfloat16Linear | None:
+    """Linear layers in bfloat16 for a program, or None, with a line in the log, where this machine has none.
+
+    They need a CPU with AVX512-BF16 and, once, a C++ compiler. `HUBFLOW_KERNELS=off` does without.
+    """
+    return Bfloat16Linear() if _is_loaded() else None
+
+
+@functools.cache
+def _is_loaded() -> bool:
+    """Whether the operators are known to Paddle in this process; compiles them where nobody has for this machine."""
+    if os.environ.get(SWITCH, "").lower() in ("off", "0", "false") or not cpu_flags() >= NEEDED:
+        return False
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    if compiler is None:
+        log.warning(
+            "bfloat16: no C++ compiler (%s) is installed, so that Paddle computes the products, which takes longer than "
+            "float32 does; install one, or use train.precision: float32",
+            ", ".join(COMPILERS),
+        )
+        return False
+    try:
+        library = _compiled(compiler)
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", "") or str(error)
+        log.warning("bfloat16: hubflow's operators cannot be compiled, Paddle's are used: %s", said.strip()[:MAX_ERROR_CHARS])
+        return False
+    from paddle.base import core
+
+    core.load_op_meta_info_and_register_op(str(library))
+    return True
+
+
+def _compiled(compiler: str) -> Path:
+    """The library for this Paddle, Python and source in the cache, compiled where it is missing.
+
+    Raises:
+        OSError: when the cache cannot be written, or belongs to others who could put a library of theirs there.
+        SubprocessError: when the compiler fails.
+    """
+    root = Path(paddle.__file__).parent
+    include = (root / "include", root / "include" / "third_party", Path(sysconfig.get_paths()["include"]))
+    command = [compiler, *FLAGS, *(f"-I{folder}" for folder in include), str(SOURCE)]
+    known = [SOURCE.read_bytes(), paddle.__version__.encode(), sysconfig.get_platform().encode(), " ".join(FLAGS).encode()]
+    key = hashlib.sha256(b"\0".join([*known, (sysconfig.get_config_var("SOABI") or "").encode()])).hexdigest()[:20]
+    folder = cache_home() / "kernels"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _require_own(folder)
+    library = folder / f"bfloat16_linear-{key}.so"
+    with FileLock(folder / ".lock"):
+        if not library.exists():
+            log.info("bfloat16: compiling hubflow's operators for this machine, once; takes some seconds …")
+            with tempfile.TemporaryDirectory(dir=folder) as draft:
+                made = Path(draft) / library.name
+                linked = [f"-L{root / 'base'}", "-l:libpaddle.so", "-o", str(made)]
+                subprocess.run([*command, *linked], check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS)  # noqa: S603
+                made.replace(library)
+    _require_own(library)
+    return library
+
+
+def _require_own(path: Path) -> None:
+    """Refuse what another user could have written: a library is code that runs as this user."""
+    found = path.stat()
+    if found.st_uid not in (os.getuid(), 0) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(f"{path} can be written by others; make it yours alone (chmod go-w), or set HUBFLOW_CACHE")

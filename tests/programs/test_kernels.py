@@ -1,0 +1,197 @@
+"""hubflow's own linear layers in bfloat16: their values, gradients and bits, and what is done where they cannot be had."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from small_modules import settings, some_texts, text_split
+
+from hubflow.inference.export import as_exported
+from hubflow.programs import kernels
+from hubflow.programs.kernels import NEEDED, find_bfloat16_linear
+from hubflow.programs.precision import cpu_flags
+from hubflow.programs.session import Session
+from hubflow.runtime.paddle_import import leave_dynamic_mode, paddle, set_variable
+from hubflow.schemas.settings import LoraSettings
+from hubflow.tasks.task import TaskSpec
+from hubflow.training.callbacks import TrainState
+from hubflow.training.distributed import World
+from hubflow.training.loop import TrainStep
+from hubflow.training.program import TrainProgram
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not cpu_flags() >= NEEDED, reason="this CPU does not have AVX512-BF16"),
+]
+Floats = NDArray[np.float32]
+
+
+def rounded(values: Floats) -> NDArray[np.float64]:
+    """Values as bfloat16 has them: rounded to the nearest, ties to even."""
+    bits = values.astype(np.float32).view(np.uint32).astype(np.uint64)
+    return (((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) << 16).astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+class Layer:
+    """A program of one linear layer, with the gradients of `sum(y * slope)`."""
+
+    def __init__(self, rows: int, inner: int, columns: int, trains: bool = True) -> None:
+        leave_dynamic_mode()
+        linear = find_bfloat16_linear()
+        assert linear is not None
+        random = np.random.default_rng(rows)
+        shapes = {"x": (rows, inner), "w": (inner, columns), "b": (columns,), "slope": (rows, columns)}
+        self.values: dict[str, Floats] = {name: random.normal(size=shape).astype("float32") for name, shape in shapes.items()}
+        self.main, self.startup, self.scope = paddle.static.Program(), paddle.static.Program(), paddle.static.Scope()
+        with paddle.utils.unique_name.guard(), paddle.static.program_guard(self.main, self.startup):
+            x, slope = (paddle.static.data(name, [-1, self.values[name].shape[1]], "float32") for name in ("x", "slope"))
+            x.stop_gradient = False
+            w, b = (
+                paddle.create_parameter(list(shapes[name]), "float32", name=name, attr=paddle.ParamAttr(name, trainable=trains))
+                for name in ("w", "b")
+            )
+            y = linear(x, w, b)
+            asked = [x, w, b] if trains else [x]
+            self.fetched = [y, *paddle.static.gradients([(y * slope).sum()], asked)]
+
+    def run(self) -> list[Floats]:
+        """y and its gradients by x, w and b."""
+        executor = paddle.static.Executor(paddle.CPUPlace())
+        executor.run(self.startup, scope=self.scope)
+        for name in ("w", "b"):
+            set_variable(self.scope, name, self.values[name], paddle.CPUPlace())
+        feed = {name: self.values[name] for name in ("x", "slope")}
+        found: list[Floats] = executor.run(self.main, feed=feed, fetch_list=self.fetched, scope=self.scope)
+        return found
+
+
+@pytest.mark.parametrize(
+    ("rows", "inner", "columns"), [(1, 1, 1), (1, 5, 70), (2, 64, 64), (7, 33, 65), (37, 96, 130), (19, 17, 15), (300, 384, 96)]
+)
+def test_values_and_gradients_are_those_of_factors_rounded_to_bfloat16(rows: int, inner: int, columns: int) -> None:
+    layer = Layer(rows, inner, columns)
+    x, w, slope = (rounded(layer.values[name]) for name in ("x", "w", "slope"))
+    expected = [x @ w + layer.values["b"], slope @ w.T, x.T @ slope, layer.values["slope"].sum(0, dtype=np.float64)]
+    for found, wanted in zip(layer.run(), expected, strict=True):
+        assert found.shape == wanted.shape
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-4)
+
+
+def test_weights_that_are_not_trained_have_the_same_values_and_only_a_gradient_of_the_input() -> None:
+    trained, frozen = Layer(37, 96, 130).run(), Layer(37, 96, 130, trains=False).run()
+    assert [one.tobytes() for one in frozen] == [one.tobytes() for one in trained[:2]]
+
+
+def test_what_is_no_number_stays_one_and_stays_in_its_row() -> None:
+    layer = Layer(9, 33, 70)
+    layer.values["x"][4, 32], layer.values["x"][6, 0] = np.nan, np.inf
+    y = layer.run()[0]
+    assert np.isnan(y[4]).all()
+    assert not np.isfinite(y[6]).any()
+    assert np.isfinite(np.delete(y, [4, 6], 0)).all()
+
+
+def trained(module: Path, folder: Path, lora: LoraSettings | None = None, **values: Any) -> tuple[Session, list[float]]:
+    """A session after five steps, and their losses."""
+    session = Session(
+        TaskSpec("text_classification", 2, lora=lora),
+        module,
+        "cpu",
+        precision=values.get("precision", "bfloat16"),
+        sub_batches=2,
+        trains=True,
+    )
+    session.initialise(0)
+    update = TrainProgram(session, settings(**{"precision": "bfloat16", **values}), None, World.alone())
+    update.initialise()
+    split = text_split(folder, module, *some_texts(8))
+    step, state, losses = TrainStep(split, split.example_weights(None), 0, 1, World.alone()), TrainState(), []
+    for _ in range(5):
+        losses.append(step.run(update, state, np.arange(8), 1e-3, stop=False).loss)
+        state.step += 1
+    return session, losses
+
+
+def test_training_is_near_float32_and_the_same_twice_to_the_bit(tiny_bert: Path, tmp_path: Path) -> None:
+    (session, half), (again, same) = trained(tiny_bert, tmp_path / "a"), trained(tiny_bert, tmp_path / "b")
+    assert session.has_kernels
+    assert session.sub_batches == 2
+    whole = trained(tiny_bert, tmp_path / "c", precision="float32")[1]
+    assert half == same
+    assert all(np.array_equal(value, again.weights()[name]) for name, value in session.weights().items())
+    np.testing.assert_allclose(half, whole, rtol=0.02)
+    assert half != whole
+
+
+def test_adapters_are_trained_beside_weights_that_stay(tiny_bert: Path, tmp_path: Path) -> None:
+    session, losses = trained(tiny_bert, tmp_path, lora=LoraSettings(rank=2))
+    assert session.has_kernels
+    assert np.isfinite(losses).all()
+    fresh = Session(TaskSpec("text_classification", 2, lora=LoraSettings(rank=2)), tiny_bert, "cpu")
+    fresh.initialise(0)
+    before, after = fresh.weights(), session.weights()
+    moved = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert moved
+    assert all("lora" in name or name.startswith("head") for name in moved)
+
+
+def test_what_is_exported_has_operators_of_paddle_alone(tiny_bert: Path, tmp_path: Path) -> None:
+    session, _ = trained(tiny_bert, tmp_path)
+    exported = as_exported(session)
+    names = {op.name() for op in exported.task.inference_program().global_block().ops}
+    assert not [name for name in names if "hubflow" in name]
+    assert any("hubflow" in op.name() for op in session.task.main_program().global_block().ops)
+
+
+def found_in_a_new_process(**environment: str) -> "subprocess.CompletedProcess[str]":
+    program = "import logging; logging.basicConfig(level='INFO', format='%(message)s')\n"
+    program += "from hubflow.programs.kernels import find_bfloat16_linear; print(find_bfloat16_linear() is not None)"
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **environment})
+
+
+def test_they_are_compiled_once_into_a_folder_that_is_the_users_alone(tmp_path: Path) -> None:
+    first, second = (found_in_a_new_process(HUBFLOW_CACHE=str(tmp_path / "cache")) for _ in range(2))
+    assert (first.stdout, second.stdout) == ("True\n", "True\n")
+    assert "compiling" in first.stderr
+    assert "compiling" not in second.stderr
+    (library,) = (tmp_path / "cache" / "kernels").glob("*.so")
+    assert (tmp_path / "cache" / "kernels").stat().st_mode & 0o077 == 0
+    library.chmod(0o777)
+    refused = found_in_a_new_process(HUBFLOW_CACHE=str(tmp_path / "cache"))
+    assert refused.stdout == "False\n"
+    assert "can be written by others; make it yours alone (chmod go-w)" in refused.stderr
+
+
+def test_without_a_compiler_paddle_computes_and_it_is_said(tmp_path: Path) -> None:
+    done = found_in_a_new_process(HUBFLOW_CACHE=str(tmp_path), PATH=str(tmp_path))
+    assert done.stdout == "False\n"
+    assert "bfloat16: no C++ compiler (c++, g++, clang++) is installed" in done.stderr
+
+
+def test_a_compiler_that_fails_is_told(tmp_path: Path) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\necho 'no header named extension.h' >&2\nexit 1\n", encoding="utf-8")
+    compiler.chmod(0o755)
+    done = found_in_a_new_process(HUBFLOW_CACHE=str(tmp_path), PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert done.stdout == "False\n"
+    assert "cannot be compiled, Paddle's are used: no header named extension.h" in done.stderr
+    assert not list((tmp_path / "kernels").glob("*.so"))
+
+
+def test_they_can_be_switched_off(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "hubflow")
+    monkeypatch.setenv("HUBFLOW_KERNELS", "off")
+    kernels._is_loaded.cache_clear()
+    try:
+        session = Session(TaskSpec("text_classification", 2), tiny_bert, "cpu", precision="bfloat16", trains=True)
+    finally:
+        kernels._is_loaded.cache_clear()
+    assert not session.has_kernels
+    assert caplog.records == []
