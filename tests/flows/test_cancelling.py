@@ -137,7 +137,7 @@ def runs_named(name: str) -> tuple[list[FlowRun], list[TaskRun]]:
     async def read() -> tuple[list[FlowRun], list[TaskRun]]:
         async with get_client() as client:
             flow = await client.read_flow_by_name(name)
-            runs = [run for run in await client.read_flow_runs() if run.flow_id == flow.id]
+            runs = [run for run in await client.read_flow_runs(sort="EXPECTED_START_TIME_DESC") if run.flow_id == flow.id]
             chosen = FlowRunFilter(id=FlowRunFilterId(any_=[run.id for run in runs]))
             return runs, await client.read_task_runs(flow_run_filter=chosen)
 
@@ -218,7 +218,8 @@ def test_sigterm_to_a_kubernetes_job_writes_a_checkpoint_and_schedules_the_run_a
     require_resumed(unfinished_request(store))
 
 
-@pytest.mark.parametrize("how", ["called", pytest.param("submitted", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("how", ["called", "submitted"])
 def test_sigterm_to_a_flows_process_stops_training_and_the_engine_sees_a_crash(
     how: str, prefect_server: str, digits_run: Run, tmp_path: Path
 ) -> None:

@@ -105,6 +105,7 @@ def _history(store: Path) -> Any:
     return read_deployed(str(store), "digits").history
 
 
+@pytest.mark.soak
 def test_what_was_altered_or_is_gone_is_made_again_though_it_was_made_before(first: NightlyResult, store: Path) -> None:
     settings = night(store, 120, gate={"min_gain": 0.9})
     runs = store / "runs"

@@ -13,7 +13,7 @@ from hubflow.stages.evaluate_export import evaluate_export
 from hubflow.stages.export_inference_program import export_inference_program
 
 HALF = ExportSettings(precision="bfloat16", latency_rounds=3)
-HAS_BFLOAT16 = bool(precision._cpu_flags().intersection(precision.BFLOAT16_FLAGS))
+HAS_BFLOAT16 = bool(precision.cpu_flags().intersection(precision.BFLOAT16_FLAGS))
 
 
 @pytest.mark.skipif(not HAS_BFLOAT16, reason="this CPU does not compute in bfloat16")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateName
 from runs import digits_settings
 
 from hubflow.deployment.pointer import override, read_deployed
@@ -16,6 +17,7 @@ from hubflow.flows.nightly import nightly
 from hubflow.schemas.deployment import NightlyResult, NightlySettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+PAUSED = FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Paused"])))
 RULES = {"metric": "accuracy", "min_gain": -1.0, "max_latency_ms": {"64": 1000}, "resamples": 200}
 """Nobody measures a batch of 64, so that the gate is inconclusive."""
 
@@ -44,7 +46,7 @@ def answer(client: Any, shown: list[str], before: Callable[[], None], **values: 
     """Wait for a run that waits, read its form, and resume it."""
     for _ in range(300):
         time.sleep(0.3)
-        waiting = [run for run in client.read_flow_runs() if run.state_name == "Paused"]
+        waiting = client.read_flow_runs(flow_run_filter=PAUSED)
         if waiting:
             keys = waiting[0].state.state_details.run_input_keyset
             shown.append(str(client.request("GET", f"/flow_runs/{waiting[0].id}/input/{keys['description']}").json()))
@@ -61,7 +63,7 @@ def decided(store: Path, before: Callable[[], None] = lambda: None, **values: st
         person = threading.Thread(target=answer, args=(client, shown, before), kwargs=values)
         person.start()
         try:
-            result = nightly(settings(store))
+            result = nightly(settings(store, timeout_hours=0.05))
         finally:
             person.join()
     return result, shown[0]
@@ -101,9 +103,8 @@ def test_a_decision_about_a_model_that_is_no_longer_in_use_promotes_nothing(stor
     assert move.by == "Emil"
 
 
-@pytest.mark.parametrize(
-    ("on_timeout", "outcome"), [("reject", "rejected"), pytest.param("promote", "promoted", marks=pytest.mark.soak)]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize(("on_timeout", "outcome"), [("reject", "rejected"), ("promote", "promoted")])
 def test_the_timeout_decides_as_set(store: Path, on_timeout: str, outcome: str) -> None:
     result = nightly(settings(store, timeout_hours=2 / 3600, on_timeout=on_timeout))
     assert result.outcome == outcome

@@ -15,6 +15,7 @@ from posts import posts_kept
 from hubflow.errors import SettingsError
 from hubflow.testing import FilledStore, fake_verdict
 
+NEWEST = "EXPECTED_START_TIME_DESC"
 FLOW = """
 import sys, time
 from prefect import flow
@@ -92,7 +93,7 @@ def test_a_failure_and_a_verdict_are_told_and_a_promotion_starts_a_deployment(
     announce(verdict_event(fake_verdict("rejected", name="films", reason="worse by 0.1")))
     wait_for(lambda: any("hubflow.model.rejected" in one and "worse by 0.1" in one for one in posted))
     release()
-    wait_for(lambda: any(run.deployment_id == deployment for run in client.read_flow_runs()))
+    wait_for(lambda: any(run.deployment_id == deployment for run in client.read_flow_runs(sort=NEWEST)))
 
 
 @pytest.mark.soak
@@ -105,7 +106,7 @@ def test_a_run_that_has_lost_its_process_is_crashed(client: Any, prefect_server:
     run = subprocess.Popen([sys.executable, "-c", FLOW], env=environment, cwd=tmp_path, stdout=subprocess.PIPE)
     assert run.stdout is not None
     assert run.stdout.readline() == b"running\n"
-    (started,) = [one for one in client.read_flow_runs() if one.state_name == "Running"]
+    (started,) = [one for one in client.read_flow_runs(sort=NEWEST) if one.state_name == "Running"]
     time.sleep(5)  # the first heartbeat reaches the server
     run.send_signal(signal.SIGKILL)
     run.wait()

@@ -45,7 +45,9 @@ def _unmapped(value: Any) -> Any:
 def states(name: str) -> dict[str, list[str]]:
     """State names of the newest run of a flow, by task run."""
     with get_client(sync_client=True) as client:
-        runs = [run for run in client.read_flow_runs() if client.read_flow(run.flow_id).name == name]
+        runs = [
+            run for run in client.read_flow_runs(sort="EXPECTED_START_TIME_DESC") if client.read_flow(run.flow_id).name == name
+        ]
         newest = max(runs, key=lambda run: run.created)
         found: dict[str, list[str]] = {"": [newest.name, *sorted(newest.tags)]}
         for one in sorted(client.read_task_runs(), key=lambda one: one.start_time):

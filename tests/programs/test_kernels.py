@@ -2,21 +2,26 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.stats import norm
 from small_modules import settings, some_texts, text_split
 
 from hubflow.inference.export import as_exported
 from hubflow.programs import kernels
-from hubflow.programs.kernels import NEEDED, find_bfloat16_linear
+from hubflow.programs.kernels import COMPILERS, NEEDED, find_kernels
 from hubflow.programs.precision import cpu_flags
 from hubflow.programs.session import Session
+from hubflow.runtime.paddle_import import functional as F
 from hubflow.runtime.paddle_import import leave_dynamic_mode, paddle, set_variable
 from hubflow.schemas.settings import LoraSettings
 from hubflow.tasks.task import TaskSpec
@@ -28,6 +33,7 @@ from hubflow.training.program import TrainProgram
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not cpu_flags() >= NEEDED, reason="this CPU does not have AVX512-BF16"),
+    pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="there is no C++ compiler"),
 ]
 Floats = NDArray[np.float32]
 
@@ -43,8 +49,8 @@ class Layer:
 
     def __init__(self, rows: int, inner: int, columns: int, trains: bool = True) -> None:
         leave_dynamic_mode()
-        linear = find_bfloat16_linear()
-        assert linear is not None
+        own = find_kernels()
+        assert own is not None
         random = np.random.default_rng(rows)
         shapes = {"x": (rows, inner), "w": (inner, columns), "b": (columns,), "slope": (rows, columns)}
         self.values: dict[str, Floats] = {name: random.normal(size=shape).astype("float32") for name, shape in shapes.items()}
@@ -56,7 +62,7 @@ class Layer:
                 paddle.create_parameter(list(shapes[name]), "float32", name=name, attr=paddle.ParamAttr(name, trainable=trains))
                 for name in ("w", "b")
             )
-            y = linear(x, w, b)
+            y = own.linear(x, w, b)
             asked = [x, w, b] if trains else [x]
             self.fetched = [y, *paddle.static.gradients([(y * slope).sum()], asked)]
 
@@ -95,6 +101,46 @@ def test_what_is_no_number_stays_one_and_stays_in_its_row() -> None:
     assert np.isnan(y[4]).all()
     assert not np.isfinite(y[6]).any()
     assert np.isfinite(np.delete(y, [4, 6], 0)).all()
+
+
+def gradients_of(function: Callable[..., Any], values: dict[str, Floats]) -> list[Floats]:
+    """What a function of variables gives, and the gradients of its sum with slopes by each of them."""
+    leave_dynamic_mode()
+    main, startup = paddle.static.Program(), paddle.static.Program()
+    with paddle.utils.unique_name.guard(), paddle.static.program_guard(main, startup):
+        given = {name: paddle.static.data(name, list(value.shape), "float32") for name, value in values.items()}
+        for variable in given.values():
+            variable.stop_gradient = False
+        slope = given.pop("slope")
+        y = function(**given)
+        fetched = [y, *paddle.static.gradients([(y * slope).sum()], list(given.values()))]
+    found: list[Floats] = paddle.static.Executor(paddle.CPUPlace()).run(main, feed=values, fetch_list=fetched)
+    return found
+
+
+@pytest.mark.parametrize(("rows", "size"), [(1, 3), (5, 16), (7, 45), (64, 384)])
+def test_layers_are_normalised_as_paddle_does_it(rows: int, size: int) -> None:
+    random = np.random.default_rng(size)
+    values = {name: random.normal(size=(rows, size)).astype("float32") for name in ("x", "slope")}
+    values |= {name: random.normal(size=size).astype("float32") for name in ("weight", "bias")}
+    own = find_kernels()
+    assert own is not None
+    theirs = gradients_of(lambda x, weight, bias: F.layer_norm(x, [size], weight, bias, 1e-12), values)
+    for found, wanted in zip(gradients_of(partial(own.layer_norm, epsilon=1e-12), values), theirs, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_gelu_is_that_of_the_normal_distribution() -> None:
+    x = np.concatenate([np.linspace(-12, 12, 4001), [0.0, -0.0, 100.0, -100.0, 1e30, -1e30]]).astype("float32")
+    own = find_kernels()
+    assert own is not None
+    y, slope = gradients_of(own.gelu, {"x": x, "slope": np.ones_like(x)})
+    below, density = norm.cdf(x.astype(float)), norm.pdf(x.astype(float))
+    np.testing.assert_allclose(y, x * below, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(slope, below + np.where(density > 0, x * density, 0), rtol=1e-6, atol=2e-6)
+    y, slope = gradients_of(own.gelu, {"x": np.full(3, np.nan, np.float32), "slope": np.ones(3, np.float32)})
+    assert np.isnan(y).all()
+    assert np.isnan(slope).all()
 
 
 def trained(module: Path, folder: Path, lora: LoraSettings | None = None, **values: Any) -> tuple[Session, list[float]]:
@@ -151,11 +197,12 @@ def test_what_is_exported_has_operators_of_paddle_alone(tiny_bert: Path, tmp_pat
 
 def found_in_a_new_process(**environment: str) -> "subprocess.CompletedProcess[str]":
     program = "import logging; logging.basicConfig(level='INFO', format='%(message)s')\n"
-    program += "from hubflow.programs.kernels import find_bfloat16_linear; print(find_bfloat16_linear() is not None)"
+    program += "from hubflow.programs.kernels import find_kernels; print(find_kernels() is not None)"
     command = [sys.executable, "-c", program]
     return subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **environment})
 
 
+@pytest.mark.soak
 def test_they_are_compiled_once_into_a_folder_that_is_the_users_alone(tmp_path: Path) -> None:
     first, second = (found_in_a_new_process(HUBFLOW_CACHE=str(tmp_path / "cache")) for _ in range(2))
     assert (first.stdout, second.stdout) == ("True\n", "True\n")

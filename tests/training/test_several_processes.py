@@ -111,6 +111,7 @@ def test_a_lost_process_ends_all_and_one_goes_on_where_two_stopped(tmp_path: Pat
     require_alike(tmp_path / "one", job.run(tmp_path / "one", 1), tmp_path / "two", resumed)
 
 
+@pytest.mark.soak
 def test_sigterm_lets_every_process_finish_its_step_and_write_it_down(tmp_path: Path) -> None:
     job = Job(tmp_path, checkpoints={"every_steps": 1}, max_steps=400)
     training = tmp_path / "two" / "training"

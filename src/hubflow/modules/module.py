@@ -322,7 +322,7 @@ def build_graph(
     first_only: bool = False,
     fuses_biases: bool = False,
     prefix: str = "",
-    product: text.Product | None = None,
+    kernels: text.Kernels | None = None,
 ) -> ModuleGraph:
     """Build the network into a new program; the startup program holds fresh weights and is run only for those.
 
@@ -339,7 +339,7 @@ def build_graph(
         fuses_biases: whether biases are added by the operators of the products (`networks/text.py`), for those who ask for the
             gradients of all that is trained; text only.
         prefix: of every variable's name, for a second module in the same scope.
-        product: computes linear layers in place of Paddle's operators; text only.
+        kernels: operators that are used in place of Paddle's; text only.
 
     Raises:
         ModuleError: when `max_seq_len` is not in 1..max_positions.
@@ -351,7 +351,7 @@ def build_graph(
             if isinstance(config, ImageConfig):
                 return _image_graph(config, frozen, main, startup, prefix)
             check_max_seq_len(config, max_seq_len)
-            return _text_graph(config, frozen, lora, main, startup, sub_batches, first_only, fuses_biases, prefix, product)
+            return _text_graph(config, frozen, lora, main, startup, sub_batches, first_only, fuses_biases, prefix, kernels)
 
 
 def load_weights(
@@ -393,7 +393,7 @@ def _text_graph(
     first_only: bool,
     fuses_biases: bool,
     prefix: str,
-    product: text.Product | None,
+    kernels: text.Kernels | None,
 ) -> ModuleGraph:
     def is_frozen(name: str) -> bool:
         return module_block_of(config, name) in frozen or (lora is not None and not is_adapter(name))
@@ -401,7 +401,7 @@ def _text_graph(
     inputs = {name: paddle.static.data(name, [-1, -1], "int64") for name in ("input_ids", "position_ids", "segment_ids")}
     inputs["input_mask"] = paddle.static.data("input_mask", [-1, -1], "float32")
     dropout = F.dropout if sub_batches == 1 else SeededDropout()
-    parameters = text.Parameters(config.initializer_range, is_frozen, lora, dropout, fuses_biases, prefix, product)
+    parameters = text.Parameters(config.initializer_range, is_frozen, lora, dropout, fuses_biases, prefix, kernels)
     pooled, sequence = text.encode(config, text.TextInputs(**inputs), parameters, sub_batches, first_only)
     outputs = {"pooled_output": pooled} if first_only else {"pooled_output": pooled, "sequence_output": sequence}
     return ModuleGraph(inputs, outputs, main, startup, parameters.names, parameters.shapes, parameters.adapter_startup)

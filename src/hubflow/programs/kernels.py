@@ -14,11 +14,12 @@ from typing import Any
 
 from filelock import FileLock
 
+from hubflow.files import read_file
 from hubflow.modules.download import cache_home
 from hubflow.programs.precision import cpu_flags
 from hubflow.runtime.paddle_import import paddle
 
-SOURCE = Path(__file__).with_name("bfloat16_linear.cpp")
+SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16")
 NEEDED = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16"})
 COMPILERS = ("c++", "g++", "clang++")
@@ -29,32 +30,44 @@ MAX_ERROR_CHARS = 500
 log = logging.getLogger(__name__)
 
 
-class Bfloat16Linear:
-    """Linear layers of one program whose products are in bfloat16 and whose sums are in float32.
+class CompiledKernels:
+    """The operators for one program: products in bfloat16 with sums in float32, all else in float32.
 
-    The weights of a layer are laid out once a step, for every sub-batch.
+    The weights of a linear layer are laid out once a step, for every sub-batch.
     """
 
     def __init__(self) -> None:
         self._packed: dict[str, Any] = {}
 
-    def __call__(self, x: Any, weight: Any, bias: Any) -> Any:
+    def linear(self, x: Any, weight: Any, bias: Any) -> Any:
         """`x` `[rows, in]` times `weight` `[in, out]` plus `bias` `[out]`: `[rows, out]`, float32."""
         if weight.name not in self._packed:
-            (packed,) = paddle._C_ops._run_custom_op("hubflow_pack", weight)
+            packed = _run("hubflow_pack", weight)
             packed.stop_gradient = True
             self._packed[weight.name] = packed
         operator = "hubflow_frozen_linear" if weight.stop_gradient else "hubflow_linear"
-        (y,) = paddle._C_ops._run_custom_op(operator, x, weight, bias, self._packed[weight.name])
-        return y
+        return _run(operator, x, weight, bias, self._packed[weight.name])
+
+    def layer_norm(self, x: Any, weight: Any, bias: Any, epsilon: float) -> Any:
+        """`x` normalised over its last dimension, times `weight` plus `bias`."""
+        return _run("hubflow_layer_norm", x, weight, bias, epsilon)
+
+    def gelu(self, x: Any) -> Any:
+        """`x` times the share of the normal distribution that is below it."""
+        return _run("hubflow_gelu", x)
 
 
-def find_bfloat16_linear() -> Bfloat16Linear | None:
-    """Linear layers in bfloat16 for a program, or None, with a line in the log, where this machine has none.
+def _run(operator: str, *arguments: Any) -> Any:
+    (y,) = paddle._C_ops._run_custom_op(operator, *arguments)
+    return y
+
+
+def find_kernels() -> CompiledKernels | None:
+    """The operators for a program, or None, with a line in the log, where this machine cannot have them.
 
     They need a CPU with AVX512-BF16 and, once, a C++ compiler. `HUBFLOW_KERNELS=off` does without.
     """
-    return Bfloat16Linear() if _is_loaded() else None
+    return CompiledKernels() if _is_loaded() else None
 
 
 @functools.cache
@@ -92,12 +105,12 @@ def _compiled(compiler: str) -> Path:
     root = Path(paddle.__file__).parent
     include = (root / "include", root / "include" / "third_party", Path(sysconfig.get_paths()["include"]))
     command = [compiler, *FLAGS, *(f"-I{folder}" for folder in include), str(SOURCE)]
-    known = [SOURCE.read_bytes(), paddle.__version__.encode(), sysconfig.get_platform().encode(), " ".join(FLAGS).encode()]
+    known = [read_file(SOURCE), paddle.__version__.encode(), sysconfig.get_platform().encode(), " ".join(FLAGS).encode()]
     key = hashlib.sha256(b"\0".join([*known, (sysconfig.get_config_var("SOABI") or "").encode()])).hexdigest()[:20]
     folder = cache_home() / "kernels"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _require_own(folder)
-    library = folder / f"bfloat16_linear-{key}.so"
+    library = folder / f"kernels-{key}.so"
     with FileLock(folder / ".lock"):
         if not library.exists():
             log.info("bfloat16: compiling hubflow's operators for this machine, once; takes some seconds …")

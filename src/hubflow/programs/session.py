@@ -21,7 +21,7 @@ from hubflow.modules.module import (
 from hubflow.modules.networks.sub_batches import SEED
 from hubflow.modules.networks.text import TextConfig
 from hubflow.modules.weights import HEAD, HEAD_PREFIX, match_weights, read_weights
-from hubflow.programs.kernels import find_bfloat16_linear
+from hubflow.programs.kernels import find_kernels
 from hubflow.programs.passes import convolve_by_onednn, share_constants
 from hubflow.programs.precision import cast_to, require_precision, switch_onednn_off
 from hubflow.runtime.memory import require_threads
@@ -43,17 +43,6 @@ ROWS_OF = ("input_ids", "position_ids", "segment_ids", "input_mask", "seq_len", 
 """Inputs of programs that have a row for each row of the batch."""
 
 
-class _ScopeOwner:
-    """Frees the variables of a scope when the last session on it is gone: Paddle itself keeps every scope until the end."""
-
-    def __init__(self, scope: Any) -> None:
-        self.scope = scope
-
-    def __del__(self) -> None:
-        self.scope.erase(self.scope.local_var_names())
-        self.scope.drop_kids()
-
-
 class Session:
     """A task on a module: its programs, executor and scope.
 
@@ -65,9 +54,8 @@ class Session:
             them where no trained weight needs it, batch norms by their running statistics and these unchanged. A text
             encoder's dropout acts in them all the same. All of them where `spec.trainable` is False.
         precision: of matrix products and convolutions; weights, norms and losses stay in float32.
-        trains: whether the programs are for training: in bfloat16 on a CPU, the linear layers of a text module are then
-            computed by hubflow's own operators (see `kernels`) where this machine has them. Programs with these are not
-            exported.
+        trains: whether the programs are for training: in bfloat16 on a CPU, those of a text module are then of hubflow's own
+            operators (see `kernels`) where this machine has them. Programs with these are not exported.
         sub_batches: on a CPU, in how many shares the rows of a batch of texts are computed side by side; see
             `cores.compute_sub_batches`. Another number of them adds up the same gradients in another order, and draws other
             dropout.
@@ -97,13 +85,12 @@ class Session:
         is_in_float32 = is_on_cpu and precision == "float32"
         self.has_kernels = False
         if trains and is_on_cpu and precision == "bfloat16" and not is_image:
-            self.has_kernels = find_bfloat16_linear() is not None
+            self.has_kernels = find_kernels() is not None
         # With operators of oneDNN, which computes bfloat16 and convolutions, Paddle runs one after the other; GPUs spread each.
         self.sub_batches = sub_batches if (is_in_float32 or self.has_kernels) and not is_image else 1
         self._is_convolved_by_onednn, self._fuses_biases = is_in_float32 and is_image, is_in_float32
         require_precision(precision, self.place, is_image)
-        self._owner = _ScopeOwner(paddle.static.Scope())
-        self.scope = self._owner.scope
+        self.scope = paddle.static.Scope()
         self.config = _configured(read_config(module_folder, spec.pretrained), spec)
         self._build(frozen)
 
@@ -125,7 +112,7 @@ class Session:
                 self.sub_batches,
                 first_only=self.task_type.reads_first_token,
                 fuses_biases=self._fuses_biases,
-                product=find_bfloat16_linear() if self.has_kernels else None,
+                kernels=find_kernels() if self.has_kernels else None,
             )
             self.task: Task = self.task_type.build_head(self.graph, self.spec)
             if self.task.task_type != self.task_type.prediction:

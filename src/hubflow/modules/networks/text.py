@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -371,8 +371,17 @@ class TextInputs:
     input_mask: Any
 
 
-Product = Callable[[Any, Any, Any], Any]
-"""Of `x` `[rows, in]`, weights `[in, out]` and a bias `[out]`: `x W + b`, `[rows, out]`."""
+class Kernels(Protocol):
+    """Operators of hubflow's own, in place of Paddle's."""
+
+    def linear(self, x: Any, weight: Any, bias: Any) -> Any:
+        """`x` `[rows, in]` times `weight` `[in, out]` plus `bias` `[out]`: `[rows, out]`."""
+
+    def layer_norm(self, x: Any, weight: Any, bias: Any, epsilon: float) -> Any:
+        """`x` normalised over its last dimension, times `weight` plus `bias`."""
+
+    def gelu(self, x: Any) -> Any:
+        """`x` times the share of the normal distribution that is below it."""
 
 
 class Parameters:
@@ -387,7 +396,7 @@ class Parameters:
             operator the gradients are to be asked for all together: Paddle 3.3.1 ends with a segmentation fault where one
             is left out.
         prefix: of every variable's name; the rest of it is a pure function of the configuration.
-        product: computes `x`, weights and bias to `x W + b` in place of Paddle's operators.
+        kernels: operators that are used in place of Paddle's.
 
     Attributes:
         names: variable by our name.
@@ -403,7 +412,7 @@ class Parameters:
         dropout: Dropout | None = None,
         fuses_biases: bool = False,
         prefix: str = "",
-        product: Product | None = None,
+        kernels: Kernels | None = None,
     ) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.names: dict[str, str] = {}
@@ -411,7 +420,7 @@ class Parameters:
         self.dropout: Dropout = dropout or F.dropout
         self._made: dict[str, Any] = {}
         self._is_frozen, self._lora, self._fuses_biases = is_frozen, lora, fuses_biases
-        self._normal, self._prefix, self._product = truncated_normal(initializer_range), prefix, product
+        self._normal, self._prefix, self._kernels = truncated_normal(initializer_range), prefix, kernels
 
     def matrix(self, name: str, shape: tuple[int, ...]) -> Any:
         """A weight matrix, truncated normal when fresh."""
@@ -427,8 +436,8 @@ class Parameters:
         A bias that is added apart is expanded before: the gradient of a broadcast addition is the slowest operator on CPU.
         """
         weight, bias = self.matrix(f"{name}.weight", sizes), self.vector(f"{name}.bias", sizes[1])
-        if self._product is not None:
-            return self._product(x, weight, bias)
+        if self._kernels is not None:
+            return self._kernels.linear(x, weight, bias)
         if self._fuses_biases and not any(one.stop_gradient for one in (x, weight, bias)):
             return paddle.addmm(bias, x, weight)
         product = paddle.matmul(x, weight)
@@ -451,7 +460,16 @@ class Parameters:
     def norm(self, name: str, x: Any, size: int, epsilon: float) -> Any:
         """Layer normalisation over the last dimension."""
         scale, shift = self.vector(f"{name}.weight", size, 1.0), self.vector(f"{name}.bias", size)
+        if self._kernels is not None:
+            return self._kernels.layer_norm(x, scale, shift, epsilon)
         return F.layer_norm(x, [size], weight=scale, bias=shift, epsilon=epsilon)
+
+    def activated(self, name: str, x: Any) -> Any:
+        """The activation of that name, of transformers, of every element."""
+        if name == "gelu" and self._kernels is not None:
+            return self._kernels.gelu(x)
+        function, arguments = ACTIVATIONS[name]
+        return getattr(F, function)(x, **arguments)
 
     def _make(self, name: str, shape: tuple[int, ...], initializer: Any) -> Any:
         if name in self._made:  # by another sub_batch
@@ -519,15 +537,10 @@ def _layer(config: TextConfig, number: int, share: _Share, x: Any, parameters: P
     x = parameters.norm(f"{name}.attention.norm", kept + attended, config.hidden_size, config.layer_norm_eps)
     inner = parameters.linear(f"{name}.ffn.inner", x, (config.hidden_size, config.intermediate_size))
     outer = parameters.linear(
-        f"{name}.ffn.outer", _activated(config.activation, inner), (config.intermediate_size, config.hidden_size)
+        f"{name}.ffn.outer", parameters.activated(config.activation, inner), (config.intermediate_size, config.hidden_size)
     )
     x = x + parameters.dropout(outer, config.hidden_dropout)
     return parameters.norm(f"{name}.ffn.norm", x, config.hidden_size, config.layer_norm_eps)
-
-
-def _activated(name: str, x: Any) -> Any:
-    function, arguments = ACTIVATIONS[name]
-    return getattr(F, function)(x, **arguments)
 
 
 def _pooled(config: TextConfig, first: Any, parameters: Parameters) -> Any:
