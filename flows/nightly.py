@@ -40,7 +40,7 @@ def nightly(settings: NightlySettings) -> NightlyResult:
         HubflowError: as `fine_tune` does; the export in use stays in use.
     """
     with open_run(settings) as run:
-        registry_of(settings.name, run.store, settings.registry_block)  # a missing block is told before anything is trained
+        registry_of(settings.name, run.store, settings.registry_block)  # a missing block is an error before anything is trained
         dataset = stages.load_dataset(settings.data, settings.task, run.store, run.reuse)
         module = stages.load_module(settings.module, run.store, run.reuse)
         night = start_nightly(settings.name, dataset, module, run.store, settings.result_settings(), run.reuse)

@@ -213,7 +213,7 @@ def _arrow_table(frame: Frame, source: str) -> Any:
 
 def _computed(frame: Frame, source: str) -> Frame:
     """A frame of Polars, computed where it is lazy, whose columns Arrow can hold; any other frame as it is."""
-    polars = sys.modules.get("polars")  # whoever has such a frame has imported it
+    polars = sys.modules.get("polars")  # a frame of Polars exists only where it is imported
     if polars is not None and isinstance(frame, polars.LazyFrame):
         try:
             frame = frame.collect()

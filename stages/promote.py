@@ -50,7 +50,7 @@ def promote(verdict: VerdictRef, store: str, by: str | None = None, registry_blo
         try:
             registry.follow(verdict.name, store)
         except RegistryError:
-            undo(verdict, store, "the model registry could not be told of the promotion")
+            undo(verdict, store, "the alias of the model registry could not be moved")
             raise
     move = deployed.move
     if transaction is not None and move is not None and move.verdict == verdict:

@@ -456,3 +456,13 @@ def test_a_task_type_of_ones_own_is_imported_only_when_that_is_allowed(sound: Va
     assert allowed.returncode != 0
     assert "data.format 'tsv' holds no rows for own_task:Own; use one of csv" in allowed.stdout + allowed.stderr
     assert (tmp_path / "ran").exists()
+
+
+def test_variables_without_a_server_are_named_and_nothing_is_started(tmp_path: Path) -> None:
+    config = tmp_path / "settings.yaml"
+    config.write_text("task: text_classification\ndata: {format: csv, train: prefect://variables/x}\n", encoding="utf-8")
+    done = run_process("check", str(config), PREFECT_HOME=str(tmp_path / "prefect"))
+    assert done.returncode == 2
+    shown = " ".join((done.stdout + done.stderr).split())
+    assert "it names Prefect Variables (prefect://variables/…), which are on a Prefect server; set PREFECT_API_URL" in shown
+    assert "temporary" not in shown

@@ -11,12 +11,10 @@ import pytest
 from mlflow_server import mlflow_server
 from object_storage import KEY, SECRET, ObjectStorage
 from runs import digits_settings
-from s3fs import S3FileSystem
 
 from hubflow.blocks import HubflowStore, ModelRegistry
 from hubflow.flows.nightly import nightly
 from hubflow.schemas.deployment import NightlySettings
-from hubflow.store import remote
 
 PASSWORD = "correct-horse-battery-staple"
 WORDS = (SECRET, PASSWORD)
@@ -29,11 +27,7 @@ def night(
     """A nightly on object storage with a model registry and a tracking server that ask for passwords, and one that fails."""
     caplog.set_level(logging.DEBUG)
     storage = ObjectStorage.prepared(s3_server, tmp_path, monkeypatch)
-    for name in storage.environment:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr(S3FileSystem, "_cache", {})
-    monkeypatch.setattr(remote, "_writable", set())
+    storage.forget_credentials()
     (tmp_path / "mlflow").mkdir()
     with mlflow_server(tmp_path / "mlflow", f"ada:{PASSWORD}") as address:
         monkeypatch.setenv("HUBFLOW_TRUST_TRACKING_URIS", address)
@@ -72,15 +66,15 @@ def test_no_secret_is_in_what_a_run_leaves(night: ObjectStorage, tmp_path: Path,
 
     time.sleep(3)  # logs and events are sent every now and then
     with get_client(sync_client=True) as client:
-        told = everything_on(client)
+        found = everything_on(client)
     for name in ("flow_runs", "task_runs", "logs", "artifacts", "events"):
-        assert "secrets" in told[name], f"nothing of the run is in {name}"
+        assert "secrets" in found[name], f"nothing of the run is in {name}"
     objects = {path: night.read(path) for path in night.objects()}
     assert any(path.startswith("runs/") and path.endswith("report.html") for path in objects)
     assert any(path.endswith("manifest.json") for path in objects)
     own = [path for path in tmp_path.rglob("*") if path.is_file() and "mlflow" not in path.relative_to(tmp_path).parts]
     for word in WORDS:
-        assert [name for name, text in told.items() if word in text] == []
+        assert [name for name, text in found.items() if word in text] == []
         assert [path for path, content in objects.items() if word.encode() in content] == []
         assert [path for path in own if word.encode() in path.read_bytes()] == []
         assert [one for one in caplog.records if one.name.startswith(("hubflow", "prefect")) and word in one.getMessage()] == []

@@ -14,7 +14,6 @@ from object_storage import KEY, SECRET, Fault, ObjectStorage, faulty_proxy
 from prefect.blocks.system import Secret
 from pydantic import ValidationError
 from runs import WORDS, text_settings
-from s3fs import S3FileSystem
 from small_modules import make_tiny_bert
 
 from hubflow.blocks import HubflowStore
@@ -25,7 +24,6 @@ from hubflow.flows.predict import predict
 from hubflow.orchestration.run_context import open_store
 from hubflow.schemas.references import FineTuneResult
 from hubflow.schemas.settings import FineTuneSettings, PredictSettings
-from hubflow.store import remote
 
 BLOCK = "store-credentials"
 
@@ -45,11 +43,7 @@ def outcome(prefect_server: str, s3_server: str, tmp_path_factory: pytest.TempPa
     folder = tmp_path_factory.mktemp("s3")
     with pytest.MonkeyPatch.context() as patch:
         storage = ObjectStorage.prepared(s3_server, folder, patch)
-        for name in storage.environment:
-            patch.delenv(name)
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        patch.setattr(S3FileSystem, "_cache", {})
-        patch.setattr(remote, "_writable", set())
+        storage.forget_credentials()
         options = {"key": KEY, "secret": SECRET, "endpoint_url": storage.endpoint}
         HubflowStore(url=f"s3://{storage.bucket}", options=options).save(BLOCK, overwrite=True)
         module = make_tiny_bert(folder / "bert", WORDS)

@@ -54,6 +54,18 @@ class ObjectStorage:
         made.be("one")
         return made
 
+    def forget_credentials(self) -> None:
+        """Take the credentials, and what was opened with them, from this process: a block alone has them then."""
+        from s3fs import S3FileSystem
+
+        from hubflow.store import remote
+
+        for name in self.environment:
+            self.patch.delenv(name)
+        self.patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        self.patch.setattr(S3FileSystem, "_cache", {})
+        self.patch.setattr(remote, "_writable", set())
+
     @property
     def environment(self) -> dict[str, str]:
         """What says where the server is and who asks."""

@@ -19,7 +19,7 @@ INSTALL = "PostgreSQL's programs are not here; on Debian: apt-get install postgr
 
 @contextlib.contextmanager
 def cluster(password: str) -> Iterator[int]:
-    """A new cluster that asks for passwords, and that goes away afterwards; whoever runs this is its administrator.
+    """A new cluster that asks for passwords, and that goes away afterwards; the user of this process is its administrator.
 
     Args:
         password: of the administrator.

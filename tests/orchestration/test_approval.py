@@ -22,7 +22,7 @@ RULES = {"metric": "accuracy", "min_gain": -1.0, "max_latency_ms": {"64": 1000},
 
 def settings(store: Path, **approval: Any) -> NightlySettings:
     values = digits_settings(store, name="digits", gate=RULES, sample_rows=3, seed=1)
-    return NightlySettings.model_validate({**values, "approval": {"how": "pause", **approval}})
+    return NightlySettings.model_validate({**values, "approval": {"how": "pause", "timeout_hours": 0.05, **approval}})
 
 
 @pytest.fixture(scope="module")

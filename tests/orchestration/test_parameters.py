@@ -92,13 +92,13 @@ def test_a_misspelt_part_is_refused_by_the_server_and_a_wrong_value_by_the_run(c
     assert "must leave rows to train on" in ended.state.message
 
 
-def test_without_a_deployment_what_is_missing_is_told(prefect_server: str) -> None:
+def test_without_a_deployment_missing_settings_are_named(prefect_server: str) -> None:
     with pytest.raises(SettingsError, match=r"(?s)task: is required.*module: is required.*data: is required"):
         fine_tune({"train": {"epochs": 1}})
 
 
 @pytest.mark.parametrize(
-    ("reference", "told"),
+    ("reference", "message"),
     [
         ("absent", r"store: this Prefect server has no Variable 'absent'; make it with `prefect variable set absent VALUE`"),
         ("known/key", r"store: .* there is no 'key' in the Variable; it has path"),
@@ -106,11 +106,11 @@ def test_without_a_deployment_what_is_missing_is_told(prefect_server: str) -> No
         ("../x", "names no Prefect Variable"),
     ],
 )
-def test_a_variable_that_is_not_there_is_told(client: Any, tmp_path: Path, reference: str, told: str) -> None:
+def test_a_missing_variable_is_named(client: Any, tmp_path: Path, reference: str, message: str) -> None:
     from prefect.variables import Variable
 
     Variable.set("known", {"path": "/tmp/x"}, overwrite=True)  # noqa: S108
-    with pytest.raises(SettingsError, match=told):
+    with pytest.raises(SettingsError, match=message):
         fine_tune(digits_settings(tmp_path) | {"store": f"prefect://variables/{reference}"})
 
 

@@ -1,4 +1,4 @@
-"""Stages as tasks: whoever calls one gets its result; runs, tasks and states carry names that a person can read."""
+"""Stages as tasks: a caller gets the result; runs, tasks and states carry names that a person can read."""
 
 from typing import Any
 

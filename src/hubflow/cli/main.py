@@ -379,6 +379,13 @@ def _values(config: Path, overrides: list[str] | None) -> dict[str, Any]:
     values = schemas.with_overrides(schemas.read_settings(config), overrides or [])
     if VARIABLE not in json.dumps(values, default=str):
         return values
+    from hubflow.orchestration.temporary_server import is_nothing_configured
+
+    if is_nothing_configured():
+        raise SettingsError(
+            f"{config}: it names Prefect Variables ({VARIABLE}…), which are on a Prefect server; set PREFECT_API_URL to the "
+            "address of that server"
+        )
     with prefect_settled(verbose=False):
         from hubflow.orchestration.parameters import with_variables
 
@@ -505,18 +512,22 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Check settings, data and module without training; every fault at once."""
+    values: dict[str, Any] = {}
+    unreadable: str | None = None
+    try:
+        values = _values(config, overrides)  # before Prefect is imported without its files
+    except SettingsError as error:
+        unreadable = str(error)
     with without_prefect_files():
         from hubflow.cli.check import CheckReport
         from hubflow.cli.check import check as run_check
         from hubflow.data.preview import lines
 
-    try:
+    if unreadable is not None:
+        report = CheckReport([unreadable])
+    else:
         with stdout_kept(), unwound():
-            report = run_check(
-                schemas.with_overrides(schemas.read_settings(config), overrides or []), str(config), allow_imports
-            )
-    except SettingsError as error:  # no settings to check
-        report = CheckReport([str(error)])
+            report = run_check(values, str(config), allow_imports)
     if as_json:
         found = report.dataset.rows if report.dataset else None
         seen = {"labels": report.labels, "examples": report.examples, "findings": report.findings}

@@ -139,7 +139,7 @@ def _taken_back(rows: pd.DataFrame, validated: Any, schema: Any) -> pd.DataFrame
     """Rows with the columns that the contract coerces, or fills with a default, as it gives them back."""
     table = validated if isinstance(validated, arrow.Table) else validated.to_arrow()
     if len(table) != len(rows):
-        return rows.iloc[: len(table)]  # whoever asked says that the contract dropped rows
+        return rows.iloc[: len(table)]  # the caller reports that the contract dropped rows
     changing = {name for name, part in schema.columns.items() if schema.coerce or part.coerce or part.default is not None}
     return rows.assign(**{name: to_series(table.column(name)) for name in table.column_names if name in changing})
 

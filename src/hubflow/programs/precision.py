@@ -86,7 +86,7 @@ def switch_onednn_off() -> None:
 
 
 def cpu_flags() -> frozenset[str]:
-    """What this CPU can do, by Linux's names; empty where it is not told."""
+    """The flags of this CPU, as Linux names them; empty on other systems."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     except OSError:
