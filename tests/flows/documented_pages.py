@@ -50,6 +50,8 @@ def follow(steps: list[Step], here: World) -> str:
             here.keep_running(step.text)
             if "server start" in step.text:
                 here.wait_for("server", here.is_up)
+            if "worker start" in step.text:  # it makes its pool first; a page says to wait for this word
+                here.wait_for("worker", lambda: "started!" in here.log())
         else:
             if (started := RUN.match(step.text)) is not None:  # what serves it may not have made it yet
                 here.wait_for(started[1], lambda name=started[1]: here.has_deployment(name))

@@ -1,11 +1,11 @@
 """Dagster assets that call stages as plain functions: each in a process of its own, and with no Prefect server."""
 
-import re
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from dagster import DagsterEventType, DagsterInstance
 from example_programs import PIPELINES, run_without_prefect
 from reviews import review_frame
 
@@ -30,12 +30,17 @@ def test_assets_are_materialized_each_in_a_process_of_its_own(
         "NEW_REVIEWS": tmp_path / "new.parquet",
     }
     command = [Path(sys.executable).parent / "dagster", "job", "execute"]
-    out = run_without_prefect(
+    run_without_prefect(
         [*command, "-f", PIPELINES / "dagster_assets.py", "-j", "all_assets"], tmp_path / "prefect", **variables
     )
     labelled = pd.read_parquet(f"{hubflow_store}/labelled.parquet")
     assert labelled["id"].tolist() == [2**40, 7]
     assert set(labelled["predicted"]) <= {"good", "bad"}  # of two epochs with a low learning rate: nothing is learnt
-    processes = re.findall(r" - (\d+) - (\w+) - STEP_SUCCESS", out)
-    assert [step for _, step in processes] == ["reviews", "review_model", "labelled_reviews"]
-    assert len({process for process, _ in processes}) == 3
+    with DagsterInstance.from_config(str(tmp_path / "dagster")) as instance:
+        (run,) = instance.get_runs()
+        started, ended = (
+            [entry.dagster_event for entry in instance.all_logs(run.run_id, of_type={kind})]
+            for kind in (DagsterEventType.STEP_WORKER_STARTED, DagsterEventType.STEP_SUCCESS)
+        )
+    assert [event.step_key for event in ended] == ["reviews", "review_model", "labelled_reviews"]
+    assert len({event.engine_event_data.metadata["pid"].value for event in started}) == len(ended)
