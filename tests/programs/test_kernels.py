@@ -17,6 +17,7 @@ from scipy.stats import norm
 from small_modules import settings, some_texts, text_split
 
 from hubflow.inference.export import as_exported
+from hubflow.modules.networks.sub_batches import SEED
 from hubflow.programs import kernels
 from hubflow.programs.kernels import COMPILERS, NEEDED, find_kernels
 from hubflow.programs.precision import cpu_flags
@@ -104,17 +105,20 @@ def test_what_is_no_number_stays_one_and_stays_in_its_row() -> None:
 
 
 def gradients_of(function: Callable[..., Any], values: dict[str, Floats]) -> list[Floats]:
-    """What a function of variables gives, and the gradients of its sum with slopes by each of them."""
+    """What a function of variables gives, and the gradients of its sum with slopes by each of them but the mask."""
     leave_dynamic_mode()
     main, startup = paddle.static.Program(), paddle.static.Program()
     with paddle.utils.unique_name.guard(), paddle.static.program_guard(main, startup):
         given = {name: paddle.static.data(name, list(value.shape), "float32") for name, value in values.items()}
-        for variable in given.values():
-            variable.stop_gradient = False
         slope = given.pop("slope")
+        asked = [variable for name, variable in given.items() if name != "mask"]
+        for variable in asked:
+            variable.stop_gradient = False
         y = function(**given)
-        fetched = [y, *paddle.static.gradients([(y * slope).sum()], list(given.values()))]
-    found: list[Floats] = paddle.static.Executor(paddle.CPUPlace()).run(main, feed=values, fetch_list=fetched)
+        fetched = [y, *paddle.static.gradients([(y * slope).sum()], asked)]
+    scope = paddle.static.Scope()
+    set_variable(scope, SEED, np.zeros(1, np.float32), paddle.CPUPlace())
+    found: list[Floats] = paddle.static.Executor(paddle.CPUPlace()).run(main, feed=values, fetch_list=fetched, scope=scope)
     return found
 
 
@@ -141,6 +145,98 @@ def test_gelu_is_that_of_the_normal_distribution() -> None:
     y, slope = gradients_of(own.gelu, {"x": np.full(3, np.nan, np.float32), "slope": np.ones(3, np.float32)})
     assert np.isnan(y).all()
     assert np.isnan(slope).all()
+
+
+def softmax_attention(query: Any, key: Any, value: Any, mask: Any, heads: int, kept: Any = 1.0) -> Any:
+    """Attention by operators of Paddle, `kept` being by what each weight `[batch, heads, queries, seq]` is multiplied."""
+
+    def by_head(x: Any) -> Any:
+        return x.reshape([mask.shape[0], -1, heads, x.shape[-1] // heads]).transpose([0, 2, 1, 3])
+
+    scores = paddle.matmul(by_head(query), by_head(key), transpose_y=True) / (query.shape[-1] // heads) ** 0.5 + mask
+    weights = F.softmax(scores) * kept
+    return paddle.matmul(weights, by_head(value)).transpose([0, 2, 1, 3]).reshape([-1, query.shape[-1]])
+
+
+def attention_values(batch: int, queries: int, length: int, hidden: int) -> dict[str, Floats]:
+    """Inputs of attention; the last token of each row but the first is padding."""
+    random = np.random.default_rng(length)
+    counts = {"query": queries, "key": length, "value": length, "slope": queries}
+    values = {name: random.normal(size=(batch * count, hidden)).astype("float32") for name, count in counts.items()}
+    mask = np.zeros((batch, 1, 1, length), np.float32)
+    mask[1:, ..., -1] = -1e4
+    return {**values, "mask": mask}
+
+
+ATTENTIONS = [(1, 1, 1, 1, 4), (2, 5, 5, 3, 8), (3, 1, 17, 2, 32), (2, 20, 20, 12, 32), (1, 33, 33, 1, 70), (2, 230, 230, 2, 16)]
+"""Rows, queries and tokens of each, heads, and the size of a head."""
+
+
+@pytest.mark.parametrize(("batch", "queries", "length", "heads", "size"), ATTENTIONS)
+def test_attention_is_that_of_paddles_operators(batch: int, queries: int, length: int, heads: int, size: int) -> None:
+    own = find_kernels()
+    assert own is not None
+    values = attention_values(batch, queries, length, heads * size)
+    theirs = gradients_of(partial(softmax_attention, heads=heads), values)
+    for found, wanted in zip(gradients_of(partial(own.attention, heads=heads, dropout=0.0), values), theirs, strict=True):
+        assert found.shape == wanted.shape
+        np.testing.assert_allclose(found, wanted, rtol=0.05, atol=0.02 * float(np.abs(wanted).max()))
+
+
+@pytest.mark.parametrize("length", [16, 130])
+def test_dropped_weights_of_attention_are_the_same_in_both_directions(length: int) -> None:
+    values = attention_values(2, length, length, 2 * length)
+    values["query"] *= 0.1  # weights that are much alike
+    own = find_kernels()
+    assert own is not None
+    alone = {**values, "value": np.tile(np.eye(length, dtype="float32"), (2, 2))}  # then the result is the weights
+    dropped = gradients_of(partial(own.attention, heads=2, dropout=0.25), alone)[0].reshape(2, length, 2, length)
+    kept = (dropped.transpose(0, 2, 1, 3) != 0) / np.float32(0.75)
+    kept[1:, ..., -1] = 1.0  # padding has no weight, kept or not
+    assert 0.2 < 1 - 0.75 * kept[0].mean() < 0.3
+    again = find_kernels()
+    assert again is not None
+    found = gradients_of(partial(again.attention, heads=2, dropout=0.25), values)
+    theirs = gradients_of(lambda **given: softmax_attention(**given, heads=2, kept=paddle.to_tensor(kept)), values)
+    for one, wanted in zip(found, theirs, strict=True):
+        np.testing.assert_allclose(one, wanted, rtol=0.05, atol=0.02 * float(np.abs(wanted).max()))
+
+
+def dropped_twice(seed: float, probability: float = 0.1, size: int = 200_000) -> list[Floats]:
+    """Ones, dropped out at the first place of a program, their slopes, and the same at the second place."""
+    leave_dynamic_mode()
+    own, main, scope = find_kernels(), paddle.static.Program(), paddle.static.Scope()
+    assert own is not None
+    with paddle.utils.unique_name.guard(), paddle.static.program_guard(main, paddle.static.Program()):
+        x = paddle.static.data("x", [size], "float32")
+        x.stop_gradient = False
+        y = own.dropout(x, probability)
+        fetched = [y, *paddle.static.gradients([y.sum()], [x]), own.dropout(x, probability)]
+    set_variable(scope, SEED, np.array([seed], np.float32), paddle.CPUPlace())
+    feed = {"x": np.ones(size, np.float32)}
+    found: list[Floats] = paddle.static.Executor(paddle.CPUPlace()).run(main, feed=feed, fetch_list=fetched, scope=scope)
+    return found
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
+def test_dropout_zeroes_its_share_and_scales_up_the_others(probability: float) -> None:
+    y, slope, other = dropped_twice(7.0, probability)
+    assert np.isin(y, np.float32([0.0, 1.0 / (1.0 - np.float32(probability))])).all()
+    assert y.tobytes() == slope.tobytes()
+    for one in (y, other):
+        is_zero = one == 0
+        deviation = (probability * (1 - probability) / len(one)) ** 0.5
+        assert abs(is_zero.mean() - probability) < 5 * deviation
+        for distance in (1, 2, 16, 384):  # elements near each other say nothing about one another
+            together = (is_zero[distance:] & is_zero[:-distance]).mean()
+            assert abs(together - probability**2) < 5 * (probability**2 / len(one)) ** 0.5
+    assert abs(((y == 0) & (other == 0)).mean() - probability**2) < 5 * (probability**2 / len(y)) ** 0.5
+
+
+def test_dropout_is_a_function_of_the_seed() -> None:
+    first, again, other = (dropped_twice(seed)[0] for seed in (1.0, 1.0, 2.0))
+    assert first.tobytes() == again.tobytes()
+    assert abs(((first == 0) & (other == 0)).mean() - 0.01) < 0.002
 
 
 def trained(module: Path, folder: Path, lora: LoraSettings | None = None, **values: Any) -> tuple[Session, list[float]]:
@@ -185,6 +281,22 @@ def test_adapters_are_trained_beside_weights_that_stay(tiny_bert: Path, tmp_path
     moved = {name for name in before if not np.array_equal(before[name], after[name])}
     assert moved
     assert all("lora" in name or name.startswith("head") for name in moved)
+
+
+def test_a_test_program_drops_nothing_out(tiny_bert: Path, tmp_path: Path) -> None:
+    session, _ = trained(tiny_bert, tmp_path)
+    main, test = (
+        {op.name() for op in program.global_block().ops} for program in (session.task.main_program(), session.task.test_program())
+    )
+    assert {"custom_op.hubflow_dropout", "custom_op.hubflow_attention"} <= main
+    assert "custom_op.hubflow_dropout" not in test
+    assert "custom_op.hubflow_attention" in test
+    feed = text_split(tmp_path / "again", tiny_bert, *some_texts(8)).feed(np.arange(8), np.random.default_rng(0))
+    losses = []
+    for seed in (1, 2):
+        session.seed_dropout(seed)
+        losses.append(session.run(session.task.test_program(), feed, [session.task.test_variable("loss")])[0])
+    assert losses[0].tobytes() == losses[1].tobytes()
 
 
 def test_what_is_exported_has_operators_of_paddle_alone(tiny_bert: Path, tmp_path: Path) -> None:

@@ -400,7 +400,7 @@ def _text_graph(
 
     inputs = {name: paddle.static.data(name, [-1, -1], "int64") for name in ("input_ids", "position_ids", "segment_ids")}
     inputs["input_mask"] = paddle.static.data("input_mask", [-1, -1], "float32")
-    dropout = F.dropout if sub_batches == 1 else SeededDropout()
+    dropout = kernels.dropout if kernels is not None else F.dropout if sub_batches == 1 else SeededDropout()
     parameters = text.Parameters(config.initializer_range, is_frozen, lora, dropout, fuses_biases, prefix, kernels)
     pooled, sequence = text.encode(config, text.TextInputs(**inputs), parameters, sub_batches, first_only)
     outputs = {"pooled_output": pooled} if first_only else {"pooled_output": pooled, "sequence_output": sequence}

@@ -1,13 +1,16 @@
-// Operators of Paddle for text encoders on CPUs with AVX512-BF16: linear layers, layer normalisation and GELU.
+// Operators of Paddle for text encoders on CPUs with AVX512-BF16: linear layers, attention, dropout, layer normalisation, GELU.
 //
-// Linear layers round their factors to bfloat16 and sum in float32; the others compute in float32 throughout, as Paddle's do. Weights are laid out once a step (hubflow_pack), for the products of every sub-batch and for both directions. Each operator runs
-// in one thread: sub-batches keep the cores busy. A sum is added up in one fixed order, so that the same factors give the same bits.
+// Products round their factors to bfloat16 and sum in float32; all else is computed in float32, as Paddle's operators do.
+// Weights are laid out once a step (hubflow_pack), for the products of every sub-batch and for both directions. Each operator
+// runs in one thread: sub-batches keep the cores busy. A sum is added up in one fixed order, so that the same factors give the
+// same bits.
 #include <immintrin.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "paddle/extension.h"
@@ -29,88 +32,138 @@ int64_t PackedSize(int64_t rows, int64_t columns) { return Panels(columns) * kPa
 __mmask16 Lanes(int64_t left) { return left >= 16 ? 0xffff : left <= 0 ? 0 : static_cast<__mmask16>((1u << left) - 1); }
 __m256i Rounded(__m512 values) { return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(values)); }
 
-// Lays out [rows, columns] as panels of 64 columns, in each the pairs of rows: [panel][rows / 2][64][2].
-void Pack(const float* from, int64_t rows, int64_t columns, uint16_t* to) {
-  const int64_t pairs = Even(rows) / 2;
-  for (int64_t panel = 0; panel < Panels(columns); ++panel) {
+// A matrix of float32, or a part of one: from row to row it is `stride` values.
+struct Matrix {
+  const float* values;
+  int64_t rows, columns, stride;
+
+  Matrix(const float* values, int64_t rows, int64_t columns) : Matrix(values, rows, columns, columns) {}
+  Matrix(const float* values, int64_t rows, int64_t columns, int64_t stride)
+      : values(values), rows(rows), columns(columns), stride(stride) {}
+  const float* Row(int64_t row) const { return values + row * stride; }
+  Matrix Rows(int64_t first, int64_t count) const { return {Row(first), count, columns, stride}; }
+};
+
+// Turns 16 rows of 16 values of 32 bits into its 16 columns.
+void Transpose(__m512i (&rows)[16]) {
+  __m512i half[16];
+  for (int i = 0; i < 16; i += 2) {
+    half[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+    half[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {  // then every lane of rows[i + c] has column 4 * lane + c of four rows
+    rows[i] = _mm512_unpacklo_epi64(half[i], half[i + 2]);
+    rows[i + 1] = _mm512_unpackhi_epi64(half[i], half[i + 2]);
+    rows[i + 2] = _mm512_unpacklo_epi64(half[i + 1], half[i + 3]);
+    rows[i + 3] = _mm512_unpackhi_epi64(half[i + 1], half[i + 3]);
+  }
+  for (int c = 0; c < 4; ++c) {
+    half[c] = _mm512_shuffle_i32x4(rows[c], rows[4 + c], 0x88);
+    half[4 + c] = _mm512_shuffle_i32x4(rows[c], rows[4 + c], 0xdd);
+    half[8 + c] = _mm512_shuffle_i32x4(rows[8 + c], rows[12 + c], 0x88);
+    half[12 + c] = _mm512_shuffle_i32x4(rows[8 + c], rows[12 + c], 0xdd);
+  }
+  for (int c = 0; c < 4; ++c) {
+    rows[c] = _mm512_shuffle_i32x4(half[c], half[8 + c], 0x88);
+    rows[4 + c] = _mm512_shuffle_i32x4(half[4 + c], half[12 + c], 0x88);
+    rows[8 + c] = _mm512_shuffle_i32x4(half[c], half[8 + c], 0xdd);
+    rows[12 + c] = _mm512_shuffle_i32x4(half[4 + c], half[12 + c], 0xdd);
+  }
+}
+
+// 16 columns of two rows, rounded: in each 32 bits the value of the upper row above that of the lower one.
+__m512i Pairs(const float* lower, __mmask16 lower_lanes, const float* upper, __mmask16 upper_lanes) {
+  const __m512i low = _mm512_cvtepu16_epi32(Rounded(_mm512_maskz_loadu_ps(lower_lanes, lower)));
+  const __m512i high = _mm512_cvtepu16_epi32(Rounded(_mm512_maskz_loadu_ps(upper_lanes, upper)));
+  return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+
+// Lays out a matrix as panels of 64 columns, in each the pairs of rows: [panel][rows / 2][64][2].
+void Pack(const Matrix& from, uint16_t* to) {
+  const int64_t pairs = Even(from.rows) / 2;
+  for (int64_t first = 0; first < Panels(from.columns) * kPanel; first += kPanel) {
     for (int64_t pair = 0; pair < pairs; ++pair) {
-      const float* low = from + 2 * pair * columns + panel * kPanel;
+      const float *lower = from.Row(2 * pair) + first, *upper = lower + from.stride;
       for (int64_t column = 0; column < kPanel; column += 16, to += 32) {
-        const __mmask16 lanes = Lanes(columns - panel * kPanel - column);
-        const __mmask16 second = 2 * pair + 1 < rows ? lanes : 0;
-        const __m512i lower = _mm512_cvtepu16_epi32(Rounded(_mm512_maskz_loadu_ps(lanes, low + column)));
-        const __m512i upper = _mm512_cvtepu16_epi32(Rounded(_mm512_maskz_loadu_ps(second, low + columns + column)));
-        _mm512_storeu_si512(to, _mm512_or_si512(lower, _mm512_slli_epi32(upper, 16)));
+        const __mmask16 lanes = Lanes(from.columns - first - column);
+        _mm512_storeu_si512(to, Pairs(lower + column, lanes, upper + column, 2 * pair + 1 < from.rows ? lanes : 0));
       }
     }
   }
 }
 
-// Lays out the transpose of [rows, columns] as Pack does. A pair of its rows is two neighbours in a row of the matrix.
-void PackTransposed(const float* from, int64_t rows, int64_t columns, uint16_t* to) {
-  const int64_t pairs = Even(columns) / 2;
-  const __m512i step = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), _mm512_set1_epi32(16));
-  alignas(64) int32_t block[16][16];
-  for (int64_t panel = 0; panel < Panels(rows); ++panel) {
-    for (int64_t row = panel * kPanel; row < (panel + 1) * kPanel; row += 16) {
-      for (int64_t pair = 0; pair < pairs; pair += 16) {
-        for (int64_t i = 0; i < 16; ++i) {
-          const float* line = from + (row + i) * columns + 2 * pair;
-          const int64_t left = row + i < rows ? columns - 2 * pair : 0;
-          const __m512 low = _mm512_maskz_loadu_ps(Lanes(left), line), high = _mm512_maskz_loadu_ps(Lanes(left - 16), line + 16);
-          _mm512_store_si512(block[i], reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
-        }
-        uint16_t* out = to + ((panel * pairs + pair) * kPanel + row - panel * kPanel) * 2;
-        const int64_t wide = std::min<int64_t>(16, pairs - pair);
-        for (int64_t j = 0; j < wide; ++j) _mm512_storeu_si512(out + j * kPanel * 2, _mm512_i32gather_epi32(step, &block[0][j], 4));
+// Lays out the transpose of a matrix as Pack does. A pair of its rows is two neighbours in a row of the matrix.
+void PackTransposed(const Matrix& from, uint16_t* to) {
+  const int64_t pairs = Even(from.columns) / 2;
+  __m512i block[16];
+  for (int64_t row = 0; row < Panels(from.rows) * kPanel; row += 16) {
+    for (int64_t pair = 0; pair < pairs; pair += 16) {
+      for (int64_t i = 0; i < 16; ++i) {
+        const float* line = from.Row(row + i) + 2 * pair;
+        const int64_t left = row + i < from.rows ? from.columns - 2 * pair : 0;
+        const __m512 low = _mm512_maskz_loadu_ps(Lanes(left), line), high = _mm512_maskz_loadu_ps(Lanes(left - 16), line + 16);
+        block[i] = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
       }
+      Transpose(block);
+      uint16_t* out = to + ((row / kPanel * pairs + pair) * kPanel + row % kPanel) * 2;
+      for (int64_t j = 0; j < std::min<int64_t>(16, pairs - pair); ++j) _mm512_storeu_si512(out + j * kPanel * 2, block[j]);
     }
   }
 }
 
-// Rounds [rows, columns] to rows of an even number of values.
-void Round(const float* from, int64_t rows, int64_t columns, uint16_t* to) {
-  const int64_t width = Even(columns);
-  for (int64_t row = 0; row < rows; ++row) {
+// Rounds a matrix to rows of an even number of values.
+void Round(const Matrix& from, uint16_t* to) {
+  const int64_t width = Even(from.columns);
+  for (int64_t row = 0; row < from.rows; ++row) {
     for (int64_t column = 0; column < width; column += 16) {
-      const __m512 values = _mm512_maskz_loadu_ps(Lanes(columns - column), from + row * columns + column);
+      const __m512 values = _mm512_maskz_loadu_ps(Lanes(from.columns - column), from.Row(row) + column);
       _mm256_mask_storeu_epi16(to + row * width + column, Lanes(width - column), Rounded(values));
     }
   }
 }
 
-// Rounds the transpose of [rows, columns]: [columns, even rows], 16 by 16 values at a time.
-void RoundTransposed(const float* from, int64_t rows, int64_t columns, uint16_t* to) {
-  const int64_t width = Even(rows);
-  alignas(64) uint16_t block[16][16];
-  for (int64_t row = 0; row < width; row += 16) {
-    for (int64_t column = 0; column < columns; column += 16) {
-      const __mmask16 lanes = Lanes(columns - column);
+// Rounds the transpose of a matrix: [columns, even rows].
+void RoundTransposed(const Matrix& from, uint16_t* to) {
+  const int64_t width = Even(from.rows);
+  __m512i block[16];
+  for (int64_t row = 0; row < width; row += 32) {
+    for (int64_t column = 0; column < from.columns; column += 16) {
+      const __mmask16 lanes = Lanes(from.columns - column);
       for (int64_t i = 0; i < 16; ++i) {
-        const __mmask16 present = row + i < rows ? lanes : 0;
-        const __m512 values = _mm512_maskz_loadu_ps(present, from + (row + i) * columns + column);
-        _mm256_store_si256(reinterpret_cast<__m256i*>(block[i]), Rounded(values));
+        const int64_t own = row + 2 * i;
+        const float* lower = from.Row(own) + column;
+        block[i] = Pairs(lower, own < from.rows ? lanes : 0, lower + from.stride, own + 1 < from.rows ? lanes : 0);
       }
-      const int64_t high = std::min<int64_t>(16, columns - column), wide = std::min<int64_t>(16, width - row);
-      for (int64_t j = 0; j < high; ++j) {
-        uint16_t* line = to + (column + j) * width + row;
-        for (int64_t i = 0; i < wide; ++i) line[i] = block[i][j];
+      Transpose(block);
+      for (int64_t j = 0; j < std::min<int64_t>(16, from.columns - column); ++j) {
+        _mm512_mask_storeu_epi32(to + (column + j) * width + row, Lanes((width - row) / 2), block[j]);
       }
     }
   }
 }
 
-// A tile of the product: kRows rows by one panel.
-template <int kRows>
-void Tile(const uint16_t* rows, int64_t pairs, const uint16_t* panel, int64_t columns, int64_t left, const float* bias, float* to) {
-  __m512 sums[kRows][4];
-  for (int j = 0; j < 4; ++j) {
-    const __m512 first = bias == nullptr ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(Lanes(left - 16 * j), bias + 16 * j);
-    for (int i = 0; i < kRows; ++i) sums[i][j] = first;
+// Where a product goes: the first row, how far it is from row to row, and whether it is added to what is there.
+struct Target {
+  float* values;
+  int64_t stride;
+  const float* bias = nullptr;
+  bool adds = false;
+};
+
+// A tile of a product: kRows rows by kWide registers of a panel, of whose columns `left` are there.
+template <int kRows, int kWide>
+void Tile(const uint16_t* rows, int64_t pairs, const uint16_t* panel, int64_t left, const Target& to) {
+  __m512 sums[kRows][kWide];
+  for (int j = 0; j < kWide; ++j) {
+    const __mmask16 lanes = Lanes(left - 16 * j);
+    const __m512 first = to.bias == nullptr ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(lanes, to.bias + 16 * j);
+    for (int i = 0; i < kRows; ++i) {
+      sums[i][j] = to.adds ? _mm512_maskz_loadu_ps(lanes, to.values + i * to.stride + 16 * j) : first;
+    }
   }
   for (int64_t pair = 0; pair < pairs; ++pair) {
-    __m512bh weights[4];
-    for (int j = 0; j < 4; ++j) {
+    __m512bh weights[kWide];
+    for (int j = 0; j < kWide; ++j) {
       weights[j] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(panel + (pair * kPanel + 16 * j) * 2));
     }
 #pragma GCC unroll 6
@@ -119,32 +172,45 @@ void Tile(const uint16_t* rows, int64_t pairs, const uint16_t* panel, int64_t co
       std::memcpy(&both, rows + (i * pairs + pair) * 2, sizeof(both));
       const __m512bh value = reinterpret_cast<__m512bh>(_mm512_set1_epi32(both));
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) sums[i][j] = _mm512_dpbf16_ps(sums[i][j], value, weights[j]);
+      for (int j = 0; j < kWide; ++j) sums[i][j] = _mm512_dpbf16_ps(sums[i][j], value, weights[j]);
     }
   }
   for (int i = 0; i < kRows; ++i) {
-    for (int j = 0; j < 4; ++j) _mm512_mask_storeu_ps(to + i * columns + 16 * j, Lanes(left - 16 * j), sums[i][j]);
+    for (int j = 0; j < kWide; ++j) _mm512_mask_storeu_ps(to.values + i * to.stride + 16 * j, Lanes(left - 16 * j), sums[i][j]);
   }
 }
 
-// `to` [rows, columns] = `left_side` [rows, inner], from Round, times `packed` [inner, columns], from Pack, plus the bias.
-void Multiply(const uint16_t* left_side, const uint16_t* packed, int64_t rows, int64_t inner, int64_t columns, const float* bias,
-              float* to) {
+template <int kWide>
+void MultiplyPanel(const uint16_t* rows, int64_t count, int64_t pairs, const uint16_t* panel, int64_t left, Target to) {
+  const auto next = [&](auto tile, int64_t height) {
+    tile(rows, pairs, panel, left, to);
+    rows += height * pairs * 2;
+    to.values += height * to.stride;
+    count -= height;
+  };
+  while (count >= kTile) next(Tile<kTile, kWide>, kTile);
+  if (count == 5) next(Tile<5, kWide>, 5);
+  if (count == 4) next(Tile<4, kWide>, 4);
+  if (count == 3) next(Tile<3, kWide>, 3);
+  if (count == 2) next(Tile<2, kWide>, 2);
+  if (count == 1) next(Tile<1, kWide>, 1);
+}
+
+// The product [rows, columns] of `left_side` [rows, inner], from Round, and `packed` [inner, columns], from Pack.
+void Multiply(const uint16_t* left_side, const uint16_t* packed, int64_t rows, int64_t inner, int64_t columns, Target to) {
   const int64_t pairs = Even(inner) / 2;
-  for (int64_t panel = 0; panel < Panels(columns); ++panel, packed += pairs * kPanel * 2) {
-    const int64_t left = columns - panel * kPanel;
-    const float* its = bias == nullptr ? nullptr : bias + panel * kPanel;
-    int64_t row = 0;
-    const auto next = [&](auto tile, int64_t count) {
-      tile(left_side + row * pairs * 2, pairs, packed, columns, left, its, to + row * columns + panel * kPanel);
-      row += count;
-    };
-    while (row + kTile <= rows) next(Tile<kTile>, kTile);
-    if (rows - row == 5) next(Tile<5>, 5);
-    if (rows - row == 4) next(Tile<4>, 4);
-    if (rows - row == 3) next(Tile<3>, 3);
-    if (rows - row == 2) next(Tile<2>, 2);
-    if (rows - row == 1) next(Tile<1>, 1);
+  for (int64_t left = columns; left > 0; left -= kPanel, packed += pairs * kPanel * 2) {
+    if (left <= 16) {
+      MultiplyPanel<1>(left_side, rows, pairs, packed, left, to);
+    } else if (left <= 32) {
+      MultiplyPanel<2>(left_side, rows, pairs, packed, left, to);
+    } else if (left <= 48) {
+      MultiplyPanel<3>(left_side, rows, pairs, packed, left, to);
+    } else {
+      MultiplyPanel<4>(left_side, rows, pairs, packed, left, to);
+    }
+    to.values += kPanel;
+    if (to.bias != nullptr) to.bias += kPanel;
   }
 }
 
@@ -156,8 +222,8 @@ std::vector<Tensor> PackWeights(const Tensor& weights) {
   const int64_t in = weights.shape()[0], out = weights.shape()[1];
   Tensor packed = paddle::empty({PackedSize(in, out) + PackedSize(out, in)}, DataType::INT16, paddle::CPUPlace());
   uint16_t* to = reinterpret_cast<uint16_t*>(packed.data<int16_t>());
-  Pack(weights.data<float>(), in, out, to);
-  PackTransposed(weights.data<float>(), in, out, to + PackedSize(in, out));
+  Pack({weights.data<float>(), in, out}, to);
+  PackTransposed({weights.data<float>(), in, out}, to + PackedSize(in, out));
   return {packed};
 }
 
@@ -165,8 +231,8 @@ std::vector<Tensor> Linear(const Tensor& x, const Tensor& weights, const Tensor&
   const int64_t rows = x.shape()[0], in = weights.shape()[0], out = weights.shape()[1];
   Tensor y = Empty({rows, out});
   std::vector<uint16_t> rounded(rows * Even(in));
-  Round(x.data<float>(), rows, in, rounded.data());
-  Multiply(rounded.data(), Bits(packed), rows, in, out, bias.data<float>(), y.data<float>());
+  Round({x.data<float>(), rows, in}, rounded.data());
+  Multiply(rounded.data(), Bits(packed), rows, in, out, {y.data<float>(), out, bias.data<float>()});
   return {y};
 }
 
@@ -174,8 +240,8 @@ Tensor GradientOfInput(const Tensor& weights, const Tensor& packed, const Tensor
   const int64_t rows = slope.shape()[0], in = weights.shape()[0], out = weights.shape()[1];
   Tensor found = Empty({rows, in});
   std::vector<uint16_t> rounded(rows * Even(out));
-  Round(slope.data<float>(), rows, out, rounded.data());
-  Multiply(rounded.data(), Bits(packed) + PackedSize(in, out), rows, out, in, nullptr, found.data<float>());
+  Round({slope.data<float>(), rows, out}, rounded.data());
+  Multiply(rounded.data(), Bits(packed) + PackedSize(in, out), rows, out, in, {found.data<float>(), in});
   return found;
 }
 
@@ -183,9 +249,9 @@ std::vector<Tensor> LinearGradient(const Tensor& x, const Tensor& weights, const
   const int64_t rows = x.shape()[0], in = weights.shape()[0], out = weights.shape()[1];
   Tensor of_weights = Empty({in, out}), of_bias = Empty({out});
   std::vector<uint16_t> turned(in * Even(rows)), columns(PackedSize(rows, out));
-  RoundTransposed(x.data<float>(), rows, in, turned.data());
-  Pack(slope.data<float>(), rows, out, columns.data());
-  Multiply(turned.data(), columns.data(), in, rows, out, nullptr, of_weights.data<float>());
+  RoundTransposed({x.data<float>(), rows, in}, turned.data());
+  Pack({slope.data<float>(), rows, out}, columns.data());
+  Multiply(turned.data(), columns.data(), in, rows, out, {of_weights.data<float>(), out});
   float* sums = of_bias.data<float>();
   std::fill(sums, sums + out, 0.0f);
   for (int64_t row = 0; row < rows; ++row) {
@@ -208,6 +274,202 @@ __m512 Exp(__m512 x) {
   __m512 sum = _mm512_set1_ps(1.0f / 720);
   for (const float factor : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(factor));
   return _mm512_scalef_ps(sum, power);
+}
+
+// Which elements a dropout keeps (Srivastava et al., 2014): a hash of the step's seed, its place in the program and their number.
+class Kept {
+ public:
+  Kept(float seed, int place, float probability) : scale(1.0f / (1.0f - probability)) {
+    uint64_t mixed = (static_cast<uint64_t>(place) << 32 | static_cast<uint32_t>(seed)) + 0x9e3779b97f4a7c15;
+    mixed = (mixed ^ (mixed >> 30)) * 0xbf58476d1ce4e5b9;  // splitmix64 (Steele, Lea and Flood, OOPSLA 2014)
+    mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111eb;
+    mixed ^= mixed >> 31;
+    factor_ = static_cast<uint32_t>(mixed) | 1;
+    shift_ = static_cast<uint32_t>(mixed >> 32);
+    least_ = static_cast<uint32_t>(std::min(4294967295.0, std::ceil(probability * 4294967296.0)));
+  }
+
+  // Those kept of the 16 elements from number `first` on.
+  __mmask16 From(uint32_t first) const {
+    const __m512i steps = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i numbers = _mm512_add_epi32(_mm512_set1_epi32(first), steps);
+    __m512i hash = _mm512_add_epi32(_mm512_mullo_epi32(numbers, _mm512_set1_epi32(factor_)), _mm512_set1_epi32(shift_));
+    hash = _mm512_xor_si512(hash, _mm512_srli_epi32(hash, 16));  // the end of MurmurHash3
+    hash = _mm512_mullo_epi32(hash, _mm512_set1_epi32(0x85ebca6b));
+    hash = _mm512_xor_si512(hash, _mm512_srli_epi32(hash, 13));
+    hash = _mm512_mullo_epi32(hash, _mm512_set1_epi32(0xc2b2ae35));
+    hash = _mm512_xor_si512(hash, _mm512_srli_epi32(hash, 16));
+    return _mm512_cmpge_epu32_mask(hash, _mm512_set1_epi32(least_));
+  }
+
+  const float scale;
+
+ private:
+  uint32_t factor_, shift_, least_;
+};
+
+// Drops out of `size` values, the first of which has the number `first`.
+void DropOut(const float* from, int64_t size, const Kept& kept, uint32_t first, float* to) {
+  for (int64_t i = 0; i < size; i += 16) {
+    const __m512 values = _mm512_maskz_loadu_ps(Lanes(size - i) & kept.From(first + i), from + i);
+    _mm512_mask_storeu_ps(to + i, Lanes(size - i), _mm512_mul_ps(values, _mm512_set1_ps(kept.scale)));
+  }
+}
+
+std::vector<Tensor> Dropout(const Tensor& x, const Tensor& seed, float probability, int place) {
+  Tensor y = Empty(x.shape());
+  DropOut(x.data<float>(), x.numel(), {seed.data<float>()[0], place, probability}, 0, y.data<float>());
+  return {y};
+}
+
+std::vector<Tensor> DropoutGradient(const Tensor& seed, const Tensor& slope, float probability, int place) {
+  return Dropout(slope, seed, probability, place);
+}
+
+constexpr int64_t kQueries = 96;  // whose scores are computed at a time
+
+// Attention of a batch of rows by heads: queries [batch * queries, hidden] from a context [batch * length, hidden].
+struct Attended {
+  const Tensor &query, &key, &value, &mask;
+  int64_t batch, heads, queries, length, hidden, size;
+  float scale;
+  Kept kept;
+
+  Attended(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& mask, const Tensor& seed, int heads,
+           float probability, int place)
+      : query(query), key(key), value(value), mask(mask), batch(mask.shape()[0]), heads(heads),
+        queries(query.shape()[0] / batch), length(key.shape()[0] / batch), hidden(query.shape()[1]), size(hidden / heads),
+        scale(1.0f / std::sqrt(static_cast<float>(size))), kept(seed.data<float>()[0], place, probability) {}
+
+  // The part of a row of the batch and a head in a matrix [batch * rows, hidden].
+  int64_t Start(int64_t row, int64_t head, int64_t rows) const { return row * rows * hidden + head * size; }
+  Matrix Part(const Tensor& of, int64_t row, int64_t head, int64_t rows) const {
+    return {of.data<float>() + Start(row, head, rows), rows, size, hidden};
+  }
+
+  // The number of the first weight of a query, for its dropout.
+  uint32_t Number(int64_t row, int64_t head, int64_t of_query) const {
+    return static_cast<uint32_t>(((row * heads + head) * queries + of_query) * length);
+  }
+
+  // Scores of a query, in place: its weights.
+  void Softmax(float* scores, int64_t row) const {
+    const float* own = mask.data<float>() + row * length;
+    const __m512 lowest = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+    __m512 most = lowest, sum = _mm512_setzero_ps();
+    for (int64_t i = 0; i < length; i += 16) {
+      const __mmask16 lanes = Lanes(length - i);
+      const __m512 given = _mm512_maskz_loadu_ps(lanes, own + i);
+      const __m512 score = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(lanes, scores + i), _mm512_set1_ps(scale), given);
+      _mm512_mask_storeu_ps(scores + i, lanes, score);
+      most = _mm512_max_ps(most, _mm512_mask_mov_ps(lowest, lanes, score));
+    }
+    most = _mm512_set1_ps(_mm512_reduce_max_ps(most));
+    for (int64_t i = 0; i < length; i += 16) {
+      const __mmask16 lanes = Lanes(length - i);
+      const __m512 weight = _mm512_maskz_mov_ps(lanes, Exp(_mm512_sub_ps(_mm512_maskz_loadu_ps(lanes, scores + i), most)));
+      _mm512_mask_storeu_ps(scores + i, lanes, weight);
+      sum = _mm512_add_ps(sum, weight);
+    }
+    const __m512 share = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(sum));
+    for (int64_t i = 0; i < length; i += 16) {
+      const __mmask16 lanes = Lanes(length - i);
+      _mm512_mask_storeu_ps(scores + i, lanes, _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, scores + i), share));
+    }
+  }
+
+  // Weights and slopes of a query's dropped weights, in place: those weights, and the slopes of its products with the keys.
+  void ThroughSoftmax(float* weights, float* slopes, uint32_t number) const {
+    __m512 sum = _mm512_setzero_ps();
+    const auto kept_of = [&](int64_t i) -> __mmask16 { return Lanes(length - i) & kept.From(number + i); };
+    for (int64_t i = 0; i < length; i += 16) {
+      const __m512 slope = _mm512_mul_ps(_mm512_maskz_loadu_ps(kept_of(i), slopes + i), _mm512_set1_ps(kept.scale));
+      _mm512_mask_storeu_ps(slopes + i, Lanes(length - i), slope);
+      sum = _mm512_fmadd_ps(slope, _mm512_maskz_loadu_ps(Lanes(length - i), weights + i), sum);
+    }
+    const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum));
+    for (int64_t i = 0; i < length; i += 16) {
+      const __mmask16 lanes = Lanes(length - i);
+      const __m512 weight = _mm512_maskz_loadu_ps(lanes, weights + i);
+      const __m512 away = _mm512_sub_ps(_mm512_maskz_loadu_ps(lanes, slopes + i), mean);
+      _mm512_mask_storeu_ps(slopes + i, lanes, _mm512_mul_ps(_mm512_mul_ps(weight, away), _mm512_set1_ps(scale)));
+      _mm512_mask_storeu_ps(weights + i, lanes, _mm512_maskz_mul_ps(kept_of(i), weight, _mm512_set1_ps(kept.scale)));
+    }
+  }
+};
+
+// softmax(Q K^T / sqrt(size) + mask) V by head (Vaswani et al., arXiv:1706.03762), its weights dropped out.
+std::vector<Tensor> Attention(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& mask, const Tensor& seed,
+                              int heads, float probability, int place) {
+  const Attended of(query, key, value, mask, seed, heads, probability, place);
+  Tensor y = Empty(query.shape());
+  std::vector<uint16_t> keys(PackedSize(of.size, of.length)), values(PackedSize(of.length, of.size));
+  std::vector<uint16_t> rounded(kQueries * std::max(Even(of.size), Even(of.length)));
+  std::vector<float> weights(kQueries * of.length);
+  for (int64_t row = 0; row < of.batch; ++row) {
+    for (int64_t head = 0; head < heads; ++head) {
+      PackTransposed(of.Part(key, row, head, of.length), keys.data());
+      Pack(of.Part(value, row, head, of.length), values.data());
+      for (int64_t first = 0; first < of.queries; first += kQueries) {
+        const int64_t count = std::min(kQueries, of.queries - first);
+        Round(of.Part(query, row, head, of.queries).Rows(first, count), rounded.data());
+        Multiply(rounded.data(), keys.data(), count, of.size, of.length, {weights.data(), of.length});
+        for (int64_t i = 0; i < count; ++i) {
+          float* own = weights.data() + i * of.length;
+          of.Softmax(own, row);
+          if (probability > 0) DropOut(own, of.length, of.kept, of.Number(row, head, first + i), own);
+        }
+        Round({weights.data(), count, of.length}, rounded.data());
+        float* to = y.data<float>() + of.Start(row, head, of.queries) + first * of.hidden;
+        Multiply(rounded.data(), values.data(), count, of.length, of.size, {to, of.hidden});
+      }
+    }
+  }
+  return {y};
+}
+
+// Weights are computed anew, not kept: they would be the largest part of what a step remembers.
+std::vector<Tensor> AttentionGradient(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& mask,
+                                      const Tensor& seed, const Tensor& slope, int heads, float probability, int place) {
+  const Attended of(query, key, value, mask, seed, heads, probability, place);
+  Tensor of_query = Empty(query.shape()), of_key = Empty(key.shape()), of_value = Empty(value.shape());
+  const int64_t most = std::max(of.length, of.size);
+  std::vector<uint16_t> keys(PackedSize(of.size, of.length)), keys_by_row(PackedSize(of.length, of.size));
+  std::vector<uint16_t> values(PackedSize(of.size, of.length)), right(PackedSize(kQueries, of.size));
+  std::vector<uint16_t> left(kQueries * Even(most));
+  std::vector<float> weights(kQueries * of.length), slopes(weights.size());
+  for (int64_t row = 0; row < of.batch; ++row) {
+    for (int64_t head = 0; head < heads; ++head) {
+      PackTransposed(of.Part(key, row, head, of.length), keys.data());
+      Pack(of.Part(key, row, head, of.length), keys_by_row.data());
+      PackTransposed(of.Part(value, row, head, of.length), values.data());
+      const int64_t start = of.Start(row, head, of.length);
+      for (int64_t first = 0; first < of.queries; first += kQueries) {
+        const int64_t count = std::min(kQueries, of.queries - first);
+        const Matrix queries = of.Part(query, row, head, of.queries).Rows(first, count);
+        const Matrix above = of.Part(slope, row, head, of.queries).Rows(first, count);
+        const bool adds = first > 0;
+        Round(queries, left.data());
+        Multiply(left.data(), keys.data(), count, of.size, of.length, {weights.data(), of.length});
+        Round(above, left.data());
+        Multiply(left.data(), values.data(), count, of.size, of.length, {slopes.data(), of.length});
+        for (int64_t i = 0; i < count; ++i) {
+          of.Softmax(weights.data() + i * of.length, row);
+          of.ThroughSoftmax(weights.data() + i * of.length, slopes.data() + i * of.length, of.Number(row, head, first + i));
+        }
+        RoundTransposed({weights.data(), count, of.length}, left.data());
+        Pack(above, right.data());
+        Multiply(left.data(), right.data(), of.length, count, of.size, {of_value.data<float>() + start, of.hidden, nullptr, adds});
+        RoundTransposed({slopes.data(), count, of.length}, left.data());
+        Pack(queries, right.data());
+        Multiply(left.data(), right.data(), of.length, count, of.size, {of_key.data<float>() + start, of.hidden, nullptr, adds});
+        Round({slopes.data(), count, of.length}, left.data());
+        float* to = of_query.data<float>() + of.Start(row, head, of.queries) + first * of.hidden;
+        Multiply(left.data(), keys_by_row.data(), count, of.length, of.size, {to, of.hidden});
+      }
+    }
+  }
+  return {of_query, of_key, of_value};
 }
 
 // The normal distribution: how much of it is below x, within 1e-7 (Abramowitz and Stegun, 7.1.26), and its density at x.
@@ -267,16 +529,17 @@ void Moments(const float* row, int64_t size, float epsilon, float* mean, float* 
 std::vector<Tensor> LayerNorm(const Tensor& x, const Tensor& weight, const Tensor& bias, float epsilon) {
   const int64_t size = weight.numel(), rows = x.numel() / size;
   Tensor y = Empty(x.shape());
-  for (int64_t row = 0; row < rows; ++row) {
-    const float* from = x.data<float>() + row * size;
-    float* to = y.data<float>() + row * size;
+  const float *from = x.data<float>(), *weights = weight.data<float>(), *biases = bias.data<float>();
+  float* to = y.data<float>();
+  for (int64_t row = 0; row < rows; ++row, from += size, to += size) {
     float mean, scale;
     Moments(from, size, epsilon, &mean, &scale);
     for (int64_t i = 0; i < size; i += 16) {
       const __mmask16 lanes = Lanes(size - i);
-      const __m512 normal = _mm512_mul_ps(_mm512_sub_ps(_mm512_maskz_loadu_ps(lanes, from + i), _mm512_set1_ps(mean)), _mm512_set1_ps(scale));
-      const __m512 weighted = _mm512_maskz_loadu_ps(lanes, weight.data<float>() + i), shift = _mm512_maskz_loadu_ps(lanes, bias.data<float>() + i);
-      _mm512_mask_storeu_ps(to + i, lanes, _mm512_fmadd_ps(normal, weighted, shift));
+      const __m512 away = _mm512_sub_ps(_mm512_maskz_loadu_ps(lanes, from + i), _mm512_set1_ps(mean));
+      const __m512 normal = _mm512_mul_ps(away, _mm512_set1_ps(scale));
+      const __m512 shift = _mm512_maskz_loadu_ps(lanes, biases + i);
+      _mm512_mask_storeu_ps(to + i, lanes, _mm512_fmadd_ps(normal, _mm512_maskz_loadu_ps(lanes, weights + i), shift));
     }
   }
   return {y};
@@ -285,11 +548,11 @@ std::vector<Tensor> LayerNorm(const Tensor& x, const Tensor& weight, const Tenso
 std::vector<Tensor> LayerNormGradient(const Tensor& x, const Tensor& weight, const Tensor& slope, float epsilon) {
   const int64_t size = weight.numel(), rows = x.numel() / size;
   Tensor found = Empty(x.shape()), of_weight = Empty({size}), of_bias = Empty({size});
-  float *weights = of_weight.data<float>(), *biases = of_bias.data<float>();
+  const float *from = x.data<float>(), *above = slope.data<float>(), *factors = weight.data<float>();
+  float *to = found.data<float>(), *weights = of_weight.data<float>(), *biases = of_bias.data<float>();
   std::fill(weights, weights + size, 0.0f);
   std::fill(biases, biases + size, 0.0f);
-  for (int64_t row = 0; row < rows; ++row) {
-    const float *from = x.data<float>() + row * size, *above = slope.data<float>() + row * size;
+  for (int64_t row = 0; row < rows; ++row, from += size, above += size, to += size) {
     float mean, scale;
     Moments(from, size, epsilon, &mean, &scale);
     const auto normal_of = [&](int64_t i, __mmask16 lanes) {
@@ -300,17 +563,17 @@ std::vector<Tensor> LayerNormGradient(const Tensor& x, const Tensor& weight, con
     for (int64_t i = 0; i < size; i += 16) {
       const __mmask16 lanes = Lanes(size - i);
       const __m512 normal = normal_of(i, lanes), given = _mm512_maskz_loadu_ps(lanes, above + i);
-      const __m512 own = _mm512_mul_ps(given, _mm512_maskz_loadu_ps(lanes, weight.data<float>() + i));
+      const __m512 own = _mm512_mul_ps(given, _mm512_maskz_loadu_ps(lanes, factors + i));
       sum = _mm512_add_ps(sum, own);
       product = _mm512_fmadd_ps(own, normal, product);
       _mm512_mask_storeu_ps(weights + i, lanes, _mm512_fmadd_ps(given, normal, _mm512_maskz_loadu_ps(lanes, weights + i)));
       _mm512_mask_storeu_ps(biases + i, lanes, _mm512_add_ps(given, _mm512_maskz_loadu_ps(lanes, biases + i)));
     }
-    const __m512 first = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / size), second = _mm512_set1_ps(_mm512_reduce_add_ps(product) / size);
-    float* to = found.data<float>() + row * size;
+    const __m512 first = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / size);
+    const __m512 second = _mm512_set1_ps(_mm512_reduce_add_ps(product) / size);
     for (int64_t i = 0; i < size; i += 16) {
       const __mmask16 lanes = Lanes(size - i);
-      const __m512 own = _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, above + i), _mm512_maskz_loadu_ps(lanes, weight.data<float>() + i));
+      const __m512 own = _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes, above + i), _mm512_maskz_loadu_ps(lanes, factors + i));
       const __m512 left = _mm512_fnmadd_ps(normal_of(i, lanes), second, _mm512_sub_ps(own, first));
       _mm512_mask_storeu_ps(to + i, lanes, _mm512_mul_ps(left, _mm512_set1_ps(scale)));
     }
@@ -334,6 +597,17 @@ std::vector<Shape> NormShape(const Shape& x, const Shape&, const Shape&) { retur
 std::vector<DataType> NormType(const DataType& x, const DataType&, const DataType&) { return {x}; }
 std::vector<Shape> NormGradientShape(const Shape& x, const Shape& weight, const Shape&) { return {x, weight, weight}; }
 std::vector<Shape> GeluGradientShape(const Shape& x, const Shape&) { return {x}; }
+std::vector<Shape> DropoutShape(const Shape& x, const Shape&) { return {x}; }
+std::vector<DataType> DropoutType(const DataType& x, const DataType&) { return {x}; }
+std::vector<Shape> DropoutGradientShape(const Shape&, const Shape& slope) { return {slope}; }
+std::vector<Shape> AttentionShape(const Shape& query, const Shape&, const Shape&, const Shape&, const Shape&) { return {query}; }
+std::vector<DataType> AttentionType(const DataType& query, const DataType&, const DataType&, const DataType&, const DataType&) {
+  return {query};
+}
+std::vector<Shape> AttentionGradientShape(const Shape& query, const Shape& key, const Shape& value, const Shape&, const Shape&,
+                                          const Shape&) {
+  return {query, key, value};
+}
 
 }  // namespace
 
@@ -394,3 +668,31 @@ PD_BUILD_GRAD_OP(hubflow_frozen_linear)
     .Outputs({paddle::Grad("X")})
     .SetKernelFn(PD_KERNEL(FrozenGradient))
     .SetInferShapeFn(PD_INFER_SHAPE(FrozenShape));
+
+PD_BUILD_OP(hubflow_dropout)
+    .Inputs({"X", "Seed"})
+    .Outputs({"Y"})
+    .Attrs({"probability: float", "place: int"})
+    .SetKernelFn(PD_KERNEL(Dropout))
+    .SetInferShapeFn(PD_INFER_SHAPE(DropoutShape))
+    .SetInferDtypeFn(PD_INFER_DTYPE(DropoutType));
+PD_BUILD_GRAD_OP(hubflow_dropout)
+    .Inputs({"Seed", paddle::Grad("Y")})
+    .Outputs({paddle::Grad("X")})
+    .Attrs({"probability: float", "place: int"})
+    .SetKernelFn(PD_KERNEL(DropoutGradient))
+    .SetInferShapeFn(PD_INFER_SHAPE(DropoutGradientShape));
+
+PD_BUILD_OP(hubflow_attention)
+    .Inputs({"Query", "Key", "Value", "Mask", "Seed"})
+    .Outputs({"Y"})
+    .Attrs({"heads: int", "probability: float", "place: int"})
+    .SetKernelFn(PD_KERNEL(Attention))
+    .SetInferShapeFn(PD_INFER_SHAPE(AttentionShape))
+    .SetInferDtypeFn(PD_INFER_DTYPE(AttentionType));
+PD_BUILD_GRAD_OP(hubflow_attention)
+    .Inputs({"Query", "Key", "Value", "Mask", "Seed", paddle::Grad("Y")})
+    .Outputs({paddle::Grad("Query"), paddle::Grad("Key"), paddle::Grad("Value")})
+    .Attrs({"heads: int", "probability: float", "place: int"})
+    .SetKernelFn(PD_KERNEL(AttentionGradient))
+    .SetInferShapeFn(PD_INFER_SHAPE(AttentionGradientShape));

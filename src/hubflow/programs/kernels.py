@@ -16,8 +16,9 @@ from filelock import FileLock
 
 from hubflow.files import read_file
 from hubflow.modules.download import cache_home
+from hubflow.modules.networks.sub_batches import SEED
 from hubflow.programs.precision import cpu_flags
-from hubflow.runtime.paddle_import import paddle
+from hubflow.runtime.paddle_import import paddle, zeros_variable
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16")
@@ -27,17 +28,21 @@ SWITCH = "HUBFLOW_KERNELS"
 """Variable of the environment: `off` does without."""
 COMPILE_SECONDS = 300
 MAX_ERROR_CHARS = 500
+ATTENTION, DROPOUT, DIALECT = "hubflow_attention", "hubflow_dropout", "custom_op"
 log = logging.getLogger(__name__)
 
 
 class CompiledKernels:
     """The operators for one program: products in bfloat16 with sums in float32, all else in float32.
 
-    The weights of a linear layer are laid out once a step, for every sub-batch.
+    The weights of a linear layer are laid out once a step, for every sub-batch. What dropout zeroes is a function of the
+    variable `SEED` and of the place in the program.
     """
 
     def __init__(self) -> None:
         self._packed: dict[str, Any] = {}
+        self._seed: Any = None
+        self._places = 0
 
     def linear(self, x: Any, weight: Any, bias: Any) -> Any:
         """`x` `[rows, in]` times `weight` `[in, out]` plus `bias` `[out]`: `[rows, out]`, float32."""
@@ -55,6 +60,48 @@ class CompiledKernels:
     def gelu(self, x: Any) -> Any:
         """`x` times the share of the normal distribution that is below it."""
         return _run("hubflow_gelu", x)
+
+    def attention(self, query: Any, key: Any, value: Any, mask: Any, heads: int, dropout: float) -> Any:
+        """What queries `[batch * queries, hidden]` take from `value` by their likeness to `key`, both `[batch * seq, hidden]`.
+
+        Args:
+            query: of each token that asks.
+            key: of each token that is asked.
+            value: of the same.
+            mask: `[batch, 1, 1, seq]`, added to the scores.
+            heads: into how many parts the last dimension is cut.
+            dropout: which part of the weights is zeroed.
+        """
+        seed, place = self._next_place()
+        return _run(ATTENTION, query, key, value, mask, seed, heads, dropout, place)
+
+    def dropout(self, x: Any, probability: float) -> Any:
+        """`x` with elements zeroed by `probability`, the others scaled up."""
+        if not probability:
+            return x
+        seed, place = self._next_place()
+        return _run(DROPOUT, x, seed, probability, place)
+
+    def _next_place(self) -> tuple[Any, int]:
+        if self._seed is None:
+            self._seed = zeros_variable(SEED, [1])
+        self._places += 1
+        return self._seed, self._places
+
+
+def drop_nothing(program: Any) -> None:
+    """Let operators of a program that is not for training zero nothing, as `set_is_test_attr` does with Paddle's."""
+    for op in program.global_block().ops:
+        if op.name() == f"{DIALECT}.{DROPOUT}":
+            op.result(0).replace_all_uses_with(op.operand_source(0))
+            op.erase()
+        elif op.name() == f"{DIALECT}.{ATTENTION}" and op.attrs()["probability"]:
+            with paddle.static.program_guard(program):
+                paddle.pir.set_insertion_point(op)
+                attributes = op.attrs()
+                whole = _run(ATTENTION, *op.operands_source(), attributes["heads"], 0.0, attributes["place"])
+            op.result(0).replace_all_uses_with(whole)
+            op.erase()
 
 
 def _run(operator: str, *arguments: Any) -> Any:

@@ -21,7 +21,7 @@ from hubflow.modules.module import (
 from hubflow.modules.networks.sub_batches import SEED
 from hubflow.modules.networks.text import TextConfig
 from hubflow.modules.weights import HEAD, HEAD_PREFIX, match_weights, read_weights
-from hubflow.programs.kernels import find_kernels
+from hubflow.programs.kernels import drop_nothing, find_kernels
 from hubflow.programs.passes import convolve_by_onednn, share_constants
 from hubflow.programs.precision import cast_to, require_precision, switch_onednn_off
 from hubflow.runtime.memory import require_threads
@@ -120,9 +120,11 @@ class Session:
                     f"{self.spec.task} says that its exports predict as {self.task_type.prediction}, but its head is of "
                     f"{self.task.task_type}; build a Task of the former"
                 )
+        if self.has_kernels:
+            drop_nothing(self.task.test_program())
+            drop_nothing(self.task.inference_program())
         self.speed_up(self.task.test_program())
-        if self.sub_batches > 1:
-            self.seed_dropout(0)
+        self.seed_dropout(0)
 
     def speed_up(self, program: Any) -> None:
         """Put fewer or faster operators in place of some of a program that nothing will be added to any more."""
@@ -195,7 +197,7 @@ class Session:
 
     def seed_dropout(self, seed: int) -> None:
         """Let `seed`, a whole number below 2**24, decide what dropout zeroes in the runs from now on."""
-        if self.sub_batches > 1:
+        if self.sub_batches > 1 or self.has_kernels:  # elsewhere Paddle draws
             set_variable(self.scope, SEED, np.array([seed], np.float32), self.place)
 
     def weights(self) -> dict[str, NDArray[Any]]:

@@ -383,6 +383,12 @@ class Kernels(Protocol):
     def gelu(self, x: Any) -> Any:
         """`x` times the share of the normal distribution that is below it."""
 
+    def attention(self, query: Any, key: Any, value: Any, mask: Any, heads: int, dropout: float) -> Any:
+        """Attention by heads of queries `[batch * queries, hidden]` to key and value `[batch * seq, hidden]`."""
+
+    def dropout(self, x: Any, probability: float) -> Any:
+        """`x` with elements zeroed by `probability`, the others scaled up."""
+
 
 class Parameters:
     """Makes the parameters of one module in the current program.
@@ -470,6 +476,26 @@ class Parameters:
             return self._kernels.gelu(x)
         function, arguments = ACTIVATIONS[name]
         return getattr(F, function)(x, **arguments)
+
+    def attended(self, parts: tuple[Any, Any, Any], mask: Any, batch: Any, heads: int, dropout: float) -> Any:
+        """Scaled dot-product attention by heads (Vaswani et al., arXiv:1706.03762): `[batch * queries, hidden]`.
+
+        Args:
+            parts: queries `[batch * queries, hidden]`, keys and values `[batch * seq, hidden]`.
+            mask: `[batch, 1, 1, seq]`, added to the scores.
+            batch: how many rows there are.
+            heads: into how many parts the last dimension is cut.
+            dropout: of the weights.
+        """
+        if self._kernels is not None:
+            return self._kernels.attention(*parts, mask, heads, dropout)
+        hidden = parts[0].shape[-1]
+        query, key, value = (
+            part.reshape([batch, -1, heads, hidden // heads]).transpose([0, 2, 1, 3]) for part in parts
+        )
+        scores = paddle.matmul(paddle.scale(query, 1.0 / math.sqrt(hidden // heads)), key, transpose_y=True) + mask
+        weights = self.dropout(F.softmax(scores), dropout)
+        return paddle.matmul(weights, value).transpose([0, 2, 1, 3]).reshape([-1, hidden])
 
     def _make(self, name: str, shape: tuple[int, ...], initializer: Any) -> Any:
         if name in self._made:  # by another sub_batch
@@ -578,12 +604,9 @@ def _attention(config: TextConfig, name: str, tokens: tuple[Any, Any], share: _S
     queries, context = tokens
     hidden, heads = config.hidden_size, config.num_heads
 
-    def by_head(part: str, x: Any) -> Any:
-        projected = parameters.projection(f"{name}.{part}", x, hidden)
-        return projected.reshape([share.batch, -1, heads, hidden // heads]).transpose([0, 2, 1, 3])
-
-    query, key, value = by_head("query", queries), by_head("key", context), by_head("value", context)
-    scores = paddle.matmul(paddle.scale(query, 1.0 / math.sqrt(hidden // heads)), key, transpose_y=True) + share.mask
-    weights = parameters.dropout(F.softmax(scores), config.attention_dropout)
-    mixed = paddle.matmul(weights, value).transpose([0, 2, 1, 3]).reshape([-1, hidden])
+    query, key, value = (
+        parameters.projection(f"{name}.{part}", x, hidden)
+        for part, x in (("query", queries), ("key", context), ("value", context))
+    )
+    mixed = parameters.attended((query, key, value), share.mask, share.batch, heads, config.attention_dropout)
     return parameters.dropout(parameters.projection(f"{name}.output", mixed, hidden), config.hidden_dropout)
