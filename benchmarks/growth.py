@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from measuring import HERE, figures_of, versions, write_section
-from training import minilm, prepare, settings
+from training import TASKS, minilm, prepare, settings
 
 PARTS = ("rows", "length", "classes", "processes", "overhead")
 STAGES = ("load_dataset", "encode_dataset", "fine_tune", "evaluate")
@@ -90,12 +90,12 @@ def over_classes(folder: Path) -> Points:
 
 def over_processes(folder: Path) -> Points:
     """MiniLM-L6 on SST-2, 32 rows a step: what 20 more steps cost, so that starting and evaluating are left out."""
-    files = prepare("sst2", folder, 1280)
+    files = prepare(TASKS["sst2"], folder, 1280)
     found = []
     for processes in (1, 2):
         seconds, peak = [], 0.0
         for steps in (10, 30):
-            given = settings("sst2", files, argparse.Namespace(epochs=1))
+            given = settings(TASKS["sst2"], files)
             given |= {"store": str(folder / f"store-{processes}-{steps}"), "device": "cpu", "num_processes": processes}
             given["train"] |= {"max_steps": steps, "preflight": False}
             figures = child_figures(folder, given, "fine_tune")
@@ -107,7 +107,7 @@ def over_processes(folder: Path) -> Points:
 
 def overhead(folder: Path) -> Points:
     """MiniLM-L6 on SST-2, 32 rows a step: what passes in a step outside Paddle's executor."""
-    given = settings("sst2", prepare("sst2", folder, 1280), argparse.Namespace(epochs=1))
+    given = settings(TASKS["sst2"], prepare(TASKS["sst2"], folder, 1280))
     figures = child_figures(folder, given | {"store": str(folder / "store"), "device": "cpu"}, "fine_tune")
     total, inside = figures["step_seconds"], figures["executor_seconds"]
     return [{"step ms": 1000 * total, "in the executor ms": 1000 * inside, "outside %": 100 * (1 - inside / total)}]

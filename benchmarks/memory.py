@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from measuring import figures_of, versions, write_section
-from training import prepare, settings
+from training import TASKS, prepare, settings
 
 ROWS = 64
 EARLY = 3
@@ -64,7 +64,7 @@ def child(way: str, rounds: str, folder: str) -> None:
 
     home = Path(folder) / way
     home.mkdir()
-    given = settings("sst2", prepare("sst2", home, ROWS), argparse.Namespace(epochs=1))
+    given = settings(TASKS["sst2"], prepare(TASKS["sst2"], home, ROWS))
     given |= {"store": str(home / "store"), "device": "cpu", "reuse": False}
     given["train"] |= {"preflight": False}
     given["export"] = {"latency_rounds": 3}

@@ -20,7 +20,7 @@ from typing import Any
 
 from flow_overhead import server
 from measuring import HERE, in_turn, median, spread, versions, write_section, yardstick_python
-from training import minilm, prepare, settings
+from training import TASKS, minilm, prepare, settings
 
 LIMIT_SECONDS = 300.0
 EVALUATED_ROWS = 64
@@ -54,7 +54,7 @@ def main() -> None:
 
 def ways(folder: Path, url: str) -> dict[str, Any]:
     """Each way to start: a function of the round's number."""
-    files = prepare("sst2", folder, None)
+    files = prepare(TASKS["sst2"], folder, None)
     for split in ("dev", "test"):  # what comes after the first step is not measured
         lines = Path(files[split]).read_text(encoding="utf-8").splitlines(keepends=True)
         Path(files[split]).write_text("".join(lines[:EVALUATED_ROWS]), encoding="utf-8")
@@ -94,7 +94,7 @@ def timed_flow(folder: Path, files: dict[str, str], store: Path, seed: int, url:
     """Seconds until the file of the history appears, which is written before the first step."""
     history = folder / "history.csv"
     history.unlink(missing_ok=True)
-    given = settings("sst2", files, argparse.Namespace(epochs=1))
+    given = settings(TASKS["sst2"], files)
     given["train"] |= {"epochs": 1, "max_steps": 1, "tracking": {"history": str(history)}}
     config = folder / "settings.json"
     config.write_text(json.dumps({**given, "store": str(store), "seed": seed}), encoding="utf-8")

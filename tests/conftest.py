@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+import pickle
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -94,23 +95,37 @@ def _folders(kind: str, variable: str) -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def digits_run(tmp_path_factory: pytest.TempPathFactory) -> "Run":
     """Every stage run on a few digits; what it left behind is for reading only."""
-    from runs import digits_settings, run_stages
+    from runs import digits_settings
 
-    from hubflow.schemas.settings import FineTuneSettings
-
-    return run_stages(FineTuneSettings.model_validate(digits_settings(tmp_path_factory.mktemp("digits"))))
+    return _run_once("digits", tmp_path_factory, digits_settings)
 
 
 @pytest.fixture(scope="session")
 def text_run(tmp_path_factory: pytest.TempPathFactory) -> "Run":
     """Every stage run on a few texts with a tiny BERT; what it left behind is for reading only."""
-    from runs import WORDS, run_stages, text_settings
+    from runs import WORDS, text_settings
     from small_modules import make_tiny_bert
+
+    return _run_once("text", tmp_path_factory, lambda folder: text_settings(folder, make_tiny_bert(folder / "bert", WORDS)))
+
+
+def _run_once(name: str, factory: pytest.TempPathFactory, settings: Callable[[Path], dict[str, Any]]) -> "Run":
+    """The run of these settings, made by whichever process of the test run (`-n`) is first to need it."""
+    from filelock import FileLock
+    from runs import run_stages
 
     from hubflow.schemas.settings import FineTuneSettings
 
-    folder = tmp_path_factory.mktemp("text")
-    return run_stages(FineTuneSettings.model_validate(text_settings(folder, make_tiny_bert(folder / "bert", WORDS))))
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"{name}-run"
+    kept = folder / "run.pickle"  # of this test run's own, which nobody else writes
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "lock"):
+        if not kept.exists():
+            run = run_stages(FineTuneSettings.model_validate(settings(folder)))
+            kept.write_bytes(pickle.dumps(run))
+        found: Run = pickle.loads(kept.read_bytes())  # noqa: S301
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -32,6 +33,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--length", type=int, default=128, help="tokens of a row, at most")
+    parser.add_argument("--fresh", action="store_true", help="weights drawn anew; the module's folder has none")
     parser.add_argument("--careful", action="store_true", help="batches of like length, and bfloat16 where the CPU has it")
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
@@ -46,8 +49,11 @@ def main() -> None:
 
 def classify(options: argparse.Namespace, tokenizer: Any) -> dict[str, Any]:
     """SST-2: the accuracy on the test file."""
-    model = AutoModelForSequenceClassification.from_pretrained(options.module, num_labels=2)
-    train, test = (texts(path, tokenizer) for path in (options.train, options.test))
+    if options.fresh:
+        model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(options.module, num_labels=2))
+    else:
+        model = AutoModelForSequenceClassification.from_pretrained(options.module, num_labels=2)
+    train, test = (texts(path, tokenizer, options.length) for path in (options.train, options.test))
     trainer = trainer_of(model, train, DataCollatorWithPadding(tokenizer), options)
     figures = timed(trainer)
     logits = trainer.predict(test).predictions
@@ -75,10 +81,10 @@ def label_words(options: argparse.Namespace, tokenizer: Any) -> dict[str, Any]:
     return {**figures, "score": float(f1_score([labels for _, labels in test], predicted))}
 
 
-def texts(path: str, tokenizer: Any) -> Rows:
+def texts(path: str, tokenizer: Any, length: int) -> Rows:
     """Rows of a file of `text⇥label` lines."""
     pairs = [line.split("\t") for line in Path(path).read_text(encoding="utf-8").split("\n") if line]
-    encoded = tokenizer([text for text, _ in pairs], truncation=True, max_length=128)
+    encoded = tokenizer([text for text, _ in pairs], truncation=True, max_length=length)
     return [
         {"input_ids": ids, "attention_mask": mask, "labels": int(label)}
         for ids, mask, (_, label) in zip(encoded["input_ids"], encoded["attention_mask"], pairs, strict=True)

@@ -19,7 +19,7 @@ from hubflow.inference.verification import verify_export, what_was_trained
 from hubflow.modules.module import module_blocks, read_config
 from hubflow.modules.tokenizer import WordWindows, encode_word_windows, load_tokenizer
 from hubflow.programs.precision import require_precision
-from hubflow.programs.session import Session, open_session, open_split
+from hubflow.programs.session import Session, computes_by_kernels, open_session, open_split
 from hubflow.runtime.paddle_import import place_of
 from hubflow.runtime.threads import compute_sub_batches
 from hubflow.schemas.evaluation import SplitDetails
@@ -174,7 +174,8 @@ def _require_trainable(request: TrainRequest) -> None:
     """Find what would end the run before its first step, while nothing is written."""
     store, settings, encoded = Store(request.store), request.settings, request.encoded
     place = place_of(request.device)
-    require_precision(settings.precision, place, find_task_type(request.task.task).module_kind == "image")
+    is_image, has_kernels = request.task.module.module_kind == "image", computes_by_kernels(settings.precision, place)
+    require_precision(settings.precision, place, is_image, has_kernels)
     blocks = module_blocks(read_config(store.open(request.task.module).folder, request.task.module.pretrained))
     rows = open_split(store, encoded, "train")
     TrainerControl(settings, blocks, len(rows), "dev" in encoded.dataset.rows, settings.best_metric or "")

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from hubflow.store.manifest import verify_folder
 
 
+@pytest.mark.soak  # `.ci/run` starts the demo of the installed wheel too
 def test_the_demo_shows_its_stages_and_the_pretrained_module_wins(prefect_server: str, tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("hubflow")), "demo", "--store", str(tmp_path / "store")]
     environment = {**os.environ, "PREFECT_API_URL": prefect_server, "COLUMNS": "200"}

@@ -88,6 +88,7 @@ def test_a_person_rejects(store: Path) -> None:
     assert read_deployed(str(store), "digits") == before
 
 
+@pytest.mark.soak
 def test_a_decision_about_a_model_that_is_no_longer_in_use_promotes_nothing(store: Path) -> None:
     def replace_meanwhile() -> None:
         current = read_deployed(str(store), "digits").export
@@ -101,9 +102,8 @@ def test_a_decision_about_a_model_that_is_no_longer_in_use_promotes_nothing(stor
     assert move.by == "Emil"
 
 
-@pytest.mark.parametrize(
-    ("on_timeout", "outcome"), [("reject", "rejected"), pytest.param("promote", "promoted", marks=pytest.mark.soak)]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize(("on_timeout", "outcome"), [("reject", "rejected"), ("promote", "promoted")])
 def test_the_timeout_decides_as_set(store: Path, on_timeout: str, outcome: str) -> None:
     result = nightly(settings(store, timeout_hours=2 / 3600, on_timeout=on_timeout))
     assert result.outcome == outcome

@@ -104,6 +104,7 @@ def test_without_a_server_a_rollback_says_where_the_block_is_and_moves_nothing(
     assert read_deployed(store, "films").revision == 2
 
 
+@pytest.mark.soak
 def test_a_nightly_moves_the_alias_and_its_pointer_remembers_the_block(
     block: str, served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -295,7 +295,8 @@ def as_exported(session: Session) -> Session:
     lora = session.spec.lora
     if lora is None and session.sub_batches == 1 and not session.has_kernels:
         return session
-    plain = Session(replace(session.spec, lora=None), session.module_folder, session.device, precision=session.precision)
+    precision = "float32" if session.has_kernels else session.precision
+    plain = Session(replace(session.spec, lora=None), session.module_folder, session.device, precision=precision)
     weights = session.weights()
     plain.put(merged(weights, lora.scale) if lora else weights, "the merged weights")
     return plain

@@ -4,217 +4,10 @@
 // Weights are laid out once a step (hubflow_pack), for the products of every sub-batch and for both directions. Each operator
 // runs in one thread: sub-batches keep the cores busy. A sum is added up in one fixed order, so that the same factors give the
 // same bits.
-#include <immintrin.h>
-
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <limits>
-#include <vector>
-
-#include "paddle/extension.h"
+#include "products.h"
 
 namespace {
 
-using paddle::DataType;
-using paddle::Tensor;
-using Shape = std::vector<int64_t>;
-
-constexpr int64_t kPanel = 64;  // columns of a panel: four registers
-constexpr int64_t kTile = 6;    // rows of a tile: its sums fill 24 of 32 registers
-
-int64_t Even(int64_t number) { return number + (number & 1); }
-int64_t Panels(int64_t columns) { return (columns + kPanel - 1) / kPanel; }
-int64_t PackedSize(int64_t rows, int64_t columns) { return Panels(columns) * kPanel * Even(rows); }
-
-// The lanes of a register that `left` values fill.
-__mmask16 Lanes(int64_t left) { return left >= 16 ? 0xffff : left <= 0 ? 0 : static_cast<__mmask16>((1u << left) - 1); }
-__m256i Rounded(__m512 values) { return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(values)); }
-
-// A matrix of float32, or a part of one: from row to row it is `stride` values.
-struct Matrix {
-  const float* values;
-  int64_t rows, columns, stride;
-
-  Matrix(const float* values, int64_t rows, int64_t columns) : Matrix(values, rows, columns, columns) {}
-  Matrix(const float* values, int64_t rows, int64_t columns, int64_t stride)
-      : values(values), rows(rows), columns(columns), stride(stride) {}
-  const float* Row(int64_t row) const { return values + row * stride; }
-  Matrix Rows(int64_t first, int64_t count) const { return {Row(first), count, columns, stride}; }
-};
-
-// Turns 16 rows of 16 values of 32 bits into its 16 columns.
-void Transpose(__m512i (&rows)[16]) {
-  __m512i half[16];
-  for (int i = 0; i < 16; i += 2) {
-    half[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
-    half[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
-  }
-  for (int i = 0; i < 16; i += 4) {  // then every lane of rows[i + c] has column 4 * lane + c of four rows
-    rows[i] = _mm512_unpacklo_epi64(half[i], half[i + 2]);
-    rows[i + 1] = _mm512_unpackhi_epi64(half[i], half[i + 2]);
-    rows[i + 2] = _mm512_unpacklo_epi64(half[i + 1], half[i + 3]);
-    rows[i + 3] = _mm512_unpackhi_epi64(half[i + 1], half[i + 3]);
-  }
-  for (int c = 0; c < 4; ++c) {
-    half[c] = _mm512_shuffle_i32x4(rows[c], rows[4 + c], 0x88);
-    half[4 + c] = _mm512_shuffle_i32x4(rows[c], rows[4 + c], 0xdd);
-    half[8 + c] = _mm512_shuffle_i32x4(rows[8 + c], rows[12 + c], 0x88);
-    half[12 + c] = _mm512_shuffle_i32x4(rows[8 + c], rows[12 + c], 0xdd);
-  }
-  for (int c = 0; c < 4; ++c) {
-    rows[c] = _mm512_shuffle_i32x4(half[c], half[8 + c], 0x88);
-    rows[4 + c] = _mm512_shuffle_i32x4(half[4 + c], half[12 + c], 0x88);
-    rows[8 + c] = _mm512_shuffle_i32x4(half[c], half[8 + c], 0xdd);
-    rows[12 + c] = _mm512_shuffle_i32x4(half[4 + c], half[12 + c], 0xdd);
-  }
-}
-
-// 16 columns of two rows, rounded: in each 32 bits the value of the upper row above that of the lower one.
-__m512i Pairs(const float* lower, __mmask16 lower_lanes, const float* upper, __mmask16 upper_lanes) {
-  const __m512i low = _mm512_cvtepu16_epi32(Rounded(_mm512_maskz_loadu_ps(lower_lanes, lower)));
-  const __m512i high = _mm512_cvtepu16_epi32(Rounded(_mm512_maskz_loadu_ps(upper_lanes, upper)));
-  return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
-}
-
-// Lays out a matrix as panels of 64 columns, in each the pairs of rows: [panel][rows / 2][64][2].
-void Pack(const Matrix& from, uint16_t* to) {
-  const int64_t pairs = Even(from.rows) / 2;
-  for (int64_t first = 0; first < Panels(from.columns) * kPanel; first += kPanel) {
-    for (int64_t pair = 0; pair < pairs; ++pair) {
-      const float *lower = from.Row(2 * pair) + first, *upper = lower + from.stride;
-      for (int64_t column = 0; column < kPanel; column += 16, to += 32) {
-        const __mmask16 lanes = Lanes(from.columns - first - column);
-        _mm512_storeu_si512(to, Pairs(lower + column, lanes, upper + column, 2 * pair + 1 < from.rows ? lanes : 0));
-      }
-    }
-  }
-}
-
-// Lays out the transpose of a matrix as Pack does. A pair of its rows is two neighbours in a row of the matrix.
-void PackTransposed(const Matrix& from, uint16_t* to) {
-  const int64_t pairs = Even(from.columns) / 2;
-  __m512i block[16];
-  for (int64_t row = 0; row < Panels(from.rows) * kPanel; row += 16) {
-    for (int64_t pair = 0; pair < pairs; pair += 16) {
-      for (int64_t i = 0; i < 16; ++i) {
-        const float* line = from.Row(row + i) + 2 * pair;
-        const int64_t left = row + i < from.rows ? from.columns - 2 * pair : 0;
-        const __m512 low = _mm512_maskz_loadu_ps(Lanes(left), line), high = _mm512_maskz_loadu_ps(Lanes(left - 16), line + 16);
-        block[i] = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
-      }
-      Transpose(block);
-      uint16_t* out = to + ((row / kPanel * pairs + pair) * kPanel + row % kPanel) * 2;
-      for (int64_t j = 0; j < std::min<int64_t>(16, pairs - pair); ++j) _mm512_storeu_si512(out + j * kPanel * 2, block[j]);
-    }
-  }
-}
-
-// Rounds a matrix to rows of an even number of values.
-void Round(const Matrix& from, uint16_t* to) {
-  const int64_t width = Even(from.columns);
-  for (int64_t row = 0; row < from.rows; ++row) {
-    for (int64_t column = 0; column < width; column += 16) {
-      const __m512 values = _mm512_maskz_loadu_ps(Lanes(from.columns - column), from.Row(row) + column);
-      _mm256_mask_storeu_epi16(to + row * width + column, Lanes(width - column), Rounded(values));
-    }
-  }
-}
-
-// Rounds the transpose of a matrix: [columns, even rows].
-void RoundTransposed(const Matrix& from, uint16_t* to) {
-  const int64_t width = Even(from.rows);
-  __m512i block[16];
-  for (int64_t row = 0; row < width; row += 32) {
-    for (int64_t column = 0; column < from.columns; column += 16) {
-      const __mmask16 lanes = Lanes(from.columns - column);
-      for (int64_t i = 0; i < 16; ++i) {
-        const int64_t own = row + 2 * i;
-        const float* lower = from.Row(own) + column;
-        block[i] = Pairs(lower, own < from.rows ? lanes : 0, lower + from.stride, own + 1 < from.rows ? lanes : 0);
-      }
-      Transpose(block);
-      for (int64_t j = 0; j < std::min<int64_t>(16, from.columns - column); ++j) {
-        _mm512_mask_storeu_epi32(to + (column + j) * width + row, Lanes((width - row) / 2), block[j]);
-      }
-    }
-  }
-}
-
-// Where a product goes: the first row, how far it is from row to row, and whether it is added to what is there.
-struct Target {
-  float* values;
-  int64_t stride;
-  const float* bias = nullptr;
-  bool adds = false;
-};
-
-// A tile of a product: kRows rows by kWide registers of a panel, of whose columns `left` are there.
-template <int kRows, int kWide>
-void Tile(const uint16_t* rows, int64_t pairs, const uint16_t* panel, int64_t left, const Target& to) {
-  __m512 sums[kRows][kWide];
-  for (int j = 0; j < kWide; ++j) {
-    const __mmask16 lanes = Lanes(left - 16 * j);
-    const __m512 first = to.bias == nullptr ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(lanes, to.bias + 16 * j);
-    for (int i = 0; i < kRows; ++i) {
-      sums[i][j] = to.adds ? _mm512_maskz_loadu_ps(lanes, to.values + i * to.stride + 16 * j) : first;
-    }
-  }
-  for (int64_t pair = 0; pair < pairs; ++pair) {
-    __m512bh weights[kWide];
-    for (int j = 0; j < kWide; ++j) {
-      weights[j] = reinterpret_cast<__m512bh>(_mm512_loadu_si512(panel + (pair * kPanel + 16 * j) * 2));
-    }
-#pragma GCC unroll 6
-    for (int i = 0; i < kRows; ++i) {
-      int32_t both;
-      std::memcpy(&both, rows + (i * pairs + pair) * 2, sizeof(both));
-      const __m512bh value = reinterpret_cast<__m512bh>(_mm512_set1_epi32(both));
-#pragma GCC unroll 4
-      for (int j = 0; j < kWide; ++j) sums[i][j] = _mm512_dpbf16_ps(sums[i][j], value, weights[j]);
-    }
-  }
-  for (int i = 0; i < kRows; ++i) {
-    for (int j = 0; j < kWide; ++j) _mm512_mask_storeu_ps(to.values + i * to.stride + 16 * j, Lanes(left - 16 * j), sums[i][j]);
-  }
-}
-
-template <int kWide>
-void MultiplyPanel(const uint16_t* rows, int64_t count, int64_t pairs, const uint16_t* panel, int64_t left, Target to) {
-  const auto next = [&](auto tile, int64_t height) {
-    tile(rows, pairs, panel, left, to);
-    rows += height * pairs * 2;
-    to.values += height * to.stride;
-    count -= height;
-  };
-  while (count >= kTile) next(Tile<kTile, kWide>, kTile);
-  if (count == 5) next(Tile<5, kWide>, 5);
-  if (count == 4) next(Tile<4, kWide>, 4);
-  if (count == 3) next(Tile<3, kWide>, 3);
-  if (count == 2) next(Tile<2, kWide>, 2);
-  if (count == 1) next(Tile<1, kWide>, 1);
-}
-
-// The product [rows, columns] of `left_side` [rows, inner], from Round, and `packed` [inner, columns], from Pack.
-void Multiply(const uint16_t* left_side, const uint16_t* packed, int64_t rows, int64_t inner, int64_t columns, Target to) {
-  const int64_t pairs = Even(inner) / 2;
-  for (int64_t left = columns; left > 0; left -= kPanel, packed += pairs * kPanel * 2) {
-    if (left <= 16) {
-      MultiplyPanel<1>(left_side, rows, pairs, packed, left, to);
-    } else if (left <= 32) {
-      MultiplyPanel<2>(left_side, rows, pairs, packed, left, to);
-    } else if (left <= 48) {
-      MultiplyPanel<3>(left_side, rows, pairs, packed, left, to);
-    } else {
-      MultiplyPanel<4>(left_side, rows, pairs, packed, left, to);
-    }
-    to.values += kPanel;
-    if (to.bias != nullptr) to.bias += kPanel;
-  }
-}
-
-Tensor Empty(const Shape& shape) { return paddle::empty(shape, DataType::FLOAT32, paddle::CPUPlace()); }
 const uint16_t* Bits(const Tensor& packed) { return reinterpret_cast<const uint16_t*>(packed.data<int16_t>()); }
 
 // Weights [in, out], packed for x W and, after that, their transpose for the gradient dy W^T.
@@ -230,7 +23,7 @@ std::vector<Tensor> PackWeights(const Tensor& weights) {
 std::vector<Tensor> Linear(const Tensor& x, const Tensor& weights, const Tensor& bias, const Tensor& packed) {
   const int64_t rows = x.shape()[0], in = weights.shape()[0], out = weights.shape()[1];
   Tensor y = Empty({rows, out});
-  std::vector<uint16_t> rounded(rows * Even(in));
+  Buffer<uint16_t> rounded(rows * Even(in));
   Round({x.data<float>(), rows, in}, rounded.data());
   Multiply(rounded.data(), Bits(packed), rows, in, out, {y.data<float>(), out, bias.data<float>()});
   return {y};
@@ -239,7 +32,7 @@ std::vector<Tensor> Linear(const Tensor& x, const Tensor& weights, const Tensor&
 Tensor GradientOfInput(const Tensor& weights, const Tensor& packed, const Tensor& slope) {
   const int64_t rows = slope.shape()[0], in = weights.shape()[0], out = weights.shape()[1];
   Tensor found = Empty({rows, in});
-  std::vector<uint16_t> rounded(rows * Even(out));
+  Buffer<uint16_t> rounded(rows * Even(out));
   Round({slope.data<float>(), rows, out}, rounded.data());
   Multiply(rounded.data(), Bits(packed) + PackedSize(in, out), rows, out, in, {found.data<float>(), in});
   return found;
@@ -248,7 +41,7 @@ Tensor GradientOfInput(const Tensor& weights, const Tensor& packed, const Tensor
 std::vector<Tensor> LinearGradient(const Tensor& x, const Tensor& weights, const Tensor& packed, const Tensor& slope) {
   const int64_t rows = x.shape()[0], in = weights.shape()[0], out = weights.shape()[1];
   Tensor of_weights = Empty({in, out}), of_bias = Empty({out});
-  std::vector<uint16_t> turned(in * Even(rows)), columns(PackedSize(rows, out));
+  Buffer<uint16_t> turned(in * Even(rows)), columns(PackedSize(rows, out));
   RoundTransposed({x.data<float>(), rows, in}, turned.data());
   Pack({slope.data<float>(), rows, out}, columns.data());
   Multiply(turned.data(), columns.data(), in, rows, out, {of_weights.data<float>(), out});
@@ -403,9 +196,9 @@ std::vector<Tensor> Attention(const Tensor& query, const Tensor& key, const Tens
                               int heads, float probability, int place) {
   const Attended of(query, key, value, mask, seed, heads, probability, place);
   Tensor y = Empty(query.shape());
-  std::vector<uint16_t> keys(PackedSize(of.size, of.length)), values(PackedSize(of.length, of.size));
-  std::vector<uint16_t> rounded(kQueries * std::max(Even(of.size), Even(of.length)));
-  std::vector<float> weights(kQueries * of.length);
+  Buffer<uint16_t> keys(PackedSize(of.size, of.length)), values(PackedSize(of.length, of.size));
+  Buffer<uint16_t> rounded(kQueries * std::max(Even(of.size), Even(of.length)));
+  Buffer<float> weights(kQueries * of.length);
   for (int64_t row = 0; row < of.batch; ++row) {
     for (int64_t head = 0; head < heads; ++head) {
       PackTransposed(of.Part(key, row, head, of.length), keys.data());
@@ -434,10 +227,10 @@ std::vector<Tensor> AttentionGradient(const Tensor& query, const Tensor& key, co
   const Attended of(query, key, value, mask, seed, heads, probability, place);
   Tensor of_query = Empty(query.shape()), of_key = Empty(key.shape()), of_value = Empty(value.shape());
   const int64_t most = std::max(of.length, of.size);
-  std::vector<uint16_t> keys(PackedSize(of.size, of.length)), keys_by_row(PackedSize(of.length, of.size));
-  std::vector<uint16_t> values(PackedSize(of.size, of.length)), right(PackedSize(kQueries, of.size));
-  std::vector<uint16_t> left(kQueries * Even(most));
-  std::vector<float> weights(kQueries * of.length), slopes(weights.size());
+  Buffer<uint16_t> keys(PackedSize(of.size, of.length)), keys_by_row(PackedSize(of.length, of.size));
+  Buffer<uint16_t> values(PackedSize(of.size, of.length)), right(PackedSize(kQueries, of.size));
+  Buffer<uint16_t> left(kQueries * Even(most));
+  Buffer<float> weights(kQueries * of.length), slopes(kQueries * of.length);
   for (int64_t row = 0; row < of.batch; ++row) {
     for (int64_t head = 0; head < heads; ++head) {
       PackTransposed(of.Part(key, row, head, of.length), keys.data());

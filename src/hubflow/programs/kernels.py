@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sysconfig
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,18 @@ from hubflow.modules.networks.sub_batches import SEED
 from hubflow.programs.precision import cpu_flags
 from hubflow.runtime.paddle_import import paddle, zeros_variable
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
-FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.cpp", "convolutions.cpp"))
+HEADERS = (Path(__file__).with_name("products.h"),)
+FLAGS = ("-O3", "-std=c++17", "-fPIC", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16")
 NEEDED = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16"})
 COMPILERS = ("c++", "g++", "clang++")
 SWITCH = "HUBFLOW_KERNELS"
 """Variable of the environment: `off` does without."""
 COMPILE_SECONDS = 300
 MAX_ERROR_CHARS = 500
-ATTENTION, DROPOUT, DIALECT = "hubflow_attention", "hubflow_dropout", "custom_op"
+ATTENTION, DROPOUT = "hubflow_attention", "hubflow_dropout"
+CONVOLUTION, CONVOLUTION_BACKWARD = "hubflow_convolution", "hubflow_convolution_backward"
+DIALECT = "custom_op"
 log = logging.getLogger(__name__)
 
 
@@ -109,6 +113,46 @@ def _run(operator: str, *arguments: Any) -> Any:
     return y
 
 
+def convolve_by_kernels(program: Any, threads: int) -> int:
+    """Let operators of our own compute a program's convolutions and their gradients; how many operators that are.
+
+    Those of groups or with holes are left to others. To be called when nothing will be added to the program any more.
+
+    Args:
+        program: of images `[batch, channels, height, width]`.
+        threads: each operator is shared out among so many.
+    """
+    replaced = 0
+    for op in program.global_block().ops:
+        if op.name() not in ("pd_op.conv2d", "pd_op.conv2d_grad") or not _is_plain(op.attrs()):
+            continue
+        stride, padding = op.attrs()["strides"][0], op.attrs()["paddings"][0]
+        given = op.operands_source()
+        with paddle.static.program_guard(program):
+            paddle.pir.set_insertion_point(op)
+            if op.name() == "pd_op.conv2d":
+                made = paddle._C_ops._run_custom_op(CONVOLUTION, *given, stride, padding, threads)
+            else:
+                is_asked = [not result.use_empty() for result in op.results()]
+                made = paddle._C_ops._run_custom_op(CONVOLUTION_BACKWARD, *given, stride, padding, threads, *is_asked)
+        for own, other in zip(op.results(), made, strict=True):
+            own.replace_all_uses_with(other)
+        op.erase()
+        replaced += 1
+    return replaced
+
+
+def _is_plain(attributes: dict[str, Any]) -> bool:
+    """Whether a convolution has one stride and one padding, no groups and no holes."""
+    return (
+        len(set(attributes["strides"])) == len(set(attributes["paddings"])) == 1
+        and set(attributes["dilations"]) == {1}
+        and attributes["groups"] == 1
+        and attributes["padding_algorithm"] == "EXPLICIT"
+        and attributes["data_format"] == "NCHW"
+    )
+
+
 def find_kernels() -> CompiledKernels | None:
     """The operators for a program, or None, with a line in the log, where this machine cannot have them.
 
@@ -151,9 +195,11 @@ def _compiled(compiler: str) -> Path:
     """
     root = Path(paddle.__file__).parent
     include = (root / "include", root / "include" / "third_party", Path(sysconfig.get_paths()["include"]))
-    command = [compiler, *FLAGS, *(f"-I{folder}" for folder in include), str(SOURCE)]
-    known = [read_file(SOURCE), paddle.__version__.encode(), sysconfig.get_platform().encode(), " ".join(FLAGS).encode()]
-    key = hashlib.sha256(b"\0".join([*known, (sysconfig.get_config_var("SOABI") or "").encode()])).hexdigest()[:20]
+    command = [compiler, *FLAGS, *(f"-I{folder}" for folder in include)]
+    linked = [f"-L{root / 'base'}", "-l:libpaddle.so"]
+    known = [*map(read_file, (*SOURCES, *HEADERS)), paddle.__version__.encode(), sysconfig.get_platform().encode()]
+    known += [" ".join(FLAGS).encode(), (sysconfig.get_config_var("SOABI") or "").encode()]
+    key = hashlib.sha256(b"\0".join(known)).hexdigest()[:20]
     folder = cache_home() / "kernels"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     _require_own(folder)
@@ -163,11 +209,18 @@ def _compiled(compiler: str) -> Path:
             log.info("bfloat16: compiling hubflow's operators for this machine, once; takes some seconds …")
             with tempfile.TemporaryDirectory(dir=folder) as draft:
                 made = Path(draft) / library.name
-                linked = [f"-L{root / 'base'}", "-l:libpaddle.so", "-o", str(made)]
-                subprocess.run([*command, *linked], check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS)  # noqa: S603
+                objects = [f"{made}.{source.stem}.o" for source in SOURCES]
+                with ThreadPoolExecutor(len(SOURCES)) as pool:
+                    jobs = ([*command, "-c", str(source), "-o", to] for source, to in zip(SOURCES, objects, strict=True))
+                    list(pool.map(_run_compiler, jobs))
+                _run_compiler([compiler, "-shared", *objects, *linked, "-o", str(made)])
                 made.replace(library)
     _require_own(library)
     return library
+
+
+def _run_compiler(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS)  # noqa: S603
 
 
 def _require_own(path: Path) -> None:

@@ -37,10 +37,11 @@ def ask_for_both_gradients(program: Any) -> None:
                 side.stop_gradient = False
 
 
-def require_precision(precision: Precision, place: Any, is_image: bool) -> None:
+def require_precision(precision: Precision, place: Any, is_image: bool, has_kernels: bool = False) -> None:
     """Refuse a precision that the device cannot compute in.
 
-    On a CPU bfloat16 is for text modules: Paddle's batch norm there does not take what a convolution in bfloat16 gives.
+    On a CPU bfloat16 trains image modules with operators of hubflow's own alone: Paddle's batch norm there does not take what
+    its convolution in bfloat16 gives.
 
     Raises:
         DeviceError: saying what was found.
@@ -49,8 +50,11 @@ def require_precision(precision: Precision, place: Any, is_image: bool) -> None:
         return
     if precision == "float16":
         raise DeviceError("train.precision float16 needs a GPU, and this run is on the CPU; use float32")
-    if is_image:
-        raise DeviceError("train.precision bfloat16 trains image modules on a GPU only; this run is on the CPU, use float32")
+    if is_image and not has_kernels:
+        raise DeviceError(
+            "train.precision bfloat16 trains image modules on a GPU, or on a CPU with avx512_bf16 for which hubflow's "
+            "operators can be compiled (a C++ compiler; HUBFLOW_KERNELS not off); use float32"
+        )
     found = cpu_flags()
     if not found.intersection(BFLOAT16_FLAGS):
         known = ", ".join(sorted(flag for flag in found if flag.startswith(("avx", "amx")))) or "no AVX"

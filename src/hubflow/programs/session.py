@@ -21,11 +21,12 @@ from hubflow.modules.module import (
 from hubflow.modules.networks.sub_batches import SEED
 from hubflow.modules.networks.text import TextConfig
 from hubflow.modules.weights import HEAD, HEAD_PREFIX, match_weights, read_weights
-from hubflow.programs.kernels import drop_nothing, find_kernels
+from hubflow.programs.kernels import convolve_by_kernels, drop_nothing, find_kernels
 from hubflow.programs.passes import convolve_by_onednn, share_constants
 from hubflow.programs.precision import cast_to, require_precision, switch_onednn_off
 from hubflow.runtime.memory import require_threads
 from hubflow.runtime.paddle_import import BUILD_LOCK, get_variable, paddle, place_of, set_variable, use_own_threads
+from hubflow.runtime.threads import compute_cores
 from hubflow.schemas.labels import IGNORED_LABEL
 from hubflow.schemas.references import EncodedRef, TaskRef
 from hubflow.schemas.settings import LoraSettings
@@ -54,8 +55,8 @@ class Session:
             them where no trained weight needs it, batch norms by their running statistics and these unchanged. A text
             encoder's dropout acts in them all the same. All of them where `spec.trainable` is False.
         precision: of matrix products and convolutions; weights, norms and losses stay in float32.
-        trains: whether the programs are for training: in bfloat16 on a CPU, those of a text module are then of hubflow's own
-            operators (see `kernels`) where this machine has them. Programs with these are not exported.
+        trains: whether the programs are for training: in bfloat16 on a CPU they are then of hubflow's own operators (see
+            `kernels`) where this machine has them. Programs with these are not exported.
         sub_batches: on a CPU, in how many shares the rows of a batch of texts are computed side by side; see
             `cores.compute_sub_batches`. Another number of them adds up the same gradients in another order, and draws other
             dropout.
@@ -83,13 +84,11 @@ class Session:
         self.is_image = is_image = self.task_type.module_kind == "image"
         is_on_cpu = isinstance(self.place, paddle.CPUPlace)
         is_in_float32 = is_on_cpu and precision == "float32"
-        self.has_kernels = False
-        if trains and is_on_cpu and precision == "bfloat16" and not is_image:
-            self.has_kernels = find_kernels() is not None
+        self.has_kernels = trains and computes_by_kernels(precision, self.place)
         # With operators of oneDNN, which computes bfloat16 and convolutions, Paddle runs one after the other; GPUs spread each.
         self.sub_batches = sub_batches if (is_in_float32 or self.has_kernels) and not is_image else 1
-        self._is_convolved_by_onednn, self._fuses_biases = is_in_float32 and is_image, is_in_float32
-        require_precision(precision, self.place, is_image)
+        self._is_convolved_by_onednn, self._fuses_biases = is_image and (is_in_float32 or self.has_kernels), is_in_float32
+        require_precision(precision, self.place, is_image, self.has_kernels)
         self.scope = paddle.static.Scope()
         self.config = _configured(read_config(module_folder, spec.pretrained), spec)
         self._build(frozen)
@@ -129,6 +128,8 @@ class Session:
     def speed_up(self, program: Any) -> None:
         """Put fewer or faster operators in place of some of a program that nothing will be added to any more."""
         share_constants(program)
+        if self.is_image and self.has_kernels:
+            convolve_by_kernels(program, compute_cores())
         if self._is_convolved_by_onednn:
             convolve_by_onednn(program)
 
@@ -189,7 +190,7 @@ class Session:
 
     def run(self, program: Any, feed: Feed | None = None, fetch: list[Any] | None = None) -> list[NDArray[Any]]:
         """Run `program` once in this session's scope."""
-        use_own_threads(self.sub_batches)
+        use_own_threads(self.sub_batches, in_turn=self.is_image and self.has_kernels)
         switch_onednn_off()
         given = _filled(feed or {}, self.sub_batches)
         result: list[NDArray[Any]] = self._executor.run(program, feed=given, fetch_list=fetch or [], scope=self.scope)
@@ -236,6 +237,11 @@ class Session:
         """Put back what `state` gave."""
         for name, array in state.items():
             set_variable(self.scope, name, array, self.place)
+
+
+def computes_by_kernels(precision: Precision, place: Any) -> bool:
+    """Whether training in this precision is done with operators of hubflow's own (`kernels`)."""
+    return precision == "bfloat16" and isinstance(place, paddle.CPUPlace) and find_kernels() is not None
 
 
 def _filled(feed: Feed, sub_batches: int) -> Feed:

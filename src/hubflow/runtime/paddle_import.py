@@ -130,13 +130,36 @@ def place_of(device: str) -> Any:
     return paddle.CUDAPlace(indices[0])
 
 
-def use_own_threads(sub_batches: int) -> None:
+IN_TURN = "FLAGS_enable_pir_in_executor_trace_run"
+BLOCKTIME = "KMP_BLOCKTIME"
+BLOCK_MILLISECONDS = 200
+"""How long a thread of Intel's OpenMP waits for work before it lets go of its core, by default."""
+
+
+def use_own_threads(sub_batches: int, in_turn: bool = False) -> None:
     """Let each of `sub_batches` compute with its share of the cores that may be used.
 
     Loading a predictor sets the number of threads for the whole process, and with it the order of sums and the bits of what is
     trained.
+
+    Args:
+        sub_batches: of the programs to be run.
+        in_turn: whether operators run one after the other, for those that have threads of their own: Paddle's executor would
+            run some side by side, and its threads wait for work without letting go of their cores.
     """
     paddle.base.core.set_num_threads(max(1, compute_cores() // sub_batches))
+    if paddle.get_flags([IN_TURN])[IN_TURN] != in_turn:
+        paddle.set_flags({IN_TURN: in_turn})
+    openmp = _openmp()
+    if openmp is not None:
+        openmp.kmp_set_blocktime(0 if in_turn else BLOCK_MILLISECONDS)
+
+
+@functools.cache
+def _openmp() -> ctypes.CDLL | None:
+    """The library that shares Paddle's operators out among threads, where it is Intel's and the user has not set it."""
+    path = Path(paddle.__file__).parent / "libs" / "libiomp5.so"
+    return ctypes.CDLL(str(path)) if path.is_file() and BLOCKTIME not in os.environ else None
 
 
 def truncated_normal(std: float) -> Any:

@@ -490,9 +490,7 @@ class Parameters:
         if self._kernels is not None:
             return self._kernels.attention(*parts, mask, heads, dropout)
         hidden = parts[0].shape[-1]
-        query, key, value = (
-            part.reshape([batch, -1, heads, hidden // heads]).transpose([0, 2, 1, 3]) for part in parts
-        )
+        query, key, value = (part.reshape([batch, -1, heads, hidden // heads]).transpose([0, 2, 1, 3]) for part in parts)
         scores = paddle.matmul(paddle.scale(query, 1.0 / math.sqrt(hidden // heads)), key, transpose_y=True) + mask
         weights = self.dropout(F.softmax(scores), dropout)
         return paddle.matmul(weights, value).transpose([0, 2, 1, 3]).reshape([-1, hidden])
