@@ -1,4 +1,4 @@
-"""hubflow's own linear layers in bfloat16: their values, gradients and bits, and what is done where they cannot be had."""
+"""hubflow's own operators in bfloat16: their values, gradients and bits, and what is done where they cannot be had."""
 
 import logging
 import os
@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import norm
-from small_modules import settings, some_texts, text_split
+from small_modules import image_split, settings, some_texts, text_split
 
+from hubflow.errors import DeviceError
 from hubflow.inference.export import as_exported
 from hubflow.modules.networks.sub_batches import SEED
 from hubflow.programs import kernels
@@ -341,6 +342,45 @@ def test_training_is_near_float32_and_the_same_twice_to_the_bit(tiny_bert: Path,
     assert all(np.array_equal(value, again.weights()[name]) for name, value in session.weights().items())
     np.testing.assert_allclose(half, whole, rtol=0.02)
     assert half != whole
+
+
+def trained_on_images(module: Path, folder: Path, **values: Any) -> tuple[Session, list[float]]:
+    """A session after five steps on images, and their losses."""
+    precision = values.setdefault("precision", "bfloat16")
+    session = Session(TaskSpec("image_classification", 2), module, "cpu", precision=precision, trains=True)
+    session.initialise(0)
+    update = TrainProgram(session, settings(**values), None, World.alone())
+    update.initialise()
+    split = image_split(folder, 8)
+    step, state, losses = TrainStep(split, split.example_weights(None), 0, 1, World.alone()), TrainState(), []
+    for _ in range(5):
+        losses.append(step.run(update, state, np.arange(8), 1e-3, stop=False).loss)
+        state.step += 1
+    return session, losses
+
+
+def test_images_train_near_float32_and_the_same_twice_to_the_bit(digits_module: Path, tmp_path: Path) -> None:
+    (session, half), (again, same) = (trained_on_images(digits_module, tmp_path / name) for name in "ab")
+    names = {op.name() for op in session.task.main_program().global_block().ops}
+    assert {"custom_op.hubflow_convolution", "custom_op.hubflow_convolution_backward"} <= names
+    assert not names & {"pd_op.conv2d", "onednn_op.conv2d"}
+    whole = trained_on_images(digits_module, tmp_path / "c", precision="float32")[1]
+    assert half == same
+    assert all(np.array_equal(value, again.weights()[name]) for name, value in session.weights().items())
+    np.testing.assert_allclose(half, whole, rtol=0.05)
+    assert half != whole
+    exported = as_exported(session)
+    assert not [op for op in exported.task.inference_program().global_block().ops if "hubflow" in op.name()]
+
+
+def test_images_are_refused_without_the_operators(digits_module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HUBFLOW_KERNELS", "off")
+    kernels._is_loaded.cache_clear()
+    try:
+        with pytest.raises(DeviceError, match=r"image modules on a GPU, or on a CPU .*HUBFLOW_KERNELS not off.* use float32"):
+            Session(TaskSpec("image_classification", 2), digits_module, "cpu", precision="bfloat16", trains=True)
+    finally:
+        kernels._is_loaded.cache_clear()
 
 
 def test_adapters_are_trained_beside_weights_that_stay(tiny_bert: Path, tmp_path: Path) -> None:
