@@ -34,8 +34,6 @@ BEGUN, ENDED, REFUSED = "begun", "ended", "refused"
 MAX_DESCRIPTORS = 4
 PRELOADED = ("hubflow.jobs",)
 PRELOADED_WHILE_IDLE = (
-    "hubflow.jobs",
-    "hubflow.jobs",
     "hubflow.inference.verification_worker",
     "sklearn.metrics",
     "sklearn.preprocessing",
