@@ -412,6 +412,19 @@ def test_a_test_program_drops_nothing_out(tiny_bert: Path, tmp_path: Path) -> No
     assert losses[0].tobytes() == losses[1].tobytes()
 
 
+def test_sub_batches_add_their_gradients_to_each_others(tiny_bert: Path, tmp_path: Path) -> None:
+    session, together = trained(tiny_bert, tmp_path / "a")
+    ops = session.task.main_program().global_block().ops
+    added = [op for op in ops if op.name() == "custom_op.hubflow_linear_backward_onto"]
+    kept = [op for op in ops if op.name() == "custom_op.hubflow_linear_grad"]
+    linear = [op for op in ops if op.name() == "custom_op.hubflow_linear"]
+    assert len(added) == len(kept) == len(linear) / 2 > 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hubflow.programs.session.add_up_gradients", lambda program: 0)
+        _, apart = trained(tiny_bert, tmp_path / "b")
+    np.testing.assert_allclose(together, apart, rtol=1e-5)
+
+
 def test_what_is_exported_has_operators_of_paddle_alone(tiny_bert: Path, tmp_path: Path) -> None:
     session, _ = trained(tiny_bert, tmp_path)
     exported = as_exported(session)

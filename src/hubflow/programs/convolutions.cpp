@@ -306,7 +306,7 @@ Tensor OfFilter(const Tensor& images, const Tensor& slope, const Shape& filter, 
       }
       float* to = sums.data() + (tap * of.in + first) * of.out;
       Multiply(left.data(), slopes.data() + group * PackedSize(together * even, of.out), count, inner, of.out,
-               {to, of.out, nullptr, group > 0});
+               {to, of.out, nullptr, group > 0 ? to : nullptr});
     }
   });
   Buffer<float> turned(taps * of.in * of.out);  // [taps, out, in]

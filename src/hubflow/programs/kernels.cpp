@@ -38,20 +38,36 @@ Tensor GradientOfInput(const Tensor& weights, const Tensor& packed, const Tensor
   return found;
 }
 
-std::vector<Tensor> LinearGradient(const Tensor& x, const Tensor& weights, const Tensor& packed, const Tensor& slope) {
+// The gradients of a linear layer; those of weights and bias are added to what is given.
+std::vector<Tensor> AllGradients(const Tensor& x, const Tensor& weights, const Tensor& packed, const Tensor& slope,
+                                 const float* weights_so_far, const float* bias_so_far) {
   const int64_t rows = x.shape()[0], in = weights.shape()[0], out = weights.shape()[1];
   Tensor of_weights = Empty({in, out}), of_bias = Empty({out});
   Buffer<uint16_t> turned(in * Even(rows)), columns(PackedSize(rows, out));
   RoundTransposed({x.data<float>(), rows, in}, turned.data());
   Pack({slope.data<float>(), rows, out}, columns.data());
-  Multiply(turned.data(), columns.data(), in, rows, out, {of_weights.data<float>(), out});
+  Multiply(turned.data(), columns.data(), in, rows, out, {of_weights.data<float>(), out, nullptr, weights_so_far});
   float* sums = of_bias.data<float>();
-  std::fill(sums, sums + out, 0.0f);
-  for (int64_t row = 0; row < rows; ++row) {
-    const float* line = slope.data<float>() + row * out;
+  if (bias_so_far == nullptr) {
+    std::fill(sums, sums + out, 0.0f);
+  } else {
+    std::copy(bias_so_far, bias_so_far + out, sums);
+  }
+  const float* line = slope.data<float>();
+  for (int64_t row = 0; row < rows; ++row, line += out) {
     for (int64_t column = 0; column < out; ++column) sums[column] += line[column];
   }
   return {GradientOfInput(weights, packed, slope), of_weights, of_bias};
+}
+
+std::vector<Tensor> LinearGradient(const Tensor& x, const Tensor& weights, const Tensor& packed, const Tensor& slope) {
+  return AllGradients(x, weights, packed, slope, nullptr, nullptr);
+}
+
+// The same, added to the gradients of weights and bias from another sub-batch.
+std::vector<Tensor> LinearGradientOnto(const Tensor& x, const Tensor& weights, const Tensor& packed, const Tensor& slope,
+                                       const Tensor& of_weights, const Tensor& of_bias) {
+  return AllGradients(x, weights, packed, slope, of_weights.data<float>(), of_bias.data<float>());
 }
 
 std::vector<Tensor> FrozenGradient(const Tensor& weights, const Tensor& packed, const Tensor& slope) {
@@ -241,7 +257,7 @@ std::vector<Tensor> AttentionGradient(const Tensor& query, const Tensor& key, co
         const int64_t count = std::min(kQueries, of.queries - first);
         const Matrix queries = of.Part(query, row, head, of.queries).Rows(first, count);
         const Matrix above = of.Part(slope, row, head, of.queries).Rows(first, count);
-        const bool adds = first > 0;
+        float *to_key = of_key.data<float>() + start, *to_value = of_value.data<float>() + start;
         Round(queries, left.data());
         Multiply(left.data(), keys.data(), count, of.size, of.length, {weights.data(), of.length});
         Round(above, left.data());
@@ -252,10 +268,10 @@ std::vector<Tensor> AttentionGradient(const Tensor& query, const Tensor& key, co
         }
         RoundTransposed({weights.data(), count, of.length}, left.data());
         Pack(above, right.data());
-        Multiply(left.data(), right.data(), of.length, count, of.size, {of_value.data<float>() + start, of.hidden, nullptr, adds});
+        Multiply(left.data(), right.data(), of.length, count, of.size, {to_value, of.hidden, nullptr, first > 0 ? to_value : nullptr});
         RoundTransposed({slopes.data(), count, of.length}, left.data());
         Pack(queries, right.data());
-        Multiply(left.data(), right.data(), of.length, count, of.size, {of_key.data<float>() + start, of.hidden, nullptr, adds});
+        Multiply(left.data(), right.data(), of.length, count, of.size, {to_key, of.hidden, nullptr, first > 0 ? to_key : nullptr});
         Round({slopes.data(), count, of.length}, left.data());
         float* to = of_query.data<float>() + of.Start(row, head, of.queries) + first * of.hidden;
         Multiply(left.data(), keys_by_row.data(), count, of.length, of.size, {to, of.hidden});
@@ -382,6 +398,13 @@ std::vector<Shape> LinearShape(const Shape& x, const Shape& weights, const Shape
 std::vector<Shape> GradientShape(const Shape& x, const Shape& weights, const Shape&, const Shape&) {
   return {x, weights, {weights[1]}};
 }
+std::vector<Shape> OntoShape(const Shape& x, const Shape& weights, const Shape&, const Shape&, const Shape&, const Shape& bias) {
+  return {x, weights, bias};
+}
+std::vector<DataType> OntoType(const DataType& x, const DataType&, const DataType&, const DataType&, const DataType&,
+                               const DataType&) {
+  return {x, x, x};
+}
 std::vector<Shape> FrozenShape(const Shape& weights, const Shape&, const Shape& slope) { return {{slope[0], weights[0]}}; }
 std::vector<DataType> LinearType(const DataType& x, const DataType&, const DataType&, const DataType&) { return {x}; }
 std::vector<Shape> SameShape(const Shape& x) { return {x}; }
@@ -448,6 +471,13 @@ PD_BUILD_GRAD_OP(hubflow_linear)
     .Outputs({paddle::Grad("X"), paddle::Grad("Weights"), paddle::Grad("Bias")})
     .SetKernelFn(PD_KERNEL(LinearGradient))
     .SetInferShapeFn(PD_INFER_SHAPE(GradientShape));
+
+PD_BUILD_OP(hubflow_linear_backward_onto)
+    .Inputs({"X", "Weights", "Packed", "Slope", "WeightsSoFar", "BiasSoFar"})
+    .Outputs({"OfX", "OfWeights", "OfBias"})
+    .SetKernelFn(PD_KERNEL(LinearGradientOnto))
+    .SetInferShapeFn(PD_INFER_SHAPE(OntoShape))
+    .SetInferDtypeFn(PD_INFER_DTYPE(OntoType));
 
 // The same with weights and a bias that are not trained.
 PD_BUILD_OP(hubflow_frozen_linear)

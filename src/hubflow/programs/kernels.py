@@ -30,6 +30,7 @@ SWITCH = "HUBFLOW_KERNELS"
 """Variable of the environment: `off` does without."""
 COMPILE_SECONDS = 300
 MAX_ERROR_CHARS = 500
+LINEAR, LINEAR_ONTO = "hubflow_linear", "hubflow_linear_backward_onto"  # `_grad` in a name would be of a registered gradient
 ATTENTION, DROPOUT = "hubflow_attention", "hubflow_dropout"
 CONVOLUTION, CONVOLUTION_BACKWARD = "hubflow_convolution", "hubflow_convolution_backward"
 DIALECT = "custom_op"
@@ -54,7 +55,7 @@ class CompiledKernels:
             packed = _run("hubflow_pack", weight)
             packed.stop_gradient = True
             self._packed[weight.name] = packed
-        operator = "hubflow_frozen_linear" if weight.stop_gradient else "hubflow_linear"
+        operator = "hubflow_frozen_linear" if weight.stop_gradient else LINEAR
         return _run(operator, x, weight, bias, self._packed[weight.name])
 
     def layer_norm(self, x: Any, weight: Any, bias: Any, epsilon: float) -> Any:
@@ -111,6 +112,49 @@ def drop_nothing(program: Any) -> None:
 def _run(operator: str, *arguments: Any) -> Any:
     (y,) = paddle._C_ops._run_custom_op(operator, *arguments)
     return y
+
+
+def add_up_gradients(program: Any) -> int:
+    """Let each sub-batch add its gradients of a linear layer's weights and bias to those of the one before it; how many do.
+
+    Apart, they are in memory side by side until all are there, and an operator adds them up. To be called when nothing will be
+    added to the program any more.
+    """
+    ops = program.global_block().ops
+    place = {op.id(): number for number, op in enumerate(ops)}
+    sums: dict[tuple[int, ...], dict[int, Any]] = {}
+    for op in ops:
+        parts = op.operand_source(0).get_defining_op().operands_source() if op.name() == "pd_op.add_n" else []
+        makers = [part.get_defining_op() for part in parts]
+        if not makers or {maker.name() for maker in makers} != {f"{DIALECT}.{LINEAR}_grad"}:
+            continue
+        (output,) = {
+            number
+            for maker, part in zip(makers, parts, strict=True)
+            for number, made in enumerate(maker.results())
+            if made.is_same(part)
+        }
+        sums.setdefault(tuple(sorted(place[maker.id()] for maker in makers)), {})[output] = op
+    added = 0
+    for places, by_output in sums.items():
+        first, *others = (ops[number] for number in places)
+        if set(by_output) != {1, 2}:
+            continue
+        totals = [first.result(1), first.result(2)]
+        for op in others:
+            with paddle.static.program_guard(program):
+                paddle.pir.set_insertion_point(op)
+                of_x, *totals = paddle._C_ops._run_custom_op(LINEAR_ONTO, *op.operands_source(), *totals)
+            op.result(0).replace_all_uses_with(of_x)
+        for output, total in zip((1, 2), totals, strict=True):
+            combined = by_output[output].operand_source(0).get_defining_op()
+            by_output[output].result(0).replace_all_uses_with(total)
+            by_output[output].erase()
+            combined.erase()
+        for op in others:
+            op.erase()
+        added += len(others)
+    return added
 
 
 def convolve_by_kernels(program: Any, threads: int) -> int:

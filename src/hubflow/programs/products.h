@@ -156,12 +156,13 @@ void RoundTransposed(const Matrix& from, uint16_t* to) {
   }
 }
 
-// Where a product goes: the first row, how far it is from row to row, and whether it is added to what is there.
+// Where a product goes: the first row, how far it is from row to row, and what it is added to: a bias, or a matrix that is laid out
+// as the target, and may be it.
 struct Target {
   float* values;
   int64_t stride;
   const float* bias = nullptr;
-  bool adds = false;
+  const float* base = nullptr;
 };
 
 // A tile of a product: kRows rows by kWide registers of a panel, of whose columns `left` are there. Inlined, its sums would not
@@ -173,7 +174,7 @@ __attribute__((noinline)) void Tile(const uint16_t* rows, int64_t pairs, const u
     const __mmask16 lanes = Lanes(left - 16 * j);
     const __m512 first = to.bias == nullptr ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(lanes, to.bias + 16 * j);
     for (int i = 0; i < kRows; ++i) {
-      sums[i][j] = to.adds ? _mm512_maskz_loadu_ps(lanes, to.values + i * to.stride + 16 * j) : first;
+      sums[i][j] = to.base != nullptr ? _mm512_maskz_loadu_ps(lanes, to.base + i * to.stride + 16 * j) : first;
     }
   }
   for (int64_t pair = 0; pair < pairs; ++pair) {
@@ -201,6 +202,7 @@ void MultiplyPanel(const uint16_t* rows, int64_t count, int64_t pairs, const uin
     tile(rows, pairs, panel, left, to);
     rows += height * pairs * 2;
     to.values += height * to.stride;
+    if (to.base != nullptr) to.base += height * to.stride;
     count -= height;
   };
   while (count >= kTile) next(Tile<kTile, kWide>, kTile);
@@ -226,6 +228,7 @@ void Multiply(const uint16_t* left_side, const uint16_t* packed, int64_t rows, i
     }
     to.values += kPanel;
     if (to.bias != nullptr) to.bias += kPanel;
+    if (to.base != nullptr) to.base += kPanel;
   }
 }
 

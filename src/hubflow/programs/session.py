@@ -21,7 +21,7 @@ from hubflow.modules.module import (
 from hubflow.modules.networks.sub_batches import SEED
 from hubflow.modules.networks.text import TextConfig
 from hubflow.modules.weights import HEAD, HEAD_PREFIX, match_weights, read_weights
-from hubflow.programs.kernels import convolve_by_kernels, drop_nothing, find_kernels
+from hubflow.programs.kernels import add_up_gradients, convolve_by_kernels, drop_nothing, find_kernels
 from hubflow.programs.passes import convolve_by_onednn, share_constants
 from hubflow.programs.precision import cast_to, require_precision, switch_onednn_off
 from hubflow.runtime.memory import require_threads
@@ -128,7 +128,8 @@ class Session:
     def speed_up(self, program: Any) -> None:
         """Put fewer or faster operators in place of some of a program that nothing will be added to any more."""
         share_constants(program)
-        if self.is_image and self.has_kernels:
+        if self.has_kernels:
+            add_up_gradients(program)
             convolve_by_kernels(program, compute_cores())
         if self._is_convolved_by_onednn:
             convolve_by_onednn(program)
