@@ -470,6 +470,18 @@ def test_a_compiler_that_fails_is_told(tmp_path: Path) -> None:
     assert not list((tmp_path / "kernels").glob("*.so"))
 
 
+@pytest.mark.soak
+def test_once_compiled_they_need_no_compiler_and_a_library_that_does_not_load_is_told(tmp_path: Path) -> None:
+    cache = str(tmp_path / "cache")
+    assert found_in_a_new_process(HUBFLOW_CACHE=cache).stdout == "True\n"
+    assert found_in_a_new_process(HUBFLOW_CACHE=cache, PATH=str(tmp_path)).stdout == "True\n"
+    (library,) = (tmp_path / "cache" / "kernels").glob("*.so")
+    library.write_bytes(b"no library")
+    done = found_in_a_new_process(HUBFLOW_CACHE=cache)
+    assert done.stdout == "False\n"
+    assert "Paddle's are used" in done.stderr
+
+
 def test_they_can_be_switched_off(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "hubflow")
     monkeypatch.setenv("HUBFLOW_KERNELS", "off")

@@ -323,6 +323,7 @@ def build_graph(
     fuses_biases: bool = False,
     prefix: str = "",
     kernels: text.Kernels | None = None,
+    fused_attention: str | None = None,
 ) -> ModuleGraph:
     """Build the network into a new program; the startup program holds fresh weights and is run only for those.
 
@@ -340,6 +341,7 @@ def build_graph(
             gradients of all that is trained; text only.
         prefix: of every variable's name, for a second module in the same scope.
         kernels: operators that are used in place of Paddle's; text only.
+        fused_attention: the type in which attention is one operator (`networks/text.py`); text only.
 
     Raises:
         ModuleError: when `max_seq_len` is not in 1..max_positions.
@@ -351,7 +353,15 @@ def build_graph(
             if isinstance(config, ImageConfig):
                 return _image_graph(config, frozen, main, startup, prefix)
             check_max_seq_len(config, max_seq_len)
-            return _text_graph(config, frozen, lora, main, startup, sub_batches, first_only, fuses_biases, prefix, kernels)
+            dropout = kernels.dropout if kernels is not None else F.dropout if sub_batches == 1 else SeededDropout()
+
+            def is_frozen(name: str) -> bool:
+                return module_block_of(config, name) in frozen or (lora is not None and not is_adapter(name))
+
+            parameters = text.Parameters(
+                config.initializer_range, is_frozen, lora, dropout, fuses_biases, prefix, kernels, fused_attention
+            )
+            return _text_graph(config, parameters, main, startup, sub_batches, first_only)
 
 
 def load_weights(
@@ -384,24 +394,10 @@ def check_max_seq_len(config: text.TextConfig, max_seq_len: int | None) -> None:
 
 
 def _text_graph(
-    config: text.TextConfig,
-    frozen: Collection[str],
-    lora: LoraSettings | None,
-    main: Any,
-    startup: Any,
-    sub_batches: int,
-    first_only: bool,
-    fuses_biases: bool,
-    prefix: str,
-    kernels: text.Kernels | None,
+    config: text.TextConfig, parameters: text.Parameters, main: Any, startup: Any, sub_batches: int, first_only: bool
 ) -> ModuleGraph:
-    def is_frozen(name: str) -> bool:
-        return module_block_of(config, name) in frozen or (lora is not None and not is_adapter(name))
-
     inputs = {name: paddle.static.data(name, [-1, -1], "int64") for name in ("input_ids", "position_ids", "segment_ids")}
     inputs["input_mask"] = paddle.static.data("input_mask", [-1, -1], "float32")
-    dropout = kernels.dropout if kernels is not None else F.dropout if sub_batches == 1 else SeededDropout()
-    parameters = text.Parameters(config.initializer_range, is_frozen, lora, dropout, fuses_biases, prefix, kernels)
     pooled, sequence = text.encode(config, text.TextInputs(**inputs), parameters, sub_batches, first_only)
     outputs = {"pooled_output": pooled} if first_only else {"pooled_output": pooled, "sequence_output": sequence}
     return ModuleGraph(inputs, outputs, main, startup, parameters.names, parameters.shapes, parameters.adapter_startup)

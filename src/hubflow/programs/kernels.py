@@ -205,42 +205,42 @@ def find_kernels() -> CompiledKernels | None:
     return CompiledKernels() if _is_loaded() else None
 
 
+class _NoCompiler(OSError):
+    """There is none, and nothing has been compiled before."""
+
+
 @functools.cache
 def _is_loaded() -> bool:
     """Whether the operators are known to Paddle in this process; compiles them where nobody has for this machine."""
     if os.environ.get(SWITCH, "").lower() in ("off", "0", "false") or not cpu_flags() >= NEEDED:
         return False
-    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
-    if compiler is None:
+    try:
+        library = _compiled()
+        paddle.base.core.load_op_meta_info_and_register_op(str(library))
+    except _NoCompiler:
         log.warning(
             "bfloat16: no C++ compiler (%s) is installed, so that Paddle computes the products, which takes longer than "
             "float32 does; install one, or use train.precision: float32",
             ", ".join(COMPILERS),
         )
         return False
-    try:
-        library = _compiled(compiler)
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", "") or str(error)
         log.warning("bfloat16: hubflow's operators cannot be compiled, Paddle's are used: %s", said.strip()[:MAX_ERROR_CHARS])
         return False
-    from paddle.base import core
-
-    core.load_op_meta_info_and_register_op(str(library))
     return True
 
 
-def _compiled(compiler: str) -> Path:
+def _compiled() -> Path:
     """The library for this Paddle, Python and source in the cache, compiled where it is missing.
 
     Raises:
-        OSError: when the cache cannot be written, or belongs to others who could put a library of theirs there.
+        OSError: when there is no compiler (_NoCompiler); when the cache cannot be written, or belongs to others who could put a
+            library of theirs there.
         SubprocessError: when the compiler fails.
     """
     root = Path(paddle.__file__).parent
     include = (root / "include", root / "include" / "third_party", Path(sysconfig.get_paths()["include"]))
-    command = [compiler, *FLAGS, *(f"-I{folder}" for folder in include)]
-    linked = [f"-L{root / 'base'}", "-l:libpaddle.so"]
     known = [*map(read_file, (*SOURCES, *HEADERS)), paddle.__version__.encode(), sysconfig.get_platform().encode()]
     known += [" ".join(FLAGS).encode(), (sysconfig.get_config_var("SOABI") or "").encode()]
     key = hashlib.sha256(b"\0".join(known)).hexdigest()[:20]
@@ -250,14 +250,17 @@ def _compiled(compiler: str) -> Path:
     library = folder / f"kernels-{key}.so"
     with FileLock(folder / ".lock"):
         if not library.exists():
+            compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+            if compiler is None:
+                raise _NoCompiler
             log.info("bfloat16: compiling hubflow's operators for this machine, once; takes some seconds …")
             with tempfile.TemporaryDirectory(dir=folder) as draft:
                 made = Path(draft) / library.name
                 objects = [f"{made}.{source.stem}.o" for source in SOURCES]
+                command = [compiler, *FLAGS, *(f"-I{one}" for one in include), "-c"]
                 with ThreadPoolExecutor(len(SOURCES)) as pool:
-                    jobs = ([*command, "-c", str(source), "-o", to] for source, to in zip(SOURCES, objects, strict=True))
-                    list(pool.map(_run_compiler, jobs))
-                _run_compiler([compiler, "-shared", *objects, *linked, "-o", str(made)])
+                    list(pool.map(lambda source, to: _run_compiler([*command, str(source), "-o", to]), SOURCES, objects))
+                _run_compiler([compiler, "-shared", *objects, f"-L{root / 'base'}", "-l:libpaddle.so", "-o", str(made)])
                 made.replace(library)
     _require_own(library)
     return library

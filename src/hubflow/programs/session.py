@@ -102,6 +102,7 @@ class Session:
         self.frozen = frozenset(frozen if self.spec.trainable else self.blocks)
         self._executor = paddle.static.Executor(self.place)
         precision: Precision = "float32" if self.has_kernels else self.precision  # the operators round by themselves
+        is_fused = isinstance(self.place, paddle.CUDAPlace) and precision != "float32"
         with BUILD_LOCK, paddle.utils.unique_name.guard(), cast_to(precision):
             self.graph = build_graph(
                 self.config,
@@ -112,6 +113,7 @@ class Session:
                 first_only=self.task_type.reads_first_token,
                 fuses_biases=self._fuses_biases,
                 kernels=find_kernels() if self.has_kernels else None,
+                fused_attention=precision if is_fused else None,
             )
             self.task: Task = self.task_type.build_head(self.graph, self.spec)
             if self.task.task_type != self.task_type.prediction:

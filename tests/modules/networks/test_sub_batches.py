@@ -1,5 +1,6 @@
 """Lanes: what several compute side by side is what one computes."""
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,15 @@ def is_after(op: Any, other: Any) -> bool:
     return False
 
 
-@pytest.mark.parametrize("options", [{"first_only": True}, {"fuses_biases": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"first_only": True},
+        {"fuses_biases": True},
+        {"fused_attention": "float32"},
+        {"fused_attention": "float32", "first_only": True},
+    ],
+)
 def test_whatever_a_graph_is_built_for_it_gives_the_same_output_and_gradients(options: dict[str, Any], tmp_path: Path) -> None:
     bert = write_text_module(tmp_path / "bert", "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     feed = text_split(tmp_path, bert, *some_texts(5)).feed(np.arange(5))
@@ -137,3 +146,21 @@ def test_whatever_a_graph_is_built_for_it_gives_the_same_output_and_gradients(op
     assert found[0].keys() == found[1].keys()
     for name, expected in found[0].items():
         np.testing.assert_allclose(found[1][name], expected, atol=2e-5, err_msg=name)
+
+
+def test_attention_in_16_bits_is_asked_of_paddle_as_a_gpu_takes_it(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Paddle without CUDA has not the operator that computes it there, so what the choice is made of is looked at."""
+    asked: list[Any] = []
+    theirs = inspect.unwrap(paddle.nn.functional.scaled_dot_product_attention)
+    monkeypatch.setitem(theirs.__globals__, "select_sdp_for_sdpa", lambda given: asked.append(given) or "math")
+    config = read_config(tiny_bert)
+    graph = build_graph(config, fused_attention="bfloat16")
+    assert len(asked) == config.num_layers
+    for given in asked:
+        assert given.dtype == (paddle.bfloat16,) * 3
+        assert list(given.query_shape)[2:] == [config.num_heads, config.hidden_size // config.num_heads]
+        assert list(given.attn_mask_shape)[1] == 1
+        assert (given.dropout, given.is_causal) == (config.attention_dropout, False)
+    tests = graph.program.clone()
+    tests.set_is_test_attr()
+    assert all(op.attrs()["is_test"] for op in tests.global_block().ops if op.name() == "pd_op.dropout")

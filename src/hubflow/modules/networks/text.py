@@ -403,6 +403,7 @@ class Parameters:
             is left out.
         prefix: of every variable's name; the rest of it is a pure function of the configuration.
         kernels: operators that are used in place of Paddle's.
+        fused_attention: the type in which attention is one operator, which keeps no weights; None for products and a softmax.
 
     Attributes:
         names: variable by our name.
@@ -419,6 +420,7 @@ class Parameters:
         fuses_biases: bool = False,
         prefix: str = "",
         kernels: Kernels | None = None,
+        fused_attention: str | None = None,
     ) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.names: dict[str, str] = {}
@@ -427,6 +429,7 @@ class Parameters:
         self._made: dict[str, Any] = {}
         self._is_frozen, self._lora, self._fuses_biases = is_frozen, lora, fuses_biases
         self._normal, self._prefix, self._kernels = truncated_normal(initializer_range), prefix, kernels
+        self._fused_attention = fused_attention
 
     def matrix(self, name: str, shape: tuple[int, ...]) -> Any:
         """A weight matrix, truncated normal when fresh."""
@@ -490,7 +493,12 @@ class Parameters:
         if self._kernels is not None:
             return self._kernels.attention(*parts, mask, heads, dropout)
         hidden = parts[0].shape[-1]
-        query, key, value = (part.reshape([batch, -1, heads, hidden // heads]).transpose([0, 2, 1, 3]) for part in parts)
+        query, key, value = (part.reshape([batch, -1, heads, hidden // heads]) for part in parts)
+        if self._fused_attention is not None:
+            query, key, value, mask = (one.astype(self._fused_attention) for one in (query, key, value, mask))
+            wide = mask.expand([batch, 1, paddle.shape(query)[1], paddle.shape(key)[1]])
+            return F.scaled_dot_product_attention(query, key, value, wide, dropout, training=True).reshape([-1, hidden])
+        query, key, value = (part.transpose([0, 2, 1, 3]) for part in (query, key, value))
         scores = paddle.matmul(paddle.scale(query, 1.0 / math.sqrt(hidden // heads)), key, transpose_y=True) + mask
         weights = self.dropout(F.softmax(scores), dropout)
         return paddle.matmul(weights, value).transpose([0, 2, 1, 3]).reshape([-1, hidden])
