@@ -1,8 +1,9 @@
 """Memory of a long-lived process: MiniLM-L6 fine-tuned and evaluated, predicted with, and swept over, again and again.
 
 Each way runs in a process of its own. After each round it notes the resident memory of that process and of the process that
-starts its workers, and the number of threads of both; the workers themselves are gone by then. `--write` puts the result
-into RESULTS.md.
+starts its workers, and the number of threads of both; the workers themselves are gone by then. The nights are of the digits of
+`hubflow demo`, each with a seed of its own, and after each the store is pruned to its five newest of a kind. `--write` puts the
+result into RESULTS.md.
 """
 
 import argparse
@@ -17,12 +18,15 @@ from training import TASKS, prepare, settings
 
 ROWS = 64
 EARLY = 3
+PRUNED = 10
+"""Round from which pruning has something to remove of every kind."""
 LIMIT_SECONDS = 3600.0
 WAYS = {
     "fine_tune and evaluate, plain functions": "stages",
     "the flow fine-tune": "flow",
     "predict, the export loaded anew": "predict",
     "a sweep": "sweep",
+    "nights, the store pruned after each": "nights",
 }
 
 
@@ -34,8 +38,9 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="keep the result in RESULTS.md")
     options = parser.parse_args()
     lines = [
-        f"| way | MB after round {EARLY} | MB after round {options.rounds} | growth | threads, then and at the end |",
-        "|---|---|---|---|---|",
+        f"| way | rounds | MB after round {EARLY} | MB after the last | growth | threads, then and at the end "
+        f"| store, MB after round {PRUNED} and at the end |",
+        "|---|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as folder:
         for title, way in WAYS.items():
@@ -46,8 +51,8 @@ def main() -> None:
             early, last = found[EARLY - 1], found[-1]
             growth = 100 * (last["bytes"] / early["bytes"] - 1)
             lines.append(
-                f"| {title} | {early['bytes'] / 1e6:.0f} | {last['bytes'] / 1e6:.0f} | **{growth:+.1f}%** "
-                f"| {early['threads']}, {last['threads']} |"
+                f"| {title} | {len(found)} | {early['bytes'] / 1e6:.0f} | {last['bytes'] / 1e6:.0f} | **{growth:+.1f}%** "
+                f"| {early['threads']}, {last['threads']} | {_store_then_and_now(found)} |"
             )
             print("\n".join(lines), file=sys.stderr)
     lines += [
@@ -55,6 +60,12 @@ def main() -> None:
         f"{ROWS} rows of SST-2, one epoch; a sweep has as many trials as rounds. {versions(['paddlepaddle', 'prefect'])}.",
     ]
     write_section("Memory", "uv run python " + " ".join(["benchmarks/memory.py", *sys.argv[1:]]), lines)
+
+
+def _store_then_and_now(rounds: list[dict[str, int]]) -> str:
+    if "store" not in rounds[-1] or len(rounds) < PRUNED:
+        return "–"
+    return f"{rounds[PRUNED - 1]['store'] / 1e6:.1f}, {rounds[-1]['store'] / 1e6:.1f}"
 
 
 def child(way: str, rounds: str, folder: str) -> None:
@@ -70,7 +81,9 @@ def child(way: str, rounds: str, folder: str) -> None:
     given["export"] = {"latency_rounds": 3}
     made = parse_settings(FineTuneSettings, given, way)
     noted: list[dict[str, int]] = []
-    {"stages": _stages, "flow": _flow, "predict": _predict, "sweep": _sweep}[way](made, given, int(rounds), noted)
+    {"stages": _stages, "flow": _flow, "predict": _predict, "sweep": _sweep, "nights": _nights}[way](
+        made, given, int(rounds), noted
+    )
     sys.stdout.write(json.dumps({"rounds": noted}) + "\n")
 
 
@@ -150,6 +163,25 @@ def _sweep(made: Any, given: dict[str, Any], rounds: int, noted: list[dict[str, 
     }
     with prefect_test_harness(server_startup_timeout=120), followed_by(Noting()):
         sweep(parse_settings(SweepSettings, asked, "sweep"))
+
+
+def _nights(made: Any, given: dict[str, Any], rounds: int, noted: list[dict[str, int]]) -> None:
+    from prefect.testing.utilities import prefect_test_harness
+
+    from hubflow.deployment.pruning import prune
+    from hubflow.flows.demo import demo_settings
+    from hubflow.flows.nightly import nightly
+    from hubflow.schemas.deployment import NightlySettings, PruneSettings
+    from hubflow.schemas.parsing import parse_settings
+
+    every = demo_settings(made.store, pretrained=True).model_dump(mode="json", exclude={"reuse"}, exclude_unset=True)
+    with prefect_test_harness(server_startup_timeout=120):
+        for night in range(rounds):
+            asked = {**every, "name": "digits", "seed": night, "gate": {"min_value": 0.0}}
+            nightly(parse_settings(NightlySettings, asked, "nightly"))
+            prune(PruneSettings(keep_last=5, min_age_days=0), made.store)
+            size = sum(file.stat().st_size for file in Path(made.store).rglob("*") if file.is_file())
+            noted.append(_now() | {"store": size})
 
 
 def _now() -> dict[str, int]:

@@ -297,7 +297,7 @@ def as_exported(session: Session) -> Session:
         return session
     precision = "float32" if session.has_kernels else session.precision
     plain = Session(replace(session.spec, lora=None), session.module_folder, session.device, precision=precision)
-    weights = session.weights()
+    weights = session.weights(copy=False)
     plain.put(merged(weights, lora.scale) if lora else weights, "the merged weights")
     return plain
 

@@ -204,9 +204,9 @@ class Session:
         if self.sub_batches > 1 or self.has_kernels:  # elsewhere Paddle draws
             set_variable(self.scope, SEED, np.array([seed], np.float32), self.place)
 
-    def weights(self) -> dict[str, NDArray[Any]]:
-        """A copy of every weight of module and head, by our name."""
-        return {name: get_variable(self.scope, variable) for name, variable in self.names.items()}
+    def weights(self, copy: bool = True) -> dict[str, NDArray[Any]]:
+        """Every weight of module and head, by our name; see `get_variable`."""
+        return {name: get_variable(self.scope, variable, copy) for name, variable in self.names.items()}
 
     def load(self, folder: Path) -> None:
         """Put the weights of a checkpoint folder into the scope.

@@ -179,9 +179,32 @@ def set_variable(scope: Any, name: str, array: Any, place: Any) -> None:
     scope.var(name).get_tensor().set(array, place)
 
 
-def get_variable(scope: Any, name: str) -> Any:
-    """A numpy copy of the scope's variable `name`."""
-    return np.array(scope.find_var(name).get_tensor())
+def get_variable(scope: Any, name: str, copy: bool = True) -> Any:
+    """The scope's variable `name` as an array of numpy.
+
+    Args:
+        scope: that has it.
+        name: of the variable.
+        copy: False for one that shares the variable's memory, where that is the host's, and cannot be written to. It shows what
+            the variable has now, until a program is run or the variable is set.
+    """
+    tensor = scope.find_var(name).get_tensor()
+    if copy or not tensor._place().is_cpu_place():
+        return np.asarray(tensor)  # which copies
+    return np.from_dlpack(_OnHost(tensor))
+
+
+class _OnHost:
+    """A tensor in the host's memory, as numpy asks for it."""
+
+    def __init__(self, tensor: Any) -> None:
+        self._tensor = tensor
+
+    def __dlpack__(self, **_: Any) -> Any:
+        return self._tensor._to_dlpack()
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0  # kDLCPU of DLPack
 
 
 def variable_bytes(scope: Any, name: str) -> int:

@@ -455,7 +455,7 @@ class _Run:
         if metrics is None:
             return None
         if self.control.record_evaluation(self.state, metrics) and self.world.is_main_process:
-            self._checkpoints.save_best(self.state.step, self.session.weights())
+            self._checkpoints.save_best(self.state.step, self.session.weights(copy=False))
         return metrics
 
     def unfreeze(self) -> None:
@@ -481,7 +481,7 @@ class _Run:
     def save(self) -> None:
         """Write a checkpoint of where the run stands."""
         if self.world.is_main_process:
-            self._checkpoints.save(self.update.state(), pack(self.state, self.plan.request, self._callbacks))
+            self._checkpoints.save(self.update.state(copy=False), pack(self.state, self.plan.request, self._callbacks))
         self.world.barrier()  # NCCL does not wait long for a rank that writes
 
     def _metrics(self, asked: Callable[[], bool]) -> dict[str, float] | None:

@@ -238,9 +238,9 @@ class TrainProgram:
         for name, array in kept.items():
             set_variable(scope, name, array, place)
 
-    def state(self) -> dict[str, NDArray[Any]]:
-        """A copy of all that the next update depends on: weights and optimizer state, by variable name."""
-        return {name: get_variable(self.session.scope, name) for name in self._state_names()}
+    def state(self, copy: bool = True) -> dict[str, NDArray[Any]]:
+        """All that the next update depends on: weights and optimizer state, by variable name; see `get_variable`."""
+        return {name: get_variable(self.session.scope, name, copy) for name in self._state_names()}
 
     def state_bytes(self) -> int:
         """How many bytes `state` has."""
