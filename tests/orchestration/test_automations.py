@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from posts import posts_kept
@@ -19,10 +20,11 @@ NEWEST = "EXPECTED_START_TIME_DESC"
 FLOW = """
 import sys, time
 from prefect import flow
+from prefect.runtime import flow_run
 
 @flow(name="fine-tune")
 def lost():
-    print("running", flush=True)
+    print(flow_run.id, flush=True)
     time.sleep(600)
 
 lost()
@@ -105,15 +107,14 @@ def test_a_run_that_has_lost_its_process_is_crashed(client: Any, prefect_server:
     environment = {**os.environ, "PREFECT_API_URL": prefect_server, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
     run = subprocess.Popen([sys.executable, "-c", FLOW], env=environment, cwd=tmp_path, stdout=subprocess.PIPE)
     assert run.stdout is not None
-    assert run.stdout.readline() == b"running\n"
-    (started,) = [one for one in client.read_flow_runs(sort=NEWEST) if one.state_name == "Running"]
+    started = UUID(run.stdout.readline().decode().strip())
     time.sleep(5)  # the first heartbeat reaches the server
     run.send_signal(signal.SIGKILL)
     run.wait()
     run.stdout.close()
-    assert client.read_flow_run(started.id).state_name == "Running"
-    wait_for(lambda: bool(client.read_flow_run(started.id).state_name == "Crashed"), 150)
-    assert "no heartbeat came" in client.read_flow_run(started.id).state.message
+    assert client.read_flow_run(started).state_name == "Running"
+    wait_for(lambda: bool(client.read_flow_run(started).state_name == "Crashed"), 150)
+    assert "no heartbeat came" in client.read_flow_run(started).state.message
 
 
 def test_a_block_or_deployment_that_is_missing_is_named(client: Any) -> None:

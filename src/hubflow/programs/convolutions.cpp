@@ -1,9 +1,9 @@
 // Convolutions of images for CPUs with AVX512-BF16: factors rounded to bfloat16, sums in float32.
 //
 // A convolution is the sum over the taps of its filter of products [pixels, channels] by [channels, outputs]. Pixels are laid
-// out with their channels side by side, so that a product takes its rows where they lie, through pointers: nothing is copied for
-// a tap, and a row of zeros stands for what is beyond the edge. Each operator is shared out among threads of its own; a sum is
-// added up in one order, however many these are.
+// out with their channels side by side, so that a product takes its rows where they lie, through pointers: nothing is copied
+// for a tap, and taps beyond the edge are left out. Each operator is shared out among threads of its own; a sum is added up in
+// one order, however many these are.
 #include <atomic>
 #include <map>
 #include <thread>
@@ -12,8 +12,8 @@
 
 namespace {
 
-// Calls `work` with each number below `count`, in several threads. They are made anew each time, which takes microseconds: others
-// would wait for work on the cores that Paddle's operators need.
+// Calls `work` with each number below `count`, in several threads. They are made anew each time, which takes microseconds:
+// others would wait for work on the cores that Paddle's operators need.
 template <class Work>
 void ShareOut(int64_t count, int threads, const Work& work) {
   std::atomic<int64_t> next{0};
@@ -31,8 +31,16 @@ struct Geometry {
   int64_t batch, in, height, width, out, high, wide, stride, padding, rows, columns;
 
   Geometry(const Shape& images, const Shape& filter, int stride, int padding)
-      : batch(images[0]), in(images[1]), height(images[2]), width(images[3]), out(filter[0]), high(filter[2]), wide(filter[3]),
-        stride(stride), padding(padding), rows((height + 2 * padding - high) / stride + 1),
+      : batch(images[0]),
+        in(images[1]),
+        height(images[2]),
+        width(images[3]),
+        out(filter[0]),
+        high(filter[2]),
+        wide(filter[3]),
+        stride(stride),
+        padding(padding),
+        rows((height + 2 * padding - high) / stride + 1),
         columns((width + 2 * padding - wide) / stride + 1) {}
   int64_t Taps() const { return high * wide; }
   Shape Output() const { return {batch, out, rows, columns}; }
@@ -65,7 +73,9 @@ struct Pixels {
   Buffer<uint16_t> values;
 
   Pixels(const Tensor& images, int threads)
-      : height(images.shape()[2]), width(images.shape()[3]), depth(Even(images.shape()[1])),
+      : height(images.shape()[2]),
+        width(images.shape()[3]),
+        depth(Even(images.shape()[1])),
         values(images.shape()[0] * height * width * depth) {
     const int64_t channels = images.shape()[1], area = height * width;
     const float* from = images.data<float>();
@@ -83,8 +93,8 @@ struct Tap {
 
 // A tile of a product whose left side is gathered: kRows pixels by kWide registers. See Tile.
 template <int kRows, int kWide>
-__attribute__((noinline)) void Gathered(const std::vector<const uint16_t*>& pixels, const std::vector<const uint16_t*>& panels, int64_t pairs, int64_t left,
-              float* const* to) {
+__attribute__((noinline)) void Gathered(const std::vector<const uint16_t*>& pixels, const std::vector<const uint16_t*>& panels,
+                                        int64_t pairs, int64_t left, float* const* to) {
   __m512 sums[kRows][kWide];
   for (int i = 0; i < kRows; ++i) {
     for (int j = 0; j < kWide; ++j) sums[i][j] = _mm512_setzero_ps();
@@ -115,12 +125,18 @@ template <int kWide>
 void GatheredRows(int64_t count, const std::vector<const uint16_t*>& pixels, const std::vector<const uint16_t*>& panels,
                   int64_t pairs, int64_t left, float* const* to) {
   switch (count) {
-    case 6: return Gathered<6, kWide>(pixels, panels, pairs, left, to);
-    case 5: return Gathered<5, kWide>(pixels, panels, pairs, left, to);
-    case 4: return Gathered<4, kWide>(pixels, panels, pairs, left, to);
-    case 3: return Gathered<3, kWide>(pixels, panels, pairs, left, to);
-    case 2: return Gathered<2, kWide>(pixels, panels, pairs, left, to);
-    default: return Gathered<1, kWide>(pixels, panels, pairs, left, to);
+    case 6:
+      return Gathered<6, kWide>(pixels, panels, pairs, left, to);
+    case 5:
+      return Gathered<5, kWide>(pixels, panels, pairs, left, to);
+    case 4:
+      return Gathered<4, kWide>(pixels, panels, pairs, left, to);
+    case 3:
+      return Gathered<3, kWide>(pixels, panels, pairs, left, to);
+    case 2:
+      return Gathered<2, kWide>(pixels, panels, pairs, left, to);
+    default:
+      return Gathered<1, kWide>(pixels, panels, pairs, left, to);
   }
 }
 
@@ -151,7 +167,7 @@ void WriteTransposed(const Matrix& from, float* to) {
 
 // Pixels of an image that are sums over the same taps, and where those are found in the image that is gathered from.
 struct Group {
-  std::vector<const uint16_t*> panels;  // of each tap
+  std::vector<const uint16_t*> panels;   // of each tap
   std::vector<int64_t> pixels, sources;  // [pixels], [pixels, taps]
 };
 
@@ -246,9 +262,8 @@ Tensor OfImages(const Shape& images, const Tensor& filter, const Tensor& slope, 
   const Buffer<float> by_tap = ByTap(filter, of, threads);
   const int64_t size = PackedSize(of.out, of.in);
   Buffer<uint16_t> packed(of.Taps() * size);
-  ShareOut(of.Taps(), threads, [&](int64_t tap) {
-    Pack({by_tap.data() + tap * of.out * of.in, of.out, of.in}, packed.data() + tap * size);
-  });
+  ShareOut(of.Taps(), threads,
+           [&](int64_t tap) { Pack({by_tap.data() + tap * of.out * of.in, of.out, of.in}, packed.data() + tap * size); });
   std::vector<Tap> taps;
   for (int64_t tap = 0; tap < of.Taps(); ++tap) {
     taps.push_back({of.padding - tap / of.wide, of.padding - tap % of.wide, packed.data() + tap * size});
@@ -256,7 +271,7 @@ Tensor OfImages(const Shape& images, const Tensor& filter, const Tensor& slope, 
   return Gather(Pixels(slope, threads), images, taps, 1, of.stride, threads);
 }
 
-constexpr int64_t kSlack = 32;  // values behind the last one that may be read, or written, with it
+constexpr int64_t kSlack = 32;   // values behind the last one that may be read, or written, with it
 constexpr int64_t kInner = 512;  // pixels that are summed at a time, at least, for the slopes of filters
 
 // The slopes of the filters: for each tap the product [in, pixels] by [pixels, out], summed over all images.
@@ -328,14 +343,15 @@ Tensor OfFilter(const Tensor& images, const Tensor& slope, const Shape& filter, 
   return found;
 }
 
-std::vector<Tensor> ConvolutionGradient(const Tensor& images, const Tensor& filter, const Tensor& slope, int stride, int padding,
-                                        int threads, bool of_images, bool of_filter) {
+std::vector<Tensor> ConvolutionGradient(const Tensor& images, const Tensor& filter, const Tensor& slope, int stride,
+                                        int padding, int threads, bool of_images, bool of_filter) {
   const Geometry of(images.shape(), filter.shape(), stride, padding);
   return {of_images ? OfImages(images.shape(), filter, slope, of, threads) : Empty({1}),
           of_filter ? OfFilter(images, slope, filter.shape(), of, threads) : Empty({1})};
 }
 
-std::vector<Shape> ConvolutionShape(const Shape& images, const Shape& filter, const int& stride, const int& padding, const int&) {
+std::vector<Shape> ConvolutionShape(const Shape& images, const Shape& filter, const int& stride, const int& padding,
+                                    const int&) {
   Shape found = Geometry(images, filter, stride, padding).Output();
   if (images[0] < 0) found[0] = -1;
   if (images[2] < 0) found[2] = -1;

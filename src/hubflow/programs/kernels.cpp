@@ -81,11 +81,13 @@ __m512 Exp(__m512 x) {
   __m512 rest = _mm512_fnmadd_ps(power, _mm512_set1_ps(0.693359375f), x);
   rest = _mm512_fnmadd_ps(power, _mm512_set1_ps(-2.12194440e-4f), rest);
   __m512 sum = _mm512_set1_ps(1.0f / 720);
-  for (const float factor : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f}) sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(factor));
+  for (const float factor : {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
+    sum = _mm512_fmadd_ps(sum, rest, _mm512_set1_ps(factor));
   return _mm512_scalef_ps(sum, power);
 }
 
-// Which elements a dropout keeps (Srivastava et al., 2014): a hash of the step's seed, its place in the program and their number.
+// Which elements a dropout keeps (Srivastava et al., 2014): a hash of the step's seed, its place in the program and their
+// number.
 class Kept {
  public:
   Kept(float seed, int place, float probability) : scale(1.0f / (1.0f - probability)) {
@@ -146,9 +148,18 @@ struct Attended {
 
   Attended(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& mask, const Tensor& seed, int heads,
            float probability, int place)
-      : query(query), key(key), value(value), mask(mask), batch(mask.shape()[0]), heads(heads),
-        queries(query.shape()[0] / batch), length(key.shape()[0] / batch), hidden(query.shape()[1]), size(hidden / heads),
-        scale(1.0f / std::sqrt(static_cast<float>(size))), kept(seed.data<float>()[0], place, probability) {}
+      : query(query),
+        key(key),
+        value(value),
+        mask(mask),
+        batch(mask.shape()[0]),
+        heads(heads),
+        queries(query.shape()[0] / batch),
+        length(key.shape()[0] / batch),
+        hidden(query.shape()[1]),
+        size(hidden / heads),
+        scale(1.0f / std::sqrt(static_cast<float>(size))),
+        kept(seed.data<float>()[0], place, probability) {}
 
   // The part of a row of the batch and a head in a matrix [batch * rows, hidden].
   int64_t Start(int64_t row, int64_t head, int64_t rows) const { return row * rows * hidden + head * size; }
@@ -208,8 +219,8 @@ struct Attended {
 };
 
 // softmax(Q K^T / sqrt(size) + mask) V by head (Vaswani et al., arXiv:1706.03762), its weights dropped out.
-std::vector<Tensor> Attention(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& mask, const Tensor& seed,
-                              int heads, float probability, int place) {
+std::vector<Tensor> Attention(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& mask,
+                              const Tensor& seed, int heads, float probability, int place) {
   const Attended of(query, key, value, mask, seed, heads, probability, place);
   Tensor y = Empty(query.shape());
   Buffer<uint16_t> keys(PackedSize(of.size, of.length)), values(PackedSize(of.length, of.size));
@@ -268,10 +279,12 @@ std::vector<Tensor> AttentionGradient(const Tensor& query, const Tensor& key, co
         }
         RoundTransposed({weights.data(), count, of.length}, left.data());
         Pack(above, right.data());
-        Multiply(left.data(), right.data(), of.length, count, of.size, {to_value, of.hidden, nullptr, first > 0 ? to_value : nullptr});
+        Multiply(left.data(), right.data(), of.length, count, of.size,
+                 {to_value, of.hidden, nullptr, first > 0 ? to_value : nullptr});
         RoundTransposed({slopes.data(), count, of.length}, left.data());
         Pack(queries, right.data());
-        Multiply(left.data(), right.data(), of.length, count, of.size, {to_key, of.hidden, nullptr, first > 0 ? to_key : nullptr});
+        Multiply(left.data(), right.data(), of.length, count, of.size,
+                 {to_key, of.hidden, nullptr, first > 0 ? to_key : nullptr});
         Round({slopes.data(), count, of.length}, left.data());
         float* to = of_query.data<float>() + of.Start(row, head, of.queries) + first * of.hidden;
         Multiply(left.data(), keys_by_row.data(), count, of.length, of.size, {to, of.hidden});
@@ -287,7 +300,8 @@ void Normal(__m512 x, __m512* below, __m512* density) {
   const __m512 bell = Exp(_mm512_mul_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(-0.5f)));
   const __m512 t = _mm512_div_ps(one, _mm512_fmadd_ps(_mm512_abs_ps(x), _mm512_set1_ps(0.3275911f * 0.70710678f), one));
   __m512 sum = _mm512_set1_ps(1.061405429f);
-  for (const float factor : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f}) sum = _mm512_fmadd_ps(sum, t, _mm512_set1_ps(factor));
+  for (const float factor : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f})
+    sum = _mm512_fmadd_ps(sum, t, _mm512_set1_ps(factor));
   const __m512 tail = _mm512_mul_ps(_mm512_mul_ps(sum, t), _mm512_mul_ps(bell, _mm512_set1_ps(0.5f)));
   *below = _mm512_mask_sub_ps(tail, _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GE_OQ), one, tail);
   *density = _mm512_mul_ps(bell, _mm512_set1_ps(0.39894228f));
@@ -394,11 +408,14 @@ std::vector<Shape> PackedShape(const Shape& weights) {
   return {{PackedSize(weights[0], weights[1]) + PackedSize(weights[1], weights[0])}};
 }
 std::vector<DataType> PackedType(const DataType&) { return {DataType::INT16}; }
-std::vector<Shape> LinearShape(const Shape& x, const Shape& weights, const Shape&, const Shape&) { return {{x[0], weights[1]}}; }
+std::vector<Shape> LinearShape(const Shape& x, const Shape& weights, const Shape&, const Shape&) {
+  return {{x[0], weights[1]}};
+}
 std::vector<Shape> GradientShape(const Shape& x, const Shape& weights, const Shape&, const Shape&) {
   return {x, weights, {weights[1]}};
 }
-std::vector<Shape> OntoShape(const Shape& x, const Shape& weights, const Shape&, const Shape&, const Shape&, const Shape& bias) {
+std::vector<Shape> OntoShape(const Shape& x, const Shape& weights, const Shape&, const Shape&, const Shape&,
+                             const Shape& bias) {
   return {x, weights, bias};
 }
 std::vector<DataType> OntoType(const DataType& x, const DataType&, const DataType&, const DataType&, const DataType&,
@@ -416,7 +433,9 @@ std::vector<Shape> GeluGradientShape(const Shape& x, const Shape&) { return {x};
 std::vector<Shape> DropoutShape(const Shape& x, const Shape&) { return {x}; }
 std::vector<DataType> DropoutType(const DataType& x, const DataType&) { return {x}; }
 std::vector<Shape> DropoutGradientShape(const Shape&, const Shape& slope) { return {slope}; }
-std::vector<Shape> AttentionShape(const Shape& query, const Shape&, const Shape&, const Shape&, const Shape&) { return {query}; }
+std::vector<Shape> AttentionShape(const Shape& query, const Shape&, const Shape&, const Shape&, const Shape&) {
+  return {query};
+}
 std::vector<DataType> AttentionType(const DataType& query, const DataType&, const DataType&, const DataType&, const DataType&) {
   return {query};
 }

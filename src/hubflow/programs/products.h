@@ -103,8 +103,8 @@ void Pack(const Matrix& from, uint16_t* to) {
   }
 }
 
-// Lays out the transpose of a matrix as Pack does, as some of the `total` pairs of rows of a larger matrix, from number `start` on.
-// A pair of its rows is two neighbours in a row of the matrix.
+// Lays out the transpose of a matrix as Pack does, as some of the `total` pairs of rows of a larger matrix, from number `start`
+// on. A pair of its rows is two neighbours in a row of the matrix.
 void PackTransposed(const Matrix& from, uint16_t* to, int64_t total, int64_t start) {
   const int64_t pairs = Even(from.columns) / 2;
   __m512i block[16];
@@ -156,8 +156,8 @@ void RoundTransposed(const Matrix& from, uint16_t* to) {
   }
 }
 
-// Where a product goes: the first row, how far it is from row to row, and what it is added to: a bias, or a matrix that is laid out
-// as the target, and may be it.
+// Where a product goes: the first row, how far it is from row to row, and what it is added to: a bias, or a matrix that is laid
+// out as the target, and may be it.
 struct Target {
   float* values;
   int64_t stride;
@@ -168,7 +168,8 @@ struct Target {
 // A tile of a product: kRows rows by kWide registers of a panel, of whose columns `left` are there. Inlined, its sums would not
 // stay in registers.
 template <int kRows, int kWide>
-__attribute__((noinline)) void Tile(const uint16_t* rows, int64_t pairs, const uint16_t* panel, int64_t left, const Target& to) {
+__attribute__((noinline)) void Tile(const uint16_t* rows, int64_t pairs, const uint16_t* panel, int64_t left,
+                                    const Target& to) {
   __m512 sums[kRows][kWide];
   for (int j = 0; j < kWide; ++j) {
     const __mmask16 lanes = Lanes(left - 16 * j);
