@@ -19,11 +19,11 @@ MOST_PROCESSES = 4
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark tests by their fixtures: `integration` with a server, `slow` too with Prefect's, which takes long to start."""
+    """Mark tests by their fixtures: `integration` with a server, `slow` with what takes long to make."""
     fixtures = set(getattr(item, "fixturenames", ()))
     if fixtures & {"prefect_server", "s3_server", "postgres"}:
         item.add_marker(pytest.mark.integration)
-    if "prefect_server" in fixtures or item.get_closest_marker("soak"):
+    if fixtures & {"prefect_server", "digits_run", "text_run", "filled_store"} or item.get_closest_marker("soak"):
         item.add_marker(pytest.mark.slow)
 
 
