@@ -19,11 +19,17 @@ MOST_PROCESSES = 4
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark tests by their fixtures: `integration` with a server, `slow` with what takes long to make."""
+    """Mark tests by their fixtures: `integration` with a server, `slow` with Prefect's, which takes long to start.
+
+    Those that are slow for nothing but a run of all stages that they look at are a `whole_run` too.
+    """
     fixtures = set(getattr(item, "fixturenames", ()))
     if fixtures & {"prefect_server", "s3_server", "postgres"}:
         item.add_marker(pytest.mark.integration)
-    if fixtures & {"prefect_server", "digits_run", "text_run", "filled_store"} or item.get_closest_marker("soak"):
+    if "prefect_server" in fixtures or item.get_closest_marker("soak"):
+        item.add_marker(pytest.mark.slow)
+    if fixtures & {"digits_run", "text_run", "filled_store"} and not item.get_closest_marker("slow"):
+        item.add_marker(pytest.mark.whole_run)
         item.add_marker(pytest.mark.slow)
 
 
