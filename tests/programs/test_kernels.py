@@ -5,7 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from small_modules import image_split, settings, some_texts, text_split
 
+from hubflow.data.encoded import EncodedSplit
 from hubflow.errors import DeviceError
 from hubflow.inference.export import as_exported
 from hubflow.modules.networks.sub_batches import SEED
@@ -312,59 +315,76 @@ def test_filters_that_are_not_trained_have_no_gradient() -> None:
     assert [one.tobytes() for one in frozen] == [one.tobytes() for one in trained[:2]]
 
 
-def trained(module: Path, folder: Path, lora: LoraSettings | None = None, **values: Any) -> tuple[Session, list[float]]:
+TEXT, IMAGE = TaskSpec("text_classification", 2), TaskSpec("image_classification", 2)
+
+
+def trained(
+    spec: TaskSpec, module: Path, split: EncodedSplit, frozen: Collection[str] = (), parts: int = 1, precision: str = "bfloat16"
+) -> tuple[Session, list[float]]:
     """A session after five steps, and their losses."""
-    session = Session(
-        TaskSpec("text_classification", 2, lora=lora),
-        module,
-        "cpu",
-        precision=values.get("precision", "bfloat16"),
-        sub_batches=2,
-        trains=True,
-    )
+    chosen = settings(precision=precision, gradient_accumulation_steps=parts)
+    session = Session(spec, module, "cpu", frozenset(frozen), precision=chosen.precision, sub_batches=2, trains=True)
     session.initialise(0)
-    update = TrainProgram(session, settings(**{"precision": "bfloat16", **values}), None, World.alone())
+    update = TrainProgram(session, chosen, None, World.alone())
     update.initialise()
-    split = text_split(folder, module, *some_texts(8))
-    step, state, losses = TrainStep(split, split.example_weights(None), 0, 1, World.alone()), TrainState(), []
+    step, state, losses = TrainStep(split, split.example_weights(None), 0, parts, World.alone()), TrainState(), []
     for _ in range(5):
-        losses.append(step.run(update, state, np.arange(8), 1e-3, stop=False).loss)
+        losses.append(step.run(update, state, np.arange(len(split)), 1e-3, stop=False).loss)
         state.step += 1
     return session, losses
 
 
-def test_training_is_near_float32_and_the_same_twice_to_the_bit(tiny_bert: Path, tmp_path: Path) -> None:
-    (session, half), (again, same) = trained(tiny_bert, tmp_path / "a"), trained(tiny_bert, tmp_path / "b")
+@pytest.fixture
+def texts(tiny_bert: Path, tmp_path: Path) -> EncodedSplit:
+    """Eight texts, encoded."""
+    return text_split(tmp_path / "texts", tiny_bert, *some_texts(8))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> EncodedSplit:
+    """Eight images, encoded."""
+    return image_split(tmp_path / "images", 8)
+
+
+def test_training_is_near_float32_and_the_same_twice_to_the_bit(tiny_bert: Path, texts: EncodedSplit) -> None:
+    (session, half), (again, same) = (trained(TEXT, tiny_bert, texts) for _ in range(2))
     assert session.has_kernels
     assert session.sub_batches == 2
-    whole = trained(tiny_bert, tmp_path / "c", precision="float32")[1]
+    whole = trained(TEXT, tiny_bert, texts, precision="float32")[1]
     assert half == same
     assert all(np.array_equal(value, again.weights()[name]) for name, value in session.weights().items())
     np.testing.assert_allclose(half, whole, rtol=0.02)
     assert half != whole
 
 
-def trained_on_images(module: Path, folder: Path, **values: Any) -> tuple[Session, list[float]]:
-    """A session after five steps on images, and their losses."""
-    precision = values.setdefault("precision", "bfloat16")
-    session = Session(TaskSpec("image_classification", 2), module, "cpu", precision=precision, trains=True)
-    session.initialise(0)
-    update = TrainProgram(session, settings(**values), None, World.alone())
-    update.initialise()
-    split = image_split(folder, 8)
-    step, state, losses = TrainStep(split, split.example_weights(None), 0, 1, World.alone()), TrainState(), []
-    for _ in range(5):
-        losses.append(step.run(update, state, np.arange(8), 1e-3, stop=False).loss)
-        state.step += 1
-    return session, losses
+def moved(session: Session, spec: TaskSpec, module: Path) -> set[str]:
+    """The weights that are not as they were before any training."""
+    fresh = Session(spec, module, "cpu")
+    fresh.initialise(0)
+    before = fresh.weights()
+    return {name for name, value in session.weights().items() if not np.array_equal(before[name], value)}
 
 
-def test_images_train_near_float32_and_the_same_twice_to_the_bit(digits_module: Path, tmp_path: Path) -> None:
-    (session, half), (again, same) = (trained_on_images(digits_module, tmp_path / name) for name in "ab")
+@pytest.mark.parametrize(("frozen", "parts"), [(0, 2), (1, 1), (2, 1), (99, 1)])
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_what_is_frozen_or_computed_in_parts_is_trained_as_in_float32(
+    kind: str, frozen: int, parts: int, tiny_bert: Path, digits_module: Path, request: pytest.FixtureRequest
+) -> None:
+    spec, module = (TEXT, tiny_bert) if kind == "text" else (IMAGE, digits_module)
+    split = request.getfixturevalue("texts" if kind == "text" else "images")
+    blocks = Session(spec, module, "cpu").blocks[:frozen]
+    (session, half), (other, whole) = (trained(spec, module, split, blocks, parts, way) for way in ("bfloat16", "float32"))
+    assert (session.has_kernels, other.has_kernels) == (True, False)
+    np.testing.assert_allclose(half, whole, rtol=0.05)
+    assert moved(session, spec, module) == moved(other, spec, module)
+
+
+def test_images_train_near_float32_and_the_same_twice_to_the_bit(digits_module: Path, images: EncodedSplit) -> None:
+    (session, half), (again, same) = (trained(IMAGE, digits_module, images) for _ in range(2))
     names = {op.name() for op in session.task.main_program().global_block().ops}
     assert {"custom_op.hubflow_convolution", "custom_op.hubflow_convolution_backward"} <= names
     assert not names & {"pd_op.conv2d", "onednn_op.conv2d"}
-    whole = trained_on_images(digits_module, tmp_path / "c", precision="float32")[1]
+    whole = trained(IMAGE, digits_module, images, precision="float32")[1]
     assert half == same
     assert all(np.array_equal(value, again.weights()[name]) for name, value in session.weights().items())
     np.testing.assert_allclose(half, whole, rtol=0.05)
@@ -383,50 +403,45 @@ def test_images_are_refused_without_the_operators(digits_module: Path, monkeypat
         kernels._is_loaded.cache_clear()
 
 
-def test_adapters_are_trained_beside_weights_that_stay(tiny_bert: Path, tmp_path: Path) -> None:
-    session, losses = trained(tiny_bert, tmp_path, lora=LoraSettings(rank=2))
+def test_adapters_are_trained_beside_weights_that_stay(tiny_bert: Path, texts: EncodedSplit) -> None:
+    spec = replace(TEXT, lora=LoraSettings(rank=2))
+    session, losses = trained(spec, tiny_bert, texts)
     assert session.has_kernels
     assert np.isfinite(losses).all()
-    fresh = Session(TaskSpec("text_classification", 2, lora=LoraSettings(rank=2)), tiny_bert, "cpu")
-    fresh.initialise(0)
-    before, after = fresh.weights(), session.weights()
-    moved = {name for name in before if not np.array_equal(before[name], after[name])}
-    assert moved
-    assert all("lora" in name or name.startswith("head") for name in moved)
+    names = moved(session, spec, tiny_bert)
+    assert names
+    assert all("lora" in name or name.startswith("head") for name in names)
 
 
-def test_a_test_program_drops_nothing_out(tiny_bert: Path, tmp_path: Path) -> None:
-    session, _ = trained(tiny_bert, tmp_path)
-    main, test = (
-        {op.name() for op in program.global_block().ops}
-        for program in (session.task.main_program(), session.task.test_program())
-    )
+def test_a_test_program_drops_nothing_out(tiny_bert: Path, texts: EncodedSplit) -> None:
+    session, _ = trained(TEXT, tiny_bert, texts)
+    programs = (session.task.main_program(), session.task.test_program())
+    main, test = ({op.name() for op in program.global_block().ops} for program in programs)
     assert {"custom_op.hubflow_dropout", "custom_op.hubflow_attention"} <= main
     assert "custom_op.hubflow_dropout" not in test
     assert "custom_op.hubflow_attention" in test
-    feed = text_split(tmp_path / "again", tiny_bert, *some_texts(8)).feed(np.arange(8), np.random.default_rng(0))
     losses = []
     for seed in (1, 2):
         session.seed_dropout(seed)
+        feed = texts.feed(np.arange(8), np.random.default_rng(0))
         losses.append(session.run(session.task.test_program(), feed, [session.task.test_variable("loss")])[0])
     assert losses[0].tobytes() == losses[1].tobytes()
 
 
-def test_sub_batches_add_their_gradients_to_each_others(tiny_bert: Path, tmp_path: Path) -> None:
-    session, together = trained(tiny_bert, tmp_path / "a")
-    ops = session.task.main_program().global_block().ops
-    added = [op for op in ops if op.name() == "custom_op.hubflow_linear_backward_onto"]
-    kept = [op for op in ops if op.name() == "custom_op.hubflow_linear_grad"]
-    linear = [op for op in ops if op.name() == "custom_op.hubflow_linear"]
-    assert len(added) == len(kept) == len(linear) / 2 > 0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hubflow.programs.session.add_up_gradients", lambda program: 0)
-        _, apart = trained(tiny_bert, tmp_path / "b")
+def test_sub_batches_add_their_gradients_to_each_others(
+    tiny_bert: Path, texts: EncodedSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, together = trained(TEXT, tiny_bert, texts)
+    names = Counter(op.name() for op in session.task.main_program().global_block().ops)
+    added, kept = names["custom_op.hubflow_linear_backward_onto"], names["custom_op.hubflow_linear_grad"]
+    assert added == kept == names["custom_op.hubflow_linear"] / 2 > 0
+    monkeypatch.setattr("hubflow.programs.session.add_up_gradients", lambda program: 0)
+    _, apart = trained(TEXT, tiny_bert, texts)
     np.testing.assert_allclose(together, apart, rtol=1e-5)
 
 
-def test_what_is_exported_has_operators_of_paddle_alone(tiny_bert: Path, tmp_path: Path) -> None:
-    session, _ = trained(tiny_bert, tmp_path)
+def test_what_is_exported_has_operators_of_paddle_alone(tiny_bert: Path, texts: EncodedSplit) -> None:
+    session, _ = trained(TEXT, tiny_bert, texts)
     exported = as_exported(session)
     names = {op.name() for op in exported.task.inference_program().global_block().ops}
     assert not [name for name in names if "hubflow" in name]
@@ -466,7 +481,7 @@ def test_a_compiler_that_fails_is_told(tmp_path: Path) -> None:
     compiler.chmod(0o755)
     done = found_in_a_new_process(HUBFLOW_CACHE=str(tmp_path), PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     assert done.stdout == "False\n"
-    assert "cannot be compiled, Paddle's are used: no header named extension.h" in done.stderr
+    assert "cannot be made, Paddle's are used: no header named extension.h" in done.stderr
     assert not list((tmp_path / "kernels").glob("*.so"))
 
 

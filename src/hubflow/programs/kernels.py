@@ -226,7 +226,7 @@ def _is_loaded() -> bool:
         return False
     except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", "") or str(error)
-        log.warning("bfloat16: hubflow's operators cannot be compiled, Paddle's are used: %s", said.strip()[:MAX_ERROR_CHARS])
+        log.warning("bfloat16: hubflow's operators cannot be made, Paddle's are used: %s", said.strip()[:MAX_ERROR_CHARS])
         return False
     return True
 
