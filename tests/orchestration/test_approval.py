@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from runs import digits_settings
@@ -40,11 +41,16 @@ def store(first_night: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(first_night, tmp_path / "store"))
 
 
-def answer(client: Any, shown: list[str], before: Callable[[], None], **values: str) -> None:
-    """Wait for a run that waits, read its form, and resume it."""
+def paused(client: Any) -> list[Any]:
+    """The newest runs that wait."""
+    return [run for run in client.read_flow_runs(sort="START_TIME_DESC") if run.state_name == "Paused"]
+
+
+def answer(client: Any, others: set[UUID], shown: list[str], before: Callable[[], None], **values: str) -> None:
+    """Wait for a run that waits, and is none of others, read its form, and resume it."""
     for _ in range(300):
         time.sleep(0.3)
-        waiting = [run for run in client.read_flow_runs(sort="START_TIME_DESC") if run.state_name == "Paused"]
+        waiting = [run for run in paused(client) if run.id not in others]
         if waiting:
             keys = waiting[0].state.state_details.run_input_keyset
             shown.append(str(client.request("GET", f"/flow_runs/{waiting[0].id}/input/{keys['description']}").json()))
@@ -58,7 +64,8 @@ def decided(store: Path, before: Callable[[], None] = lambda: None, **values: st
 
     shown: list[str] = []
     with get_client(sync_client=True) as client:
-        person = threading.Thread(target=answer, args=(client, shown, before), kwargs=values)
+        others = {run.id for run in paused(client)}
+        person = threading.Thread(target=answer, args=(client, others, shown, before), kwargs=values)
         person.start()
         try:
             result = nightly(settings(store))

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from prefect import flow, task
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from runs import digits_settings
 
 from hubflow.flows import fine_tune
@@ -50,9 +51,9 @@ def states(name: str) -> dict[str, list[str]]:
         ]
         newest = max(runs, key=lambda run: run.created)
         found: dict[str, list[str]] = {"": [newest.name, *sorted(newest.tags)]}
-        for one in sorted(client.read_task_runs(), key=lambda one: one.start_time):
-            if one.flow_run_id == newest.id:
-                found.setdefault(one.name, []).append(one.state_name)
+        own = FlowRunFilter(id=FlowRunFilterId(any_=[newest.id]))
+        for one in sorted(client.read_task_runs(flow_run_filter=own), key=lambda one: one.start_time):
+            found.setdefault(one.name, []).append(one.state_name)
     return found
 
 
