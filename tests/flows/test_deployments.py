@@ -151,14 +151,33 @@ def _artifacts_in_the_ui(server: str, run: str, folder: Path) -> dict[str, str]:
     with chromium() as browser:
         for width, scheme in itertools.product(WIDTHS, SCHEMES):
             with opened(browser, f"{server}/runs/flow-run/{run}", WIDTHS[0], scheme) as look:
-                look.page.get_by_text("Artifacts", exact=True).last.click()
-                look.page.get_by_text("nightly-key-figures", exact=True).first.wait_for()
-                look.page.set_viewport_size({"width": width, "height": 900})
-                look.page.get_by_text("nightly-key-figures", exact=True).first.wait_for()
+                _show_artifacts(look.page, width)
                 look.page.screenshot(path=folder / f"run-{width}-{scheme}.png", full_page=True)
                 pages[f"{width} {scheme}"] = look.page.locator("body").inner_text()
                 assert all(one.startswith((server, "data:", "blob:")) for one in look.requests), look.requests
     return pages
+
+
+def _show_artifacts(page: Any, width: int) -> None:
+    """Open the tab of the artifacts, and make the window as wide as that.
+
+    Prefect's page has tabs only in a wide window, and goes back to the first one when it reads the run again.
+    """
+    from playwright.sync_api import TimeoutError as NotShown
+
+    shown = page.get_by_text("nightly-key-figures", exact=True).first
+    for more in reversed(range(6)):
+        page.set_viewport_size({"width": WIDTHS[0], "height": 900})
+        page.get_by_text("Artifacts", exact=True).last.click()
+        try:
+            shown.wait_for(timeout=15_000)
+            page.set_viewport_size({"width": width, "height": 900})
+            shown.wait_for(timeout=5_000)
+        except NotShown:
+            if not more:
+                raise
+        else:
+            return
 
 
 def _upcoming(here: World) -> list[dict[str, Any]]:

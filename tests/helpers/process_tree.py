@@ -34,6 +34,20 @@ def wait_for(condition: Callable[[], Any], seconds: float) -> None:
         time.sleep(0.02)
 
 
+def wait_until_idle(pid: int, seconds: float = 60) -> None:
+    """Until a process has used no processor time for three seconds."""
+    times = [-1.0]
+
+    def is_idle() -> bool:
+        """Ask once a second."""
+        time.sleep(1)
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        times.append(int(fields[11]) + int(fields[12]))
+        return len(set(times[-4:])) == 1
+
+    wait_for(is_idle, seconds)
+
+
 def _command(pid: int) -> bytes:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()

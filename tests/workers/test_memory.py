@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from process_tree import children_of, workers_of
+from process_tree import children_of, wait_until_idle, workers_of
 from runs import WORDS, text_settings
 from small_modules import make_tiny_bert
 
@@ -31,6 +31,7 @@ def test_runs_one_after_another_take_no_more_memory(tmp_path: Path) -> None:
     encoded = encode_dataset.fn(dataset, module, settings.module, store)
     task = build_head.fn(settings.task, module, dataset, settings.module, settings.head, store)
     (server,) = [child for child in children_of() if "workers.server" in Path(f"/proc/{child}/cmdline").read_text()]
+    wait_until_idle(server)  # it imports ahead what the work after training needs
     taken: list[list[int]] = []
     for _ in range(12):
         checkpoint = fine_tune.fn(task, encoded, settings.train, store, settings.seed, "cpu", reuse=False)
@@ -41,7 +42,7 @@ def test_runs_one_after_another_take_no_more_memory(tmp_path: Path) -> None:
     (ours, servers, our_threads, its_threads), last = taken[2], taken[-1]
     assert last[0] < MOST_GROWTH * ours, taken
     assert last[1] < MOST_GROWTH * servers, taken
-    assert last[2] <= our_threads, taken  # those of earlier tests may end meanwhile
+    assert last[2] < our_threads + 4, taken  # pyarrow's pool may fill up; one thread a run would be nine
     assert last[3] <= its_threads, taken
 
 
