@@ -13,8 +13,7 @@ import pandas as pd
 import pyarrow as arrow
 
 from hubflow.data.columns import MAX_DIGITS, in_plain_layout, to_frame, to_series
-from hubflow.data.ingestion import FORMAT_VERSION, Plan, dataset_summary, label_map_of
-from hubflow.data.monitor import ingest_dataset
+from hubflow.data.ingestion import FORMAT_VERSION, Plan, dataset_summary, ingest_dataset, label_map_of
 from hubflow.data.preview import named_column, names_by_column
 from hubflow.data.readers.chunks import CHUNK_ROWS, sliced
 from hubflow.data.readers.parquet import in_text, typed_column

@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hubflow.data.ingestion import FORMAT_VERSION, Plan, Sources, collect_errors, dataset_summary, label_map_of
-from hubflow.data.monitor import ingest_dataset
+from hubflow.data.ingestion import FORMAT_VERSION, Plan, Sources, collect_errors, dataset_summary, ingest_dataset, label_map_of
 from hubflow.data.readers.images import beside_splits, split_sources
 from hubflow.data.readers.reading import (
     DIGITS_SOURCE,

@@ -1,4 +1,4 @@
-"""NightlyRun after night: which data sets are compared, whatever the store already holds, and which are not."""
+"""Night after night: which data sets are compared, whatever the store already holds, and which are not."""
 
 import json
 from pathlib import Path

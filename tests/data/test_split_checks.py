@@ -10,7 +10,7 @@ import pytest
 
 from hubflow.data.duplicates import normalised_texts
 from hubflow.data.readers.reading import read_rows
-from hubflow.data.splits import SplitChecks
+from hubflow.data.split_checks import SplitChecks
 from hubflow.errors import StoreError
 from hubflow.schemas.data_checks import DataChecks
 from hubflow.schemas.references import Finding, Observer, RowKind, Split

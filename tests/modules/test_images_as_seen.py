@@ -13,8 +13,7 @@ from PIL import Image
 from runs import Run, digits_settings, run_stages
 
 from hubflow.data.encoding_monitor import with_encoding
-from hubflow.data.monitor import read_data_report
-from hubflow.data.report import data_view
+from hubflow.data.report import data_view, read_data_report
 from hubflow.errors import SettingsError, StoreError
 from hubflow.inference.predictor import Predictor
 from hubflow.schemas.parsing import parse_settings

@@ -17,8 +17,7 @@ from small_modules import make_tiny_bert
 
 from hubflow.data.encoding import encoding_findings
 from hubflow.data.encoding_monitor import with_encoding
-from hubflow.data.monitor import read_data_report
-from hubflow.data.report import data_view
+from hubflow.data.report import data_view, read_data_report
 from hubflow.errors import ContractError, ImageError, SettingsError
 from hubflow.evaluation.folder import read_details
 from hubflow.modules.images import load_pixels

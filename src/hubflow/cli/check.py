@@ -12,9 +12,9 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from hubflow.data import monitor as watch
 from hubflow.data import preview
-from hubflow.data.monitor import read_data_report
+from hubflow.data.report import PAGE_WRITTEN, read_data_report
+from hubflow.data.report import log as log_of_reports
 from hubflow.errors import HubflowError, SettingsError, StoreError, join_limited
 from hubflow.evaluation.folder import require_evaluable
 from hubflow.schemas.library import library_settings
@@ -162,16 +162,16 @@ def _store_for_now() -> Iterator[str]:
     except OSError as error:
         where = "the folder for temporary files (TMPDIR)" if root is None else f"{root} (trust.output_root)"
         raise StoreError(f"{where} cannot be written ({error}); make it, or name another") from error
-    watch.log.addFilter(_is_of_no_page)
+    log_of_reports.addFilter(_is_of_no_page)
     try:
         yield str(store)
     finally:
-        watch.log.removeFilter(_is_of_no_page)
+        log_of_reports.removeFilter(_is_of_no_page)
         shutil.rmtree(store, ignore_errors=True)
 
 
 def _is_of_no_page(record: logging.LogRecord) -> bool:
-    return record.msg != watch.PAGE_WRITTEN
+    return record.msg != PAGE_WRITTEN
 
 
 def _of_a_run(fault: str, store: str, address: str) -> str:

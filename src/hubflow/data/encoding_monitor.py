@@ -11,9 +11,8 @@ import pandas as pd
 
 from hubflow.data.duplicates import SPLITS
 from hubflow.data.encoding import IMAGES_FILE, BadImage, encoding_findings
-from hubflow.data.monitor import read_data_report, write_data_report
 from hubflow.data.profile import IMAGE_MEASURES, against_last, forget_profile, image_profile, write_profile
-from hubflow.data.report import Publish
+from hubflow.data.report import Publish, read_data_report, write_data_report
 from hubflow.errors import MAX_LISTED, ContractError, HubflowError, ImageError
 from hubflow.schemas.data_checks import DataChecks, DriftSettings
 from hubflow.schemas.references import DatasetRef, Finding, Split

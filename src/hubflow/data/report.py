@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +22,14 @@ from hubflow.schemas.frames import split_summary
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import Finding, Policy, Split
 from hubflow.schemas.rows import MAX_EXAMPLES, RowModel, RowsError, rows_message
+from hubflow.store.manifest import atomic_folder
+from hubflow.store.store import Store
 
 MAX_MALFORMED = 1_000
 MAX_CELL_CHARS = 200
+PAGES, REPORT = "data-reports", "report.json"
+PAGE_WRITTEN = "the data was refused; its report is %s"
+log = logging.getLogger(__name__)
 Publish = Callable[[Mapping[str, Any]], None]
 
 
@@ -494,3 +500,28 @@ def _text(value: Any) -> str:
 
 def _cut(text: str, limit: int = MAX_CHARS) -> str:
     return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def write_data_report(store: Store, key: str, report: Mapping[str, Any], holds: Sequence[Path]) -> None:
+    """Keep a report in the store, with a page where the data was refused, for those who may read each of `holds`."""
+    path = f"{PAGES}/{key}"
+    try:
+        with atomic_folder(store.root / path, holds) as draft:
+            (draft / REPORT).write_text(json.dumps(report, ensure_ascii=True), encoding="utf-8")
+            if report.get("error"):
+                write_data_page(draft, report)
+        store.sync(path)
+    except StoreError as error:  # a full disk must not hide why the data was refused
+        log.error("the report on the data cannot be written: %s", error)
+        return
+    if report.get("error"):
+        log.error(PAGE_WRITTEN, store.display_path(f"{path}/data.html"))
+
+
+def read_data_report(store: Store, key: str) -> dict[str, Any] | None:
+    """The report of a data set as it was published, if it is still there."""
+    try:
+        kept = store.read_bytes(f"{PAGES}/{key}/{REPORT}")
+        return None if kept is None else dict(json.loads(kept))
+    except (StoreError, ValueError):
+        return None

@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 
 from hubflow.data.columns import to_frame
 from hubflow.data.encoding_monitor import with_encoding
-from hubflow.data.monitor import read_data_report
-from hubflow.data.report import data_view, finding_lines, part
+from hubflow.data.report import data_view, finding_lines, part, read_data_report
 from hubflow.evaluation.folder import read_details
 from hubflow.reporting.charts import training_charts
 from hubflow.reporting.splits import SplitView, split_view, with_explanations

@@ -25,7 +25,7 @@ from hubflow.data.readers.opening import plain_name
 from hubflow.data.readers.reading import iter_rows, malformed_texts, rows_kind
 from hubflow.data.readers.source import expanded, is_glob, matching, read_label_list
 from hubflow.data.report import SplitReport
-from hubflow.data.splits import count_numbered
+from hubflow.data.split_checks import count_numbered
 from hubflow.data.staging import as_table
 from hubflow.errors import DataError, EmptyError, SettingsError, join_limited
 from hubflow.inference.batch.tables import OUTPUTS, require_writable
