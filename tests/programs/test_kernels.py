@@ -23,7 +23,7 @@ from hubflow.errors import DeviceError
 from hubflow.inference.export import as_exported
 from hubflow.modules.networks.sub_batches import SEED
 from hubflow.programs import kernels
-from hubflow.programs.kernels import COMPILERS, NEEDED, convolve_by_kernels, find_kernels
+from hubflow.programs.kernels import COMPILERS, NEEDED, find_kernels
 from hubflow.programs.precision import cpu_flags
 from hubflow.programs.session import Session
 from hubflow.runtime.paddle_import import functional as F
@@ -250,71 +250,6 @@ def test_dropout_is_a_function_of_the_seed() -> None:
     assert abs(((first == 0) & (other == 0)).mean() - 0.01) < 0.002
 
 
-class Convolved:
-    """A convolution by operators of Paddle, or by hubflow's, with its gradients."""
-
-    def __init__(self, images: tuple[int, ...], filters: tuple[int, ...], stride: int, padding: int) -> None:
-        random = np.random.default_rng(images[1])
-        self.values = {"x": random.normal(size=images).astype("float32"), "w": random.normal(size=filters).astype("float32")}
-        self.stride, self.padding = stride, padding
-
-    def run(self, is_own: bool, threads: int = 2, trains_filter: bool = True) -> list[Floats]:
-        """y, and the gradients of the sum of its squares by images and filters."""
-        leave_dynamic_mode()
-        main = paddle.static.Program()
-        with paddle.utils.unique_name.guard(), paddle.static.program_guard(main, paddle.static.Program()):
-            x, w = (paddle.static.data(name, [-1, *value.shape[1:]], "float32") for name, value in self.values.items())
-            w = w.reshape(list(self.values["w"].shape))
-            x.stop_gradient, w.stop_gradient = False, not trains_filter
-            y = F.conv2d(x, w, stride=self.stride, padding=self.padding)
-            fetched = [y, *paddle.static.gradients([(y * y).sum()], [x, w] if trains_filter else [x])]
-            if is_own:
-                assert find_kernels() is not None
-                fetched = [one + 0.0 for one in fetched]  # what is fetched is no result of an operator that is replaced
-                assert convolve_by_kernels(main, threads) == 2
-        assert any("hubflow" in op.name() for op in main.global_block().ops) == is_own
-        found: list[Floats] = paddle.static.Executor(paddle.CPUPlace()).run(main, feed=self.values, fetch_list=fetched)
-        return found
-
-
-CONVOLUTIONS = [
-    ((1, 1, 1, 1), (1, 1, 1, 1), 1, 0),
-    ((2, 3, 17, 16), (20, 3, 7, 7), 2, 3),
-    ((3, 5, 9, 7), (7, 5, 3, 3), 1, 1),
-    ((2, 64, 8, 8), (130, 64, 3, 3), 2, 1),
-    ((33, 70, 2, 2), (64, 70, 3, 3), 1, 1),
-    ((5, 32, 7, 7), (33, 32, 1, 1), 2, 0),
-    ((2, 48, 30, 31), (16, 48, 1, 1), 1, 0),
-    ((2, 4, 12, 12), (8, 4, 5, 5), 3, 2),
-]
-"""Images, filters, stride and padding."""
-
-
-@pytest.mark.parametrize(("images", "filters", "stride", "padding"), CONVOLUTIONS)
-def test_convolutions_are_those_of_paddles_operators(
-    images: tuple[int, ...], filters: tuple[int, ...], stride: int, padding: int
-) -> None:
-    convolved = Convolved(images, filters, stride, padding)
-    for own, theirs in zip(convolved.run(is_own=True), convolved.run(is_own=False), strict=True):
-        assert own.shape == theirs.shape
-        np.testing.assert_allclose(own, theirs, rtol=0.02, atol=0.01 * float(np.abs(theirs).max()))
-
-
-@pytest.mark.parametrize(("images", "filters", "stride", "padding"), CONVOLUTIONS[1:5])
-def test_convolutions_have_the_same_bits_however_many_threads_there_are(
-    images: tuple[int, ...], filters: tuple[int, ...], stride: int, padding: int
-) -> None:
-    convolved = Convolved(images, filters, stride, padding)
-    one, several = convolved.run(is_own=True, threads=1), convolved.run(is_own=True, threads=5)
-    assert [value.tobytes() for value in one] == [value.tobytes() for value in several]
-
-
-def test_filters_that_are_not_trained_have_no_gradient() -> None:
-    convolved = Convolved((2, 16, 8, 8), (32, 16, 3, 3), 1, 1)
-    trained, frozen = convolved.run(is_own=True), convolved.run(is_own=True, trains_filter=False)
-    assert [one.tobytes() for one in frozen] == [one.tobytes() for one in trained[:2]]
-
-
 TEXT, IMAGE = TaskSpec("text_classification", 2), TaskSpec("image_classification", 2)
 
 
@@ -382,8 +317,8 @@ def test_what_is_frozen_or_computed_in_parts_is_trained_as_in_float32(
 def test_images_train_near_float32_and_the_same_twice_to_the_bit(digits_module: Path, images: EncodedSplit) -> None:
     (session, half), (again, same) = (trained(IMAGE, digits_module, images) for _ in range(2))
     names = {op.name() for op in session.task.main_program().global_block().ops}
-    assert {"custom_op.hubflow_convolution", "custom_op.hubflow_convolution_backward"} <= names
-    assert not names & {"pd_op.conv2d", "onednn_op.conv2d"}
+    assert {"custom_op.hubflow_convolution_grad", "custom_op.hubflow_batch_norm_grad"} <= names
+    assert not [name for name in names if "conv2d" in name or "batch_norm_" in name.removesuffix("_grad")]
     whole = trained(IMAGE, digits_module, images, precision="float32")[1]
     assert half == same
     assert all(np.array_equal(value, again.weights()[name]) for name, value in session.weights().items())

@@ -21,7 +21,7 @@ from hubflow.modules.networks.sub_batches import SEED
 from hubflow.programs.precision import cpu_flags
 from hubflow.runtime.paddle_import import paddle, zeros_variable
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.cpp", "convolutions.cpp"))
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.cpp", "images.cpp"))
 HEADERS = (Path(__file__).with_name("products.h"),)
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16")
 NEEDED = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_bf16"})
@@ -32,7 +32,6 @@ COMPILE_SECONDS = 300
 MAX_ERROR_CHARS = 500
 LINEAR, LINEAR_ONTO = "hubflow_linear", "hubflow_linear_backward_onto"  # `_grad` in a name would be of a registered gradient
 ATTENTION, DROPOUT = "hubflow_attention", "hubflow_dropout"
-CONVOLUTION, CONVOLUTION_BACKWARD = "hubflow_convolution", "hubflow_convolution_backward"
 DIALECT = "custom_op"
 log = logging.getLogger(__name__)
 
@@ -52,19 +51,19 @@ class CompiledKernels:
     def linear(self, x: Any, weight: Any, bias: Any) -> Any:
         """`x` `[rows, in]` times `weight` `[in, out]` plus `bias` `[out]`: `[rows, out]`, float32."""
         if weight.name not in self._packed:
-            packed = _run("hubflow_pack", weight)
+            packed = run_kernel("hubflow_pack", weight)
             packed.stop_gradient = True
             self._packed[weight.name] = packed
         operator = "hubflow_frozen_linear" if weight.stop_gradient else LINEAR
-        return _run(operator, x, weight, bias, self._packed[weight.name])
+        return run_kernel(operator, x, weight, bias, self._packed[weight.name])
 
     def layer_norm(self, x: Any, weight: Any, bias: Any, epsilon: float) -> Any:
         """`x` normalised over its last dimension, times `weight` plus `bias`."""
-        return _run("hubflow_layer_norm", x, weight, bias, epsilon)
+        return run_kernel("hubflow_layer_norm", x, weight, bias, epsilon)
 
     def gelu(self, x: Any) -> Any:
         """`x` times the share of the normal distribution that is below it."""
-        return _run("hubflow_gelu", x)
+        return run_kernel("hubflow_gelu", x)
 
     def attention(self, query: Any, key: Any, value: Any, mask: Any, heads: int, dropout: float) -> Any:
         """What queries `[batch * queries, hidden]` take from `value` by their likeness to `key`, both `[batch * seq, hidden]`.
@@ -78,14 +77,14 @@ class CompiledKernels:
             dropout: which part of the weights is zeroed.
         """
         seed, place = self._next_place()
-        return _run(ATTENTION, query, key, value, mask, seed, heads, dropout, place)
+        return run_kernel(ATTENTION, query, key, value, mask, seed, heads, dropout, place)
 
     def dropout(self, x: Any, probability: float) -> Any:
         """`x` with elements zeroed by `probability`, the others scaled up."""
         if not probability:
             return x
         seed, place = self._next_place()
-        return _run(DROPOUT, x, seed, probability, place)
+        return run_kernel(DROPOUT, x, seed, probability, place)
 
     def _next_place(self) -> tuple[Any, int]:
         if self._seed is None:
@@ -104,13 +103,14 @@ def drop_nothing(program: Any) -> None:
             with paddle.static.program_guard(program):
                 paddle.pir.set_insertion_point(op)
                 attributes = op.attrs()
-                whole = _run(ATTENTION, *op.operands_source(), attributes["heads"], 0.0, attributes["place"])
+                whole = run_kernel(ATTENTION, *op.operands_source(), attributes["heads"], 0.0, attributes["place"])
             op.result(0).replace_all_uses_with(whole)
             op.erase()
 
 
-def _run(operator: str, *arguments: Any) -> Any:
-    (y,) = paddle._C_ops._run_custom_op(operator, *arguments)
+def run_kernel(operator: str, *arguments: Any) -> Any:
+    """The first result of an operator, which is added to the current program: inputs, then attributes in their order."""
+    y, *_ = paddle._C_ops._run_custom_op(operator, *arguments)
     return y
 
 
@@ -155,46 +155,6 @@ def add_up_gradients(program: Any) -> int:
             op.erase()
         added += len(others)
     return added
-
-
-def convolve_by_kernels(program: Any, threads: int) -> int:
-    """Let operators of our own compute a program's convolutions and their gradients; how many operators that are.
-
-    Those of groups or with holes are left to others. To be called when nothing will be added to the program any more.
-
-    Args:
-        program: of images `[batch, channels, height, width]`.
-        threads: each operator is shared out among so many.
-    """
-    replaced = 0
-    for op in program.global_block().ops:
-        if op.name() not in ("pd_op.conv2d", "pd_op.conv2d_grad") or not _is_plain(op.attrs()):
-            continue
-        stride, padding = op.attrs()["strides"][0], op.attrs()["paddings"][0]
-        given = op.operands_source()
-        with paddle.static.program_guard(program):
-            paddle.pir.set_insertion_point(op)
-            if op.name() == "pd_op.conv2d":
-                made = paddle._C_ops._run_custom_op(CONVOLUTION, *given, stride, padding, threads)
-            else:
-                is_asked = [not result.use_empty() for result in op.results()]
-                made = paddle._C_ops._run_custom_op(CONVOLUTION_BACKWARD, *given, stride, padding, threads, *is_asked)
-        for own, other in zip(op.results(), made, strict=True):
-            own.replace_all_uses_with(other)
-        op.erase()
-        replaced += 1
-    return replaced
-
-
-def _is_plain(attributes: dict[str, Any]) -> bool:
-    """Whether a convolution has one stride and one padding, no groups and no holes."""
-    return (
-        len(set(attributes["strides"])) == len(set(attributes["paddings"])) == 1
-        and set(attributes["dilations"]) == {1}
-        and attributes["groups"] == 1
-        and attributes["padding_algorithm"] == "EXPLICIT"
-        and attributes["data_format"] == "NCHW"
-    )
 
 
 def find_kernels() -> CompiledKernels | None:

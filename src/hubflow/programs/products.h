@@ -89,22 +89,25 @@ __m512i Pairs(const float* lower, __mmask16 lower_lanes, const float* upper, __m
   return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
 }
 
-// Lays out a matrix as panels of 64 columns, in each the pairs of rows: [panel][rows / 2][64][2].
-void Pack(const Matrix& from, uint16_t* to) {
+// Lays out a matrix as panels of 64 columns, in each the pairs of rows: [panel][rows / 2][64][2]; as some of the `total` pairs of
+// rows of a larger matrix, from number `start` on.
+void Pack(const Matrix& from, uint16_t* to, int64_t total, int64_t start) {
   const int64_t pairs = Even(from.rows) / 2;
   for (int64_t first = 0; first < Panels(from.columns) * kPanel; first += kPanel) {
+    uint16_t* out = to + (first / kPanel * total + start) * kPanel * 2;
     for (int64_t pair = 0; pair < pairs; ++pair) {
       const float *lower = from.Row(2 * pair) + first, *upper = lower + from.stride;
-      for (int64_t column = 0; column < kPanel; column += 16, to += 32) {
+      for (int64_t column = 0; column < kPanel; column += 16, out += 32) {
         const __mmask16 lanes = Lanes(from.columns - first - column);
-        _mm512_storeu_si512(to, Pairs(lower + column, lanes, upper + column, 2 * pair + 1 < from.rows ? lanes : 0));
+        _mm512_storeu_si512(out, Pairs(lower + column, lanes, upper + column, 2 * pair + 1 < from.rows ? lanes : 0));
       }
     }
   }
 }
 
-// Lays out the transpose of a matrix as Pack does, as some of the `total` pairs of rows of a larger matrix, from number `start`
-// on. A pair of its rows is two neighbours in a row of the matrix.
+void Pack(const Matrix& from, uint16_t* to) { Pack(from, to, Even(from.rows) / 2, 0); }
+
+// Lays out the transpose of a matrix as Pack does. A pair of its rows is two neighbours in a row of the matrix.
 void PackTransposed(const Matrix& from, uint16_t* to, int64_t total, int64_t start) {
   const int64_t pairs = Even(from.columns) / 2;
   __m512i block[16];

@@ -21,8 +21,9 @@ from hubflow.modules.module import (
 from hubflow.modules.networks.sub_batches import SEED
 from hubflow.modules.networks.text import TextConfig
 from hubflow.modules.weights import HEAD, HEAD_PREFIX, match_weights, read_weights
-from hubflow.programs.kernels import add_up_gradients, convolve_by_kernels, drop_nothing, find_kernels
+from hubflow.programs.kernels import add_up_gradients, drop_nothing, find_kernels
 from hubflow.programs.passes import convolve_by_onednn, share_constants
+from hubflow.programs.pixels import add_pixels, compute_in_pixels
 from hubflow.programs.precision import cast_to, require_precision, switch_onednn_off
 from hubflow.runtime.memory import require_threads
 from hubflow.runtime.paddle_import import BUILD_LOCK, get_variable, paddle, place_of, set_variable, use_own_threads
@@ -124,6 +125,8 @@ class Session:
         if self.has_kernels:
             drop_nothing(self.task.test_program())
             drop_nothing(self.task.inference_program())
+            for program in (self.task.main_program(), self.task.test_program()) if self.is_image else ():
+                compute_in_pixels(program, compute_cores())
         self.speed_up(self.task.test_program())
         self.seed_dropout(0)
 
@@ -132,7 +135,7 @@ class Session:
         share_constants(program)
         if self.has_kernels:
             add_up_gradients(program)
-            convolve_by_kernels(program, compute_cores())
+            add_pixels(program, compute_cores())
         if self._is_convolved_by_onednn:
             convolve_by_onednn(program)
 
