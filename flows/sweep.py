@@ -73,7 +73,7 @@ def sweep(settings: SweepSettings) -> SweepResult:
 def sweep_trial(settings: FineTuneSettings, store: str) -> tuple[EvaluationRef, str] | None:
     """Train and evaluate with the settings of one trial: the evaluation, and the hash of the data; None when it was pruned."""
     try:
-        encoded, _, evaluation = train_and_evaluate(settings, Run(store, settings.reuse, settings.device))
+        encoded, _, evaluation = train_and_evaluate(settings, Run(settings.name, store, settings.reuse, settings.device))
     except PrunedError as pruned:
         say(f"[bold]{escape(settings.name)}[/bold] {escape(str(pruned))}")
         return None

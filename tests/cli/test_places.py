@@ -57,15 +57,19 @@ def config(folder: Path, values: dict[str, Any]) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["fine-tune", "nightly", "demo"])
+@pytest.mark.parametrize("command", ["fine-tune", "nightly"])
 def test_a_home_that_cannot_be_written_is_told_with_the_variable_that_helps(command: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    given = [] if command == "demo" else [config(tmp_path, digits_settings(tmp_path / "store"))]
     hidden = {"HOME": str(tmp_path / "file" / "home"), "PREFECT_HOME": "", "PREFECT_API_URL": ""}
     environment = {name: value for name, value in hidden.items() if value}
     outside = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     done = subprocess.run(
-        [str(Path(sys.executable).with_name("hubflow")), command, *given, "--json"],
+        [
+            str(Path(sys.executable).with_name("hubflow")),
+            command,
+            config(tmp_path, digits_settings(tmp_path / "store")),
+            "--json",
+        ],
         cwd=tmp_path,
         env={**outside, **environment},
         capture_output=True,

@@ -84,8 +84,13 @@ def uncollected() -> Iterator[None]:
 
 
 @contextmanager
-def prefect_settled(verbose: bool) -> Iterator[None]:
+def prefect_settled(verbose: bool, records: bool = True) -> Iterator[None]:
     """Settle what Prefect reads when it is imported, without overruling the user; show progress.
+
+    Args:
+        verbose: show Prefect's log.
+        records: whether a temporary server shall record the runs where no other is configured; otherwise flows are called as
+            plain functions then.
 
     Raises:
         ServerError: when the server that Prefect is set to cannot be reached, or the temporary one has no folder to write to.
@@ -99,6 +104,14 @@ def prefect_settled(verbose: bool) -> Iterator[None]:
 
     start_early()  # it imports Paddle while this process imports Prefect
     starting = "[dim]no Prefect server is configured: starting a temporary one …[/dim]"
+    if is_nothing_configured() and not records:
+        from hubflow.orchestration.run_context import without_prefect
+
+        with stdout_kept(), without_prefect():
+            with uncollected():
+                _import(*NEEDED_AT_ONCE)
+            yield
+        return
     if is_nothing_configured():
         require_prefect_home()
         say(starting)

@@ -637,7 +637,7 @@ def demo(
     from hubflow.store.store import Store
 
     Store(store).require_writable()
-    with prefect_settled(verbose):
+    with prefect_settled(verbose, records=verbose):
         from hubflow.flows.demo import demo as run
 
         result = run.fn(store)

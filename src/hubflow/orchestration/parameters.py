@@ -16,7 +16,7 @@ from pydantic_core import CoreSchema
 
 from hubflow.blocks import HubflowStore, load_block
 from hubflow.errors import SettingsError, join_limited
-from hubflow.orchestration.run_context import dated_run_name, in_run
+from hubflow.orchestration.run_context import dated_run_name, in_run, runs_alone
 from hubflow.schemas.parsing import is_complete, merged, parse_settings
 from hubflow.schemas.settings import FineTuneSettings
 from hubflow.schemas.sweep import SweepSettings
@@ -95,6 +95,12 @@ class _SettingsFlow(Flow[P, R]):
         self.model: type[BaseModel] = inspect.get_annotations(fn)[PARAMETER]
         fn.__annotations__[PARAMETER] = Annotated[self.model, _Part()]
         super().__init__(fn, *args, **options)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Run the flow as Prefect does, or as a plain function where that is asked for (`without_prefect`)."""
+        if not runs_alone():
+            return super().__call__(*args, **options)
+        return self.fn(**self.validate_parameters(inspect.signature(self.fn).bind(*args, **options).arguments))  # type: ignore[call-arg]
 
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """The settings of a run as the flow's model.

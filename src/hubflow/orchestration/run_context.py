@@ -1,4 +1,4 @@
-"""The Prefect run around a stage, and the store that its settings name with credentials of a block."""
+"""The Prefect run around a stage, or none, and the store that its settings name with credentials of a block."""
 
 import datetime
 import glob
@@ -34,6 +34,27 @@ def in_run() -> bool:
     return context is not None and (context.FlowRunContext.get() is not None or context.TaskRunContext.get() is not None)
 
 
+_alone: ContextVar[bool] = ContextVar("_alone", default=False)
+
+
+@contextmanager
+def without_prefect() -> Iterator[None]:
+    """Have hubflow's flows and stages that are called in the block run as plain functions: no server records them.
+
+    They say how they go, as in a run.
+    """
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
+def runs_alone() -> bool:
+    """Whether the caller is in a block of `without_prefect`."""
+    return _alone.get()
+
+
 def run_name() -> str | None:
     """The name by which this run differs from others on one server: the `name` of the flow's settings.
 
@@ -41,7 +62,8 @@ def run_name() -> str | None:
     """
     run = _flow_run()
     if run is None:
-        return None
+        opened = _open_run.get()
+        return None if opened is None else opened.name
     settings = (run.parameters or {}).get("settings")
     given = getattr(settings, "name", None)
     if given is None and (export := getattr(settings, "export", None)) is not None:
@@ -169,6 +191,7 @@ class Run:
     """What the stages of a flow run share, and what is known of those that have ended.
 
     Attributes:
+        name: of the settings.
         store: absolute path, or URL, of the store.
         reuse: whether stages take what the store already holds for the same content and settings.
         device: that programs run on, as the settings have it.
@@ -176,6 +199,7 @@ class Run:
         reused: names of the stages that took their result from the store.
     """
 
+    name: str
     store: str
     reuse: bool
     device: str
@@ -215,7 +239,7 @@ def open_run(settings: FineTuneSettings) -> Iterator[Run]:
     if settings.export.onnx:
         require_onnx()
     tag_run(settings.name, settings.task)
-    run = Run(open_store(settings.store, settings.store_block), settings.reuse, settings.device)
+    run = Run(settings.name, open_store(settings.store, settings.store_block), settings.reuse, settings.device)
     token = _open_run.set(run)
     try:
         yield run

@@ -31,7 +31,7 @@ from hubflow.console import say
 from hubflow.errors import ConcurrencyError, GivenUpError, HubflowError, OpenFilesError, StoppedError, with_remedy
 from hubflow.orchestration.assets import note_asset
 from hubflow.orchestration.events import Event, emit
-from hubflow.orchestration.run_context import artifact_key, in_run, note_stage, require_lasting, run_name
+from hubflow.orchestration.run_context import artifact_key, in_run, note_stage, require_lasting, run_name, runs_alone
 from hubflow.runtime.memory import low_memory_explained
 from hubflow.schemas.deployment import ConcurrencySettings
 from hubflow.schemas.urls import PathRole, PathSetting, as_text, is_url, paths_of
@@ -103,7 +103,9 @@ class _StageTask(Task[Any, Any]):
     """A stage's task. Called in a flow it gives the stage's result, also where the task's state has a name of its own."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        """Run the stage as Prefect runs a task."""
+        """Run the stage as Prefect runs a task, or as a plain function where that is asked for (`without_prefect`)."""
+        if runs_alone():
+            return self.fn(*args, **options)
         found: Any = super().__call__(*args, **options)
         return found if options.get("return_state") or not isinstance(found, State) else found.result()
 
@@ -137,11 +139,11 @@ def stage(
     def decorate(function: Callable[P, R]) -> Task[P, R]:
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
-            if not in_run():
+            if not (in_run() or runs_alone()):
                 return function(*args, **kwargs)
             started, was_reused = time.perf_counter(), False
             try:
-                result, was_reused = _run_in_task(function, describe, event, *args, **kwargs)
+                result, was_reused = _run_in_run(function, describe, event, *args, **kwargs)
             finally:
                 note_stage(function.__name__, time.perf_counter() - started, was_reused)
             context = TaskRunContext.get()
@@ -169,10 +171,10 @@ def stage(
     return decorate
 
 
-def _run_in_task(
+def _run_in_run(
     function: Callable[P, R], describe: Callable[[R], str], event: Events | None, *args: P.args, **kwargs: P.kwargs
 ) -> tuple[R, bool]:
-    """Call a stage within a Prefect run: its logs go to the run's log, its result or its error becomes an artifact.
+    """Call a stage within a run: it is told how it goes, in a Prefect run by its log, an artifact and an event too.
 
     Returns:
         The result, and whether it was taken from the store.
@@ -187,9 +189,9 @@ def _run_in_task(
     except (StoppedError, GivenUpError):
         raise
     except HubflowError as error:
-        create_markdown_artifact(
-            markdown_block(str(error)), key=artifact_key(_key(name, "failed")), description=f"{name} failed"
-        )
+        if in_run():
+            failed = artifact_key(_key(name, "failed"))
+            create_markdown_artifact(markdown_block(str(error)), key=failed, description=f"{name} failed")
         emit(event and event(error))
         raise
     emit(event and event(result))
@@ -200,9 +202,11 @@ def _run_in_task(
     reused = f"taken from the store, {path}" if path in found else ""
     summary = f"{summary} ({reused})" if reused else summary
     page = "\n".join([markdown_text(summary), *more])
-    create_markdown_artifact(page, key=artifact_key(_key(name)), description=(function.__doc__ or name).splitlines()[0])
+    if in_run():
+        create_markdown_artifact(page, key=artifact_key(_key(name)), description=(function.__doc__ or name).splitlines()[0])
     seconds = time.perf_counter() - started
-    get_run_logger().info("%s finished in %.1f s: %s", name, seconds, summary)
+    if in_run():
+        get_run_logger().info("%s finished in %.1f s: %s", name, seconds, summary)
     say(f"[bold]{name}[/bold] {seconds:.1f} s  [dim]{escape(summary)}[/dim]")
     return result, bool(reused)
 
@@ -219,18 +223,19 @@ def _open_files_explained(name: str) -> Iterator[None]:
 
 
 class _Forwarder(logging.Handler):
-    """Hands what hubflow's modules log to the run's log, where the Prefect UI shows it, and to the terminal."""
+    """Hands what hubflow's modules log to the run's log, if any, where the Prefect UI shows it, and to the terminal."""
 
-    def __init__(self, run_logger: Any) -> None:
+    def __init__(self) -> None:
         super().__init__(logging.INFO)
-        self._run_logger = run_logger
+        self._run_logger = get_run_logger() if in_run() else None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Pass one record of this run on; others may be under way in other threads."""
         if _forwarder.get() is not self:
             return
         text = printable(record.getMessage())
-        self._run_logger.log(record.levelno, text)
+        if self._run_logger is not None:
+            self._run_logger.log(record.levelno, text)
         say(f"  {escape(text)}")
 
 
@@ -240,7 +245,7 @@ _forwarder: ContextVar[_Forwarder | None] = ContextVar("_forwarder", default=Non
 
 @contextmanager
 def _forwarded_logs() -> Iterator[None]:
-    logger, handler = logging.getLogger("hubflow"), _Forwarder(get_run_logger())
+    logger, handler = logging.getLogger("hubflow"), _Forwarder()
     logger.setLevel(logging.INFO)
     token = _forwarder.set(handler)
     with _handlers_changing:

@@ -55,8 +55,8 @@ class Session:
         frozen: blocks of the module (see `blocks`) that training leaves as they are: no gradient for their weights, none below
             them where no trained weight needs it, batch norms by their running statistics and these unchanged. A text
             encoder's dropout acts in them all the same. All of them where `spec.trainable` is False.
-        precision: of matrix products and convolutions, and of what image networks of `kernels` hand from layer to layer; weights,
-            sums and losses stay in float32.
+        precision: of matrix products and convolutions, and of what image networks of `pixels` hand from layer to layer;
+            weights, sums and losses stay in float32.
         trains: whether the programs are for training: in bfloat16 on a CPU they are then of hubflow's own operators (see
             `kernels`) where this machine has them. Programs with these are not exported.
         sub_batches: on a CPU, in how many shares the rows of a batch of texts are computed side by side; see
