@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,19 @@ def test_a_gpu_that_is_not_there_says_what_was_found_and_what_to_do(device: str)
         DeviceError, match=rf"device '{device}': found 0 GPU\(s\), and Paddle .* built for CPU only; use device: cpu"
     ):
         place_of(device)
+
+
+def test_two_packages_of_paddle_in_one_place_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if paddle.is_compiled_with_cuda():
+        pytest.skip("this Paddle is built with CUDA")
+    known = tmp_path / "paddlepaddle_gpu-3.3.1.dist-info"
+    known.mkdir()
+    (known / "METADATA").write_text("Metadata-Version: 2.1\nName: paddlepaddle-gpu\nVersion: 3.3.1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(
+        DeviceError, match=r"paddlepaddle .* and paddlepaddle-gpu 3\.3\.1 are installed, whose files are the same"
+    ):
+        place_of("gpu")
 
 
 def test_variables_are_put_and_copied() -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import functools
+import importlib.metadata
 import logging
 import os
 import re
@@ -124,10 +125,28 @@ def place_of(device: str) -> Any:
     indices = [int(index) for index in (device.partition(":")[2] or "0").split(",")]
     if max(indices) >= count:
         build = "with CUDA" if paddle.is_compiled_with_cuda() else "for CPU only"
-        raise DeviceError(
-            f"device {device!r}: found {count} GPU(s), and Paddle {paddle.__version__} built {build}; use device: cpu"
-        )
+        found = f"found {count} GPU(s), and Paddle {paddle.__version__} built {build}"
+        raise DeviceError(f"device {device!r}: {found}; {_remedy()}use device: cpu")
     return paddle.CUDAPlace(indices[0])
+
+
+def _remedy() -> str:
+    """What to do where packages of Paddle are in each other's place: both install the module `paddle`."""
+    found = {name: version for name in ("paddlepaddle", "paddlepaddle-gpu") if (version := _version_of(name)) is not None}
+    if paddle.is_compiled_with_cuda() or "paddlepaddle-gpu" not in found:
+        return ""
+    names = " and ".join(f"{name} {version}" for name, version in found.items())
+    return (
+        f"{names} are installed, whose files are the same, and those of paddlepaddle are there: remove both (pip uninstall "
+        "paddlepaddle paddlepaddle-gpu), and install paddlepaddle-gpu again; or "
+    )
+
+
+def _version_of(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 IN_TURN = "FLAGS_enable_pir_in_executor_trace_run"
