@@ -30,7 +30,7 @@ void ShareOut(int64_t count, int threads, const Work& work) {
 
 const uint16_t* Values(const Tensor& pixels) { return reinterpret_cast<const uint16_t*>(pixels.data<paddle::bfloat16>()); }
 uint16_t* Values(Tensor* pixels) { return reinterpret_cast<uint16_t*>(pixels->data<paddle::bfloat16>()); }
-Tensor EmptyPixels(const Shape& shape) { return paddle::empty(shape, DataType::BFLOAT16, paddle::CPUPlace()); }
+Tensor EmptyPixels(const Shape& shape) { return EmptyOf(shape, DataType::BFLOAT16); }
 
 // 16 values as float32, and back: rounded, or cut off where they are of 16 bits anyway.
 __m512 Load(const uint16_t* from, __mmask16 lanes) {

@@ -8,9 +8,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <limits>
-#include <memory>
+#include <map>
+#include <mutex>
+#include <new>
 #include <vector>
 
 #include "paddle/extension.h"
@@ -32,15 +36,76 @@ int64_t PackedSize(int64_t rows, int64_t columns) { return Panels(columns) * kPa
 __mmask16 Lanes(int64_t left) { return left >= 16 ? 0xffff : left <= 0 ? 0 : static_cast<__mmask16>((1u << left) - 1); }
 __m256i Rounded(__m512 values) { return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(values)); }
 
+// Large blocks of memory for one use after the other. The system would zero the pages of each new block, which takes a third of a
+// step of long texts; all of these together are never more than were in use at one time.
+class Pool {
+ public:
+  // A block of `*size` bytes or more, `*size` becoming what it has: the smallest free one that is not a quarter too large, or a
+  // new one, for which others that do not fit make room.
+  void* Take(size_t* size) {
+    const std::lock_guard<std::mutex> hold(lock_);
+    const auto found = free_.lower_bound(*size);
+    void* block = nullptr;
+    if (found != free_.end() && found->first <= *size + *size / 4) {
+      block = found->second;
+      *size = found->first;
+      kept_ -= found->first;
+      free_.erase(found);
+    } else {
+      most_ = std::max(most_, used_ + *size);
+      while (!free_.empty() && used_ + kept_ + *size > most_) {
+        const auto last = std::prev(free_.end());
+        kept_ -= last->first;
+        std::free(last->second);
+        free_.erase(last);
+      }
+      block = std::malloc(*size);
+      if (block == nullptr) throw std::bad_alloc();
+    }
+    used_ += *size;
+    return block;
+  }
+
+  void GiveBack(void* block, size_t size) {
+    const std::lock_guard<std::mutex> hold(lock_);
+    free_.emplace(size, block);
+    kept_ += size;
+    used_ -= size;
+  }
+
+ private:
+  std::mutex lock_;
+  std::multimap<size_t, void*> free_;
+  size_t kept_ = 0, used_ = 0, most_ = 0;
+};
+
+constexpr size_t kLarge = 6 << 20;
+
+Pool& Large() {
+  static Pool* pool = new Pool;  // never taken apart: tensors may outlive what is
+  return *pool;
+}
+
 // Memory for values that are all to be written: a vector would set each of them to 0 before.
 template <class Value>
 class Buffer {
  public:
-  explicit Buffer(int64_t size) : values_(new Value[size]) {}
-  Value* data() const { return values_.get(); }
+  explicit Buffer(int64_t size) : size_(size * sizeof(Value)) {
+    values_ = size_ < kLarge ? new Value[size] : static_cast<Value*>(Large().Take(&size_));
+  }
+  Buffer(Buffer&& other) : size_(other.size_), values_(other.values_) { other.values_ = nullptr; }
+  ~Buffer() {
+    if (size_ < kLarge) {
+      delete[] values_;
+    } else if (values_ != nullptr) {
+      Large().GiveBack(values_, size_);
+    }
+  }
+  Value* data() const { return values_; }
 
  private:
-  std::unique_ptr<Value[]> values_;
+  size_t size_;
+  Value* values_;
 };
 
 // A matrix of float32, or a part of one: from row to row it is `stride` values.
@@ -236,6 +301,16 @@ void Multiply(const uint16_t* left_side, const uint16_t* packed, int64_t rows, i
   }
 }
 
-Tensor Empty(const Shape& shape) { return paddle::empty(shape, DataType::FLOAT32, paddle::CPUPlace()); }
+// A tensor whose values are all to be written.
+Tensor EmptyOf(const Shape& shape, DataType type) {
+  size_t size = phi::SizeOf(type);
+  for (const int64_t side : shape) size *= side;
+  if (size < kLarge) return paddle::empty(shape, type, paddle::CPUPlace());
+  void* block = Large().Take(&size);
+  return paddle::from_blob(block, shape, type, paddle::DataLayout::NCHW, paddle::CPUPlace(),
+                           [size](void* done) { Large().GiveBack(done, size); });
+}
+
+Tensor Empty(const Shape& shape) { return EmptyOf(shape, DataType::FLOAT32); }
 
 }  // namespace
