@@ -55,8 +55,8 @@ void PackPair(const uint16_t* lower, const uint16_t* upper, int64_t columns, uin
   }
 }
 
-// Lays out a matrix [rows, depth] as Pack does, as some of the `total` pairs of rows of a larger one, from number `start` on. What
-// a panel has beyond the depth is not set.
+// Lays out a matrix [rows, depth] as Pack does, as some of the `total` pairs of rows of a larger one, from number `start` on.
+// What a panel has beyond the depth is not set.
 void PackRows(const uint16_t* from, int64_t rows, int64_t depth, uint16_t* to, int64_t total, int64_t start) {
   for (int64_t first = 0; first < depth; first += kPanel) {
     uint16_t* out = to + (first / kPanel * total + start) * kPanel * 2;
@@ -123,7 +123,9 @@ std::vector<Tensor> ToPixels(const Tensor& images, int threads) { return {AsPixe
 std::vector<Tensor> ToPixelsGradient(const Tensor& images, const Tensor& slope, int threads) {
   return {AsImages(slope, images.shape()[1], threads)};
 }
-std::vector<Tensor> FromPixels(const Tensor& pixels, int channels, int threads) { return {AsImages(pixels, channels, threads)}; }
+std::vector<Tensor> FromPixels(const Tensor& pixels, int channels, int threads) {
+  return {AsImages(pixels, channels, threads)};
+}
 std::vector<Tensor> FromPixelsGradient(const Tensor& pixels, const Tensor& slope, int channels, int threads) {
   return {AsPixels(slope, threads)};
 }
@@ -295,8 +297,8 @@ void GatheredTile(int64_t count, const std::vector<Run>& runs, const uint16_t* c
 
 constexpr int64_t kPixels = 512;  // of a share of the work, at least, where images are small
 
-// The pixels of `shape` that gathering from `source` gives; what no tap reaches is 0. `packed` has the taps' matrices, one after
-// the other in each panel.
+// The pixels of `shape` that gathering from `source` gives; what no tap reaches is 0. `packed` has the taps' matrices, one
+// after the other in each panel.
 Tensor Gather(const Tensor& source, const Shape& shape, const uint16_t* packed, const Gathering& of, int threads) {
   Tensor result = EmptyPixels(shape);
   const int64_t batch = shape[0], depth = shape[3], area = shape[1] * shape[2], of_source = of.height * of.width * of.depth;
@@ -331,7 +333,8 @@ Tensor Gather(const Tensor& source, const Shape& shape, const uint16_t* packed, 
   return result;
 }
 
-std::vector<Tensor> Convolution(const Tensor& pixels, const Tensor& filter, const Tensor& filter_by_tap, int stride, int padding, int threads, bool, bool) {
+std::vector<Tensor> Convolution(const Tensor& pixels, const Tensor& filter, const Tensor& filter_by_tap, int stride,
+                                int padding, int threads, bool, bool) {
   const Geometry of(pixels.shape(), filter.shape(), stride, padding);
   const uint16_t* by_tap = Values(filter_by_tap);
   const int64_t taps = of.Taps(), depth = Even(of.in);
@@ -513,9 +516,11 @@ void Moments(const uint16_t* x, const Norm& of, int threads, float* mean, float*
   }
 }
 
-// `of_batch`: whether mean and variance are those of the batch, of which the running ones keep the share `momentum` of their own.
+// `of_batch`: whether mean and variance are those of the batch, of which the running ones keep the share `momentum` of their
+// own.
 std::vector<Tensor> Normalise(const Tensor& x, const Tensor& scale, const Tensor& bias, Tensor& mean, Tensor& variance,
-                              const Tensor* other, float epsilon, float momentum, bool of_batch, bool is_positive, int threads) {
+                              const Tensor* other, float epsilon, float momentum, bool of_batch, bool is_positive,
+                              int threads) {
   const Norm of(x, scale);
   Tensor y = EmptyPixels(x.shape()), centres = Empty({of.channels}), widths = Empty({of.channels});
   float *centre = centres.data<float>(), *width = widths.data<float>();
@@ -696,9 +701,8 @@ std::vector<Tensor> MaxPool(const Tensor& pixels, int size, int stride, int padd
       for (int64_t channel = 0; channel < of.depth; channel += 16) {
         const __mmask16 lanes = Lanes(of.depth - channel);
         __m512 largest = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-        of.Each(line % of.rows, column, [&](int64_t pixel) {
-          largest = _mm512_max_ps(largest, Load(from + pixel * of.depth + channel, lanes));
-        });
+        of.Each(line % of.rows, column,
+                [&](int64_t pixel) { largest = _mm512_max_ps(largest, Load(from + pixel * of.depth + channel, lanes)); });
         Store(to + channel, lanes, largest);
       }
     }
@@ -707,8 +711,8 @@ std::vector<Tensor> MaxPool(const Tensor& pixels, int size, int stride, int padd
 }
 
 // What came to a result goes to the first pixel of its window that has its value.
-std::vector<Tensor> MaxPoolGradient(const Tensor& pixels, const Tensor& y, const Tensor& slope, int size, int stride, int padding,
-                                    int threads) {
+std::vector<Tensor> MaxPoolGradient(const Tensor& pixels, const Tensor& y, const Tensor& slope, int size, int stride,
+                                    int padding, int threads) {
   const Window of(pixels.shape(), size, stride, padding);
   Tensor found = EmptyPixels(pixels.shape());
   const int64_t whole = of.height * of.width * of.depth;
@@ -770,7 +774,8 @@ std::vector<Shape> NormShape(const Shape& x, const Shape& scale, const Shape&, c
 std::vector<DataType> NormType(const DataType& x, const DataType& scale, const DataType&, const DataType&, const DataType&) {
   return {x, scale, scale};
 }
-std::vector<Shape> NormGradientShape(const Shape& x, const Shape& scale, const Shape&, const Shape&, const Shape&, const Shape&) {
+std::vector<Shape> NormGradientShape(const Shape& x, const Shape& scale, const Shape&, const Shape&, const Shape&,
+                                     const Shape&) {
   return {x, scale, scale};
 }
 std::vector<Shape> JoinShape(const Shape& x, const Shape& scale, const Shape&, const Shape&, const Shape&, const Shape&) {
@@ -780,7 +785,8 @@ std::vector<DataType> JoinType(const DataType& x, const DataType& scale, const D
                                const DataType&) {
   return {x, scale, scale};
 }
-std::vector<Shape> JoinGradientShape(const Shape& x, const Shape& scale, const Shape&, const Shape&, const Shape&, const Shape&) {
+std::vector<Shape> JoinGradientShape(const Shape& x, const Shape& scale, const Shape&, const Shape&, const Shape&,
+                                     const Shape&) {
   return {x, scale, scale, x};
 }
 std::vector<Shape> MaxPoolShape(const Shape& pixels, const int& size, const int& stride, const int& padding, const int&) {

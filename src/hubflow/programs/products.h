@@ -36,8 +36,8 @@ int64_t PackedSize(int64_t rows, int64_t columns) { return Panels(columns) * kPa
 __mmask16 Lanes(int64_t left) { return left >= 16 ? 0xffff : left <= 0 ? 0 : static_cast<__mmask16>((1u << left) - 1); }
 __m256i Rounded(__m512 values) { return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(values)); }
 
-// Large blocks of memory for one use after the other. The system would zero the pages of each new block, which takes a third of a
-// step of long texts; all of these together are never more than were in use at one time.
+// Large blocks of memory for one use after the other. The system would zero the pages of each new block, which takes a third of
+// a step of long texts; all of these together are never more than were in use at one time.
 class Pool {
  public:
   // A block of `*size` bytes or more, `*size` becoming what it has: the smallest free one that is not a quarter too large, or a
@@ -154,8 +154,8 @@ __m512i Pairs(const float* lower, __mmask16 lower_lanes, const float* upper, __m
   return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
 }
 
-// Lays out a matrix as panels of 64 columns, in each the pairs of rows: [panel][rows / 2][64][2]; as some of the `total` pairs of
-// rows of a larger matrix, from number `start` on.
+// Lays out a matrix as panels of 64 columns, in each the pairs of rows: [panel][rows / 2][64][2]; as some of the `total` pairs
+// of rows of a larger matrix, from number `start` on.
 void Pack(const Matrix& from, uint16_t* to, int64_t total, int64_t start) {
   const int64_t pairs = Even(from.rows) / 2;
   for (int64_t first = 0; first < Panels(from.columns) * kPanel; first += kPanel) {
