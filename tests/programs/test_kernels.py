@@ -126,6 +126,23 @@ def gradients_of(function: Callable[..., Any], values: dict[str, Floats]) -> lis
     return found
 
 
+@pytest.mark.slow
+def test_large_blocks_of_memory_are_used_again_without_a_trace() -> None:
+    own = find_kernels()
+    assert own is not None
+    for rows in (2300, 1900, 2300, 4100, 1900):  # of 6 MB and more; blocks of the first ones fit the later ones, or do not
+        random = np.random.default_rng(rows)
+        values = {name: random.normal(size=(rows, 1000)).astype("float32") for name in ("x", "slope")}
+        values |= {name: random.normal(size=1000).astype("float32") for name in ("weight", "bias")}
+        y, of_x, of_weight, of_bias = gradients_of(partial(own.layer_norm, epsilon=1e-12), values)
+        centred = values["x"] - values["x"].mean(1, keepdims=True)
+        unit = centred / centred.std(1, keepdims=True)
+        np.testing.assert_allclose(y, unit * values["weight"] + values["bias"], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(of_weight, (values["slope"] * unit).sum(0), rtol=1e-3, atol=1e-2)
+        np.testing.assert_allclose(of_bias, values["slope"].sum(0), rtol=1e-3, atol=1e-2)
+        assert np.abs(of_x.sum(1)).max() < 1e-2  # a shift of x changes nothing
+
+
 @pytest.mark.parametrize(("rows", "size"), [(1, 3), (5, 16), (7, 45), (64, 384)])
 def test_layers_are_normalised_as_paddle_does_it(rows: int, size: int) -> None:
     random = np.random.default_rng(size)
