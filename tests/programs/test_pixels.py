@@ -188,7 +188,11 @@ def test_a_pool_gives_to_the_first_of_several_that_are_largest() -> None:
     assert "max_pool" in require_near(normed, (3, 8, 9, 9), 0.2).own
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121", "shufflenet_v2_x1_0", "mobilenet_v3_small"])
+OTHERS = ("mobilenet_v2", "densenet121", "shufflenet_v2_x1_0", "mobilenet_v3_small")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18", *(pytest.param(one, marks=pytest.mark.soak) for one in OTHERS)])
 def test_whole_networks_are_near_paddles(name: str) -> None:
     own, theirs = (Result(lambda x: image.build(name, x).feature_map, (4, 3, 64, 64), is_own) for is_own in (True, False))
     assert own.own > {"to_pixels", "by_tap", "convolution", "from_pixels"}
