@@ -48,7 +48,7 @@ def main() -> None:
             given = ["--device", options.device, "--rows", str(options.rows), "--steps", str(options.steps)]
             try:
                 found = figures_of([sys.executable, __file__, *given, "--child", kind, precision], LIMIT_SECONDS)
-            except SystemExit as error:  # what a device has not is told by hubflow's own error
+            except SystemExit as error:  # hubflow's own error names what a device has not
                 lines.append(f"| {kind} | {precision} | {str(error).strip().splitlines()[-1]} | | | |")
                 continue
             share = found["operations"] / found["seconds"] / found["limit"]

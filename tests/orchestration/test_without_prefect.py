@@ -48,10 +48,10 @@ def test_a_whole_run_needs_no_server_and_says_how_it_goes(tmp_path: Path, capsys
     assert set(again.reused) >= {"load_dataset", "encode_dataset", "fine_tune", "evaluate", "export_inference_program"}
     assert Path(first.report).parent.name.endswith("-alone")
     assert json.loads(Path(first.report).with_name("run.json").read_text())["metrics"] == first.metrics
-    told = capsys.readouterr().err
-    assert told.count("export_inference_program …") == 2
-    assert "epoch 2: loss" in told
-    assert "taken from the store" in told
+    printed = capsys.readouterr().err
+    assert printed.count("export_inference_program …") == 2
+    assert "epoch 2: loss" in printed
+    assert "taken from the store" in printed
 
 
 def test_a_fault_is_raised_as_it_is(tmp_path: Path) -> None:

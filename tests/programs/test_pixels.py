@@ -74,6 +74,10 @@ class Result:
         return {name.removeprefix("custom_op.hubflow_") for name in self.operators if "hubflow" in name and "_grad" not in name}
 
 
+SMALL = 0.02
+"""Up to here no single value may be far off."""
+
+
 def require_near(layers: Layers, size: tuple[int, ...], off: float = 0.01) -> Result:
     """Both ways give nearly the same; the result by hubflow's operators.
 
@@ -88,6 +92,8 @@ def require_near(layers: Layers, size: tuple[int, ...], off: float = 0.01) -> Re
     for one, wanted in zip(own.values, theirs.values, strict=True):
         assert one.shape == wanted.shape
         assert np.linalg.norm(one - wanted) <= off * np.linalg.norm(wanted)
+        if off <= SMALL:
+            np.testing.assert_allclose(one, wanted, rtol=0.02, atol=off * float(np.abs(wanted).max()))
     return own
 
 
@@ -140,7 +146,7 @@ def test_batch_norms_are_those_of_paddles_operators(size: tuple[int, ...], is_po
             layer.eval()
         return F.relu(layer(x)) if is_positive else layer(x)
 
-    assert require_near(after(size[1], (size[1], 1, 1), 1, 0, layers), size, 0.08).own == {
+    assert require_near(after(size[1], (size[1], 1, 1), 1, 0, layers), size, 0.08 if is_positive else SMALL).own == {
         *("to_pixels", "by_tap", "convolution", "batch_norm", "from_pixels"),
     }
 

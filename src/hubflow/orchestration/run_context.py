@@ -41,7 +41,8 @@ _alone: ContextVar[bool] = ContextVar("_alone", default=False)
 def without_prefect() -> Iterator[None]:
     """Have hubflow's flows and stages that are called in the block run as plain functions: no server records them.
 
-    They say how they go, as in a run.
+    They say how they go, as in a run. What Prefect does beside recording is left out: a stage is not tried again after an error
+    that can pass.
     """
     token = _alone.set(True)
     try:

@@ -174,7 +174,7 @@ def stage(
 def _run_in_run(
     function: Callable[P, R], describe: Callable[[R], str], event: Events | None, *args: P.args, **kwargs: P.kwargs
 ) -> tuple[R, bool]:
-    """Call a stage within a run: it is told how it goes, in a Prefect run by its log, an artifact and an event too.
+    """Call a stage within a run, which shows how it goes; in a Prefect run by its log, an artifact and an event too.
 
     Returns:
         The result, and whether it was taken from the store.
