@@ -137,7 +137,7 @@ def watch_places(board: Board) -> None:
 
         return run
 
-    def in_stage(function: Callable[..., Any], *args: Any, call: Callable[..., Any] = tasks._run_in_task, **kwargs: Any) -> Any:
+    def in_stage(function: Callable[..., Any], *args: Any, call: Callable[..., Any] = tasks._run_stage, **kwargs: Any) -> Any:
         with board.in_stage(function.__name__):
             return call(function, *args, **kwargs)
 
@@ -148,7 +148,7 @@ def watch_places(board: Board) -> None:
     for name, place in remote.items():
         setattr(Remote, name, at(place, getattr(Remote, name)))
     TrainStep.run = at(STEP, TrainStep.run)  # type: ignore[method-assign]
-    tasks._run_in_task = in_stage
+    tasks._run_stage = in_stage
 
 
 class ForkedServer:

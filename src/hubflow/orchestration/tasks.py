@@ -143,7 +143,7 @@ def stage(
                 return function(*args, **kwargs)
             started, was_reused = time.perf_counter(), False
             try:
-                result, was_reused = _run_in_run(function, describe, event, *args, **kwargs)
+                result, was_reused = _run_stage(function, describe, event, *args, **kwargs)
             finally:
                 note_stage(function.__name__, time.perf_counter() - started, was_reused)
             context = TaskRunContext.get()
@@ -171,7 +171,7 @@ def stage(
     return decorate
 
 
-def _run_in_run(
+def _run_stage(
     function: Callable[P, R], describe: Callable[[R], str], event: Events | None, *args: P.args, **kwargs: P.kwargs
 ) -> tuple[R, bool]:
     """Call a stage within a run, which shows how it goes; in a Prefect run by its log, an artifact and an event too.
