@@ -76,7 +76,15 @@ def train_and_evaluate(settings: FineTuneSettings, run: Run) -> tuple[EncodedRef
     encoded = stages.encode_dataset(dataset, module, module_spec, run.store, run.reuse, data.checks, data.max_invalid_fraction)
     task = stages.build_head(settings.task, module, dataset, module_spec, settings.head, run.store, run.reuse)
     checkpoint = stages.fine_tune(
-        task, encoded, settings.train, run.store, settings.seed, run.device, run.reuse, num_processes=settings.num_processes
+        task,
+        encoded,
+        settings.train,
+        run.store,
+        settings.seed,
+        run.device,
+        run.reuse,
+        num_processes=settings.num_processes,
+        hosts=settings.hosts,
     )
     evaluation = stages.evaluate(checkpoint, encoded, settings.evaluate, run.store, run.device, run.reuse)
     return encoded, checkpoint, evaluation

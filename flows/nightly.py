@@ -69,6 +69,7 @@ def _run(settings: NightlySettings, dataset: DatasetRef, module: ModuleRef, nigh
             device,
             reuse,
             num_processes=settings.num_processes,
+            hosts=settings.hosts,
             warm_start=warm,
         )
         evaluation = stages.evaluate(checkpoint, encoded, settings.evaluate, store, device, reuse)

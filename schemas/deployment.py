@@ -225,7 +225,18 @@ class ApprovalSettings(Settings):
 
 
 NOT_OF_THE_OUTCOME = {
-    *("data", "store", "store_block", "device", "num_processes", "reuse", "concurrency", "sample_rows", "registry_block")
+    *(
+        "data",
+        "store",
+        "store_block",
+        "device",
+        "num_processes",
+        "hosts",
+        "reuse",
+        "concurrency",
+        "sample_rows",
+        "registry_block",
+    )
 }
 """Settings that do not change what a night finds, or are known by their content."""
 

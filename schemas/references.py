@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hubflow.schemas.parsing import Policy
 from hubflow.schemas.tasks import PredictionKind, TaskName
-from hubflow.schemas.training import TrainSettings
+from hubflow.schemas.training import HostsSettings, TrainSettings
 from hubflow.schemas.urls import StoreAddress
 
 if TYPE_CHECKING:
@@ -213,6 +213,7 @@ class TrainRequest(BaseModel):
     seed: int = 0
     device: str = "auto"
     num_processes: int = 1
+    hosts: HostsSettings | None = None
     warm_start: CheckpointRef | None = None
 
     def identity(self) -> dict[str, Any]:

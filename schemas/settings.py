@@ -12,7 +12,7 @@ from hubflow.schemas.export import ExportSettings
 from hubflow.schemas.labels import TagScheme
 from hubflow.schemas.parsing import Colour, Fraction, Settings
 from hubflow.schemas.tasks import BUILT_IN, TaskName, find_task_type
-from hubflow.schemas.training import TrainSettings
+from hubflow.schemas.training import HostsSettings, TrainSettings
 from hubflow.schemas.urls import ExportAddress, InputPath, LinkBase, OutputPath, PathOrName, StoreAddress
 
 
@@ -335,6 +335,7 @@ class FineTuneSettings(Settings):
         "auto", pattern=r"^(auto|cpu|gpu(:\d+(,\d+)*)?)$", description="auto, cpu, gpu, gpu:N, or gpu:N,M to train on several"
     )
     num_processes: int = Field(1, ge=1, description="Processes that train together on CPU; on GPUs it is one for each of them")
+    hosts: HostsSettings | None = Field(None, description="Other hosts that train together with this one")
     seed: int = Field(
         0, ge=0, lt=2**31, description="Seed of what is random in training: the head's weights, the order of the rows, dropout"
     )

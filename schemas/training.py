@@ -312,3 +312,34 @@ class TrainSettings(Settings):
     def result_settings(self) -> dict[str, Any]:
         """The settings that the trained weights are a function of: all but how a run is watched and kept."""
         return self.model_dump(exclude={"preflight", "checkpoints", "tracking"})
+
+
+class HostsSettings(Settings):
+    """Hosts that train together: the one that runs the flow leads, and the others join it (`hubflow join`)."""
+
+    address: str = Field(
+        min_length=1,
+        description="Of the leading host in the hosts' network: an IPv4 address, or a name that has one",
+        examples=["10.0.0.1"],
+    )
+    port: int = Field(
+        29500, ge=1, le=65535, description="Where the others join; it is open at the address alone, while they do"
+    )
+    count: int = Field(ge=2, description="Hosts that train together, the leading one included")
+    min_count: int | None = Field(
+        None, ge=1, description="With so many training begins where no more have joined in time; all of them when not given"
+    )
+    wait_seconds: float = Field(
+        600.0, gt=0, description="How long the others are waited for, at the beginning and when a host was lost"
+    )
+    max_restarts: int = Field(
+        3,
+        ge=0,
+        description="How often a training that lost a host goes on, from its last checkpoint, with those that join then",
+    )
+
+    @model_validator(mode="after")
+    def _has_enough(self) -> Self:
+        if self.min_count is not None and self.min_count > self.count:
+            raise ValueError(f"min_count is {self.min_count}, more than count, {self.count}")
+        return self

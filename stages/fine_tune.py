@@ -12,19 +12,21 @@ import pandas as pd
 from filelock import Timeout
 
 from hubflow.deployment.pointer import require_fitting
-from hubflow.errors import GivenUpError, SettingsError, TrainingStopped, WorkStoppedError
+from hubflow.errors import GivenUpError, HostLostError, SettingsError, TrainingStopped, WorkStoppedError
 from hubflow.orchestration.progress import cancel_asked, is_followed, training_answers, watched
 from hubflow.orchestration.tasks import stage
 from hubflow.schemas.frames import require_evaluations, require_steps
 from hubflow.schemas.labels import LabelMap
 from hubflow.schemas.references import CheckpointRef, EncodedRef, TaskRef, TrainRequest
 from hubflow.schemas.tasks import find_task_type
-from hubflow.schemas.training import TrainSettings
+from hubflow.schemas.training import HostsSettings, TrainSettings
+from hubflow.schemas.urls import is_url
 from hubflow.store.manifest import locked
 from hubflow.store.store import Artifact, Store, content_key
 from hubflow.training.callbacks import Callback, TrainState, require_callbacks
 from hubflow.training.checkpoints import WEIGHTS, Checkpoints, has_checkpoint, require_or_tell
 from hubflow.training.optimizers import schedule_of
+from hubflow.workers.hosts import Hosts
 from hubflow.workers.processes import run
 
 FORMAT_VERSION = 4
@@ -55,6 +57,7 @@ def fine_tune(
     callbacks: Sequence[Callback] = (),
     num_processes: int = 1,
     warm_start: CheckpointRef | None = None,
+    hosts: HostsSettings | None = None,
 ) -> CheckpointRef:
     """Train a task on encoded rows and keep the best weights with their history (`TrainingSteps`, `Evaluations`).
 
@@ -72,6 +75,7 @@ def fine_tune(
         callbacks: called at each step and evaluation; with one process only.
         num_processes: number of processes that train together on the CPU.
         warm_start: checkpoint of the same task whose weights training begins with.
+        hosts: other hosts that train together with this one, when they have joined (`hubflow join`).
 
     Returns:
         Reference to the best weights, with the metric that picked them and its value.
@@ -86,6 +90,8 @@ def fine_tune(
         StoreError: when the store cannot be written; the checkpoints in it are unharmed.
         OutOfMemoryError: when memory runs out; the checkpoints in the store are unharmed.
         DeviceError: when a GPU, or a precision, is asked for that is not there.
+        RendezvousError: when too few hosts have joined in time.
+        HostLostError: when hosts were lost more often than `hosts.max_restarts` says.
     """
     require_callbacks(callbacks)
     request = TrainRequest(
@@ -97,6 +103,7 @@ def fine_tune(
         device=device,
         num_processes=num_processes,
         warm_start=warm_start,
+        hosts=hosts,
     )
     _require_sense(request, reuse)
     opened = Store(store)
@@ -140,6 +147,11 @@ def _require_sense(request: TrainRequest, reuse: bool) -> None:
             f"num_processes is {request.num_processes}, which is for `device: cpu`, but the device is {request.device!r}; "
             "to train on several GPUs name them, as in `device: gpu:0,1`"
         )
+    if request.hosts is not None and (request.num_processes > 1 or (request.device != "cpu" and not gpus)):
+        raise SettingsError(
+            f"hosts: each host trains in one process on its CPU, or in one for each GPU that `device` names; found device "
+            f"{request.device!r} and num_processes {request.num_processes}. Set `device: cpu`, or GPUs as in `device: gpu:0,1`"
+        )
     if len(set(gpus)) != len(gpus):
         raise SettingsError(f"device {request.device!r} names a GPU twice")
     known = find_task_type(request.task.task).measured_while_training(request.task.num_classes)
@@ -160,34 +172,57 @@ def _train(
         store.open(reference)  # from storage elsewhere it is fetched here
     gpus = gpus_of(request.device)
     processes = max(request.num_processes, len(gpus))
-    if processes > 1 and callbacks:
-        raise SettingsError(
-            f"callbacks cannot follow a run of {processes} processes; use train.tracking, or callbacks with num_processes: 1"
-        )
+    if (processes > 1 or request.hosts is not None) and callbacks:
+        several = f"{processes} processes" if request.hosts is None else f"{request.hosts.count} hosts"
+        raise SettingsError(f"callbacks cannot follow a run of {several}; use train.tracking, or callbacks in one process")
+    shared = request.store if is_url(request.store) else str(store.root)  # on the other hosts, which have a cache of their own
+    here, elsewhere = (
+        request.model_copy(update={"store": address}).model_dump(mode="json") for address in (str(store.root), shared)
+    )
     asked = {
-        "train": request.model_copy(update={"store": str(store.root)}).model_dump(mode="json"),
+        "train": here,
         "folder": str(working),
         "callbacks": [type(callback).__qualname__ for callback in callbacks],
         "starts_over": starts_over,
     }
     answers = training_answers(watchers, callbacks)
-    several = gpus if processes > 1 else ()
-    try:
-        found = run(
-            TRAIN,
-            asked,
-            answers,
-            cancel_asked,
-            processes,
-            gpus=several,
-            device=request.device,
-            work="training",
-            memory_remedy=TRAIN_REMEDY,
+
+    def trained(hosts: Hosts | None) -> dict[str, Any]:
+        return dict(
+            run(
+                TRAIN,
+                asked,
+                answers,
+                cancel_asked,
+                processes,
+                gpus=gpus if processes > 1 or hosts is not None else (),
+                device=request.device,
+                work="training",
+                memory_remedy=TRAIN_REMEDY,
+                hosts=hosts,
+                elsewhere={"train": elsewhere},
+            )
         )
+
+    try:
+        return trained(None) if request.hosts is None else _on_hosts(request.hosts, max(1, len(gpus)), trained)
     except WorkStoppedError as error:
         where = "from its last checkpoint" if has_checkpoint(working) else "from the beginning: no checkpoint is written yet"
         raise TrainingStopped(f"training was stopped; the same run goes on {where}") from error
-    return dict(found)
+
+
+def _on_hosts(settings: HostsSettings, ranks: int, train: Callable[[Hosts], dict[str, Any]]) -> dict[str, Any]:
+    """Train with the hosts that join; after the loss of one go on with those that join then."""
+    for restart in range(settings.max_restarts + 1):
+        with Hosts(settings, ranks) as hosts:
+            hosts.gather(cancel_asked)
+            try:
+                return train(hosts)
+            except HostLostError as error:
+                if restart == settings.max_restarts:
+                    raise
+                log.warning("%s; training goes on from its last checkpoint with the hosts that join now", error)
+    raise AssertionError("unreachable")
 
 
 def gpus_of(device: str) -> list[str]:

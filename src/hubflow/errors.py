@@ -159,7 +159,7 @@ class DamagedError(StoreError):
 
 
 class RendezvousError(HubflowError):
-    """The ranks of a run could not meet where no other host can reach them."""
+    """The ranks of a run could not meet where no other host can reach them, or its hosts did not come together."""
 
 
 class ResumeError(HubflowError):
@@ -176,6 +176,10 @@ class SweepError(HubflowError):
 
 class WorkerError(HubflowError):
     """A process failed or was lost; the message names it and shows the end of what it printed."""
+
+
+class HostLostError(WorkerError):
+    """A host that trained with this one cannot be reached any more; the run can go on from its last checkpoint."""
 
 
 class GateError(HubflowError):

@@ -161,13 +161,13 @@ def train_in_worker(request: dict[str, Any], connection: Connection) -> dict[str
     store = Store(asked.store)
     if world.is_main_process:
         if request["starts_over"]:
-            preflights.forget(store, asked)
+            preflights.forget(store, asked, world.size)
         write_atomically(working / REQUEST, json.dumps(asked.identity()).encode())
     callbacks = _remote_callbacks(connection, request["callbacks"]) if world.is_main_process else []
     state = run_training(asked, store, working, callbacks, world)
     rows = len(open_split(store, asked.encoded, "train"))
     facts = {"device": str(place_of(asked.device)), "versions": versions(), "environment": environment()}
-    return {"state": asdict(state), "train_rows": rows, "facts": {**facts, "num_processes": asked.num_processes}}
+    return {"state": asdict(state), "train_rows": rows, "facts": {**facts, "num_processes": world.size}}
 
 
 def _require_trainable(request: TrainRequest) -> None:
@@ -202,16 +202,17 @@ def run_training(request: TrainRequest, store: Store, working: Path, callbacks: 
         write_export(trained, folder, label_map, encoded.dataset.rows_kind, {})
 
     def check(trained: Session, update: TrainProgram, train_step: TrainStep) -> None:
-        require_room(trained, update, working, settings.checkpoints.keep)
+        if world.is_main_process:
+            require_room(trained, update, working, settings.checkpoints.keep)
         if not settings.preflight:
             return
-        if (known := preflights.passed(store, request)) is not None:
+        if (known := world.broadcast(lambda: preflights.passed(store, request, world.size))) is not None:
             log.info("preflight: passed before, on the same rows, settings, versions and machine: %s", known)
             return
         facts = preflight(trained, update, train_step, settings, dev, working, export)
         if world.is_main_process:  # no process is past the updates of a preflight that the others have not begun
             log.info("preflight: %s", facts)
-            preflights.keep(store, request, str(facts))
+            preflights.keep(store, request, world.size, str(facts))
 
     tracked = trackers(settings.tracking, working.name, settings.result_settings()) if world.is_main_process else []
     checkpoints = world.main_process_first(lambda: Checkpoints(working, settings.checkpoints.keep))

@@ -20,10 +20,14 @@ RANK = """
     from types import SimpleNamespace
     from hubflow.training.distributed import join
     rank, port = map(int, sys.argv[1:])
+    calls = []
     def meet(value):
-        print("held", flush=True)
-        sys.stdin.readline()
-    join(SimpleNamespace(rank=rank, size=2, shared_memory=None, broadcast=meet))
+        calls.append(value)
+        if len(calls) == 3:
+            print("held", flush=True)
+            sys.stdin.readline()
+    meeting = {"port": port, "addresses": ["127.0.0.1"] * 2, "interface": "lo"}
+    join(SimpleNamespace(rank=rank, size=2, shared_memory=None, meeting=meeting, broadcast=meet))
     print("joined", flush=True)
     sys.stdin.readline()
 """
@@ -112,7 +116,7 @@ def test_another_host_cannot_reach_the_store(port: int) -> None:
 def test_a_connection_that_came_before_the_port_was_held_ends_the_run() -> None:
     with another_host() as there, socket.create_server(("0.0.0.0", 0)) as listener:  # noqa: S104
         port = listener.getsockname()[1]
-        distributed._hold_to_loopback(port)
+        distributed._hold_to("lo", port, {"127.0.0.1"})
         with subprocess.Popen([*there, sys.executable, "-c", CONNECT, HERE, str(port)], stderr=subprocess.PIPE) as refused:
             assert b"refused" in refused.communicate()[1]
     with another_host() as there, socket.create_server(("0.0.0.0", 0)) as listener:  # noqa: S104
@@ -120,7 +124,7 @@ def test_a_connection_that_came_before_the_port_was_held_ends_the_run() -> None:
         assert subprocess.run([*there, sys.executable, "-c", CONNECT, HERE, str(port)], check=True, capture_output=True).stdout
         accepted, _ = listener.accept()
         with accepted, pytest.raises(distributed.RendezvousError, match=f"port {port}, .* has a connection from {THERE}"):
-            distributed._hold_to_loopback(port)
+            distributed._hold_to("lo", port, {"127.0.0.1"})
 
 
 def _listening() -> str:

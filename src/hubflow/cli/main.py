@@ -3,6 +3,7 @@
 import atexit
 import gc
 import json
+import logging
 import sys
 import traceback
 from collections.abc import Callable
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from hubflow.schemas import Deployed, PointerChange, SweepResult
 
 __all__ = ["app", "main"]
+
+DEFAULT_PORT = "29500"
+"""Of `hosts.port`."""
 
 Store = Annotated[str, typer.Option(help="Where everything is kept: a folder, or a URL.")]
 Name = Annotated[str, typer.Argument(help="Under which the export is in use: `name` of the settings.")]
@@ -607,6 +611,25 @@ def predict(
     for name, value in result.metrics.items():
         out.print(f"{name:16} {value:.4f}")
     out.print(f"{result.rows} rows in {result.seconds:.1f} s: {result.output}", soft_wrap=True)
+
+
+@app.command()
+def join(
+    leader: Annotated[str, typer.Argument(metavar="ADDRESS[:PORT]", help="Of the host that leads, `hosts` of its settings.")],
+    wait: Annotated[float, typer.Option(help="Seconds to wait for the host that leads, each time.")] = 600.0,
+    stay: Annotated[
+        bool, typer.Option("--stay", help="Go on to the next run when one is done, and wait without an end.")
+    ] = False,
+) -> None:
+    """Train on this host, together with the host at ADDRESS, whose settings have `hosts`; HUBFLOW_HOSTS_KEY is on both."""
+    from hubflow.workers.joining import join as run
+
+    logging.basicConfig(format="%(asctime)s  %(message)s", stream=sys.stderr)
+    logging.getLogger("hubflow").setLevel(logging.INFO)
+    address, _, port = leader.partition(":")
+    if not address or not (port or DEFAULT_PORT).isdecimal():
+        raise typer.BadParameter(f"{leader!r}: expected an address, or ADDRESS:PORT", param_hint="ADDRESS")
+    run(address, int(port or DEFAULT_PORT), wait, stay)
 
 
 @app.command()

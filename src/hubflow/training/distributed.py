@@ -1,7 +1,8 @@
 """The ranks of a data-parallel run: which rows each takes, where they wait for each other, and how gradients are summed.
 
-Ranks on a CPU open no port: they wait for each other through the process that started them, and sum through memory that they
-share. Ranks on GPUs sum through NCCL, whose ports are held to the loopback interface. Must not import Prefect.
+Ranks on the CPU of one host open no port: they wait for each other through the process that started them, and sum through
+memory that they share. Ranks on GPUs sum through NCCL, those on the CPUs of several hosts through gloo; the port where they
+meet is held to the loopback interface, or to that of the hosts' network. Must not import Prefect.
 """
 
 import contextlib
@@ -10,23 +11,27 @@ import math
 import mmap
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hubflow.errors import RendezvousError
-from hubflow.runtime.paddle_import import BUILD_LOCK, paddle
+from hubflow.runtime.paddle_import import BUILD_LOCK, paddle, place_of
 
 DEFAULT_RING = 0
+SENT_AT_ONCE = 1 << 20
+"""Integers of 4 bytes: of what a rank sends the others."""
 REDUCIBLE = ("float32", "float16", "bfloat16", "bool", "int32", "int64")
-LOOPBACK = b"lo"
+LOOPBACK = "lo"
 STORE_TIMEOUT_SECONDS = 900
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Floats = NDArray[np.float32]
+Arrays = dict[str, NDArray[Any]]
+Saved = tuple[Arrays, dict[str, Any]]
 
 
 class RankConnection(Protocol):
@@ -35,12 +40,14 @@ class RankConnection(Protocol):
     Attributes:
         rank: which one of `size` it is.
         size: how many ranks there are.
-        shared_memory: descriptor of memory that the ranks share; None where they sum through NCCL.
+        shared_memory: descriptor of memory that the ranks share; None where they sum over a network.
+        meeting: where they meet then: a `port`, the `addresses` of all ranks, and the network `interface` of rank 0.
     """
 
     rank: int
     size: int
     shared_memory: int | None
+    meeting: dict[str, Any] | None
 
     def broadcast(self, value: Any) -> Any:
         """Wait until every rank has called this; return what rank 0 passed, as JSON has it."""
@@ -63,6 +70,8 @@ class World:
         if not 0 <= rank < size:
             raise ValueError(f"rank {rank} of {size}: expected 0 <= rank < size")
         self.rank, self.size, self._connection = rank, size, connection
+        meeting = connection.meeting if connection is not None else None
+        self.spans_hosts = meeting is not None and len(set(meeting["addresses"])) > 1
         descriptor = connection.shared_memory if connection is not None else None
         self._memory = _SharedMemory(descriptor, rank, size, self.barrier) if descriptor is not None else None
 
@@ -98,6 +107,45 @@ class World:
         if self.is_main_process:
             self.barrier()
         return result
+
+    def load(self, load: Callable[[], Saved | None]) -> Saved | None:
+        """What `load` finds, the same on every rank: a state that JSON can hold, and arrays.
+
+        On one host every rank reads, rank 0 first. Of several hosts rank 0 alone has the files, and sends what it read.
+        """
+        if not self.spans_hosts:
+            return self.main_process_first(load)
+        saved = load() if self.is_main_process else None
+
+        def told() -> dict[str, Any] | None:
+            if saved is None:
+                return None
+            return {"state": saved[1], "arrays": {name: [one.dtype.str, one.shape] for name, one in saved[0].items()}}
+
+        found = self.broadcast(told)
+        if found is None:
+            return None
+        shapes = {name: (np.dtype(kind), tuple(shape)) for name, (kind, shape) in found["arrays"].items()}
+        return self._sent({} if saved is None else saved[0], shapes), found["state"]
+
+    def _sent(self, arrays: Arrays, shapes: dict[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> Arrays:
+        """The arrays of rank 0, on every rank: sums of their bits, to which the others add nothing."""
+        program, place = paddle.static.Program(), place_of(rank_device())
+        with paddle.static.program_guard(program):
+            bits = paddle.static.data("bits", [SENT_AT_ONCE], "int32")
+            total = paddle._C_ops.all_reduce(bits, DEFAULT_RING, paddle.distributed.ReduceOp.SUM)
+        executor = paddle.static.Executor(place)
+        lengths = [kind.itemsize * math.prod(shape) for kind, shape in shapes.values()]
+        whole = np.zeros(-(-sum(lengths) // (4 * SENT_AT_ONCE)) * 4 * SENT_AT_ONCE, np.uint8)
+        if self.is_main_process:
+            whole[: sum(lengths)] = np.concatenate([np.frombuffer(arrays[name].tobytes(), np.uint8) for name in shapes])
+        for piece in whole.view(np.int32).reshape(-1, SENT_AT_ONCE):
+            piece[:] = executor.run(program, feed={"bits": piece}, fetch_list=[total])[0]
+        pieces = np.split(whole, np.cumsum(lengths))
+        return {
+            name: np.frombuffer(piece.tobytes(), kind).reshape(shape)
+            for (name, (kind, shape)), piece in zip(shapes.items(), pieces, strict=False)  # the rest of them is padding
+        }
 
     def shard(self, rows: NDArray[Any]) -> NDArray[Any]:
         """The rows of an update batch that this rank takes: every `size`-th, so that rows sorted by length spread evenly.
@@ -136,7 +184,7 @@ class World:
 def join(connection: RankConnection) -> World:
     """Become one of the ranks that were started together, and leave Paddle in static mode.
 
-    Ranks on GPUs barrier through Paddle's TCP store and NCCL; this returns when all of them are there.
+    Ranks that sum over a network meet at Paddle's TCP store; this returns when all of them are there.
 
     Raises:
         RendezvousError: when another host reached their port.
@@ -144,10 +192,11 @@ def join(connection: RankConnection) -> World:
     world = World(connection.rank, connection.size, connection)
     with BUILD_LOCK:
         try:
-            if world.size > 1 and connection.shared_memory is None:
+            if connection.meeting is not None:
                 # The group that static programs use as ring 0 is made only when asked for in dynamic mode.
                 paddle.disable_static()
-                with _store_on_loopback(world):
+                paddle.set_device(rank_device())
+                with _store_kept_in(world, connection.meeting):
                     paddle.distributed.init_parallel_env()
         finally:
             paddle.enable_static()
@@ -208,48 +257,59 @@ def _sum_operator(memory: _SharedMemory) -> Callable[[Any], Any]:
 
 
 @contextlib.contextmanager
-def _store_on_loopback(world: World) -> Iterator[None]:
-    """Let Paddle barrier at a store that only this host can reach.
+def _store_kept_in(world: World, meeting: Mapping[str, Any]) -> Iterator[None]:
+    """Let Paddle meet at a store that only the ranks' network can reach: the loopback interface, or that of the hosts.
 
     Paddle's own binds to every address of the host, offers no setting for it, and waits there until all ranks have come. So
-    rank 0 makes the store by itself and binds it to the loopback interface, which Linux then takes connections of alone; the
-    other ranks connect when that is done.
+    rank 0 makes the store by itself and binds it to the interface, which Linux then takes connections of alone; the other
+    ranks connect when that is done. What this host sends to itself comes by the loopback interface whatever its address: the
+    other ranks of rank 0's host connect before that.
 
     Raises:
         RendezvousError: when another host had connected before that.
     """
-    host, _, number = os.environ["PADDLE_MASTER"].rpartition(":")
-    port, core = int(number), paddle.base.core
-    if world.is_main_process:
-        store = core.TCPStore(host, port, True, 1, STORE_TIMEOUT_SECONDS)  # of one: it does not wait for the others
-        _hold_to_loopback(port)
+    addresses, port, core = meeting["addresses"], meeting["port"], paddle.base.core
+    here = addresses[0]
+    is_of_this_host = addresses[world.rank] == here and meeting["interface"] != LOOPBACK
+
+    def store(is_main: bool) -> Any:
+        return core.TCPStore(here, port, is_main, 1, STORE_TIMEOUT_SECONDS)  # of one: it does not wait for the others
+
+    found = store(True) if world.is_main_process else None
     world.barrier()
-    if not world.is_main_process:
-        store = core.TCPStore(host, port, False, 1, STORE_TIMEOUT_SECONDS)
-    usual, core.create_or_get_global_tcp_store = core.create_or_get_global_tcp_store, lambda: store
+    if is_of_this_host and found is None:
+        found = store(False)
+    world.barrier()
+    if world.is_main_process:
+        _hold_to(meeting["interface"], port, {here, *addresses})
+    world.barrier()
+    found = found or store(False)
+    usual, core.create_or_get_global_tcp_store = core.create_or_get_global_tcp_store, lambda: found
     try:
         yield
     finally:
         core.create_or_get_global_tcp_store = usual
 
 
-def _hold_to_loopback(port: int) -> None:
+def _hold_to(interface: str, port: int, addresses: Collection[str]) -> None:
     for descriptor, peer in _sockets_at(port):
         if peer is None:
             try:
                 with socket.socket(fileno=os.dup(descriptor)) as listener:
-                    listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, LOOPBACK)
+                    listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
             except OSError as error:
                 log.warning(
-                    "port %d, where the ranks of this run barrier, cannot be held to the loopback interface (%s): while the "
+                    "port %d, where the ranks of this run barrier, cannot be held to the network interface %s (%s): while the "
                     "run lasts, keep other hosts off it by a firewall or a network namespace",
                     port,
+                    interface,
                     error.strerror,
                 )
-        elif not peer.startswith("127."):
+        elif peer not in addresses and not peer.startswith("127."):
             raise RendezvousError(
-                f"port {port}, where the ranks of this run barrier, has a connection from {peer}; expected this host alone. "
-                "Keep other hosts off its ports (a firewall, a network namespace), then run it again"
+                f"port {port}, where the ranks of this run barrier, has a connection from {peer}; expected "
+                f"{', '.join(sorted(addresses))} alone. Keep other hosts off its ports (a firewall, a network namespace), then "
+                "run it again"
             )
 
 

@@ -432,7 +432,7 @@ class _Run:
         session.initialise(plan.seed)
         if plan.warm_start is not None:
             session.load(plan.warm_start)
-        saved = world.main_process_first(checkpoints.load)
+        saved = world.load(checkpoints.load)
         self.is_resumed = saved is not None
         if saved is not None:
             self.state = restore(saved[1], plan.request, callbacks, str(checkpoints.folder))

@@ -29,30 +29,30 @@ from hubflow.training.program import TrainProgram
 FOLDER = "preflights"
 
 
-def passed(store: Store, request: TrainRequest) -> str | None:
-    """The report of the request's preflight when it passed here; None when it has not."""
-    file = _file(store, request)
+def passed(store: Store, request: TrainRequest, ranks: int) -> str | None:
+    """The report of the request's preflight when it passed here, with so many ranks; None when it has not."""
+    file = _file(store, request, ranks)
     return read_text(file) if file.exists() else None
 
 
-def keep(store: Store, request: TrainRequest, facts: str) -> None:
+def keep(store: Store, request: TrainRequest, ranks: int, facts: str) -> None:
     """Remember that the request's preflight passed here."""
-    write_atomically(_file(store, request), facts.encode("utf-8"))
+    write_atomically(_file(store, request, ranks), facts.encode("utf-8"))
 
 
-def forget(store: Store, request: TrainRequest) -> None:
+def forget(store: Store, request: TrainRequest, ranks: int) -> None:
     """Let the request's preflight be tried again."""
-    _file(store, request).unlink(missing_ok=True)
+    _file(store, request, ranks).unlink(missing_ok=True)
 
 
-def _file(store: Store, request: TrainRequest) -> Path:
+def _file(store: Store, request: TrainRequest, ranks: int) -> Path:
     """By all that a preflight is a function of; not by the seed, which changes fresh weights and the order of rows alone.
 
     Object storage is not asked: another machine has other memory.
     """
     asked = {name: value for name, value in request.identity().items() if name != "seed"}
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-    machine = {"cores": compute_cores(), "memory": memory, "device": request.device, "num_processes": request.num_processes}
+    machine = {"cores": compute_cores(), "memory": memory, "device": request.device, "ranks": ranks}
     return store.root / FOLDER / f"{content_key('preflight', asked, machine, versions())}.txt"
 
 

@@ -45,11 +45,13 @@ class Connection:
 
     Attributes:
         rank: which one of the `size` processes of this work it is.
+        meeting: where the ranks meet over a network: a `port`, the `addresses` of all ranks, and the `interface` of rank 0.
     """
 
     def __init__(self, connected: socket.socket, shared_memory: int | None = None) -> None:
         self._socket, self.shared_memory = connected, shared_memory
         self.rank, self.size, self._broadcasts = 0, 1, 0
+        self.meeting: dict[str, Any] | None = None
         self._received = b""
         self._sending, self._calling = threading.RLock(), threading.RLock()
         self._calls = 0

@@ -25,6 +25,7 @@ from typing import IO, Any, Self
 
 from hubflow.errors import (
     OPEN_FILES_REMEDY,
+    HostLostError,
     OutOfMemoryError,
     WorkerError,
     WorkStoppedError,
@@ -33,6 +34,7 @@ from hubflow.errors import (
 from hubflow.runtime import threads as cores
 from hubflow.runtime.memory import is_lack_of_memory, lack_of_memory, memory_facts
 from hubflow.workers.connection import AGAIN, BROADCAST, NO_SIGNAL, message_of, rebuilt, warn_again
+from hubflow.workers.hosts import BEGIN, DONE, SIGNAL, Hosts, Seat
 from hubflow.workers.server import BEGUN, ENDED, EXECUTE, FORK, REFUSED
 
 GRACE_SECONDS = 30.0
@@ -88,8 +90,10 @@ def run(
     grace: float = GRACE_SECONDS,
     work: str = "the work",
     memory_remedy: str = "Give the process less to do at once",
+    hosts: Hosts | None = None,
+    elsewhere: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Have `target` done in a process of its own, or in `ranks` processes that work together, and wait for the end.
+    """Have `target` done in a process of its own, or in processes that work together, and wait for the end.
 
     SIGTERM, `should_stop` and any exception here, KeyboardInterrupt among them, reach the processes as SIGTERM. They have
     `grace` seconds to finish what they are at and write it down, then they are killed. The exception goes on, SIGTERM to the
@@ -100,12 +104,14 @@ def run(
         request: what it needs, as values that JSON can hold.
         answer: called here, in this thread, as `answer(kind, message)` for what the process calls; gives the answer.
         should_stop: asked a few times a second; for callers that no signal reaches.
-        ranks: how many processes.
-        gpus: their GPUs, one for each rank; none for work on a CPU, or on the one GPU that `device` names.
+        ranks: how many processes on each host.
+        gpus: their GPUs, one for each rank of a host; none for work on a CPU, or on the one GPU that `device` names.
         device: as settings have it.
         grace: seconds.
         work: what is done, as a noun, for the message of a lack of memory.
         memory_remedy: which settings to change then, as an instruction.
+        hosts: that have joined this one, with as many ranks each; by default this one works alone.
+        elsewhere: what the request has on those in the place of its own; its `folder` there is one of theirs.
 
     Returns:
         What `target` gives in the first process.
@@ -113,17 +119,26 @@ def run(
     Raises:
         WorkStoppedError: when the processes ended early on SIGTERM, from here or from elsewhere.
         OutOfMemoryError: when a process found no more memory.
+        HostLostError: when a host can no longer be reached.
         WorkerError: naming the rank that failed first, its error, exit code or signal, and the end of its output. An error of
             hubflow's is raised as what it is.
     """
     if ranks < 1 or (gpus and len(gpus) != ranks):
         raise WorkerError(f"{ranks} process(es) on GPUs {', '.join(gpus)}: expected one GPU for each, e.g. device gpu:0,1")
     way = EXECUTE if gpus or _needs_new_python(device) else FORK
-    with _terminated() as terminated, _meeting_point(ranks, gpus) as (port, memory), _Ranks(ranks, answer) as all_ranks:
+    hosts = hosts if hosts is not None and hosts.seats else None
+    size = ranks + (len(hosts.seats) if hosts else 0)
+    point = _meeting_point(ranks, gpus, hosts)
+    with _terminated() as terminated, point as (meeting, memory), _Ranks(size, answer) as all_ranks:
+        asked = {"target": target, "request": request, "size": size, "meeting": meeting}
         try:
             for rank in range(ranks):
-                variables = _place(rank, ranks, gpus, port)
-                all_ranks.start(way, {"target": target, "request": request, "rank": rank, "size": ranks, **variables}, memory)
+                own = {**asked, "rank": rank, **_place(rank, ranks, gpus, meeting)}
+                all_ranks.start(_Rank(rank, way, own, memory))
+            for rank, seat in enumerate(hosts.seats if hosts else (), start=ranks):
+                changes = {"changes": _of_rank(rank, ranks, gpus, meeting), "defaults": _of_network(seat.interface)}
+                own = {**asked, "rank": rank, "request": {**request, **(elsewhere or {}), "folder": seat.folder}, **changes}
+                all_ranks.start(_RankElsewhere(rank, way, own, seat))
             _follow(all_ranks, lambda: terminated() or (should_stop is not None and should_stop()), grace)
         except BaseException:
             all_ranks.answers = False
@@ -147,18 +162,62 @@ def _starting() -> Iterator[None]:
         raise WorkerError(f"no process can be started: {with_remedy(error)}") from error
 
 
+class Output:
+    """The file that a process prints into."""
+
+    def __init__(self) -> None:
+        """Open it.
+
+        Raises:
+            WorkerError: when no more files can be open.
+        """
+        with _starting():
+            self._file = tempfile.TemporaryFile()
+        self._begun = b""
+        self._read = 0  # bytes that were taken in
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+        return self._file.fileno()
+
+    def lines(self, is_whole: bool) -> list[str]:
+        """The lines that were completed since the last call; all that is left when the output is whole."""
+        lines: list[bytes] = []
+        while True:
+            new = os.pread(self.fileno(), 1 << 20, self._read)
+            self._read += len(new)
+            *more, self._begun = (self._begun + new).split(b"\n")
+            lines += more
+            if not new or not is_whole:
+                break
+        if is_whole and self._begun:
+            lines.append(self._begun)
+            self._begun = b""
+        return [line.decode("utf-8", "replace") for line in lines]
+
+    def tail(self) -> str:
+        """Its end."""
+        return _tail(self.fileno())
+
+    def close(self) -> None:
+        """Close it, which removes it."""
+        self._file.close()
+
+
 class _Rank:
     """One process as it is seen from here: its connection, its end, and what it prints."""
 
-    def __init__(self, rank: int, way: bytes, request: Mapping[str, Any], shared_memory: int | None) -> None:
+    host = ""
+
+    def __init__(self, rank: int, way: bytes, request: Mapping[str, Any], shared_memory: int | None = None) -> None:
         """Open the file of its output.
 
         Raises:
             WorkerError: when no more files can be open.
         """
         self.rank, self.request = rank, request
+        self.output = Output()
         with _starting():
-            self.output = tempfile.TemporaryFile()
             self.connection, self.status = socket.socket(), FileIO(os.devnull)
         self.pid: int | None = None  # before it begins
         self.exit_code: int | None = None
@@ -167,8 +226,7 @@ class _Rank:
         self.is_gone = self.is_connected = False
         self._way, self._attempts = way, 0
         self._shared = () if shared_memory is None else (shared_memory,)
-        self._received = self._printed = b""
-        self._read = 0  # bytes of its output that were logged
+        self._received = b""
 
     def begin(self) -> None:
         """Have it begun by the server; `look` learns when that is done."""
@@ -236,18 +294,7 @@ class _Rank:
 
     def printed(self) -> list[str]:
         """The lines of its output that were completed since the last call; all that is left when it is gone."""
-        lines: list[bytes] = []
-        while True:
-            new = os.pread(self.output.fileno(), 1 << 20, self._read)
-            self._read += len(new)
-            *more, self._printed = (self._printed + new).split(b"\n")
-            lines += more
-            if not new or not self.is_gone:
-                break
-        if self.is_gone and self._printed:
-            lines.append(self._printed)
-            self._printed = b""
-        return [line.decode("utf-8", "replace") for line in lines]
+        return self.output.lines(is_whole=self.is_gone)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal while the process is there."""
@@ -257,7 +304,7 @@ class _Rank:
 
     def tail(self) -> str:
         """The end of its output."""
-        return _tail(self.output.fileno())
+        return self.output.tail()
 
     def close(self) -> None:
         """Close all that is open for it."""
@@ -267,6 +314,57 @@ class _Rank:
     def _close_both(self) -> None:
         self.connection.close()
         self.status.close()
+
+
+class _RankElsewhere(_Rank):
+    """A process on a host that has joined: begun and ended by that host, which logs what it prints."""
+
+    def __init__(self, rank: int, way: bytes, request: Mapping[str, Any], seat: Seat) -> None:
+        super().__init__(rank, way, request)
+        self._close_both()
+        self.connection, self.host = seat.connection, seat.host
+        self.status = FileIO(os.dup(seat.control.fileno()))
+        self._control, self._tail = seat.control, "(no output)"
+
+    def begin(self) -> None:
+        """Have it begun by its host."""
+        self.is_connected = True
+        self._control.send(kind=BEGIN, executes=self._way == EXECUTE)
+
+    def look(self) -> bool:
+        """Take in that it began, or that it ended; of a host that is lost, nothing more.
+
+        Raises:
+            WorkerError: when its host cannot begin it.
+        """
+        messages = self._control.read()
+        self.is_gone = messages is None
+        for message in messages or []:
+            if message["kind"] == BEGUN:
+                self.pid = int(message["pid"])
+                self.send(kind="request", **self.request)
+            elif message["kind"] == ENDED:
+                self.is_gone, self.exit_code, self._tail = True, int(message["code"]), str(message["tail"])
+            elif message["kind"] == REFUSED:
+                self.is_gone = True
+                raise WorkerError(f"{self.host}: no process can be started: {message['message']}")
+        return False
+
+    def signal(self, number: signal.Signals) -> None:
+        """Have its host send it a signal."""
+        if not self.is_gone:
+            self._control.send(kind=SIGNAL, number=int(number))
+
+    def tail(self) -> str:
+        """The end of its output, when it has ended."""
+        return self._tail
+
+    def close(self) -> None:
+        """Let its host know whether the work is done, and close all that is open for it."""
+        if self.outcome is not None and self.outcome["outcome"] == "finished":
+            self._control.send(kind=DONE)
+        self._control.close()
+        super().close()
 
 
 class _Ranks:
@@ -291,10 +389,10 @@ class _Ranks:
         for rank in self.all:
             rank.close()
 
-    def start(self, way: bytes, request: Mapping[str, Any], shared_memory: int | None = None) -> None:
+    def start(self, rank: _Rank) -> None:
         """Start the next rank."""
-        self.all.append(_Rank(len(self.all), way, request, shared_memory))
-        self._begin(self.all[-1])
+        self.all.append(rank)
+        self._begin(rank)
 
     def _begin(self, rank: _Rank) -> None:
         rank.begin()
@@ -503,6 +601,12 @@ def _outcome(ranks: _Ranks, work: str, memory_remedy: str) -> Any:
         outcome = ranks.all[0].outcome
         assert outcome is not None
         return outcome.get("result")
+    for rank in ranks.all:
+        if rank.host and rank.outcome is None and rank.exit_code is None:
+            first = "" if failure.rank == rank.rank else f"; {_named(failure.rank, ranks)} {_how_failed(failure)}"
+            raise HostLostError(
+                f"{rank.host}, rank {rank.rank} of {ranks.size}, was lost: it cannot be reached any more{first}"
+            )
     named, rank = _named(failure.rank, ranks), ranks.all[failure.rank]
     if failure.error is None:
         others = "; the others were ended" if ranks.size > 1 else ""
@@ -527,7 +631,12 @@ def _outcome(ranks: _Ranks, work: str, memory_remedy: str) -> Any:
 
 
 def _named(rank: int, ranks: _Ranks) -> str:
-    return f"rank {rank} of {ranks.size}" if ranks.size > 1 else "the process"
+    where = f" on {ranks.all[rank].host}" if ranks.all[rank].host else ""
+    return f"rank {rank} of {ranks.size}{where}" if ranks.size > 1 else "the process"
+
+
+def _how_failed(failure: RankFailure) -> str:
+    return "was lost" if failure.error is None else f"failed: {failure.error['message'][:2000]}"
 
 
 def _how_ended(code: int | None) -> str:
@@ -564,23 +673,25 @@ def _is_prefects(handler: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _meeting_point(ranks: int, gpus: Sequence[str]) -> Iterator[tuple[int, int | None]]:
-    """Where several ranks meet: a port of this host for those on GPUs, and for the others memory that they share.
+def _meeting_point(ranks: int, gpus: Sequence[str], hosts: Hosts | None) -> Iterator[tuple[dict[str, Any] | None, int | None]]:
+    """Where several ranks meet: a port for those on GPUs or on several hosts, and for the others memory that they share.
 
     The port stays bound here, not listening, so that no other run is given the same one.
     """
-    if ranks == 1:
-        yield 0, None
-    elif gpus:
+    if ranks == 1 and not hosts:
+        yield None, None
+    elif gpus or hosts:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as reserved:
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             reserved.bind(("", 0))  # Paddle's store listens on all interfaces, until the rank holds it to one
-            yield reserved.getsockname()[1], None
+            here, interface = (hosts.address, hosts.interface) if hosts else ("127.0.0.1", "lo")
+            addresses = [here] * ranks + [seat.address for seat in (hosts.seats if hosts else ())]
+            yield {"port": reserved.getsockname()[1], "addresses": addresses, "interface": interface}, None
     else:
         with _starting():
             shared = _memory_of_ranks()
         try:
-            yield 0, shared
+            yield None, shared
         finally:
             os.close(shared)
 
@@ -593,21 +704,18 @@ def _memory_of_ranks() -> int:
         return os.dup(file.fileno())
 
 
-def _place(rank: int, ranks: int, gpus: Sequence[str], port: int) -> dict[str, Any]:
+def _place(rank: int, ranks: int, gpus: Sequence[str], meeting: dict[str, Any] | None) -> dict[str, Any]:
     """Where a rank works: its environment, folder and import path are those of this process."""
     environment = {
         name: value
         for name, value in _environment().items()
         if not name.startswith(_OF_A_LAUNCHER) and name not in _OF_A_LAUNCHER_TOO
     }
-    if gpus:
-        environment["FLAGS_selected_gpus"] = gpus[rank]
-        if ranks > 1:
-            environment |= _of_rank(rank, ranks, port)
-            environment.setdefault("NCCL_SOCKET_IFNAME", "lo")  # it listens on the first network interface by itself
-    elif ranks > 1:
-        environment["CUDA_VISIBLE_DEVICES"] = ""
+    if ranks > 1 and not gpus:
         environment.setdefault(cores.THREADS, str(max(1, cores.usable_cores() // ranks)))
+    environment |= _of_rank(rank, ranks, gpus, meeting)
+    if meeting is not None:
+        environment = _of_network(meeting["interface"]) | environment
     return {
         "environment": environment,
         "folder": _folder(),
@@ -663,18 +771,29 @@ def _tail(descriptor: int) -> str:
     return text.strip() or "(no output)"
 
 
-def _of_rank(rank: int, ranks: int, port: int) -> dict[str, str]:
-    """What Paddle's `init_parallel_env` goes by."""
-    endpoints = [f"127.0.0.1:{port + one}" for one in range(ranks)]
-    return {
+def _of_rank(rank: int, ranks: int, gpus: Sequence[str], meeting: dict[str, Any] | None) -> dict[str, str]:
+    """What a rank has in its environment, wherever it is: its GPU, and what Paddle's `init_parallel_env` goes by."""
+    found = {"FLAGS_selected_gpus": gpus[rank % ranks]} if gpus else {}
+    if not gpus and (ranks > 1 or meeting is not None):
+        found["CUDA_VISIBLE_DEVICES"] = ""
+    if meeting is None:
+        return found
+    endpoints = [f"{address}:{meeting['port'] + number % ranks}" for number, address in enumerate(meeting["addresses"])]
+    found |= {
         "PADDLE_MASTER": endpoints[0],
         "PADDLE_TRAINER_ID": str(rank),
-        "PADDLE_TRAINERS_NUM": str(ranks),
+        "PADDLE_TRAINERS_NUM": str(len(endpoints)),
         "PADDLE_TRAINER_ENDPOINTS": ",".join(endpoints),
         "PADDLE_CURRENT_ENDPOINT": endpoints[rank],
-        "PADDLE_RANK_IN_NODE": str(rank),
+        "PADDLE_RANK_IN_NODE": str(rank % ranks),
         "PADDLE_LOCAL_SIZE": str(ranks),
     }
+    return found if gpus else {**found, "PADDLE_DISTRI_BACKEND": "gloo"}
+
+
+def _of_network(interface: str) -> dict[str, str]:
+    """What has the libraries that sum over ranks use a network interface, where the user has not named one."""
+    return {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
 
 
 def _needs_new_python(device: str) -> bool:
@@ -787,6 +906,15 @@ class _Server:
         if self._process is not None:
             self._process.returncode = 0  # nothing to wait for here
         self.__init__()  # type: ignore[misc]
+
+
+def fork(way: bytes, descriptors: list[int]) -> None:
+    """Have a process begun, by the descriptors of its status, its connection and its output (`hubflow.workers.server`).
+
+    Raises:
+        OSError: when it cannot be started.
+    """
+    _SERVER.fork(way, descriptors)
 
 
 _SERVER = _Server()

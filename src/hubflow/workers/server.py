@@ -214,7 +214,7 @@ def _answer(connection: Connection) -> int:
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         request = connection.receive()
-        connection.rank, connection.size = request["rank"], request["size"]
+        connection.rank, connection.size, connection.meeting = request["rank"], request["size"], request["meeting"]
         _take_over(request)
         _log_to(connection)
         module, _, name = request["target"].partition(":")
@@ -245,7 +245,11 @@ def _log_to(connection: Connection) -> None:
 
 
 def _take_over(request: dict[str, Any]) -> None:
-    """What a process has from the one that starts it, as it is in the process that asks."""
+    """What a process has from the one that starts it, as it is in the process that asks; of another host, some variables."""
+    if "changes" in request:
+        os.environ.update({**request["defaults"], **os.environ, **request["changes"]})
+        take_given_threads()
+        return
     os.environ.clear()
     os.environ.update({**_set_by_imports, **request["environment"]})
     with contextlib.suppress(OSError):
