@@ -35,7 +35,7 @@ class Job:
         values["train"] = {"max_steps": STEPS, "batch_size": 32, "learning_rate": 1e-3, "log_every_steps": 1, **train}
         self.settings = FineTuneSettings.model_validate(values)
 
-    def prepare(self, store: Path) -> tuple[TaskRef, EncodedRef]:
+    def prepare(self, store: Path | str) -> tuple[TaskRef, EncodedRef]:
         settings, place = self.settings, str(store)
         dataset = load_dataset.fn(settings.data, settings.task, place)
         module = load_module.fn(settings.module, place)
@@ -58,12 +58,12 @@ def _write_rows(path: Path, rows: int) -> None:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def kept(store: Path, checkpoint: CheckpointRef) -> tuple[pd.DataFrame, dict[str, np.ndarray[Any, Any]]]:
-    folder = Store(store).root / checkpoint.path
+def kept(store: Path | str, checkpoint: CheckpointRef) -> tuple[pd.DataFrame, dict[str, np.ndarray[Any, Any]]]:
+    folder = Store(store).open(checkpoint).folder
     return pd.read_parquet(folder / "steps.parquet"), load_file(folder / "model.safetensors")
 
 
-def require_alike(store: Path, one: CheckpointRef, other_store: Path, other: CheckpointRef) -> None:
+def require_alike(store: Path | str, one: CheckpointRef, other_store: Path | str, other: CheckpointRef) -> None:
     """Losses and final weights within 1e-5."""
     (steps, weights), (other_steps, other_weights) = kept(store, one), kept(other_store, other)
     assert steps["step"].to_list() == other_steps["step"].to_list()

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from hosts import Host, network_of_hosts
+from object_storage import ObjectStorage, s3_server
 from process_tree import wait_for
 from small_training import STEPS, Job, require_alike
 from typer.testing import CliRunner
@@ -58,22 +59,21 @@ def port() -> int:
     return number
 
 
-def lead(folder: str, hosts: str, steps: str) -> None:
+def lead(folder: str, hosts: str, steps: str, store: str) -> None:
     """Train on several hosts, as the one that leads, and write down which weights that gave."""
     logging.basicConfig(format="%(asctime)s %(message)s", force=True)
     logging.getLogger("hubflow").setLevel(logging.INFO)
     job = Job(Path(folder), checkpoints={"every_steps": 1}, max_steps=int(steps))
-    store = Path(folder) / "several"
     task, encoded = job.prepare(store)
-    found = fine_tune.fn(task, encoded, job.settings.train, str(store), 0, "cpu", hosts=HostsSettings(**json.loads(hosts)))
+    found = fine_tune.fn(task, encoded, job.settings.train, store, 0, "cpu", hosts=HostsSettings(**json.loads(hosts)))
     (Path(folder) / "found.json").write_text(found.model_dump_json(), encoding="utf-8")
 
 
 @contextmanager
 def leader(
-    folder: Path, hosts: HostsSettings, host: Host | None = None, steps: int = STEPS
+    folder: Path, hosts: HostsSettings, host: Host | None = None, store: str = ""
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    command = [sys.executable, "-c", LEAD, str(folder), hosts.model_dump_json(), str(steps)]
+    command = [sys.executable, "-c", LEAD, str(folder), hosts.model_dump_json(), str(STEPS), store or str(folder / "several")]
     with running(command, folder / "leader.log", host) as process:
         yield process
 
@@ -100,11 +100,12 @@ def running(command: list[str], log: Path, host: Host | None) -> Iterator["subpr
         process.wait()
 
 
-def require_same_as_one(folder: Path) -> dict[str, Any]:
+def require_same_as_one(folder: Path, store: Path | str = "") -> dict[str, Any]:
     """What the hosts trained is what one process trains; the facts that were kept of it."""
+    store = store or folder / "several"
     found = CheckpointRef.model_validate_json((folder / "found.json").read_bytes())
-    require_alike(folder / "one", Job(folder, checkpoints={"every_steps": 1}).run(folder / "one", 1), folder / "several", found)
-    return dict(Store(folder / "several").open(found).facts)
+    require_alike(folder / "one", Job(folder, checkpoints={"every_steps": 1}).run(folder / "one", 1), store, found)
+    return dict(Store(store).open(found).facts)
 
 
 @pytest.mark.slow
@@ -114,6 +115,22 @@ def test_two_hosts_give_what_one_gives(port: int, tmp_path: Path) -> None:
         assert other.wait(20) == 0, (tmp_path / "joined.log").read_text()
     assert require_same_as_one(tmp_path)["num_processes"] == 2
     assert "the run of 127.0.0.1" in (tmp_path / "joined.log").read_text()
+
+
+@pytest.mark.slow
+def test_hosts_that_share_a_bucket_alone_train_together(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with s3_server() as address, ExitStack() as stack:
+        bucket = ObjectStorage.prepared(address, tmp_path, monkeypatch)
+        first = stack.enter_context(leader(tmp_path, settings_of(port), store=bucket.url))
+        bucket.be("two")
+        other = stack.enter_context(joined("127.0.0.1", port, tmp_path / "joined.log"))
+        assert first.wait(200) == 0, (tmp_path / "leader.log").read_text()
+        assert other.wait(20) == 0, (tmp_path / "joined.log").read_text()
+        fetched = {path.name for path in Store(bucket.url).root.iterdir() if path.is_dir()}
+        assert {"encoded", "modules", "tasks"} <= fetched
+        assert not fetched & {"training", "checkpoints"}, "the host that leads writes alone"
+        bucket.be("three")
+        assert require_same_as_one(tmp_path, bucket.url)["num_processes"] == 2
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ class Hosts:
 
     def __init__(self, settings: HostsSettings, ranks: int = 1) -> None:
         self._settings, self._ranks, self._key = settings, ranks, hosts_key()
-        self.address = ipv4_of(settings.address, "hosts.address")
+        self.address = _ipv4_of(settings.address)
         self.interface = interface_of(self.address)
         self.seats: list[Seat] = []
         self._arrivals: dict[str, _Arrival] = {}
@@ -318,7 +318,7 @@ def versions_here() -> dict[str, str]:
     return found
 
 
-def ipv4_of(address: str, named: str) -> str:
+def _ipv4_of(address: str) -> str:
     """The IPv4 address of a host.
 
     Raises:
@@ -328,7 +328,7 @@ def ipv4_of(address: str, named: str) -> str:
         found = socket.getaddrinfo(address, None, socket.AF_INET, socket.SOCK_STREAM)
     except OSError as error:
         raise RendezvousError(
-            f"{named} {address!r} has no IPv4 address ({error.strerror}); give one, or a name that has one"
+            f"hosts.address {address!r} has no IPv4 address ({error.strerror}); give one, or a name that has one"
         ) from error
     return str(found[0][4][0])
 

@@ -23,7 +23,6 @@ from hubflow.workers.hosts import (
     Lines,
     hosts_key,
     interface_of,
-    ipv4_of,
     proof,
     versions_here,
 )
@@ -50,14 +49,14 @@ def join(address: str, port: int, wait_seconds: float = 600.0, stays: bool = Fal
         RendezvousError: when nobody leads there in time, or what leads there has another key or other versions.
         SettingsError: when there is no key.
     """
-    key, leader = hosts_key(), ipv4_of(address, "the address")
+    key = hosts_key()
     start_early()
     while True:
         with tempfile.TemporaryDirectory(prefix="hubflow-join-") as folder, contextlib.ExitStack() as held:
-            seats = _enter(leader, port, key, float("inf") if stays else wait_seconds, folder, held)
-            log.info("joined the run of %s:%d", leader, port)
+            seats = _enter(address, port, key, float("inf") if stays else wait_seconds, folder, held)
+            log.info("joined the run of %s:%d", address, port)
             is_done = _serve(seats)
-        log.info("the run of %s:%d %s", leader, port, "is done" if is_done else "was left; waiting for it to go on")
+        log.info("the run of %s:%d %s", address, port, "is done" if is_done else "was left; waiting for it to go on")
         if is_done and not stays:
             return
 
@@ -193,7 +192,7 @@ def _connected(
         RendezvousError: when it has another key, or other versions.
         OSError: when nobody is there, or not what is expected.
     """
-    lines = Lines(socket.create_connection((leader, port), timeout=RETRY_SECONDS * 10))
+    lines = Lines(socket.create_connection((socket.gethostbyname(leader), port), timeout=RETRY_SECONDS * 10))
     try:
         nonce = secrets.token_hex(32)
         own = str(lines.detach().getsockname()[0])
