@@ -170,7 +170,7 @@ def test_the_checkpoint_that_is_nearest_on_dev_is_the_best_and_its_details_are_k
     for path in (store.root / "evaluations").iterdir():
         artifact = store.load("evaluations", path.name)
         if "checkpoint" in artifact.facts:
-            reference = EvaluationRef.model_construct(path=artifact.path, sha256=artifact.sha256)
+            reference = EvaluationRef.model_construct(path=artifact.path, sha256=artifact.sha256)  # type: ignore[call-arg]
             for split, details in read_details(store, reference).items():
                 interval = details.intervals[DISTANCE]
                 assert interval.low <= artifact.facts["metrics"][split][DISTANCE] <= interval.high

@@ -477,7 +477,10 @@ def test_the_samples_of_the_data_formats_page_run(text_run: Run, tmp_path: Path,
 
 
 def test_no_value_stays_none_where_a_column_becomes_json(text_run: Run, tmp_path: Path) -> None:
-    rows = [[{"text": "a", "odd": 1.5}, {"text": "b", "odd": None}, {"text": "c"}], [{"text": "d", "odd": "word"}]]
+    rows: list[list[dict[str, Any]]] = [
+        [{"text": "a", "odd": 1.5}, {"text": "b", "odd": None}, {"text": "c"}],
+        [{"text": "d", "odd": "word"}],
+    ]
     for number, lines in enumerate(rows):
         (tmp_path / f"part-{number}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
     for ending in ("parquet", "csv", "jsonl"):

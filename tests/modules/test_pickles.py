@@ -35,7 +35,7 @@ class Calls:
 @pytest.mark.parametrize("name", TORCH_FILES)
 def test_a_bin_of_pytorch_gives_its_arrays(name: str) -> None:
     arrays = read_pickled_arrays(ASSETS / name)
-    expected = {
+    expected: dict[str, Any] = {
         "weight": np.ones(2, np.float32),
         "bias": np.zeros(2, np.float32),
         "running_mean": np.zeros(2, np.float32),

@@ -20,7 +20,7 @@ ARGUMENTS: tuple[Any, ...] = ({"train": ROWS}, "text_classification")
 
 @task
 def own_task(store: str) -> DatasetRef:
-    return dataset_from_frames.fn(*ARGUMENTS, store)
+    return dataset_from_frames.fn(*ARGUMENTS, store)  # type: ignore[call-arg]
 
 
 @flow(name="ways-to-call")

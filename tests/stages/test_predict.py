@@ -146,8 +146,8 @@ def test_top_k_gives_the_most_probable_labels_as_lists(digits_run: Run, tmp_path
     folder = some_images(digits_run, tmp_path / "images")
     whole = pd.read_parquet(predict.fn(settings(digits_run, folder)).output)
     top = pd.read_parquet(predict.fn(settings(digits_run, folder, top_k=2)).output)
-    names = [name for name in whole if name.startswith("probability_")]
-    assert not [name for name in top if name.startswith("probability_")]
+    names = [name for name in whole.columns.astype(str) if name.startswith("probability_")]
+    assert not [name for name in top.columns.astype(str) if name.startswith("probability_")]
     for row, labels, values in zip(whole[names].to_numpy(), top["top_labels"], top["top_probabilities"], strict=True):
         order = (-row).argsort()[:2]
         assert [f"probability_{label}" for label in labels] == [names[place] for place in order]

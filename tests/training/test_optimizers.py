@@ -30,6 +30,9 @@ RATES = (0.05, 0.1, 0.03, 0.07, 0.02)
 Rule = Callable[[Array, Array, dict[str, Any], float, int], Array]
 
 
+NAMES = [kind.model_fields["name"].default for kind in CLASSES]  # type: ignore[attr-defined]
+
+
 @pytest.fixture(autouse=True)
 def scope() -> Iterator[Any]:
     scope = paddle.static.Scope()
@@ -191,7 +194,7 @@ def test_five_steps_are_those_of_the_paper(optimizer: Any, rule: Rule) -> None:
 
 
 def test_every_optimizer_is_among_those_compared_and_each_argument_makes_a_difference() -> None:
-    names = {kind.model_fields["name"].default for kind in CLASSES}
+    names = set(NAMES)
     assert {settings_of(case).name for case, _ in CASES} == names
     plain = {name: steps_of_paper(rule, 0.0, GRADIENTS)[-1] for name, rule in CASES[:-2] if isinstance(name, str)}
     for case, rule in CASES[:-2]:
@@ -200,7 +203,7 @@ def test_every_optimizer_is_among_those_compared_and_each_argument_makes_a_diffe
             assert np.abs(changed["head.output.bias"] - plain[case["name"]]["head.output.bias"]).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", [kind.model_fields["name"].default for kind in CLASSES])
+@pytest.mark.parametrize("name", NAMES)
 def test_without_a_gradient_weights_shrink_by_the_rate_times_the_decay_and_nothing_else_moves(name: str) -> None:
     history = steps_of_paddle(settings_of(name), 0.5, ZEROS)
     for rate, before, after in zip(RATES, history, history[1:], strict=False):
