@@ -227,8 +227,6 @@ _NAMES = {
         "EvaluateSettings",
         "FineTuneSettings",
         "HeadSettings",
-        "HostsSettings",
-        "HostsSettings",
         "LoraSettings",
         "ModuleSpec",
         "PredictResult",
