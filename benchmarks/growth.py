@@ -1,7 +1,7 @@
 """How time and memory grow over rows, length, classes and processes, as plots, and what a step costs beside its operators.
 
-Each stage runs in a process of its own, so that its peak memory is its own. `--largest-rows 100000` gives a quicker look,
-`--only` one part, `--write` puts tables and plots into RESULTS.md and plots/.
+Each stage runs in a process of its own, so that its peak memory is its own. `--largest-rows 100000` gives a quicker look, 10000000 a
+longer one; `--only` one part, `--write` puts tables and plots into RESULTS.md and plots/.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def main() -> None:
 def over_rows(folder: Path, largest: int) -> Points:
     """Rows of 20 words, a tenth of them to judge on; training takes 50 steps, whatever the rows."""
     found = []
-    for rows in [10**power for power in range(3, 7) if 10**power <= largest]:
+    for rows in [10**power for power in range(3, 8) if 10**power <= largest]:
         train, dev = write_rows(folder / "train.tsv", rows, 10), write_rows(folder / "dev.tsv", rows // 10, 10)
         given = text_settings(folder, train, dev) | {"store": str(folder / f"store-{rows}")}
         found.append({"rows": rows} | stage_figures(folder, given))
