@@ -1,7 +1,7 @@
 """How time and memory grow over rows, length, classes and processes, as plots, and what a step costs beside its operators.
 
-Each stage runs in a process of its own, so that its peak memory is its own. `--largest-rows 100000` gives a quicker look, 10000000 a
-longer one; `--only` one part, `--write` puts tables and plots into RESULTS.md and plots/.
+Each stage runs in a process of its own, so that its peak memory is its own. `--largest-rows 100000` gives a quicker look,
+10000000 a longer one; `--only` one part, `--write` puts tables and plots into RESULTS.md and plots/.
 """
 
 import argparse

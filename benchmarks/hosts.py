@@ -1,7 +1,7 @@
 """What a step costs on two hosts, by the speed of the link between them: network namespaces of this machine, a core each.
 
-As root, with iproute2. MiniLM-L6 on SST-2, 32 rows a step. A step is what 20 more steps take (on slow links 5), so that starting
-and evaluating are left out; bytes are those that the leading host's interface has sent. `--write` keeps the result.
+As root, with iproute2. MiniLM-L6 on SST-2, 32 rows a step. A step is what 20 more steps take (on slow links 5), so that
+starting and evaluating are left out; bytes are those that the leading host's interface has sent. `--write` keeps the result.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def main() -> None:
         free = None
         for name, rate in LINKS.items():
             for host in hosts if rate else []:
-                limit = f"tc qdisc replace dev {host.device} root tbf rate {int(rate)}bit burst 256kb latency 200ms"  # type: ignore[arg-type]
+                limit = f"tc qdisc replace dev {host.device} root tbf rate {rate:.0f}bit burst 256kb latency 200ms"
                 subprocess.run([*host.within, *limit.split()], check=True)
             seconds, sent, gradients = step(Path(folder), given, hosts, rate)
             free = free or seconds

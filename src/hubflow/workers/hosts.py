@@ -18,12 +18,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from hubflow.errors import RendezvousError, SettingsError, WorkStoppedError, join_limited
-from hubflow.schemas.training import HostsSettings
 from hubflow.workers.connection import NO_SIGNAL, message_of
 from hubflow.workers.server import REFUSED
+
+if TYPE_CHECKING:
+    from hubflow.schemas.training import HostsSettings  # with Pydantic, which the server must begin without
 
 KEY = "HUBFLOW_HOSTS_KEY"
 MIN_KEY_LENGTH = 16
@@ -31,6 +33,8 @@ BEGIN, DONE, SIGNAL = "begin", "done", "signal"
 POLL_SECONDS = 0.2
 HANDSHAKE_SECONDS = 10.0
 MAX_HANDSHAKE = 1 << 16
+MAX_AT_ONCE = 64
+"""Connections that have not proved yet who they are."""
 KEEPALIVE = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 20_000}
 """A host that loses its power or its network says nothing: after 20 seconds without an answer it counts as lost."""
 LOOPBACK = "lo"
@@ -160,13 +164,13 @@ class Hosts:
         SettingsError: when there is no key.
     """
 
-    def __init__(self, settings: HostsSettings, ranks: int = 1) -> None:
+    def __init__(self, settings: "HostsSettings", ranks: int = 1) -> None:
         self._settings, self._ranks, self._key = settings, ranks, hosts_key()
         self.address = _ipv4_of(settings.address)
         self.interface = interface_of(self.address)
         self.seats: list[Seat] = []
         self._arrivals: dict[str, _Arrival] = {}
-        self._lock = threading.Lock()
+        self._lock, self._room = threading.Lock(), threading.BoundedSemaphore(MAX_AT_ONCE)
 
     def __enter__(self) -> Self:
         return self
@@ -203,7 +207,10 @@ class Hosts:
                     raise WorkStoppedError("the work was asked to stop while it waited for its hosts")
                 with contextlib.suppress(TimeoutError):
                     peer, (address, _) = listener.accept()
-                    threading.Thread(target=self._admit, args=(peer, address), daemon=True).start()
+                    if self._room.acquire(blocking=False):
+                        threading.Thread(target=self._admit, args=(peer, address), daemon=True).start()
+                    else:
+                        peer.close()
         least = self._settings.min_count or self._settings.count
         if 1 + known < least:
             self._let_go()
@@ -240,10 +247,12 @@ class Hosts:
         lines = Lines(peer)
         try:
             facts = self._greeted(lines)
-        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             log.warning("hosts: %s reached the port where hosts join, and was sent away: %s", address, error)
             lines.close()
             return
+        finally:
+            self._room.release()
         with self._lock:
             one = self._arrivals.setdefault(facts["host"], _Arrival(facts, address))
             if facts["role"] == "control":

@@ -306,8 +306,8 @@ class _Rank:
         """The end of its output."""
         return self.output.tail()
 
-    def close(self) -> None:
-        """Close all that is open for it."""
+    def close(self, is_done: bool) -> None:
+        """Close all that is open for it; `is_done` says whether the work is."""
         self._close_both()
         self.output.close()
 
@@ -359,12 +359,12 @@ class _RankElsewhere(_Rank):
         """The end of its output, when it has ended."""
         return self._tail
 
-    def close(self) -> None:
+    def close(self, is_done: bool) -> None:
         """Let its host know whether the work is done, and close all that is open for it."""
-        if self.outcome is not None and self.outcome["outcome"] == "finished":
+        if is_done:
             self._control.send(kind=DONE)
         self._control.close()
-        super().close()
+        super().close(is_done)
 
 
 class _Ranks:
@@ -386,8 +386,9 @@ class _Ranks:
 
     def __exit__(self, *_: object) -> None:
         self._selector.close()
+        is_done = all(rank.outcome is not None and rank.outcome["outcome"] == "finished" for rank in self.all)
         for rank in self.all:
-            rank.close()
+            rank.close(is_done)
 
     def start(self, rank: _Rank) -> None:
         """Start the next rank."""
@@ -601,12 +602,9 @@ def _outcome(ranks: _Ranks, work: str, memory_remedy: str) -> Any:
         outcome = ranks.all[0].outcome
         assert outcome is not None
         return outcome.get("result")
-    for rank in ranks.all:
-        if rank.host and rank.outcome is None and rank.exit_code is None:
-            first = "" if failure.rank == rank.rank else f"; {_named(failure.rank, ranks)} {_how_failed(failure)}"
-            raise HostLostError(
-                f"{rank.host}, rank {rank.rank} of {ranks.size}, was lost: it cannot be reached any more{first}"
-            )
+    error = None if failure.error is None else rebuilt(failure.error)
+    if error is None:
+        _require_hosts(ranks, failure)
     named, rank = _named(failure.rank, ranks), ranks.all[failure.rank]
     if failure.error is None:
         others = "; the others were ended" if ranks.size > 1 else ""
@@ -618,7 +616,6 @@ def _outcome(ranks: _Ranks, work: str, memory_remedy: str) -> Any:
                 f". {cause} when memory runs out: {memory_facts()}. If so: {memory_remedy}, or use a machine with more memory"
             )
         raise WorkerError(f"{ending}; its output ends:\n{tail}")
-    error = rebuilt(failure.error)
     if error is None:
         kind, text = failure.error["type"], failure.error["message"]
         if is_lack_of_memory(kind, text):
@@ -630,13 +627,23 @@ def _outcome(ranks: _Ranks, work: str, memory_remedy: str) -> Any:
     raise error
 
 
+def _require_hosts(ranks: _Ranks, failure: RankFailure) -> None:
+    """Find the host whose loss is why others failed: it has said nothing of how its rank ended.
+
+    Raises:
+        HostLostError: naming it.
+    """
+    for rank in ranks.all:
+        if rank.host and rank.outcome is None and rank.exit_code is None:
+            others = f"; {_named(failure.rank, ranks)} failed: {failure.error['message'][:2000]}" if failure.error else ""
+            raise HostLostError(
+                f"{rank.host}, rank {rank.rank} of {ranks.size}, was lost: it cannot be reached any more{others}"
+            )
+
+
 def _named(rank: int, ranks: _Ranks) -> str:
     where = f" on {ranks.all[rank].host}" if ranks.all[rank].host else ""
     return f"rank {rank} of {ranks.size}{where}" if ranks.size > 1 else "the process"
-
-
-def _how_failed(failure: RankFailure) -> str:
-    return "was lost" if failure.error is None else f"failed: {failure.error['message'][:2000]}"
 
 
 def _how_ended(code: int | None) -> str:
