@@ -48,8 +48,8 @@ def main() -> None:
             lines.append(f"| {name} | {1000 * alone:.0f} | {1000 * seconds:.0f} | {sent / 1e6:.1f} | {expected} |")
             print(lines[-1], file=sys.stderr)
     about = (
-        "By arithmetic: the step of the fast link, and the bits of the gradients, 4 bytes for each trained weight, at the link's "
-        f"speed. {versions(['paddlepaddle'])}."
+        "By arithmetic: the step of the fast link, and the bits of the gradients (4 bytes for each weight), at the speed "
+        f"of the link. {versions(['paddlepaddle'])}."
     )
     write_section("Several hosts", "uv run python " + " ".join(["benchmarks/hosts.py", *sys.argv[1:]]), [*lines, "", about])
 
