@@ -335,7 +335,7 @@ class HostsSettings(Settings):
     max_restarts: int = Field(
         3,
         ge=0,
-        description="How often a training that lost a host goes on, from its last checkpoint, with those that join then",
+        description="How often a training that lost a host, or a process of one, goes on from its last checkpoint",
     )
 
     @model_validator(mode="after")

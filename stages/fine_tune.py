@@ -12,7 +12,7 @@ import pandas as pd
 from filelock import Timeout
 
 from hubflow.deployment.pointer import require_fitting
-from hubflow.errors import GivenUpError, HostLostError, SettingsError, TrainingStopped, WorkStoppedError
+from hubflow.errors import GivenUpError, SettingsError, TrainingStopped, WorkerError, WorkStoppedError
 from hubflow.orchestration.progress import cancel_asked, is_followed, training_answers, watched
 from hubflow.orchestration.tasks import stage
 from hubflow.schemas.frames import require_evaluations, require_steps
@@ -91,7 +91,7 @@ def fine_tune(
         OutOfMemoryError: when memory runs out; the checkpoints in the store are unharmed.
         DeviceError: when a GPU, or a precision, is asked for that is not there.
         RendezvousError: when too few hosts have joined in time.
-        HostLostError: when hosts were lost more often than `hosts.max_restarts` says.
+        WorkerError: when a process was lost or failed; on several hosts, more often than `hosts.max_restarts` says.
     """
     require_callbacks(callbacks)
     request = TrainRequest(
@@ -212,13 +212,16 @@ def _train(
 
 
 def _on_hosts(settings: HostsSettings, ranks: int, train: Callable[[Hosts], dict[str, Any]]) -> dict[str, Any]:
-    """Train with the hosts that join; after the loss of one go on with those that join then."""
+    """Train with the hosts that join; when one was lost, or a rank failed, go on with those that join then.
+
+    A sum over hosts that waits longer than gloo does (30 seconds) fails without a word of which host is late.
+    """
     for restart in range(settings.max_restarts + 1):
         with Hosts(settings, ranks) as hosts:
             hosts.gather(cancel_asked)
             try:
                 return train(hosts)
-            except HostLostError as error:
+            except WorkerError as error:
                 if restart == settings.max_restarts:
                     raise
                 log.warning("%s; training goes on from its last checkpoint with the hosts that join now", error)

@@ -1,11 +1,13 @@
 """The temporary Prefect server: started only where nothing names another one, answering, gone with its process."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from process_tree import wait_for
 
 from hubflow.orchestration.temporary_server import ASKED_BY
 
@@ -52,6 +54,22 @@ def test_one_that_ends_says_so_and_what_to_do(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "the temporary Prefect server ended with exit code" in done.stderr
     assert "prefect server start" in done.stderr
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system does not tell a process that its parent is gone")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_it_ends_with_the_command_however_that_ends(tmp_path: Path, number: signal.Signals) -> None:
+    script = "import sys; from hubflow.orchestration.temporary_server import TemporaryServer; server = TemporaryServer(); "
+    script += "server.wait(120); print(server._process.pid, flush=True); sys.stdin.readline()"
+    environment = {name: value for name, value in os.environ.items() if name not in ASKED_BY} | {"PREFECT_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        server = int(process.stdout.readline())
+        process.send_signal(number)
+    wait_for(lambda: not Path(f"/proc/{server}").exists(), 30)
 
 
 @pytest.mark.slow

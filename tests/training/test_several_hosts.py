@@ -1,8 +1,10 @@
 """Training on several hosts gives what one gives; hosts may be lost, come back, or stay away; strangers are sent away."""
 
+import contextlib
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,12 +19,12 @@ from typing import Any
 import pytest
 from hosts import Host, network_of_hosts
 from object_storage import ObjectStorage, s3_server
-from process_tree import wait_for
+from process_tree import wait_for, workers_of
 from small_training import STEPS, Job, require_alike
 from typer.testing import CliRunner
 
 from hubflow.cli.main import app
-from hubflow.errors import RendezvousError, SettingsError
+from hubflow.errors import ContractError, RendezvousError, SettingsError
 from hubflow.schemas.references import CheckpointRef
 from hubflow.schemas.training import HostsSettings
 from hubflow.stages.fine_tune import fine_tune
@@ -30,6 +32,7 @@ from hubflow.store.store import Store
 from hubflow.training.callbacks import Callback
 from hubflow.workers.hosts import KEY, Hosts, interface_of
 from hubflow.workers.joining import join
+from hubflow.workers.processes import run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="interfaces of Linux")
 
@@ -118,6 +121,78 @@ def test_two_hosts_give_what_one_gives(port: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_host_that_is_lost_and_comes_back_goes_on_from_the_weights_of_the_one_that_leads(port: int, tmp_path: Path) -> None:
+    """Also where all have one address, as in tests: the checkpoint is on the host that leads alone."""
+    with ExitStack() as stack:
+        other = stack.enter_context(joined("127.0.0.1", port, tmp_path / "joined.log"))
+        first = stack.enter_context(leader(tmp_path, settings_of(port)))
+        training = tmp_path / "several" / "training"
+        wait_for(lambda: list(training.glob("*/last-*2")) or first.poll() is not None, 200)
+        os.killpg(other.pid, signal.SIGKILL)
+        stack.enter_context(joined("127.0.0.1", port, tmp_path / "again.log"))
+        assert first.wait(200) == 0, (tmp_path / "leader.log").read_text()
+    log = (tmp_path / "leader.log").read_text()
+    assert "was lost: it cannot be reached any more" in log
+    assert "going on after step" in log
+    require_same_as_one(tmp_path)
+
+
+@pytest.mark.soak
+def test_a_rank_may_stand_still_for_longer_than_a_sum_waits(port: int, tmp_path: Path) -> None:
+    """Where the others wait in a sum they begin again after 30 seconds; where they wait for an answer, they wait."""
+    with ExitStack() as stack:
+        other = stack.enter_context(joined("127.0.0.1", port, tmp_path / "joined.log"))
+        first = stack.enter_context(leader(tmp_path, settings_of(port)))
+        training = tmp_path / "several" / "training"
+        wait_for(lambda: list(training.glob("*/last-*2")) or first.poll() is not None, 200)
+        (rank,) = workers_of(other.pid)
+        os.kill(rank, signal.SIGSTOP)
+        time.sleep(40)
+        with contextlib.suppress(ProcessLookupError):  # it was ended meanwhile
+            os.kill(rank, signal.SIGCONT)
+        assert first.wait(200) == 0, (tmp_path / "leader.log").read_text()
+        assert other.wait(20) == 0, (tmp_path / "joined.log").read_text()
+    require_same_as_one(tmp_path)
+
+
+def test_an_error_of_another_host_names_the_host(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with joined("127.0.0.1", port, tmp_path / "joined.log") as other, Hosts(settings_of(port)) as hosts:
+        hosts.gather()
+        host = rf"host {re.escape(socket.gethostname())} \(127\.0\.0\.1\)"
+        with pytest.raises(ContractError, match=rf"^{host}: row 3: expected a label, found nothing"):
+            run("worker_targets:refuse_elsewhere", {"path": "x"}, hosts=hosts)
+        assert hosts.seats
+        wait_for(lambda: "part of the run failed: row 3" in (tmp_path / "joined.log").read_text(), 10)
+        other.terminate()
+        assert other.wait(20) == 128 + signal.SIGTERM
+    assert not list(tmp_path.glob("hubflow-join-*"))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"kind": "refused"},
+        {"kind": "welcome"},
+        {"kind": "welcome", "facts": {}, "proof": "é"},
+        {"kind": "refused", "message": "go away"},
+    ],
+)
+def test_who_stays_is_not_ended_by_what_answers_at_the_address(answer: dict[str, Any], port: int, tmp_path: Path) -> None:
+    command = [str(Path(sys.executable).with_name("hubflow")), "join", f"127.0.0.1:{port}", "--stay"]
+    with socket.create_server(("127.0.0.1", port)) as stranger, running(command, tmp_path / "joined.log", None) as process:
+        for _ in range(2):  # it comes again
+            peer, _ = stranger.accept()
+            with peer:
+                peer.sendall(b'{"kind": "challenge", "nonce": "00"}\n')
+                peer.recv(1 << 16)
+                peer.sendall(json.dumps(answer).encode() + b"\n")
+        assert process.poll() is None
+        process.terminate()
+        assert process.wait(20) == 128 + signal.SIGTERM
+
+
+@pytest.mark.slow
 def test_hosts_that_share_a_bucket_alone_train_together(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with s3_server() as address, ExitStack() as stack:
         bucket = ObjectStorage.prepared(address, tmp_path, monkeypatch)
@@ -168,7 +243,8 @@ def test_who_joins_trusts_nobody_without_the_key(port: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [b"", b"GET / HTTP/1.1\r\n\r\n", b'{"kind": "hello"}\n', b'{"kind": 1, "nonce": [], "facts": 3}\n']
+    "said",
+    [b"[" * 60_000 + b"\n", b"", b"GET / HTTP/1.1\r\n\r\n", b'{"kind": "hello"}\n', b'{"kind": 1, "nonce": [], "facts": 3}\n'],
 )
 def test_strangers_at_the_port_are_sent_away(said: bytes, port: int, caplog: pytest.LogCaptureFixture) -> None:
     with running_gather(settings_of(port, wait_seconds=3)) as errors:

@@ -37,6 +37,12 @@ def refuse(request: dict[str, Any], connection: Connection) -> None:
     raise error
 
 
+def refuse_elsewhere(request: dict[str, Any], connection: Connection) -> None:
+    """As `refuse`, in the second process alone."""
+    if connection.rank == 1:
+        refuse(request, connection)
+
+
 def sleep(request: dict[str, Any], connection: Connection) -> None:
     """Do nothing for a while."""
     time.sleep(request["seconds"])

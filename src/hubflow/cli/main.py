@@ -629,7 +629,8 @@ def join(
     address, _, port = leader.partition(":")
     if not address or not (port or DEFAULT_PORT).isdecimal():
         raise typer.BadParameter(f"{leader!r}: expected an address, or ADDRESS:PORT", param_hint="ADDRESS")
-    run(address, int(port or DEFAULT_PORT), wait, stay)
+    with unwound():
+        run(address, int(port or DEFAULT_PORT), wait, stay)
 
 
 @app.command()

@@ -16,7 +16,11 @@ from hubflow.files import read_file
 ASKED_BY = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH", "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE")
 SET_HOME = "set PREFECT_HOME to a folder that can be written, for example PREFECT_HOME=/tmp/prefect"
 PROGRAM = """
-import gc, sys
+import ctypes, gc, os, signal, sys
+if sys.platform == "linux":  # it ends with the command, however that ends
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG
+    if os.getppid() != int(sys.argv[2]):
+        sys.exit(1)
 gc.disable()  # imports make many objects that all stay: a fifth of the start
 import uvicorn
 from prefect.server.api.server import create_app
@@ -88,7 +92,14 @@ class TemporaryServer:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        command = [sys.executable, "-P", "-c", PROGRAM, str(port)]  # -P: nothing of the working folder takes a library's place
+        command = [
+            sys.executable,
+            "-P",
+            "-c",
+            PROGRAM,
+            str(port),
+            str(os.getpid()),
+        ]  # -P: nothing of the working folder takes a library's place
         own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
         self._process = subprocess.Popen(command, env={**os.environ, **own})  # noqa: S603  # nothing of it is given
         self.url = f"http://127.0.0.1:{port}/api"

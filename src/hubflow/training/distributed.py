@@ -41,7 +41,8 @@ class RankConnection(Protocol):
         rank: which one of `size` it is.
         size: how many ranks there are.
         shared_memory: descriptor of memory that the ranks share; None where they sum over a network.
-        meeting: where they meet then: a `port`, the `addresses` of all ranks, and the network `interface` of rank 0.
+        meeting: where they meet then: a `port`, the `addresses` of all ranks, the network `interface` of rank 0, and whether
+            the ranks are of several hosts (`spans_hosts`).
     """
 
     rank: int
@@ -71,7 +72,7 @@ class World:
             raise ValueError(f"rank {rank} of {size}: expected 0 <= rank < size")
         self.rank, self.size, self._connection = rank, size, connection
         meeting = connection.meeting if connection is not None else None
-        self.spans_hosts = meeting is not None and len(set(meeting["addresses"])) > 1
+        self.spans_hosts = meeting is not None and bool(meeting["spans_hosts"])
         descriptor = connection.shared_memory if connection is not None else None
         self._memory = _SharedMemory(descriptor, rank, size, self.barrier) if descriptor is not None else None
 
@@ -299,7 +300,7 @@ def _hold_to(interface: str, port: int, addresses: Collection[str]) -> None:
                     listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
             except OSError as error:
                 log.warning(
-                    "port %d, where the ranks of this run barrier, cannot be held to the network interface %s (%s): while the "
+                    "port %d, where the ranks of this run meet, cannot be held to the network interface %s (%s): while the "
                     "run lasts, keep other hosts off it by a firewall or a network namespace",
                     port,
                     interface,
@@ -307,7 +308,7 @@ def _hold_to(interface: str, port: int, addresses: Collection[str]) -> None:
                 )
         elif peer not in addresses and not peer.startswith("127."):
             raise RendezvousError(
-                f"port {port}, where the ranks of this run barrier, has a connection from {peer}; expected "
+                f"port {port}, where the ranks of this run meet, has a connection from {peer}; expected "
                 f"{', '.join(sorted(addresses))} alone. Keep other hosts off its ports (a firewall, a network namespace), then "
                 "run it again"
             )

@@ -45,7 +45,8 @@ class Connection:
 
     Attributes:
         rank: which one of the `size` processes of this work it is.
-        meeting: where the ranks meet over a network: a `port`, the `addresses` of all ranks, and the `interface` of rank 0.
+        meeting: where the ranks meet over a network: a `port`, the `addresses` of all ranks, the `interface` of rank 0, and
+            whether they are of several hosts (`spans_hosts`).
     """
 
     def __init__(self, connected: socket.socket, shared_memory: int | None = None) -> None:

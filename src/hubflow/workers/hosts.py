@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 KEY = "HUBFLOW_HOSTS_KEY"
 MIN_KEY_LENGTH = 16
-BEGIN, DONE, SIGNAL = "begin", "done", "signal"
+BEGIN, DONE, FAILED, SIGNAL = "begin", "done", "failed", "signal"
 POLL_SECONDS = 0.2
 HANDSHAKE_SECONDS = 10.0
 MAX_HANDSHAKE = 1 << 16
@@ -170,6 +170,7 @@ class Hosts:
         self.interface = interface_of(self.address)
         self.seats: list[Seat] = []
         self._arrivals: dict[str, _Arrival] = {}
+        self._is_closed = False
         self._lock, self._room = threading.Lock(), threading.BoundedSemaphore(MAX_AT_ONCE)
 
     def __enter__(self) -> Self:
@@ -205,12 +206,18 @@ class Hosts:
                 if should_stop is not None and should_stop():
                     self._let_go()
                     raise WorkStoppedError("the work was asked to stop while it waited for its hosts")
-                with contextlib.suppress(TimeoutError):
+                try:
                     peer, (address, _) = listener.accept()
-                    if self._room.acquire(blocking=False):
-                        threading.Thread(target=self._admit, args=(peer, address), daemon=True).start()
-                    else:
-                        peer.close()
+                except TimeoutError:
+                    continue
+                except OSError as error:  # too many files are open, or who asked is gone
+                    log.warning("hosts: a connection could not be taken in: %s", error)
+                    time.sleep(POLL_SECONDS)
+                    continue
+                if self._room.acquire(blocking=False):
+                    threading.Thread(target=self._admit, args=(peer, address), daemon=True).start()
+                else:
+                    peer.close()
         least = self._settings.min_count or self._settings.count
         if 1 + known < least:
             self._let_go()
@@ -225,7 +232,7 @@ class Hosts:
             for one in self._arrivals.values():
                 if one not in chosen:
                     one.close()
-            self._arrivals = {}
+            self._arrivals, self._is_closed = {}, True
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[socket.socket]:
@@ -254,6 +261,9 @@ class Hosts:
         finally:
             self._room.release()
         with self._lock:
+            if self._is_closed:
+                lines.close()
+                return
             one = self._arrivals.setdefault(facts["host"], _Arrival(facts, address))
             if facts["role"] == "control":
                 one.controls[facts["local"]] = lines
@@ -265,7 +275,7 @@ class Hosts:
         lines.send(kind="challenge", nonce=nonce)
         hello = lines.receive()
         theirs, facts = str(hello["nonce"]), dict(hello["facts"])
-        if not hmac.compare_digest(str(hello["proof"]), proof(self._key, "join", nonce, theirs, facts)):
+        if not is_proof(hello["proof"], proof(self._key, "join", nonce, theirs, facts)):
             lines.send(kind=REFUSED, message=f"the key ({KEY}) is not the one of the host that leads")
             raise ConnectionError(f"its key ({KEY}) is not the one of this host")
         if facts["versions"] != (own := versions_here()):
@@ -293,7 +303,7 @@ class Hosts:
         with self._lock:
             for one in self._arrivals.values():
                 one.close()
-            self._arrivals = {}
+            self._arrivals, self._is_closed = {}, True
 
 
 def hosts_key() -> bytes:
@@ -316,6 +326,11 @@ def proof(key: bytes, role: str, theirs: str, ours: str, facts: Mapping[str, Any
     """That who says `facts` in this role holds the key: of the nonce of the other side, and of the own one."""
     said = json.dumps([role, theirs, ours, facts], sort_keys=True).encode()
     return hmac.new(key, said, "sha256").hexdigest()
+
+
+def is_proof(given: object, wanted: str) -> bool:
+    """Whether what the other side gave is the proof, compared in a time that tells nothing."""
+    return hmac.compare_digest(str(given).encode(), wanted.encode())
 
 
 def versions_here() -> dict[str, str]:

@@ -1,7 +1,6 @@
 """The side of a host that joins another one's run: it begins and ends the processes that the leading host asks for."""
 
 import contextlib
-import hmac
 import logging
 import os
 import secrets
@@ -18,11 +17,13 @@ from hubflow.errors import RendezvousError
 from hubflow.workers.hosts import (
     BEGIN,
     DONE,
+    FAILED,
     POLL_SECONDS,
     SIGNAL,
     Lines,
     hosts_key,
     interface_of,
+    is_proof,
     proof,
     versions_here,
 )
@@ -80,6 +81,8 @@ class _Seat:
             except OSError as error:
                 self.control.send(kind=REFUSED, message=str(error))
             self._let_go()
+        elif message["kind"] == FAILED:
+            log.error("this host's part of the run failed: %s", message["message"])
         elif message["kind"] == SIGNAL and message["number"] in (signal.SIGTERM, signal.SIGKILL):
             self.signal(signal.Signals(message["number"]))
 
@@ -153,31 +156,40 @@ def _serve(seats: Sequence[_Seat]) -> bool:
 
 
 def _enter(leader: str, port: int, key: bytes, seconds: float, folder: str, held: contextlib.ExitStack) -> list[_Seat]:
-    """Connect to the host that leads: two connections for each rank that it wants of this host, closed with `held`."""
-    host, until = secrets.token_hex(8), time.monotonic() + seconds
+    """Connect to the host that leads: two connections for each rank that it wants of this host, closed with `held`.
+
+    Without an end of the waiting (`seconds` are infinite) one that refuses this host is waited for too.
+    """
+    host, until, told = secrets.token_hex(8), time.monotonic() + seconds, ""
     log.info("waiting for a run that is led from %s:%d", leader, port)
     while True:
         with contextlib.ExitStack() as opened:
             try:
-                seats, number = [], 0
+                places: list[tuple[Lines, socket.socket]] = []
                 ranks = 1
-                while number < ranks:
-                    control, welcome = _connected(leader, port, key, host, "control", number, folder)
+                while len(places) < ranks:
+                    control, welcome = _connected(leader, port, key, host, "control", len(places), folder)
                     opened.callback(control.close)
-                    connection, _ = _connected(leader, port, key, host, "rank", number, folder)
+                    connection, _ = _connected(leader, port, key, host, "rank", len(places), folder)
                     opened.callback(connection.close)
-                    seats.append((control, connection.detach()))
-                    ranks, number = int(welcome["ranks"]), number + 1
-            except OSError as error:
+                    places.append((control, connection.detach()))
+                    ranks = int(welcome["ranks"])
+            except (OSError, RendezvousError) as error:
+                is_refused = isinstance(error, RendezvousError)
+                if is_refused and seconds < float("inf"):
+                    raise
                 if time.monotonic() > until:
                     raise RendezvousError(
                         f"no run could be joined at {leader}:{port} within {seconds:g} s ({error}); is one there whose "
                         "settings have `hosts`, and is its port open to this host?"
                     ) from error
+                if (is_refused or isinstance(error, socket.gaierror)) and str(error) != told:
+                    told = str(error)
+                    log.warning("%s; trying again", f"{leader}: {told}" if isinstance(error, socket.gaierror) else told)
                 time.sleep(RETRY_SECONDS)
                 continue
             opened.pop_all()
-        entered = [_Seat(control, connection) for control, connection in seats]
+        entered = [_Seat(control, connection) for control, connection in places]
         for seat in entered:
             held.callback(seat.close)
         return entered
@@ -210,13 +222,14 @@ def _connected(
         answer = lines.receive()
         if answer["kind"] == REFUSED:
             raise RendezvousError(f"{leader}:{port} does not let this host join: {answer['message']}")
-        said = answer.get("facts")
-        if not isinstance(said, dict) or not hmac.compare_digest(
-            str(answer.get("proof")), proof(key, "lead", nonce, theirs, said)
-        ):
+        said = dict(answer["facts"])
+        if not is_proof(answer["proof"], proof(key, "lead", nonce, theirs, said)):
             raise RendezvousError(
                 f"what answers at {leader}:{port} does not hold this host's key: it is not the host that leads"
             )
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        lines.close()
+        raise ConnectionError(f"what answers at {leader}:{port} does not answer as hubflow does") from error
     except BaseException:
         lines.close()
         raise

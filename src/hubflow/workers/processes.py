@@ -34,7 +34,7 @@ from hubflow.errors import (
 from hubflow.runtime import threads as cores
 from hubflow.runtime.memory import is_lack_of_memory, lack_of_memory, memory_facts
 from hubflow.workers.connection import AGAIN, BROADCAST, NO_SIGNAL, message_of, rebuilt, warn_again
-from hubflow.workers.hosts import BEGIN, DONE, SIGNAL, Hosts, Seat
+from hubflow.workers.hosts import BEGIN, DONE, FAILED, SIGNAL, Hosts, Seat
 from hubflow.workers.server import BEGUN, ENDED, EXECUTE, FORK, REFUSED
 
 GRACE_SECONDS = 30.0
@@ -44,6 +44,9 @@ KILL_SECONDS = 5.0
 MAX_ATTEMPTS = 2
 TAIL_BYTES = 4_000
 SERVER = "hubflow.workers.server"
+LATE_HOST = (
+    "so ends a sum over hosts that has waited 30 seconds for one of them: was one stopped, or much slower than the others?"
+)
 STATE_KINDS = ("state_dict", "load_state_dict")
 """Calls that are answered even when the work was interrupted here: a checkpoint that is written then needs the answer."""
 GPU_DISTRIBUTION = "paddlepaddle-gpu"
@@ -363,6 +366,8 @@ class _RankElsewhere(_Rank):
         """Let its host know whether the work is done, and close all that is open for it."""
         if is_done:
             self._control.send(kind=DONE)
+        elif self.outcome is not None and self.outcome["outcome"] == "failed":
+            self._control.send(kind=FAILED, message=self.outcome["error"]["message"])
         self._control.close()
         super().close(is_done)
 
@@ -612,9 +617,8 @@ def _outcome(ranks: _Ranks, work: str, memory_remedy: str) -> Any:
         if rank.exit_code is not None and rank.exit_code < 0 and is_lack_of_memory("", tail):
             raise OutOfMemoryError(f"{lack_of_memory(work, tail, memory_remedy)}. {ending}; its output ends:\n{tail}")
         if (cause := _MEMORY_CAUSES.get(rank.exit_code)) is not None:
-            ending += (
-                f". {cause} when memory runs out: {memory_facts()}. If so: {memory_remedy}, or use a machine with more memory"
-            )
+            facts = " there" if rank.host else f": {memory_facts()}"
+            ending += f". {cause} when memory runs out{facts}. If so: {memory_remedy}, or use a machine with more memory"
         raise WorkerError(f"{ending}; its output ends:\n{tail}")
     if error is None:
         kind, text = failure.error["type"], failure.error["message"]
@@ -622,7 +626,10 @@ def _outcome(ranks: _Ranks, work: str, memory_remedy: str) -> Any:
             lacking = OutOfMemoryError(lack_of_memory(work, text, memory_remedy))
             lacking.add_note(f"{named} raised {kind}:\n{failure.error['traceback']}")
             raise lacking
-        raise WorkerError(f"{named} failed: {kind}: {with_remedy(text[:2000])}\n{failure.error['traceback']}")
+        late = f" ({LATE_HOST})" if any(one.host for one in ranks.all) and "std::exception" in text else ""
+        raise WorkerError(f"{named} failed: {kind}: {with_remedy(text[:2000])}{late}\n{failure.error['traceback']}")
+    if rank.host:  # what it names is there, not here
+        error.args = (f"{rank.host}: {error.args[0]}",)
     error.add_note(f"{named} raised it:\n{failure.error['traceback']}")
     raise error
 
@@ -693,7 +700,8 @@ def _meeting_point(ranks: int, gpus: Sequence[str], hosts: Hosts | None) -> Iter
             reserved.bind(("", 0))  # Paddle's store listens on all interfaces, until the rank holds it to one
             here, interface = (hosts.address, hosts.interface) if hosts else ("127.0.0.1", "lo")
             addresses = [here] * ranks + [seat.address for seat in (hosts.seats if hosts else ())]
-            yield {"port": reserved.getsockname()[1], "addresses": addresses, "interface": interface}, None
+            port = reserved.getsockname()[1]
+            yield {"port": port, "addresses": addresses, "interface": interface, "spans_hosts": hosts is not None}, None
     else:
         with _starting():
             shared = _memory_of_ranks()
