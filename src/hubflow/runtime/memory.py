@@ -14,7 +14,7 @@ from hubflow.files import read_file
 
 # Parameters of mallopt(3) and what glibc has by default.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
-_LARGE, _LARGEST = 2**20, 2**25
+_LARGE, _LARGEST = 2**19, 2**25
 _KEPT = {_TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 * 2**20}
 _DEFAULTS = {_TRIM_THRESHOLD: 128 * 2**10, _TOP_PAD: 0}
 
@@ -38,7 +38,7 @@ def kept_between_steps(large: bool = False) -> Iterator[None]:
     heap back to the system at once, and takes pages of zeros for it anew.
 
     Args:
-        large: whether blocks of a megabyte and more stay too. Those of Paddle are aligned to pages, and glibc (before 2.38)
+        large: whether blocks of half a megabyte and more stay. Those of Paddle are aligned to pages, and glibc (before 2.38)
             never finds a freed one again for another of its size, so that with them a heap grows to half as much again; but a
             block that is handed back costs the pages that are zeroed for the next one. The threshold remains set afterwards:
             glibc moves its own with what a process frees, and never again once one is set.
