@@ -26,7 +26,7 @@ RANK = """
         if len(calls) == 3:
             print("held", flush=True)
             sys.stdin.readline()
-    meeting = {"port": port, "addresses": ["127.0.0.1"] * 2, "interface": "lo"}
+    meeting = {"port": port, "addresses": ["127.0.0.1"] * 2, "interface": "lo", "spans_hosts": False}
     join(SimpleNamespace(rank=rank, size=2, shared_memory=None, meeting=meeting, broadcast=meet))
     print("joined", flush=True)
     sys.stdin.readline()
