@@ -103,6 +103,20 @@ def running(command: list[str], log: Path, host: Host | None) -> Iterator["subpr
         process.wait()
 
 
+def wait_for_checkpoint(folder: Path, first: "subprocess.Popen[bytes]") -> None:
+    """Until the leading host has kept its second step, or has ended."""
+    training = folder / "several" / "training"
+    wait_for(lambda: list(training.glob("*/last-*2")) or first.poll() is not None, 200)
+
+
+@contextmanager
+def training_pair(port: int, folder: Path) -> Iterator[tuple["subprocess.Popen[bytes]", "subprocess.Popen[bytes]"]]:
+    """The process that leads and the one that has joined it, on loopback, after the second step."""
+    with joined("127.0.0.1", port, folder / "joined.log") as other, leader(folder, settings_of(port)) as first:
+        wait_for_checkpoint(folder, first)
+        yield first, other
+
+
 def require_same_as_one(folder: Path, store: Path | str = "") -> dict[str, Any]:
     """What the hosts trained is what one process trains; the facts that were kept of it."""
     store = store or folder / "several"
@@ -123,14 +137,10 @@ def test_two_hosts_give_what_one_gives(port: int, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_host_that_is_lost_and_comes_back_goes_on_from_the_weights_of_the_one_that_leads(port: int, tmp_path: Path) -> None:
     """Also where all have one address, as in tests: the checkpoint is on the host that leads alone."""
-    with ExitStack() as stack:
-        other = stack.enter_context(joined("127.0.0.1", port, tmp_path / "joined.log"))
-        first = stack.enter_context(leader(tmp_path, settings_of(port)))
-        training = tmp_path / "several" / "training"
-        wait_for(lambda: list(training.glob("*/last-*2")) or first.poll() is not None, 200)
+    with training_pair(port, tmp_path) as (first, other):
         os.killpg(other.pid, signal.SIGKILL)
-        stack.enter_context(joined("127.0.0.1", port, tmp_path / "again.log"))
-        assert first.wait(200) == 0, (tmp_path / "leader.log").read_text()
+        with joined("127.0.0.1", port, tmp_path / "again.log"):
+            assert first.wait(200) == 0, (tmp_path / "leader.log").read_text()
     log = (tmp_path / "leader.log").read_text()
     assert "was lost: it cannot be reached any more" in log
     assert "going on after step" in log
@@ -140,11 +150,7 @@ def test_a_host_that_is_lost_and_comes_back_goes_on_from_the_weights_of_the_one_
 @pytest.mark.soak
 def test_a_rank_may_stand_still_for_longer_than_a_sum_waits(port: int, tmp_path: Path) -> None:
     """Where the others wait in a sum they begin again after 30 seconds; where they wait for an answer, they wait."""
-    with ExitStack() as stack:
-        other = stack.enter_context(joined("127.0.0.1", port, tmp_path / "joined.log"))
-        first = stack.enter_context(leader(tmp_path, settings_of(port)))
-        training = tmp_path / "several" / "training"
-        wait_for(lambda: list(training.glob("*/last-*2")) or first.poll() is not None, 200)
+    with training_pair(port, tmp_path) as (first, other):
         (rank,) = workers_of(other.pid)
         os.kill(rank, signal.SIGSTOP)
         time.sleep(40)
@@ -363,8 +369,7 @@ def test_a_host_that_is_lost_comes_back_or_the_run_goes_on_with_fewer(comes_back
         )
         others = [stack.enter_context(joined(address, 29500, tmp_path / "joined.log", host)) for host in hosts[1:]]
         first = stack.enter_context(leader(tmp_path, settings, hosts[0]))
-        training = tmp_path / "several" / "training"
-        wait_for(lambda: list(training.glob("*/last-*2")) or first.poll() is not None, 200)
+        wait_for_checkpoint(tmp_path, first)
         os.killpg(others[1].pid, signal.SIGKILL)
         if comes_back:
             stack.enter_context(joined(address, 29500, tmp_path / "again.log", hosts[2]))
@@ -383,8 +388,7 @@ def test_a_host_whose_cable_is_pulled_counts_as_lost(tmp_path: Path) -> None:
         settings = settings_of(29500, 2, address=address, min_count=1, wait_seconds=20)
         stack.enter_context(joined(address, 29500, tmp_path / "joined.log", hosts[1]))
         first = stack.enter_context(leader(tmp_path, settings, hosts[0]))
-        training = tmp_path / "several" / "training"
-        wait_for(lambda: list(training.glob("*/last-*2")) or first.poll() is not None, 200)
+        wait_for_checkpoint(tmp_path, first)
         subprocess.run([*hosts[1].within, "ip", "link", "set", hosts[1].device, "down"], check=True)
         assert first.wait(300) == 0, (tmp_path / "leader.log").read_text()
     assert "was lost: it cannot be reached any more" in (tmp_path / "leader.log").read_text()

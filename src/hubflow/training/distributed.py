@@ -118,12 +118,12 @@ class World:
             return self.main_process_first(load)
         saved = load() if self.is_main_process else None
 
-        def told() -> dict[str, Any] | None:
+        def header() -> dict[str, Any] | None:
             if saved is None:
                 return None
             return {"state": saved[1], "arrays": {name: [one.dtype.str, one.shape] for name, one in saved[0].items()}}
 
-        found = self.broadcast(told)
+        found = self.broadcast(header)
         if found is None:
             return None
         shapes = {name: (np.dtype(kind), tuple(shape)) for name, (kind, shape) in found["arrays"].items()}

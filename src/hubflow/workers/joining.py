@@ -160,7 +160,7 @@ def _enter(leader: str, port: int, key: bytes, seconds: float, folder: str, held
 
     Without an end of the waiting (`seconds` are infinite) one that refuses this host is waited for too.
     """
-    host, until, told = secrets.token_hex(8), time.monotonic() + seconds, ""
+    host, until, last_warning = secrets.token_hex(8), time.monotonic() + seconds, ""
     log.info("waiting for a run that is led from %s:%d", leader, port)
     while True:
         with contextlib.ExitStack() as opened:
@@ -183,9 +183,9 @@ def _enter(leader: str, port: int, key: bytes, seconds: float, folder: str, held
                         f"no run could be joined at {leader}:{port} within {seconds:g} s ({error}); is one there whose "
                         "settings have `hosts`, and is its port open to this host?"
                     ) from error
-                if (is_refused or isinstance(error, socket.gaierror)) and str(error) != told:
-                    told = str(error)
-                    log.warning("%s; trying again", f"{leader}: {told}" if isinstance(error, socket.gaierror) else told)
+                if (is_refused or isinstance(error, socket.gaierror)) and str(error) != last_warning:
+                    last_warning = str(error)
+                    log.warning("%s: %s; trying again", leader, error)
                 time.sleep(RETRY_SECONDS)
                 continue
             opened.pop_all()
