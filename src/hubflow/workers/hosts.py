@@ -45,10 +45,14 @@ log = logging.getLogger(__name__)
 
 
 class Lines:
-    """JSON messages over a connection to another host, a line each."""
+    """JSON messages over a connection to another host, a line each.
+
+    Attributes:
+        socket: the connection, which a process may go on with.
+    """
 
     def __init__(self, connected: socket.socket) -> None:
-        self._socket, self._received = connected, b""
+        self.socket, self._received = connected, b""
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in KEEPALIVE.items():
             if hasattr(socket, name):
@@ -56,17 +60,17 @@ class Lines:
 
     def fileno(self) -> int:
         """Its descriptor."""
-        return self._socket.fileno()
+        return self.socket.fileno()
 
     def send(self, **message: Any) -> None:
         """Send one message; a host that is gone is noticed when it is listened to."""
         with contextlib.suppress(OSError):
-            self._socket.sendall(json.dumps(message).encode() + b"\n", NO_SIGNAL)
+            self.socket.sendall(json.dumps(message).encode() + b"\n", NO_SIGNAL)
 
     def read(self) -> list[dict[str, Any]] | None:
         """What has come, without waiting; None when the other side is gone."""
         try:
-            received = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)
+            received = self.socket.recv(1 << 16, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return []
         except OSError:
@@ -84,25 +88,21 @@ class Lines:
         """
         until = time.monotonic() + HANDSHAKE_SECONDS
         while b"\n" not in self._received:
-            self._socket.settimeout(max(0.01, until - time.monotonic()))
-            chunk = self._socket.recv(4096)
+            self.socket.settimeout(max(0.01, until - time.monotonic()))
+            chunk = self.socket.recv(4096)
             if not chunk or len(self._received) > MAX_HANDSHAKE:
                 raise ConnectionError("it ended the connection, or is no hubflow")
             self._received += chunk
-        self._socket.settimeout(None)
+        self.socket.settimeout(None)
         line, _, self._received = self._received.partition(b"\n")
         message = message_of(line)
         if message is None:
             raise ConnectionError("it does not answer as hubflow does")
         return message
 
-    def detach(self) -> socket.socket:
-        """The connection itself, for a process that goes on with it."""
-        return self._socket
-
     def close(self) -> None:
         """End the connection."""
-        self._socket.close()
+        self.socket.close()
 
 
 @dataclass
@@ -268,7 +268,7 @@ class Hosts:
             if facts["role"] == "control":
                 one.controls[facts["local"]] = lines
             else:
-                one.connections[facts["local"]] = lines.detach()
+                one.connections[facts["local"]] = lines.socket
 
     def _greeted(self, lines: Lines) -> dict[str, Any]:
         nonce = secrets.token_hex(32)

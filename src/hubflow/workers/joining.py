@@ -172,7 +172,7 @@ def _enter(leader: str, port: int, key: bytes, seconds: float, folder: str, held
                     opened.callback(control.close)
                     connection, _ = _connected(leader, port, key, host, "rank", len(places), folder)
                     opened.callback(connection.close)
-                    places.append((control, connection.detach()))
+                    places.append((control, connection.socket))
                     ranks = int(welcome["ranks"])
             except (OSError, RendezvousError) as error:
                 is_refused = isinstance(error, RendezvousError)
@@ -185,7 +185,7 @@ def _enter(leader: str, port: int, key: bytes, seconds: float, folder: str, held
                     ) from error
                 if (is_refused or isinstance(error, socket.gaierror)) and str(error) != last_warning:
                     last_warning = str(error)
-                    log.warning("%s: %s; trying again", leader, error)
+                    log.warning("no run can be joined yet (%s); trying again", error)
                 time.sleep(RETRY_SECONDS)
                 continue
             opened.pop_all()
@@ -207,7 +207,7 @@ def _connected(
     lines = Lines(socket.create_connection((socket.gethostbyname(leader), port), timeout=RETRY_SECONDS * 10))
     try:
         nonce = secrets.token_hex(32)
-        own = str(lines.detach().getsockname()[0])
+        own = str(lines.socket.getsockname()[0])
         facts = {
             "host": host,
             "role": role,
